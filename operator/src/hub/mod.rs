@@ -1,0 +1,10 @@
+//! `muster hub`: provider and job controllers, placement, blob service.
+
+/// Flags of `muster hub`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct HubArgs {}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(_args: HubArgs) -> anyhow::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! From a TrainingJob to the resolved spec that is hashed into the training digest.

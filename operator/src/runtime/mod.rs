@@ -1,0 +1,1 @@
+//! What hub, agent and command line share: clients, TLS, logging, shutdown, backoff.
