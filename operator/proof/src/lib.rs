@@ -1,1 +1,33 @@
-//! placeholder
+//! What a stranger needs to check a result of Muster, and nothing else.
+//!
+//! Everything here is a pure function of its arguments: no Kubernetes, no async runtime, no files, no
+//! clock, no randomness of its own. The hub, the agents, the sidecars and an offline verifier run this same
+//! code, and an auditor of the code can read it in one sitting. The byte-level definitions are in
+//! `docs/spec/formats.md`; each module names the RFC it follows.
+//!
+//! | module | what | source |
+//! |---|---|---|
+//! | [`digest`] | `sha256:<64 hex>` | |
+//! | [`hash`] | `H(context; parts)`, the one domain-separated hash | formats.md |
+//! | [`jcs`] | canonical JSON, strict parsing | RFC 8785 |
+//! | [`merkle`] | trees, inclusion proofs | RFC 6962 section 2.1 |
+//! | [`tensor`], [`state_root`] | the digest of a training state | formats.md |
+//! | [`key`], [`dsse`] | P-256 keys, signed envelopes | RFC 6979, DSSE v1 |
+//!
+//! What must not live here: anything that reads, waits, logs or decides. Still to come, each as a module of
+//! its own: the transparency log, witness notes, step records, fraud proofs.
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+pub mod digest;
+pub mod dsse;
+pub mod hash;
+pub mod jcs;
+pub mod key;
+pub mod merkle;
+pub mod state_root;
+pub mod tensor;
+
+pub use digest::Digest;
+pub use state_root::StateRootBuilder;

@@ -1,0 +1,135 @@
+use super::*;
+use serde_json::{Value, json};
+
+const TYPE: &str = "application/vnd.muster.test.v1+json";
+
+fn key(n: u8) -> SigningKey {
+    SigningKey::generate([n; 32]).unwrap()
+}
+
+fn signed() -> Envelope {
+    Envelope::sign_json(TYPE, &json!({"b": 2, "a": 1}), &key(1)).unwrap()
+}
+
+fn as_value(envelope: &Envelope) -> Value {
+    serde_json::from_slice(&envelope.to_json().unwrap()).unwrap()
+}
+
+fn parse(value: &Value) -> Result<Envelope, Error> {
+    Envelope::parse(value.to_string().as_bytes(), 4096)
+}
+
+/// DSSE's protocol.md: the example of the encoding.
+#[test]
+fn pae_of_the_specification() {
+    assert_eq!(
+        pae("http://example.com/HelloWorld", b"hello world"),
+        b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
+    );
+    assert_eq!(pae("", b""), b"DSSEv1 0  0 ");
+}
+
+/// DSSE's protocol.md, test vectors: a P-256 key, deterministic nonces, and the signature, there as r || s.
+#[test]
+fn signature_of_the_specification() {
+    let hex = |text: &str| *Digest::from_hex(text).unwrap().as_bytes();
+    let d = hex("d73ec437fd6346e3619c5ebfdfff0f6916804955ad32ac9ac492b0ede1f6ffb7");
+    let key = SigningKey::generate(d).unwrap();
+    let envelope = Envelope::sign("http://example.com/HelloWorld", b"hello world", &key).unwrap();
+    let sig = p256::ecdsa::Signature::from_der(&envelope.signatures()[0].sig).unwrap().to_bytes();
+    assert_eq!(sig[..32], hex("03726ab101ad56c2763b6c6aac8e487275e2a79193a09dc5f859d9f8ef3c4a3b"));
+    assert_eq!(sig[32..], hex("51eab0c06a369b64a7222537d4887a893dc200ae21060074d57825235b624864"));
+}
+
+#[test]
+fn signs_and_verifies() {
+    let envelope = signed();
+    let parsed = parse(&as_value(&envelope)).unwrap();
+    assert_eq!(parsed, envelope);
+    let trusted = [key(2).public().clone(), key(1).public().clone()];
+    let verified = parsed.verify(TYPE, &trusted).unwrap();
+    assert_eq!(verified.payload(), b"{\"a\":1,\"b\":2}");
+    assert_eq!(verified.key_id(), key(1).key_id());
+    assert_eq!(verified.record_id(), Digest::of(&pae(TYPE, b"{\"a\":1,\"b\":2}")));
+    assert_eq!(verified.record_id(), envelope.record_id());
+    assert_eq!(verified.parse::<Value>().unwrap(), json!({"a": 1, "b": 2}));
+    assert_eq!(signed(), envelope, "signing is deterministic");
+}
+
+#[test]
+fn forgeries_are_refused() {
+    let trusted = [key(1).public().clone()];
+    let good = as_value(&signed());
+
+    let mut other_payload = good.clone();
+    other_payload["payload"] = json!("eyJhIjoyLCJiIjoyfQ==");
+    assert!(matches!(parse(&other_payload).unwrap().verify(TYPE, &trusted), Err(Error::BadSignature(_))));
+
+    let mut other_type = good.clone();
+    other_type["payloadType"] = json!("text/plain");
+    let other_type = parse(&other_type).unwrap();
+    assert!(matches!(other_type.verify(TYPE, &trusted), Err(Error::PayloadType { .. })));
+    assert!(matches!(other_type.verify("text/plain", &trusted), Err(Error::BadSignature(_))));
+
+    let stranger = Envelope::sign(TYPE, b"{}", &key(3)).unwrap();
+    assert!(
+        matches!(stranger.verify(TYPE, &trusted), Err(Error::UnknownKey(ids)) if ids == [key(3).key_id()])
+    );
+    assert!(matches!(stranger.verify(TYPE, &[]), Err(Error::UnknownKey(_))));
+
+    // A stranger's signature under a trusted name.
+    let mut renamed = as_value(&stranger);
+    renamed["signatures"][0]["keyid"] = json!(key(1).key_id());
+    assert!(matches!(parse(&renamed).unwrap().verify(TYPE, &trusted), Err(Error::BadSignature(_))));
+
+    // A second, foreign signature does no harm and no good.
+    let mut two = good.clone();
+    let foreign = as_value(&stranger)["signatures"][0].clone();
+    two["signatures"] = json!([foreign, good["signatures"][0]]);
+    assert!(parse(&two).unwrap().verify(TYPE, &trusted).is_ok());
+}
+
+#[test]
+fn signed_nonsense_is_named_as_such() {
+    let envelope = Envelope::sign(TYPE, b"{\"a\":1, \"a\":2}", &key(1)).unwrap();
+    let verified = envelope.verify(TYPE, &[key(1).public().clone()]).map(|v| v.parse::<Value>().is_err());
+    assert!(matches!(verified, Ok(true)));
+}
+
+#[test]
+fn malformed_envelopes_are_refused() {
+    let good = as_value(&signed());
+    let change = |pointer: &str, value: Value| {
+        let mut changed = good.clone();
+        *changed.pointer_mut(pointer).unwrap() = value;
+        changed
+    };
+    let mut extra = good.clone();
+    extra["extra"] = json!(1);
+    let mut extra_inside = good.clone();
+    extra_inside["signatures"][0]["cert"] = json!("x");
+    let signature = good["signatures"][0].clone();
+    let bad = [
+        extra,
+        extra_inside,
+        change("/payload", json!("e30")),
+        change("/payload", json!("e31=")),
+        change("/payload", json!("_-8=")),
+        change("/payload", json!("e3 0=")),
+        change("/payloadType", json!("")),
+        change("/payloadType", json!("x".repeat(129))),
+        change("/signatures", json!([])),
+        change("/signatures", Value::from(vec![signature; 5])),
+        change("/signatures/0/keyid", json!("hub-2026")),
+        change("/signatures/0/sig", json!("A".repeat(400))),
+        json!({"payload": "e30=", "payloadType": TYPE}),
+        json!([]),
+    ];
+    for value in bad {
+        assert!(matches!(parse(&value), Err(Error::Malformed(_))), "{value}");
+    }
+    let text = good.to_string().replacen('{', "{\"payload\":\"e30=\",", 1);
+    assert!(matches!(Envelope::parse(text.as_bytes(), 4096), Err(Error::Malformed(_))), "duplicate field");
+    assert!(matches!(Envelope::parse(&[b' '; 11], 10), Err(Error::TooLong { got: 11, max: 10 })));
+    assert!(matches!(Envelope::sign(TYPE, &vec![0; MAX_PAYLOAD + 1], &key(1)), Err(Error::Limit(_))));
+}
