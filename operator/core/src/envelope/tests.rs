@@ -1,0 +1,237 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn key(byte: u8) -> SigningKey {
+    SigningKey::generate([byte; 32]).unwrap()
+}
+
+fn trusted() -> Vec<PublicKey> {
+    vec![key(1).public().clone()]
+}
+
+fn image() -> String {
+    format!("registry.example/muster-trainer@{}", Digest::of(b"image"))
+}
+
+fn payload() -> Payload {
+    Payload {
+        format: FORMAT.to_owned(),
+        kind: Kind::Train,
+        name: "4f2a9c1b-0-1".to_owned(),
+        provider: "east".to_owned(),
+        job_uid: "4f2a9c1b-0000-4000-8000-000000000000".to_owned(),
+        island: 0,
+        epoch: 1,
+        workers: 2,
+        device_class: "cpu".to_owned(),
+        resources: Resources { cpu: "600m".to_owned(), memory: "1Gi".to_owned() },
+        image: image(),
+        spec: Digest::of(b"spec"),
+        training_digest: Digest::of(b"training"),
+        dataset: Digest::of(b"dataset"),
+        arithmetic: "f32-chain".to_owned(),
+        steps: 200,
+        interval_steps: 20,
+        keep_last: 3,
+        start: None,
+        max_restarts: 20,
+        schedule_timeout_seconds: 600,
+        disconnect_grace_seconds: 900,
+        incarnation: 1,
+        not_after: "2026-11-23T19:00:00Z".parse().unwrap(),
+    }
+}
+
+/// The payload as JSON with one member changed, signed as it stands.
+fn signed_with(field: &str, value: Value) -> Envelope {
+    let mut json = serde_json::to_value(payload()).unwrap();
+    let (object, field) = match field.split_once('.') {
+        Some((outer, inner)) => (&mut json[outer], inner),
+        None => (&mut json, field),
+    };
+    object.as_object_mut().unwrap().insert(field.to_owned(), value);
+    Envelope::sign_json(PAYLOAD_TYPE, &json, &key(1)).unwrap()
+}
+
+fn mirror(payload: &Payload) -> Mirror<'_> {
+    Mirror {
+        name: &payload.name,
+        provider: &payload.provider,
+        kind: "Train",
+        job_uid: &payload.job_uid,
+        island: payload.island,
+        epoch: payload.epoch,
+        workers: payload.workers,
+    }
+}
+
+#[test]
+fn what_is_sealed_opens_and_has_the_specified_form() {
+    let mut with_start = payload();
+    with_start.start = Some(CheckpointRef { step: 40, manifest: Digest::of(b"manifest") });
+    for payload in [payload(), with_start] {
+        let envelope = seal(&payload, &key(1)).unwrap();
+        assert_eq!(open(&envelope, &trusted()).unwrap(), payload);
+    }
+    let json: Value = serde_json::to_value(payload()).unwrap();
+    let want = "arithmetic dataset deviceClass disconnectGraceSeconds epoch format image incarnation intervalSteps \
+                island jobUID keepLast kind maxRestarts name notAfter provider resources scheduleTimeoutSeconds \
+                spec start steps trainingDigest workers";
+    let keys: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys.join(" "), want);
+    assert_eq!(json["notAfter"], "2026-11-23T19:00:00Z");
+}
+
+/// The hub computes notAfter from its clock, which has nanoseconds.
+#[test]
+fn fractions_of_a_second_are_dropped_by_sealing() {
+    let mut precise = payload();
+    precise.not_after = "2026-11-23T19:00:00.123456789Z".parse().unwrap();
+    let opened = open(&seal(&precise, &key(1)).unwrap(), &trusted()).unwrap();
+    assert_eq!(opened.not_after, payload().not_after);
+}
+
+#[test]
+fn unsigned_bytes_are_refused() {
+    let good = seal(&payload(), &key(1)).unwrap();
+    let other_key = seal(&payload(), &key(2)).unwrap();
+    let other_type = Envelope::sign("application/json", good.unverified_payload(), &key(1)).unwrap();
+    let mut forged = serde_json::to_value(&good).unwrap();
+    let mut changed = payload();
+    changed.workers = 3;
+    forged["payload"] = serde_json::to_value(seal(&changed, &key(2)).unwrap()).unwrap()["payload"].clone();
+    let forged: Envelope = serde_json::from_value(forged).unwrap();
+    for bad in [other_key, other_type, forged] {
+        let refusal = open(&bad, &trusted()).unwrap_err();
+        assert_eq!(refusal.reason(), "BadSignature", "{refusal}");
+    }
+    assert_eq!(open(&good, &[]).unwrap_err().reason(), "BadSignature");
+}
+
+/// A signed payload is still checked: the hub may be of another release, or hostile.
+#[test]
+fn signed_nonsense_is_refused() {
+    let long = "x".repeat(64);
+    let cases = [
+        ("format", json!("muster.workunit/2"), "format"),
+        ("extra", json!(1), "unknown field `extra`"),
+        ("kind", json!("Mine"), "unknown variant `Mine`"),
+        ("name", json!("Big"), "name"),
+        ("name", json!("a".repeat(41)), "name"),
+        ("provider", json!("../east"), "provider"),
+        ("jobUID", json!(long), "jobUID"),
+        ("deviceClass", json!(""), "deviceClass"),
+        ("image", json!("muster-trainer:latest"), "image"),
+        ("image", json!(format!("a b@{}", Digest::of(b""))), "image"),
+        ("resources.cpu", json!("0"), "resources.cpu"),
+        ("resources.cpu", json!("-1"), "resources.cpu"),
+        ("resources.memory", json!("1Zi"), "resources.memory"),
+        ("resources.gpu", json!("1"), "unknown field `gpu`"),
+        ("island", json!(-1), "island"),
+        ("epoch", json!(0), "epoch"),
+        ("workers", json!(0), "workers"),
+        ("workers", json!(257), "workers"),
+        ("steps", json!(0), "steps"),
+        ("intervalSteps", json!(201), "intervalSteps"),
+        ("keepLast", json!(0), "keepLast"),
+        ("maxRestarts", json!(-1), "maxRestarts"),
+        ("scheduleTimeoutSeconds", json!(0), "scheduleTimeoutSeconds"),
+        ("disconnectGraceSeconds", json!(-1), "disconnectGraceSeconds"),
+        ("start", json!({"step": 201, "manifest": Digest::of(b"")}), "start.step"),
+        ("start", json!({"step": 1, "manifest": "sha256:00"}), "not a digest"),
+        ("spec", json!("SHA256:00"), "not a digest"),
+        ("notAfter", json!("2026-11-23T20:00:00+01:00"), "notAfter"),
+        ("notAfter", json!("tomorrow"), "notAfter"),
+    ];
+    for (field, value, want) in cases {
+        let refusal = open(&signed_with(field, value), &trusted()).unwrap_err();
+        assert_eq!(refusal.reason(), "BadPayload", "{field}");
+        assert!(refusal.to_string().contains(want), "{field}: {refusal}");
+    }
+}
+
+#[test]
+fn every_field_is_required() {
+    let json = serde_json::to_value(payload()).unwrap();
+    for field in json.as_object().unwrap().keys() {
+        let mut less = json.clone();
+        less.as_object_mut().unwrap().remove(field);
+        let envelope = Envelope::sign_json(PAYLOAD_TYPE, &less, &key(1)).unwrap();
+        // An absent `start` would otherwise silently read as genesis.
+        assert_eq!(
+            open(&envelope, &trusted()).map(|p| p.start).unwrap_err().reason(),
+            "BadPayload",
+            "{field}"
+        );
+    }
+}
+
+#[test]
+fn other_spellings_and_sizes_of_the_payload_are_refused() {
+    let bytes = jcs::serialize(&payload()).unwrap();
+    let spaced = [b" ", &bytes[..]].concat();
+    let long = [&bytes[..], &b" ".repeat(MAX_PAYLOAD_BYTES)].concat();
+    for (bad, want) in [(spaced, "canonical"), (long, "bytes")] {
+        let refusal = open(&Envelope::sign(PAYLOAD_TYPE, &bad, &key(1)).unwrap(), &trusted()).unwrap_err();
+        assert_eq!(refusal.reason(), "BadPayload");
+        assert!(refusal.to_string().contains(want), "{refusal}");
+    }
+}
+
+#[test]
+fn the_hub_seals_nothing_that_would_be_refused() {
+    let mut bad = payload();
+    bad.workers = 0;
+    assert!(matches!(seal(&bad, &key(1)), Err(SealError::Bounds(_))));
+}
+
+#[test]
+fn a_mirror_that_differs_is_refused_by_field() {
+    let payload = payload();
+    assert_eq!(payload.check_mirror(&mirror(&payload)), Ok(()));
+    let good = mirror(&payload);
+    let cases = [
+        ("metadata.name", Mirror { name: "4f2a9c1b-0-2", ..good }),
+        ("metadata.namespace", Mirror { provider: "west", ..good }),
+        ("spec.kind", Mirror { kind: "Audit", ..good }),
+        ("spec.jobUID", Mirror { job_uid: "5f2a9c1b", ..good }),
+        ("spec.island", Mirror { island: 1, ..good }),
+        ("spec.epoch", Mirror { epoch: 2, ..good }),
+        ("spec.workers", Mirror { workers: 1, ..good }),
+    ];
+    for (field, mirror) in cases {
+        let refusal = payload.check_mirror(&mirror).unwrap_err();
+        assert_eq!(refusal.reason(), "MirrorMismatch");
+        assert!(refusal.to_string().starts_with(field), "{refusal}");
+    }
+}
+
+#[test]
+fn policy_refuses_by_reason() {
+    let images = [image()];
+    let good = Policy {
+        images: &images,
+        arithmetic: &["f32-chain"],
+        device_class: "cpu",
+        workers: 2,
+        min_epoch: 1,
+        now: "2026-11-23T19:00:00Z".parse().unwrap(),
+    };
+    let payload = payload();
+    assert_eq!(payload.check_policy(&good), Ok(()));
+    let late = "2026-11-23T19:00:01Z".parse().unwrap();
+    let cases = [
+        ("OldEpoch", "epoch 2", Policy { min_epoch: 2, ..good.clone() }),
+        ("ImageNotAllowed", "--allow-image", Policy { images: &[], ..good.clone() }),
+        ("ArithmeticUnsupported", "f32-chain", Policy { arithmetic: &["i16-exact"], ..good.clone() }),
+        ("OverQuota", "device class", Policy { device_class: "nvidia-h100-80gb", ..good.clone() }),
+        ("OverQuota", "2 workers, 1 are offered", Policy { workers: 1, ..good.clone() }),
+        ("Expired", "2026-11-23T19:00:00Z", Policy { now: late, ..good }),
+    ];
+    for (reason, text, policy) in cases {
+        let refusal = payload.check_policy(&policy).unwrap_err();
+        assert_eq!(refusal.reason(), reason);
+        assert!(refusal.to_string().contains(text), "{refusal}");
+    }
+}
