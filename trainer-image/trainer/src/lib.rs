@@ -1,1 +1,14 @@
-//! placeholder
+//! The trainer: everything between the arithmetic (`muster-numerics`) and the outside of a worker process.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`protocol`] | events, commands, relay bodies, exit codes: `docs/spec/protocol.md` as types |
+//! | [`failure`] | how a process ends badly |
+//!
+//! What must not live here: arithmetic on parameters (numerics) and Kubernetes (the operator).
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod failure;
+pub mod protocol;

@@ -1,1 +1,3 @@
+//! `muster-trainer`: see the library for what it does.
+
 fn main() {}
