@@ -3,12 +3,15 @@
 //! | module | what |
 //! |---|---|
 //! | [`protocol`] | events, commands, relay bodies, exit codes: `docs/spec/protocol.md` as types |
-//! | [`failure`] | how a process ends badly |
+//! | [`dataset`] | token files and their manifest |
+//! | [`files`], [`failure`] | whole-or-absent files; how a process ends badly |
 //!
 //! What must not live here: arithmetic on parameters (numerics) and Kubernetes (the operator).
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod dataset;
 pub mod failure;
+pub mod files;
 pub mod protocol;
