@@ -1,1 +1,2 @@
 //! What hub, agent and command line share: clients, TLS, logging, shutdown, backoff.
+pub mod blobdir;
