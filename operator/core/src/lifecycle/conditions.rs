@@ -1,0 +1,340 @@
+//! The conditions of a TrainingJob, and the phase that people read, from one look at the job.
+//!
+//! Conditions are computed whole each time; what they were before matters only for `lastTransitionTime`, which the hub
+//! keeps. The phase is derived from them and from nothing else.
+use super::{Member, Outcome, Unit, UnitPhase, failure::Failure};
+
+/// metav1.Condition without the times.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// Its type.
+    pub kind: Kind,
+    /// True, False or Unknown.
+    pub status: Status,
+    /// CamelCase.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+}
+
+/// Types of conditions on a TrainingJob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// The summary.
+    Ready,
+    /// The spec makes sense and its names are resolved.
+    Accepted,
+    /// Each island has a provider.
+    Placed,
+    /// Steps are being trained.
+    Progressing,
+    /// Paused.
+    Suspended,
+    /// All done.
+    Succeeded,
+    /// Given up.
+    Failed,
+}
+
+impl Kind {
+    /// As it is spelled in the object.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "Ready",
+            Self::Accepted => "Accepted",
+            Self::Placed => "Placed",
+            Self::Progressing => "Progressing",
+            Self::Suspended => "Suspended",
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+        }
+    }
+}
+
+/// Value of a condition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It holds.
+    True,
+    /// It does not.
+    False,
+    /// Cannot be said yet.
+    Unknown,
+}
+
+impl Status {
+    /// As it is spelled in the object.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+/// For people and columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Not accepted (yet).
+    Pending,
+    /// Waiting for a provider, or for its pods.
+    Placing,
+    /// Steps advance.
+    Running,
+    /// Ran before, does not now, will again.
+    Recovering,
+    /// Paused.
+    Suspended,
+    /// Done.
+    Succeeded,
+    /// Given up.
+    Failed,
+}
+
+/// Whether the spec is accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Acceptance {
+    /// Not looked at yet, or being resolved.
+    Working,
+    /// With its training digest.
+    Resolved(String),
+    /// Reason and message.
+    No(String, String),
+}
+
+/// Why there is no unit, while there should be one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unplaced {
+    /// NoProviders, NoCapacity, NoneEligible.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+}
+
+/// Whether a person paused the job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pause {
+    /// Never paused.
+    Never,
+    /// Was paused, runs again.
+    Over,
+    /// Asked for; the unit still drains.
+    Draining,
+    /// At rest.
+    Resting,
+}
+
+/// One look at a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View<'a> {
+    /// Is the spec accepted?
+    pub accepted: Acceptance,
+    /// Paused?
+    pub pause: Pause,
+    /// The unit that trains or shall train, if there is one.
+    pub unit: Option<&'a Unit>,
+    /// If there is none although there should be: why.
+    pub unplaced: Option<Unplaced>,
+    /// Why the last unit ended, if it failed and no new one runs yet.
+    pub after: Option<Failure>,
+    /// Whether workers of this job have ever run.
+    pub started: Started,
+    /// `spec.training.steps`.
+    pub steps: u64,
+    /// Newest durable step.
+    pub durable_step: u64,
+    /// If it is over.
+    pub outcome: Option<&'a Outcome>,
+}
+
+/// Whether workers of a job have ever run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Started {
+    /// Not yet.
+    Never,
+    /// At least once.
+    Before,
+}
+
+/// All conditions of the job, `Ready` first.
+#[must_use]
+pub fn conditions(view: &View<'_>) -> Vec<Condition> {
+    let mut all = Vec::with_capacity(7);
+    all.push(accepted(&view.accepted));
+    if matches!(view.accepted, Acceptance::Resolved(_)) {
+        match view.outcome {
+            Some(outcome) => all.push(ended(outcome)),
+            None => {
+                all.extend(placed(view));
+                all.extend(progressing(view));
+                all.extend(suspended(view.pause));
+            }
+        }
+    }
+    let ready = ready(&all, view);
+    all.insert(0, ready);
+    all
+}
+
+/// The one word for `kubectl get`.
+#[must_use]
+pub fn phase(conditions: &[Condition]) -> Phase {
+    let status = |kind| conditions.iter().find(|c| c.kind == kind).map(|c| c.status);
+    let is = |kind, wanted| status(kind) == Some(wanted);
+    if is(Kind::Failed, Status::True) {
+        Phase::Failed
+    } else if is(Kind::Succeeded, Status::True) {
+        Phase::Succeeded
+    } else if !is(Kind::Accepted, Status::True) {
+        Phase::Pending
+    } else if is(Kind::Suspended, Status::True) {
+        Phase::Suspended
+    } else if is(Kind::Progressing, Status::True) {
+        Phase::Running
+    } else if is(Kind::Progressing, Status::False) {
+        Phase::Recovering
+    } else {
+        Phase::Placing
+    }
+}
+
+fn condition(kind: Kind, status: Status, reason: &str, message: impl Into<String>) -> Condition {
+    Condition { kind, status, reason: reason.into(), message: message.into() }
+}
+
+fn accepted(acceptance: &Acceptance) -> Condition {
+    match acceptance {
+        Acceptance::Working => {
+            condition(Kind::Accepted, Status::Unknown, "Resolving", "computing the training digest")
+        }
+        Acceptance::Resolved(digest) => {
+            condition(Kind::Accepted, Status::True, "Resolved", format!("training digest {digest}"))
+        }
+        Acceptance::No(reason, message) => condition(Kind::Accepted, Status::False, reason, message.clone()),
+    }
+}
+
+fn ended(outcome: &Outcome) -> Condition {
+    match outcome {
+        Outcome::Succeeded => {
+            condition(Kind::Succeeded, Status::True, "Completed", "the last step is durable")
+        }
+        Outcome::Failed { reason, message } => condition(Kind::Failed, Status::True, reason, message.clone()),
+    }
+}
+
+fn placed(view: &View<'_>) -> Option<Condition> {
+    if view.pause == Pause::Resting {
+        return None;
+    }
+    if let Some(why) = &view.unplaced {
+        return Some(condition(Kind::Placed, Status::False, &why.reason, why.message.clone()));
+    }
+    let unit = view.unit?;
+    let message = format!("on {} as unit {}, epoch {}", unit.provider, unit.name, unit.epoch);
+    Some(condition(Kind::Placed, Status::True, "Placed", message))
+}
+
+fn progressing(view: &View<'_>) -> Option<Condition> {
+    if view.pause == Pause::Resting {
+        return None;
+    }
+    let no =
+        |reason: &str, message: String| Some(condition(Kind::Progressing, Status::False, reason, message));
+    let resumes = format!("training goes on from step {}", view.durable_step);
+    // A job that never ran is Placing, not Recovering: False is kept for work that was interrupted.
+    let (Some(unit), None) = (view.unit, &view.unplaced) else {
+        return match (&view.after, view.started) {
+            (Some(failure), _) => no("Restarting", format!("{failure}; {resumes} once it is placed")),
+            (None, Started::Before) => no("Restarting", format!("{resumes} once it is placed")),
+            (None, Started::Never) => None,
+        };
+    };
+    if unit.member != Member::Connected {
+        let message = format!(
+            "{} does not renew its lease; it may go on training until its grace ends, then {resumes} elsewhere",
+            unit.provider
+        );
+        return no("DisconnectedWithinGrace", message);
+    }
+    match unit.phase {
+        UnitPhase::Running | UnitPhase::Draining | UnitPhase::Succeeded => {
+            let message = format!("step {} of {}", unit.step, view.steps);
+            Some(condition(Kind::Progressing, Status::True, "StepAdvanced", message))
+        }
+        _ => match (&unit.waiting, &unit.failure, view.started) {
+            (Some(why), _, Started::Never) => {
+                Some(condition(Kind::Progressing, Status::Unknown, &why.reason, why.message.clone()))
+            }
+            (Some(why), _, Started::Before) => no(&why.reason, why.message.clone()),
+            (None, Some(failure), _) if unit.attempt > 1 => no("PodLost", format!("{failure}; {resumes}")),
+            (None, _, Started::Before) => no("Restarting", format!("workers start; {resumes}")),
+            (None, _, Started::Never) => {
+                let message = format!("{} workers start on {}", unit.workers, unit.provider);
+                Some(condition(Kind::Progressing, Status::Unknown, "Starting", message))
+            }
+        },
+    }
+}
+
+fn suspended(pause: Pause) -> Option<Condition> {
+    match pause {
+        Pause::Never => None,
+        Pause::Over => Some(condition(Kind::Suspended, Status::False, "Resumed", "spec.suspend is false")),
+        Pause::Draining => {
+            let message = "spec.suspend is true; stops at the end of the interval";
+            Some(condition(Kind::Suspended, Status::False, "Draining", message))
+        }
+        Pause::Resting => {
+            let message = "spec.suspend is true; set it to false to go on";
+            Some(condition(Kind::Suspended, Status::True, "SuspendedByUser", message))
+        }
+    }
+}
+
+/// The summary repeats the condition that matters most right now.
+fn ready(others: &[Condition], view: &View<'_>) -> Condition {
+    let find = |kind| others.iter().find(|c: &&Condition| c.kind == kind);
+    let text = |kind| find(kind).map_or_else(String::new, |c| c.message.clone());
+    let no = |reason: &str, message: String| condition(Kind::Ready, Status::False, reason, message);
+    match phase(others) {
+        Phase::Running => {
+            let message = view.unit.map_or_else(String::new, |unit| {
+                let n = unit.workers;
+                let workers = if n == 1 { "worker" } else { "workers" };
+                format!("{n} {workers} on {}, step {} of {}", unit.provider, unit.step, view.steps)
+            });
+            condition(Kind::Ready, Status::True, "Training", message)
+        }
+        // The reason of the refusal is what a column should show.
+        Phase::Pending => match find(Kind::Accepted) {
+            Some(c) if c.status == Status::False => no(&c.reason, c.message.clone()),
+            _ => no("Pending", text(Kind::Accepted)),
+        },
+        Phase::Placing => match (find(Kind::Placed), find(Kind::Progressing)) {
+            (Some(c), _) if c.status == Status::False => no(&c.reason, c.message.clone()),
+            (_, Some(c)) if c.reason != "Starting" => no(&c.reason, c.message.clone()),
+            (_, Some(c)) => no("Placing", c.message.clone()),
+            (Some(c), None) => no("Placing", c.message.clone()),
+            (None, None) => no("Placing", "looking for a provider".into()),
+        },
+        Phase::Recovering => match find(Kind::Placed) {
+            Some(c) if c.status == Status::False => {
+                no("Recovering", format!("{}; {}", c.message, text(Kind::Progressing)))
+            }
+            _ => no("Recovering", text(Kind::Progressing)),
+        },
+        Phase::Suspended => no("Suspended", text(Kind::Suspended)),
+        Phase::Succeeded => {
+            no("Finished", format!("all {} steps are done and the result is durable", view.steps))
+        }
+        Phase::Failed => {
+            let failed = find(Kind::Failed);
+            let why = failed.map_or("Failed", |c| c.reason.as_str());
+            no("Failed", format!("{why}: {}", text(Kind::Failed)))
+        }
+    }
+}

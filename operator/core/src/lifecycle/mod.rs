@@ -1,0 +1,300 @@
+//! What to do next with a TrainingJob: `decide(facts) -> Decision`. No kube, no clock: the hub gathers the facts, acts, and
+//! writes the conditions of [`conditions`].
+//!
+//! The order of the questions is the point: finished work is never redone, a person's wish (suspend) goes before repair,
+//! and a new epoch starts only when the old one can no longer train.
+pub mod conditions;
+pub mod failure;
+
+pub use failure::{Action, Failure, Rule, Verdict};
+
+/// What the hub asks of a unit. Ordered: it only ever moves to the right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Desired {
+    /// Train.
+    Run,
+    /// Stop at the end of the current interval.
+    Drain,
+    /// Stop now.
+    Stop,
+}
+
+/// How far a unit is, as its agent says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnitPhase {
+    /// The agent has not said anything yet.
+    Unseen,
+    /// Envelope checked.
+    Accepted,
+    /// The agent will not run it.
+    Refused,
+    /// Waiting for room on the member.
+    Queued,
+    /// Pods exist, not all workers train.
+    Starting,
+    /// All workers train.
+    Running,
+    /// Stopping at the interval's end.
+    Draining,
+    /// Last step done, checkpoint durable.
+    Succeeded,
+    /// Given up; all pods are terminal.
+    Failed,
+    /// Nothing is left of it on the member.
+    Released,
+}
+
+impl UnitPhase {
+    /// Whether no worker of the unit can train any more. `Failed` qualifies: it is set only after all pods are terminal.
+    #[must_use]
+    pub fn ended(self) -> bool {
+        matches!(self, Self::Refused | Self::Succeeded | Self::Failed | Self::Released)
+    }
+}
+
+/// Whether the hub hears from the member that runs a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Member {
+    /// Its lease is fresh.
+    Connected,
+    /// Its lease expired; it may still train until its grace ends.
+    Away,
+    /// Its lease expired longer ago than the grace: by contract it has stopped.
+    Gone,
+}
+
+/// Whether the provider may keep what it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tenure {
+    /// Enabled or Cordoned.
+    Keeps,
+    /// Drained, or the ComputeProvider is being deleted: leave at the end of the interval.
+    Leaves,
+    /// Revoked: leave now.
+    Revoked,
+}
+
+/// One WorkUnit of the job, the one with the highest epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unit {
+    /// Object name.
+    pub name: String,
+    /// Provider that has it.
+    pub provider: String,
+    /// Its epoch.
+    pub epoch: u64,
+    /// What the hub asked so far.
+    pub desired: Desired,
+    /// What the agent said last.
+    pub phase: UnitPhase,
+    /// Attempts so far (1 = the first), 0 before the first.
+    pub attempt: u32,
+    /// Worker processes.
+    pub workers: u32,
+    /// Last step trained.
+    pub step: u64,
+    /// Last failure of an attempt, or the refusal.
+    pub failure: Option<Failure>,
+    /// Why pods do not run, while they do not (`ImagePullFailed`, ...).
+    pub waiting: Option<Failure>,
+    /// Do we hear from its member?
+    pub member: Member,
+    /// May it stay there?
+    pub tenure: Tenure,
+    /// Restarts of the job counted before this unit was made.
+    pub restarts_before: u32,
+}
+
+impl Unit {
+    /// Restarts of the job up to now.
+    #[must_use]
+    pub fn restarts(&self) -> u32 {
+        self.restarts_before.saturating_add(self.attempt.saturating_sub(1))
+    }
+}
+
+/// The person's wish in `spec.suspend`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Train.
+    Run,
+    /// Pause at the next interval.
+    Suspend,
+}
+
+/// Time left of `activeDeadlineSeconds`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deadline {
+    /// None set, or not yet reached.
+    Ahead,
+    /// Running time used up.
+    Passed,
+}
+
+/// Everything [`decide`] looks at; the job is accepted, resolved, not finished and not deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// `spec.suspend`.
+    pub wish: Wish,
+    /// `spec.training.steps`.
+    pub steps: u64,
+    /// Step of the newest checkpoint whose every file is in the store.
+    pub durable_step: Option<u64>,
+    /// Deadline of the running time.
+    pub deadline: Deadline,
+    /// `spec.failurePolicy.maxRestarts`.
+    pub max_restarts: u32,
+    /// `spec.failurePolicy.rules`.
+    pub rules: Vec<Rule>,
+    /// Restarts counted in the job's status; used when its units are gone.
+    pub restarts: u32,
+    /// Unit of the highest epoch, if it still exists.
+    pub unit: Option<Unit>,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The last step is durable.
+    Succeeded,
+    /// It will not be tried again.
+    Failed {
+        /// CamelCase, for conditions and events.
+        reason: String,
+        /// What happened and what to do.
+        message: String,
+    },
+}
+
+/// What comes next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing but waiting for news.
+    Wait,
+    /// Suspended and at rest.
+    Rest,
+    /// Make a unit of a new epoch.
+    Place {
+        /// Restarts counted including this one.
+        restarts: u32,
+        /// Why the old one ended, if it failed.
+        after: Option<Failure>,
+    },
+    /// Record the end.
+    Finish(Outcome),
+}
+
+/// Answer of [`decide`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// What to ask of the current unit from now on (never less than it has been asked).
+    pub desired: Option<Desired>,
+    /// What comes next.
+    pub next: Next,
+}
+
+/// What to do with a job that trains or wants to.
+#[must_use]
+pub fn decide(facts: &Facts) -> Decision {
+    // 1. All steps durable: whatever else happened, the result is there.
+    if facts.durable_step.is_some_and(|step| step >= facts.steps) {
+        return finish(facts, Outcome::Succeeded);
+    }
+    // 2. Out of time.
+    if facts.deadline == Deadline::Passed {
+        let message = "activeDeadlineSeconds of running time are used up; the last checkpoint stays as \
+                       checkpoints policy says. Raise spec.activeDeadlineSeconds in a new TrainingJob";
+        return finish(facts, Outcome::Failed { reason: "DeadlineExceeded".into(), message: message.into() });
+    }
+    let Some(unit) = &facts.unit else {
+        // 3. No unit: the first start, or a resume long after the last unit was removed.
+        let next = match facts.wish {
+            Wish::Suspend => Next::Rest,
+            Wish::Run => Next::Place { restarts: facts.restarts, after: None },
+        };
+        return Decision { desired: None, next };
+    };
+    if unit.phase.ended() || unit.member == Member::Gone {
+        return after_end(facts, unit);
+    }
+    // 4. It lives: only a wish or the provider's leaving changes anything. A member that is merely away keeps its unit.
+    let asked = match (facts.wish, unit.tenure) {
+        (_, Tenure::Revoked) => Desired::Stop,
+        (Wish::Suspend, _) | (_, Tenure::Leaves) => Desired::Drain,
+        (Wish::Run, Tenure::Keeps) => Desired::Run,
+    };
+    Decision { desired: Some(asked.max(unit.desired)), next: Next::Wait }
+}
+
+/// The current unit will train no more.
+fn after_end(facts: &Facts, unit: &Unit) -> Decision {
+    // Stop tells the agent to clean up what is left and say Released; a unit that is gone gets it on return.
+    let and = |next| Decision { desired: Some(Desired::Stop), next };
+    let asked_to_stop = unit.desired != Desired::Run && unit.member != Member::Gone;
+    if asked_to_stop {
+        return and(match facts.wish {
+            Wish::Suspend => Next::Rest,
+            Wish::Run => Next::Place { restarts: unit.restarts(), after: None },
+        });
+    }
+    let failure = why_ended(facts, unit);
+    let counted = match failure::judge(&failure, &facts.rules) {
+        Verdict::Permanent { reason, message } => {
+            return and(Next::Finish(Outcome::Failed { reason, message }));
+        }
+        Verdict::Again => unit.restarts().saturating_add(1),
+        Verdict::AgainFree => unit.restarts(),
+    };
+    if counted > facts.max_restarts {
+        let message = format!(
+            "restarted {} times, failurePolicy.maxRestarts is {}; last: {}",
+            unit.restarts(),
+            facts.max_restarts,
+            failure
+        );
+        return and(Next::Finish(Outcome::Failed { reason: "MaxRestarts".into(), message }));
+    }
+    // A paused job stays paused, whatever its unit died of.
+    and(match facts.wish {
+        Wish::Suspend => Next::Rest,
+        Wish::Run => Next::Place { restarts: counted, after: Some(failure) },
+    })
+}
+
+fn why_ended(facts: &Facts, unit: &Unit) -> Failure {
+    let by_hub = |reason: &str, message: String| Failure {
+        rank: None,
+        exit_code: None,
+        reason: reason.into(),
+        message,
+    };
+    if unit.member == Member::Gone {
+        return by_hub(
+            "MemberLost",
+            format!("{} has not been heard of for longer than disconnectGraceSeconds", unit.provider),
+        );
+    }
+    if unit.phase == UnitPhase::Succeeded {
+        let have = facts.durable_step.unwrap_or(0);
+        return by_hub(
+            "CheckpointIncomplete",
+            format!("{} says it is done, but the store has only step {have} whole", unit.provider),
+        );
+    }
+    unit.failure
+        .clone()
+        .unwrap_or_else(|| by_hub("UnitEnded", format!("{} ended unit {} early", unit.provider, unit.name)))
+}
+
+fn finish(facts: &Facts, outcome: Outcome) -> Decision {
+    Decision { desired: facts.unit.as_ref().map(|_| Desired::Stop), next: Next::Finish(outcome) }
+}
+
+/// The epoch of the next unit of an island: above every epoch used, not below what the provider accepts.
+#[must_use]
+pub fn next_epoch(last: u64, min_epoch: u64) -> u64 {
+    last.saturating_add(1).max(min_epoch).max(1)
+}
+
+#[cfg(test)]
+mod tests;

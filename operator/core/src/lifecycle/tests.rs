@@ -1,0 +1,268 @@
+use super::conditions::*;
+use super::*;
+
+fn unit(phase: UnitPhase) -> Unit {
+    Unit {
+        name: "4f2a9c1b-0-1".into(),
+        provider: "east".into(),
+        epoch: 1,
+        desired: Desired::Run,
+        phase,
+        attempt: 1,
+        workers: 2,
+        step: 120,
+        failure: None,
+        waiting: None,
+        member: Member::Connected,
+        tenure: Tenure::Keeps,
+        restarts_before: 0,
+    }
+}
+
+fn facts(unit: Option<Unit>) -> Facts {
+    Facts {
+        wish: Wish::Run,
+        steps: 200,
+        durable_step: Some(100),
+        deadline: Deadline::Ahead,
+        max_restarts: 3,
+        rules: vec![],
+        restarts: 0,
+        unit,
+    }
+}
+
+fn died(exit_code: i32, reason: &str) -> Option<Failure> {
+    Some(Failure { rank: Some(1), exit_code: Some(exit_code), reason: reason.into(), message: "m".into() })
+}
+
+fn failed(exit_code: i32, reason: &str) -> Unit {
+    Unit { failure: died(exit_code, reason), ..unit(UnitPhase::Failed) }
+}
+
+fn reason_of(decision: &Decision) -> String {
+    match &decision.next {
+        Next::Finish(Outcome::Failed { reason, .. }) => reason.clone(),
+        other => format!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_job_without_a_unit_is_placed_unless_paused() {
+    let placed = decide(&facts(None));
+    assert_eq!(placed, Decision { desired: None, next: Next::Place { restarts: 0, after: None } });
+    let paused = decide(&Facts { wish: Wish::Suspend, ..facts(None) });
+    assert_eq!(paused, Decision { desired: None, next: Next::Rest });
+}
+
+#[test]
+fn a_living_unit_is_left_alone() {
+    use UnitPhase::*;
+    for phase in [Unseen, Accepted, Queued, Starting, Running, Draining] {
+        let decision = decide(&facts(Some(unit(phase))));
+        assert_eq!(decision, Decision { desired: Some(Desired::Run), next: Next::Wait }, "{phase:?}");
+    }
+    let away = Unit { member: Member::Away, ..unit(Running) };
+    assert_eq!(decide(&facts(Some(away))).next, Next::Wait, "within its grace nobody else may train");
+}
+
+#[test]
+fn what_is_asked_of_a_living_unit() {
+    let cases = [
+        (Wish::Run, Tenure::Keeps, Desired::Run, Desired::Run),
+        (Wish::Suspend, Tenure::Keeps, Desired::Run, Desired::Drain),
+        (Wish::Run, Tenure::Leaves, Desired::Run, Desired::Drain),
+        (Wish::Run, Tenure::Revoked, Desired::Run, Desired::Stop),
+        (Wish::Run, Tenure::Keeps, Desired::Drain, Desired::Drain),
+        (Wish::Suspend, Tenure::Keeps, Desired::Stop, Desired::Stop),
+    ];
+    for (wish, tenure, before, after) in cases {
+        let unit = Unit { tenure, desired: before, ..unit(UnitPhase::Running) };
+        let decision = decide(&Facts { wish, ..facts(Some(unit)) });
+        assert_eq!(decision.desired, Some(after), "{wish:?} {tenure:?} {before:?}");
+        assert_eq!(decision.next, Next::Wait);
+    }
+}
+
+#[test]
+fn all_steps_durable_is_success_whatever_else() {
+    for phase in [UnitPhase::Running, UnitPhase::Succeeded, UnitPhase::Failed, UnitPhase::Released] {
+        let facts = Facts {
+            durable_step: Some(200),
+            wish: Wish::Suspend,
+            deadline: Deadline::Passed,
+            ..facts(Some(unit(phase)))
+        };
+        let expected = Decision { desired: Some(Desired::Stop), next: Next::Finish(Outcome::Succeeded) };
+        assert_eq!(decide(&facts), expected, "{phase:?}");
+    }
+}
+
+#[test]
+fn a_unit_that_claims_success_without_its_checkpoint_is_tried_again() {
+    let decision = decide(&facts(Some(unit(UnitPhase::Succeeded))));
+    let Next::Place { restarts: 1, after: Some(failure) } = decision.next else { panic!("{decision:?}") };
+    assert_eq!(failure.reason, "CheckpointIncomplete");
+}
+
+#[test]
+fn out_of_time_ends_the_job() {
+    let late = Facts { deadline: Deadline::Passed, ..facts(Some(unit(UnitPhase::Running))) };
+    let decision = decide(&late);
+    assert_eq!(decision.desired, Some(Desired::Stop));
+    assert_eq!(reason_of(&decision), "DeadlineExceeded");
+}
+
+#[test]
+fn a_drained_unit_rests_or_goes_on_without_counting() {
+    for phase in [UnitPhase::Succeeded, UnitPhase::Failed, UnitPhase::Released] {
+        let drained = Unit { desired: Desired::Drain, attempt: 2, restarts_before: 1, ..unit(phase) };
+        let resting = Facts { wish: Wish::Suspend, ..facts(Some(drained.clone())) };
+        assert_eq!(decide(&resting).next, Next::Rest);
+        assert_eq!(decide(&facts(Some(drained))).next, Next::Place { restarts: 2, after: None });
+    }
+}
+
+#[test]
+fn exit_codes_that_determinism_makes_permanent() {
+    for (code, reason) in
+        [(64, "Rejected"), (65, "NonFinite"), (66, "DataCorrupt"), (67, "CheckpointCorrupt")]
+    {
+        assert_eq!(reason_of(&decide(&facts(Some(failed(code, "Error"))))), reason);
+    }
+    for (code, reason) in [(137, "OOMKilled"), (69, "PodLost"), (74, "Error"), (143, "Evicted")] {
+        let decision = decide(&facts(Some(failed(code, reason))));
+        assert!(matches!(decision.next, Next::Place { restarts: 1, .. }), "{code} {decision:?}");
+    }
+}
+
+#[test]
+fn rules_of_the_tenant_come_first() {
+    let rule = |name: &str, reasons: &[&str], codes: &[i32], action| Rule {
+        name: name.into(),
+        on_reasons: reasons.iter().map(ToString::to_string).collect(),
+        on_exit_codes: codes.to_vec(),
+        action,
+    };
+    let rules = vec![
+        rule("oom", &["OOMKilled"], &[], Action::FailJob),
+        rule("preempted", &["Evicted"], &[], Action::RestartFree),
+        rule("nan", &[], &[65], Action::Restart),
+    ];
+    let next = |unit| decide(&Facts { rules: rules.clone(), ..facts(Some(unit)) });
+    assert_eq!(reason_of(&next(failed(137, "OOMKilled"))), "FailJobRule");
+    assert!(matches!(next(failed(143, "Evicted")).next, Next::Place { restarts: 0, .. }));
+    assert!(matches!(next(failed(65, "Error")).next, Next::Place { restarts: 1, .. }));
+}
+
+#[test]
+fn restarts_inside_and_across_units_share_one_limit() {
+    let third = Unit { attempt: 2, restarts_before: 1, ..failed(69, "PodLost") };
+    assert!(matches!(decide(&facts(Some(third.clone()))).next, Next::Place { restarts: 3, .. }));
+    let fourth = Unit { attempt: 3, ..third };
+    let decision = decide(&facts(Some(fourth)));
+    assert_eq!(reason_of(&decision), "MaxRestarts");
+    let never = Facts { max_restarts: 0, ..facts(Some(failed(69, "PodLost"))) };
+    assert_eq!(reason_of(&decide(&never)), "MaxRestarts");
+}
+
+#[test]
+fn a_member_gone_past_its_grace_is_replaced() {
+    let gone = Unit { member: Member::Gone, ..unit(UnitPhase::Running) };
+    let decision = decide(&facts(Some(gone)));
+    assert_eq!(decision.desired, Some(Desired::Stop), "what it finds when it comes back");
+    let Next::Place { after: Some(failure), .. } = decision.next else { panic!("{decision:?}") };
+    assert_eq!(failure.reason, "MemberLost");
+}
+
+#[test]
+fn epochs_only_grow() {
+    assert_eq!([next_epoch(0, 1), next_epoch(3, 1), next_epoch(3, 9), next_epoch(0, 0)], [1, 4, 9, 1]);
+}
+
+#[test]
+fn restarts_slow_down_and_the_delay_is_capped() {
+    let delays: Vec<u64> = (0..10).map(failure::restart_delay_seconds).collect();
+    assert_eq!(delays, [0, 0, 5, 10, 20, 40, 80, 160, 300, 300]);
+    assert_eq!(failure::restart_delay_seconds(u32::MAX), 300);
+}
+
+fn view(unit: Option<&Unit>) -> View<'_> {
+    View {
+        accepted: Acceptance::Resolved("sha256:11".into()),
+        pause: Pause::Never,
+        unit,
+        unplaced: None,
+        after: None,
+        started: Started::Before,
+        steps: 200,
+        durable_step: 100,
+        outcome: None,
+    }
+}
+
+/// Phase, then Ready's reason and message.
+fn story(view: &View<'_>) -> (Phase, String) {
+    let all = conditions(view);
+    assert_eq!(all[0].kind, Kind::Ready);
+    (phase(&all), format!("{}: {}", all[0].reason, all[0].message))
+}
+
+#[test]
+fn a_refused_spec_is_pending_with_its_own_reason() {
+    let no = Acceptance::No("UnknownDataset".into(), "no dataset kjv".into());
+    let refused = View { accepted: no, ..view(None) };
+    assert_eq!(story(&refused), (Phase::Pending, "UnknownDataset: no dataset kjv".into()));
+    assert_eq!(conditions(&refused).len(), 2, "nothing else can be said");
+}
+
+#[test]
+fn placing_explains_itself() {
+    let unplaced = Unplaced { reason: "NoCapacity".into(), message: "0/1 providers: 1 lacks".into() };
+    let waiting = View { unplaced: Some(unplaced), started: Started::Never, ..view(None) };
+    assert_eq!(story(&waiting), (Phase::Placing, "NoCapacity: 0/1 providers: 1 lacks".into()));
+
+    let starting = unit(UnitPhase::Starting);
+    let starts = View { started: Started::Never, ..view(Some(&starting)) };
+    assert_eq!(story(&starts), (Phase::Placing, "Placing: 2 workers start on east".into()));
+
+    let why = Failure {
+        rank: None,
+        exit_code: None,
+        reason: "ImagePullFailed".into(),
+        message: "image x is not on node n".into(),
+    };
+    let pulling = Unit { waiting: Some(why), ..starting };
+    let pulls = View { started: Started::Never, ..view(Some(&pulling)) };
+    assert_eq!(story(&pulls), (Phase::Placing, "ImagePullFailed: image x is not on node n".into()));
+}
+
+#[test]
+fn running_and_recovering() {
+    let running = unit(UnitPhase::Running);
+    let expected = "Training: 2 workers on east, step 120 of 200".to_string();
+    assert_eq!(story(&view(Some(&running))), (Phase::Running, expected));
+
+    let again = Unit { attempt: 2, failure: died(137, "OOMKilled"), ..unit(UnitPhase::Starting) };
+    let expected = "Recovering: worker 1 exit 137 OOMKilled: m; training goes on from step 100".to_string();
+    assert_eq!(story(&view(Some(&again))), (Phase::Recovering, expected));
+
+    let away = Unit { member: Member::Away, ..running };
+    let all = conditions(&view(Some(&away)));
+    assert_eq!(phase(&all), Phase::Recovering);
+    assert!(all.iter().any(|c| c.reason == "DisconnectedWithinGrace"));
+}
+
+#[test]
+fn paused_resumed_and_over() {
+    let resting = View { pause: Pause::Resting, ..view(None) };
+    assert_eq!(story(&resting).0, Phase::Suspended);
+    let running = unit(UnitPhase::Running);
+    let draining = View { pause: Pause::Draining, ..view(Some(&running)) };
+    assert_eq!(story(&draining).0, Phase::Running);
+    let done = View { outcome: Some(&Outcome::Succeeded), ..view(None) };
+    assert_eq!(story(&done).0, Phase::Succeeded);
+    let outcome = Outcome::Failed { reason: "NonFinite".into(), message: "NaN at step 7".into() };
+    let over = View { outcome: Some(&outcome), ..view(None) };
+    assert_eq!(story(&over), (Phase::Failed, "Failed: NonFinite: NaN at step 7".into()));
+}

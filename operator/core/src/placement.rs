@@ -1,0 +1,386 @@
+//! Which provider trains an island: a chain of filters, a chain of scores, a deterministic tie-break.
+//!
+//! Pure: the hub fills [`Request`] and [`Candidate`]s from objects and acts on the [`Placement`]. Every rejection is kept,
+//! because "0/3 providers: 2 lack 2 idle workers, 1 not ready" is what a waiting person needs.
+use std::collections::BTreeMap;
+
+/// How far an administrator trusts a provider. Ordered: a job may ask for at least one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TrustTier {
+    /// Anyone; the default.
+    Untrusted,
+    /// Known to the administrator.
+    Standard,
+    /// As good as one's own cluster.
+    Trusted,
+}
+
+/// What one island needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Worker processes, all on one provider.
+    pub workers: u32,
+    /// Device class each worker asks for.
+    pub device_class: String,
+    /// Arithmetic of the job, as the report spells it (`f32-chain`).
+    pub arithmetic: String,
+    /// Digest of the trainer image (`sha256:...`).
+    pub image_digest: String,
+    /// Providers the job allows; empty = all.
+    pub allowed: Vec<String>,
+    /// Least trust the job asks for.
+    pub min_trust: TrustTier,
+}
+
+/// Whether the hub may send new work to a provider, and if not, why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Availability {
+    /// Connected, enabled.
+    Ready,
+    /// Its Ready condition is not True.
+    NotReady,
+    /// `spec.scheduling` is Cordoned, or it is on its way out (Drained, Revoked, deleted).
+    Cordoned,
+}
+
+/// One device class of a provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Device {
+    /// Workers the provider lends in all, capped by its quota.
+    pub workers: u32,
+    /// Workers free right now by the provider's own count.
+    pub idle: u32,
+    /// Workers of this class the hub has sent here and that have not ended.
+    pub assigned: u32,
+    /// The part of `assigned` that does not run yet, so that `idle` cannot have seen it.
+    pub pending: u32,
+}
+
+impl Device {
+    /// Workers that may be placed now. Never above what the provider says is idle, never above its quota; a unit that is
+    /// still starting is counted against both, so two jobs in one breath do not get the same worker.
+    #[must_use]
+    pub fn free(&self) -> u32 {
+        self.idle.saturating_sub(self.pending).min(self.workers.saturating_sub(self.assigned))
+    }
+}
+
+/// One provider as placement sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Name of the ComputeProvider.
+    pub name: String,
+    /// May it get new work?
+    pub availability: Availability,
+    /// Administrator's trust.
+    pub trust: TrustTier,
+    /// Lowest epoch the provider accepts.
+    pub min_epoch: u64,
+    /// Units the hub may still add (quota minus units that have not ended); `None` = no limit.
+    pub units_left: Option<u32>,
+    /// Device classes by name.
+    pub devices: BTreeMap<String, Device>,
+    /// Arithmetic the provider accepts.
+    pub arithmetic: Vec<String>,
+    /// Trainer images the provider accepts, by digest.
+    pub images: Vec<String>,
+    /// Units of this very job that the provider failed or refused: it comes last, not never.
+    pub failures: u32,
+}
+
+/// Why a provider was passed over. One reason each: the first filter that says no.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rejection {
+    /// Not in the job's allow-list.
+    NotAllowed,
+    /// Trusted less than the job asks.
+    TrustTooLow,
+    /// Cordoned, drained, revoked or being removed.
+    Cordoned,
+    /// Agent not connected, or its report is stale.
+    NotReady,
+    /// Has no device of the class.
+    NoDeviceClass(String),
+    /// Does not compute in this arithmetic.
+    Arithmetic(String),
+    /// Does not have the trainer image on its allow-list.
+    Image,
+    /// Quota of units used up.
+    UnitQuota,
+    /// Fewer free workers than asked.
+    Idle(u32),
+}
+
+impl Rejection {
+    fn phrase(&self, count: usize) -> String {
+        let verb = |one: &'static str, many: &'static str| if count == 1 { one } else { many };
+        match self {
+            Self::NotAllowed => "not in placement.providers".into(),
+            Self::TrustTooLow => "below placement.minTrustTier".into(),
+            Self::Cordoned => "cordoned".into(),
+            Self::NotReady => "not ready".into(),
+            Self::NoDeviceClass(class) => format!("{} no {class} devices", verb("has", "have")),
+            Self::Arithmetic(name) => format!("{} not offer {name}", verb("does", "do")),
+            Self::Image => format!("{} not allow the trainer image", verb("does", "do")),
+            Self::UnitQuota => format!("{} quota of units left", verb("has no", "have no")),
+            Self::Idle(1) => format!("{} 1 idle worker", verb("lacks", "lack")),
+            Self::Idle(n) => format!("{} {n} idle workers", verb("lacks", "lack")),
+        }
+    }
+}
+
+/// Outcome of one placement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Placement {
+    /// This provider gets the island.
+    On {
+        /// Name of the provider.
+        provider: String,
+        /// Epoch floor of the provider; the new epoch must not be below it.
+        min_epoch: u64,
+    },
+    /// There is no provider at all (reason `NoProviders`).
+    NoProviders,
+    /// All could, but none has room now (reason `NoCapacity`): waiting helps.
+    NoCapacity {
+        /// "0/2 providers: ..."
+        message: String,
+    },
+    /// Nobody fits, and not only for lack of room (reason `NoneEligible`).
+    NoneEligible {
+        /// "0/2 providers: ..."
+        message: String,
+    },
+}
+
+type Filter = fn(&Request, &Candidate) -> Result<(), Rejection>;
+
+/// In the order a person would ask: may it, is it there, can it, has it room. The first no is the one reported.
+const FILTERS: &[Filter] =
+    &[allowed, trusted, schedulable, ready, device_class, arithmetic, image, unit_quota, room];
+
+fn allowed(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
+    let listed = request.allowed.is_empty() || request.allowed.contains(&candidate.name);
+    listed.then_some(()).ok_or(Rejection::NotAllowed)
+}
+
+fn trusted(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
+    (candidate.trust >= request.min_trust).then_some(()).ok_or(Rejection::TrustTooLow)
+}
+
+fn schedulable(_: &Request, candidate: &Candidate) -> Result<(), Rejection> {
+    (candidate.availability != Availability::Cordoned).then_some(()).ok_or(Rejection::Cordoned)
+}
+
+fn ready(_: &Request, candidate: &Candidate) -> Result<(), Rejection> {
+    (candidate.availability == Availability::Ready).then_some(()).ok_or(Rejection::NotReady)
+}
+
+fn device_class(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
+    let known = candidate.devices.contains_key(&request.device_class);
+    known.then_some(()).ok_or_else(|| Rejection::NoDeviceClass(request.device_class.clone()))
+}
+
+fn arithmetic(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
+    let known = candidate.arithmetic.contains(&request.arithmetic);
+    known.then_some(()).ok_or_else(|| Rejection::Arithmetic(request.arithmetic.clone()))
+}
+
+fn image(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
+    candidate.images.contains(&request.image_digest).then_some(()).ok_or(Rejection::Image)
+}
+
+fn unit_quota(_: &Request, candidate: &Candidate) -> Result<(), Rejection> {
+    (candidate.units_left != Some(0)).then_some(()).ok_or(Rejection::UnitQuota)
+}
+
+fn room(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
+    let enough = free(request, candidate) >= request.workers;
+    enough.then_some(()).ok_or(Rejection::Idle(request.workers))
+}
+
+fn free(request: &Request, candidate: &Candidate) -> u32 {
+    candidate.devices.get(&request.device_class).map_or(0, Device::free)
+}
+
+/// Chooses a provider for one island.
+///
+/// Scores, in order: fewest failures of this job, then most free workers, then the name. The same input gives the same
+/// answer whatever the order of `candidates`.
+#[must_use]
+pub fn place(request: &Request, candidates: &[Candidate]) -> Placement {
+    if candidates.is_empty() {
+        return Placement::NoProviders;
+    }
+    let mut rejections: BTreeMap<Rejection, usize> = BTreeMap::new();
+    let mut eligible: Vec<&Candidate> = Vec::new();
+    for candidate in candidates {
+        match FILTERS.iter().try_for_each(|filter| filter(request, candidate)) {
+            Ok(()) => eligible.push(candidate),
+            Err(why) => *rejections.entry(why).or_default() += 1,
+        }
+    }
+    let best = eligible.into_iter().min_by(|a, b| {
+        (a.failures.cmp(&b.failures))
+            .then_with(|| free(request, b).cmp(&free(request, a)))
+            .then_with(|| a.name.cmp(&b.name))
+    });
+    match best {
+        Some(best) => Placement::On { provider: best.name.clone(), min_epoch: best.min_epoch },
+        None => explain(candidates.len(), &rejections),
+    }
+}
+
+fn explain(total: usize, rejections: &BTreeMap<Rejection, usize>) -> Placement {
+    // Most frequent first; the map's own order decides ties, so the message does not flicker.
+    let mut counted: Vec<(&Rejection, usize)> = rejections.iter().map(|(why, count)| (why, *count)).collect();
+    counted.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let parts: Vec<String> =
+        counted.iter().map(|(why, count)| format!("{count} {}", why.phrase(*count))).collect();
+    let message = format!("0/{total} providers: {}", parts.join(", "));
+    let only_room = rejections.keys().all(|why| matches!(why, Rejection::Idle(_) | Rejection::UnitQuota));
+    if only_room { Placement::NoCapacity { message } } else { Placement::NoneEligible { message } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IMAGE: &str = "sha256:55";
+
+    fn request(workers: u32) -> Request {
+        Request {
+            workers,
+            device_class: "cpu".into(),
+            arithmetic: "f32-chain".into(),
+            image_digest: IMAGE.into(),
+            allowed: vec![],
+            min_trust: TrustTier::Untrusted,
+        }
+    }
+
+    fn candidate(name: &str, idle: u32) -> Candidate {
+        let cpu = Device { workers: 8, idle, assigned: 0, pending: 0 };
+        Candidate {
+            name: name.into(),
+            availability: Availability::Ready,
+            trust: TrustTier::Untrusted,
+            min_epoch: 1,
+            units_left: None,
+            devices: BTreeMap::from([("cpu".into(), cpu)]),
+            arithmetic: vec!["f32-chain".into()],
+            images: vec![IMAGE.into()],
+            failures: 0,
+        }
+    }
+
+    fn on(provider: &str) -> Placement {
+        Placement::On { provider: provider.into(), min_epoch: 1 }
+    }
+
+    fn why(request: &Request, candidate: Candidate) -> String {
+        match place(request, &[candidate]) {
+            Placement::NoCapacity { message } => format!("NoCapacity {message}"),
+            Placement::NoneEligible { message } => format!("NoneEligible {message}"),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn each_filter_says_why() {
+        let base = || candidate("east", 8);
+        let cases: Vec<(Request, Candidate, &str)> = vec![
+            (
+                Request { allowed: vec!["west".into()], ..request(2) },
+                base(),
+                "NoneEligible 0/1 providers: 1 not in placement.providers",
+            ),
+            (
+                Request { min_trust: TrustTier::Standard, ..request(2) },
+                base(),
+                "NoneEligible 0/1 providers: 1 below placement.minTrustTier",
+            ),
+            (
+                request(2),
+                Candidate { availability: Availability::Cordoned, ..base() },
+                "NoneEligible 0/1 providers: 1 cordoned",
+            ),
+            (
+                request(2),
+                Candidate { availability: Availability::NotReady, ..base() },
+                "NoneEligible 0/1 providers: 1 not ready",
+            ),
+            (
+                Request { device_class: "nvidia-h100-80gb".into(), ..request(2) },
+                base(),
+                "NoneEligible 0/1 providers: 1 has no nvidia-h100-80gb devices",
+            ),
+            (
+                Request { arithmetic: "i16-exact".into(), ..request(2) },
+                base(),
+                "NoneEligible 0/1 providers: 1 does not offer i16-exact",
+            ),
+            (
+                Request { image_digest: "sha256:66".into(), ..request(2) },
+                base(),
+                "NoneEligible 0/1 providers: 1 does not allow the trainer image",
+            ),
+            (
+                request(2),
+                Candidate { units_left: Some(0), ..base() },
+                "NoCapacity 0/1 providers: 1 has no quota of units left",
+            ),
+            (request(9), base(), "NoCapacity 0/1 providers: 1 lacks 9 idle workers"),
+            (request(1), candidate("east", 0), "NoCapacity 0/1 providers: 1 lacks 1 idle worker"),
+        ];
+        for (request, candidate, expected) in cases {
+            assert_eq!(why(&request, candidate), expected);
+        }
+    }
+
+    #[test]
+    fn the_message_counts_and_orders_rejections() {
+        let providers = [
+            candidate("a", 1),
+            Candidate { availability: Availability::NotReady, ..candidate("b", 8) },
+            candidate("c", 0),
+        ];
+        let expected = "0/3 providers: 2 lack 2 idle workers, 1 not ready".to_string();
+        assert_eq!(place(&request(2), &providers), Placement::NoneEligible { message: expected });
+    }
+
+    #[test]
+    fn no_provider_at_all_has_its_own_answer() {
+        assert_eq!(place(&request(1), &[]), Placement::NoProviders);
+    }
+
+    #[test]
+    fn most_free_then_name_whatever_the_order() {
+        let (a, b, c) = (candidate("a", 4), candidate("b", 6), candidate("c", 6));
+        assert_eq!(place(&request(2), &[a.clone(), b.clone(), c.clone()]), on("b"));
+        assert_eq!(place(&request(2), &[c, b, a]), on("b"));
+    }
+
+    #[test]
+    fn a_provider_that_failed_this_job_comes_last_but_not_never() {
+        let failed = Candidate { failures: 1, ..candidate("a", 8) };
+        assert_eq!(place(&request(2), &[failed.clone(), candidate("b", 2)]), on("b"));
+        assert_eq!(place(&request(2), &[failed]), on("a"));
+    }
+
+    #[test]
+    fn a_starting_unit_is_counted_before_the_report_sees_it() {
+        let free = |workers, idle, assigned, pending| Device { workers, idle, assigned, pending }.free();
+        assert_eq!(free(8, 8, 0, 0), 8);
+        assert_eq!(free(8, 8, 6, 6), 2, "sent, not running, not in the report yet");
+        assert_eq!(free(8, 2, 6, 0), 2, "running, in the report");
+        assert_eq!(free(4, 8, 3, 0), 1, "the quota is below what is idle");
+        assert_eq!(free(8, 1, 6, 6), 0, "never below zero");
+    }
+
+    #[test]
+    fn the_epoch_floor_travels_with_the_choice() {
+        let fenced = Candidate { min_epoch: 7, ..candidate("east", 8) };
+        assert_eq!(place(&request(1), &[fenced]), Placement::On { provider: "east".into(), min_epoch: 7 });
+    }
+}
