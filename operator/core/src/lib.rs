@@ -1,5 +1,6 @@
 //! Pure decisions of the operator: no kube, no tokio, no clock; time and randomness are arguments.
 
+pub mod attempt;
 pub mod envelope;
 pub mod lifecycle;
 pub mod placement;

@@ -1,0 +1,428 @@
+//! The decision: from what is remembered and what is the case to what to do and what to say.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::end::{describe, most_telling};
+use super::{
+    Class, Desired, End, Failure, Job, MAX_FRUITLESS, MAX_OUT_OF_MEMORY, Memory, Obstacle, Outcome, Plan,
+    Pod, PodState, Reason, World,
+};
+
+/// What a pod of a doomed attempt gets between SIGTERM and SIGKILL. Not 0: that would take the object away before the
+/// kubelet has said that the pod is gone.
+pub const GRACE_SECONDS: i64 = 1;
+
+/// Something to do at the member's API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Make the Job of this attempt.
+    Create {
+        /// Its number.
+        attempt: i64,
+    },
+    /// Delete a Job, pods in the background.
+    DeleteJob {
+        /// Its name.
+        name: String,
+        /// Its UID.
+        uid: String,
+    },
+    /// Delete a pod with a short grace: what it computes is of no use any more.
+    DeletePod {
+        /// Its name.
+        name: String,
+        /// Its UID.
+        uid: String,
+    },
+}
+
+/// A condition without its times.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// True or False.
+    pub status: bool,
+    /// CamelCase, from api.md.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+}
+
+/// What to remember, do and say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// To be made durable before the actions.
+    pub memory: Memory,
+    /// In order.
+    pub actions: Vec<Action>,
+    /// `status.phase`.
+    pub phase: &'static str,
+    /// Condition Scheduled; `None` = not known yet, leave it out.
+    pub scheduled: Option<Condition>,
+    /// Condition Ready.
+    pub ready: Condition,
+    /// Condition Released: the only proof that nothing runs any more.
+    pub released: Condition,
+    /// Decide again after this many seconds even if nothing is seen to happen.
+    pub wake: Option<i64>,
+}
+
+/// See the module's rules.
+#[must_use]
+pub fn decide(plan: &Plan, memory: &Memory, world: &World) -> Decision {
+    let mut memory = memory.clone();
+    recover(&mut memory, world);
+    if memory.outcome.is_none() {
+        conclude(plan, &mut memory, world);
+    }
+    match memory.outcome {
+        Some(outcome) => wind_down(memory, outcome, world),
+        None if memory.attempt == 0 || memory.over => between(plan, memory, world),
+        None => during(plan, memory, world),
+    }
+}
+
+/// An agent that lost its state finds its attempts again: no number is ever used twice.
+fn recover(memory: &mut Memory, world: &World) {
+    if let Some(job) = world.jobs.iter().max_by_key(|job| job.attempt) {
+        if job.attempt > memory.attempt {
+            let since = Some(job.created);
+            let start_step = world.checkpoint_step;
+            *memory = Memory {
+                attempt: job.attempt,
+                since,
+                start_step,
+                ran: false,
+                over: false,
+                created: true,
+                ..memory.clone()
+            };
+        } else if job.attempt == memory.attempt {
+            memory.created = true;
+        }
+    }
+    let highest = world.pods.iter().map(|pod| pod.attempt).max().unwrap_or(0).max(world.known_attempt);
+    if highest > memory.attempt {
+        *memory = Memory { attempt: highest, over: true, created: true, ..memory.clone() };
+    }
+}
+
+/// Sets the outcome or ends the attempt if there is a reason to.
+fn conclude(plan: &Plan, memory: &mut Memory, world: &World) {
+    if let Some(stop) = &world.stop {
+        memory.last_failure = Some(Failure {
+            attempt: memory.attempt,
+            rank: None,
+            exit_code: None,
+            reason: stop.reason.to_owned(),
+            message: stop.message.clone(),
+        });
+        memory.outcome = Some(Outcome::Failed);
+        return;
+    }
+    if world.desired == Desired::Stop {
+        memory.outcome = Some(Outcome::Stopped);
+        return;
+    }
+    let running = memory.attempt > 0 && !memory.over;
+    if running {
+        conclude_attempt(plan, memory, world);
+    }
+    // A drain waits for the interval's end only if there is an interval under way.
+    if memory.outcome.is_none()
+        && world.desired == Desired::Drain
+        && (memory.attempt == 0 || memory.over || !memory.ran)
+    {
+        memory.outcome = Some(Outcome::Stopped);
+    }
+}
+
+/// Looks at the running attempt's Job and pods.
+fn conclude_attempt(plan: &Plan, memory: &mut Memory, world: &World) {
+    let pods: Vec<&Pod> = current(&world.pods, memory).collect();
+    let job = world.jobs.iter().find(|job| job.attempt == memory.attempt && !job.deleting);
+    let started = |pod: &&&Pod| matches!(pod.state, PodState::Running | PodState::Done);
+    if covers_all_ranks(plan, pods.iter().filter(started).map(|pod| pod.rank)) {
+        memory.ran = true;
+    }
+    // 1. A worker ended badly.
+    let ends = pods.iter().filter_map(|pod| match &pod.state {
+        PodState::Ended(end) => Some((pod.rank, end)),
+        _ => None,
+    });
+    if let Some((rank, end)) = most_telling(ends) {
+        return end_attempt(plan, memory, world, Some(rank), end);
+    }
+    // 2. All ended well.
+    let done = |pod: &&&Pod| pod.state == PodState::Done;
+    if covers_all_ranks(plan, pods.iter().filter(done).map(|pod| pod.rank)) {
+        if world.checkpoint_step >= plan.steps {
+            memory.outcome = Some(Outcome::Succeeded);
+        } else if world.desired == Desired::Drain {
+            memory.outcome = Some(Outcome::Stopped);
+        } else {
+            let message = format!("the newest checkpoint is of step {}", world.checkpoint_step);
+            let end = End { reason: Reason::EndedEarly, exit_code: Some(0), message };
+            end_attempt(plan, memory, world, None, &end);
+        }
+        return;
+    }
+    // 3. The Job is gone or given up although no pod of it shows why: the pod went before it was seen.
+    let lost = match job {
+        None if memory.created => Some("its Job was deleted".to_owned()),
+        None => None,
+        Some(job) => job.failed.clone(),
+    };
+    if let Some(message) = lost {
+        let end = End { reason: Reason::PodLost, exit_code: None, message };
+        return end_attempt(plan, memory, world, None, &end);
+    }
+    // 4. It does not get started.
+    if !memory.ran && remaining(plan, memory, world.now) == Some(0) {
+        let why = obstacle(job, &pods).map_or_else(String::new, |obstacle| format!(": {}", obstacle.message));
+        memory.last_failure = Some(Failure {
+            attempt: memory.attempt,
+            rank: None,
+            exit_code: None,
+            reason: "ScheduleTimeout".to_owned(),
+            message: format!(
+                "{} of {} workers ran after {} s{why}",
+                pods.iter().filter(started).count(),
+                plan.workers,
+                plan.schedule_timeout_seconds
+            ),
+        });
+        memory.outcome = Some(Outcome::Failed);
+    }
+}
+
+/// Counts, and decides whether there may be another attempt.
+fn end_attempt(plan: &Plan, memory: &mut Memory, world: &World, rank: Option<i64>, end: &End) {
+    let mut failure = describe(plan, memory.attempt, rank, end);
+    memory.over = true;
+    let class = end.reason.class();
+    if world.checkpoint_step > memory.start_step {
+        memory.own_faults = 0;
+    } else if class == Class::Own {
+        memory.own_faults += 1;
+    }
+    memory.barren = if world.step > memory.start_step { 0 } else { memory.barren + 1 };
+    if class != (Class::World { counted: false }) {
+        memory.restarts += 1;
+    }
+    let limit = if end.reason == Reason::OomKilled { MAX_OUT_OF_MEMORY } else { MAX_FRUITLESS };
+    let give_up = if class == Class::Permanent {
+        true
+    } else if class == Class::Own && memory.own_faults >= limit {
+        failure.message += &format!(" ({} attempts in a row without a new checkpoint)", memory.own_faults);
+        true
+    } else if memory.restarts > plan.max_restarts {
+        failure.message += &format!(" (maxRestarts {} used up)", plan.max_restarts);
+        true
+    } else {
+        false
+    };
+    if give_up {
+        memory.outcome = Some(Outcome::Failed);
+    }
+    memory.last_failure = Some(failure);
+    memory.not_before = world.now.checked_add(SignedDuration::from_secs(pause(memory.barren))).ok();
+}
+
+/// Seconds before the next attempt: none after an attempt that got somewhere, none after the first that did not.
+fn pause(barren: i64) -> i64 {
+    match barren {
+        ..=1 => 0,
+        n => 1 << (n - 2).min(6),
+    }
+}
+
+/// The unit is over: remove everything, and say so when nothing is left.
+fn wind_down(memory: Memory, outcome: Outcome, world: &World) -> Decision {
+    let clean = world.jobs.is_empty() && world.pods.is_empty();
+    let phase = match outcome {
+        Outcome::Stopped if !clean => "Draining",
+        Outcome::Stopped => "Released",
+        _ if clean && world.desired == Desired::Stop => "Released",
+        Outcome::Succeeded => "Succeeded",
+        Outcome::Failed => "Failed",
+    };
+    let message = match (&memory.last_failure, outcome) {
+        (Some(failure), Outcome::Failed) => failure.message.clone(),
+        (_, Outcome::Succeeded) => format!("step {} is durable", world.checkpoint_step),
+        (_, Outcome::Stopped) => format!("stopped by the hub at checkpoint {}", world.checkpoint_step),
+        (None, Outcome::Failed) => String::new(),
+    };
+    let reason = match outcome {
+        Outcome::Stopped if !clean => "Draining",
+        Outcome::Failed if memory.last_failure.as_ref().is_some_and(|f| f.reason == "GraceExpired") => {
+            "GraceExpired"
+        }
+        _ => "Finished",
+    };
+    Decision {
+        actions: removals(world, |_| true),
+        phase,
+        scheduled: None,
+        ready: Condition { status: false, reason, message },
+        released: released(world),
+        wake: (!clean).then_some(2),
+        memory,
+    }
+}
+
+/// No attempt is under way: clear the ground, then make the next one.
+fn between(plan: &Plan, mut memory: Memory, world: &World) -> Decision {
+    let why = memory.last_failure.as_ref().map_or_else(
+        || format!("starting {} workers", plan.workers),
+        |failure| format!("after attempt {}: {}", failure.attempt, failure.message),
+    );
+    let mut decision = Decision {
+        actions: removals(world, |_| true),
+        phase: "Starting",
+        scheduled: None,
+        ready: Condition { status: false, reason: starting(&memory), message: why },
+        released: released(world),
+        wake: Some(2),
+        memory: memory.clone(),
+    };
+    // Rule 1: a pod that is terminal but still listed cannot run again; a Job may still make pods.
+    let clear = world.jobs.iter().all(|job| job.deleting) && world.pods.iter().all(|pod| pod.terminal);
+    if !clear {
+        return decision;
+    }
+    if let Some(until) = memory.not_before.filter(|until| *until > world.now) {
+        decision.wake = Some(seconds_between(world.now, until));
+        return decision;
+    }
+    if let Some(message) = &world.waits_for {
+        decision.phase = "Queued";
+        decision.scheduled =
+            Some(Condition { status: false, reason: "Unschedulable", message: message.clone() });
+        decision.wake = Some(10);
+        return decision;
+    }
+    memory.attempt += 1;
+    memory.created = false;
+    memory.since = Some(world.now);
+    memory.ran = false;
+    memory.over = false;
+    memory.start_step = world.checkpoint_step;
+    decision.actions.push(Action::Create { attempt: memory.attempt });
+    decision.memory = memory;
+    decision
+}
+
+/// An attempt is under way and nothing is wrong that a person need not wait for.
+fn during(plan: &Plan, memory: Memory, world: &World) -> Decision {
+    let pods: Vec<&Pod> = current(&world.pods, &memory).collect();
+    let job = world.jobs.iter().find(|job| job.attempt == memory.attempt);
+    let started = pods.iter().filter(|pod| matches!(pod.state, PodState::Running | PodState::Done)).count();
+    let workers = format!("{started}/{} workers", plan.workers);
+    let mut actions = removals(world, |attempt| attempt != memory.attempt);
+    if job.is_none() {
+        // The agent stopped between remembering and making it. The name is the same, so this cannot make two.
+        actions.push(Action::Create { attempt: memory.attempt });
+    }
+    let draining = world.desired == Desired::Drain;
+    let (phase, reason) = match (memory.ran, draining) {
+        (true, false) => ("Running", "Training"),
+        (_, true) => ("Draining", "Draining"),
+        (false, false) => ("Starting", starting(&memory)),
+    };
+    let scheduled = if memory.ran {
+        Condition { status: true, reason: "AllRunning", message: workers.clone() }
+    } else {
+        let obstacle = obstacle(job, &pods)
+            .unwrap_or_else(|| Obstacle { reason: "Starting", message: format!("{workers} run") });
+        Condition { status: false, reason: obstacle.reason, message: obstacle.message }
+    };
+    let message = match &memory.last_failure {
+        Some(failure) if !memory.ran => {
+            format!("{workers} after attempt {}: {}", failure.attempt, failure.message)
+        }
+        _ => workers,
+    };
+    Decision {
+        actions,
+        phase,
+        ready: Condition { status: memory.ran && !draining, reason, message },
+        scheduled: Some(scheduled),
+        released: released(world),
+        // While it starts, look now and then: events of a Job are not watched.
+        wake: if memory.ran {
+            None
+        } else {
+            remaining(plan, &memory, world.now).map(|left| left.clamp(1, 5))
+        },
+        memory,
+    }
+}
+
+/// The first start is no restart.
+fn starting(memory: &Memory) -> &'static str {
+    if memory.last_failure.is_some() { "Restarting" } else { "Starting" }
+}
+
+/// Deletions of the Jobs and pods of the chosen attempts that are not on their way out yet. A pod that someone else
+/// deleted with a long grace is told again: its end is what the next attempt waits for.
+fn removals(world: &World, chosen: impl Fn(i64) -> bool) -> Vec<Action> {
+    let jobs = world.jobs.iter().filter(|job| chosen(job.attempt) && !job.deleting);
+    let pods = world.pods.iter().filter(|pod| {
+        let leaving = if pod.terminal {
+            pod.grace.is_some()
+        } else {
+            pod.grace.is_some_and(|grace| grace <= GRACE_SECONDS)
+        };
+        chosen(pod.attempt) && !leaving
+    });
+    jobs.map(|job| Action::DeleteJob { name: job.name.clone(), uid: job.uid.clone() })
+        .chain(pods.map(|pod| Action::DeletePod { name: pod.name.clone(), uid: pod.uid.clone() }))
+        .collect()
+}
+
+fn released(world: &World) -> Condition {
+    if world.jobs.is_empty() && world.pods.is_empty() {
+        return Condition {
+            status: true,
+            reason: "ChildrenGone",
+            message: "no Job or pod is left".to_owned(),
+        };
+    }
+    let message = format!("{} pods, {} Jobs", world.pods.len(), world.jobs.len());
+    Condition { status: false, reason: "PodsTerminating", message }
+}
+
+/// What keeps the attempt from starting: the Job's own trouble first, then the lowest rank's.
+fn obstacle(job: Option<&Job>, pods: &[&Pod]) -> Option<Obstacle> {
+    if let Some(message) = job.and_then(|job| job.failed_create.clone()) {
+        let security = message.contains("PodSecurity");
+        let reason = if security { "PodSecurityRejected" } else { "Unschedulable" };
+        return Some(Obstacle { reason, message });
+    }
+    let mut waiting: Vec<&&Pod> = pods.iter().collect();
+    waiting.sort_by_key(|pod| pod.rank);
+    waiting.into_iter().find_map(|pod| match &pod.state {
+        PodState::Waiting(obstacle) => obstacle.clone(),
+        _ => None,
+    })
+}
+
+fn current<'a>(pods: &'a [Pod], memory: &Memory) -> impl Iterator<Item = &'a Pod> {
+    let attempt = memory.attempt;
+    pods.iter().filter(move |pod| pod.attempt == attempt)
+}
+
+fn covers_all_ranks(plan: &Plan, ranks: impl Iterator<Item = i64>) -> bool {
+    let distinct: std::collections::BTreeSet<i64> = ranks.collect();
+    distinct == (0..plan.workers).collect()
+}
+
+/// Seconds left of the schedule timeout.
+fn remaining(plan: &Plan, memory: &Memory, now: Timestamp) -> Option<i64> {
+    let since = memory.since?;
+    Some((plan.schedule_timeout_seconds - now.duration_since(since).as_secs()).max(0))
+}
+
+fn seconds_between(now: Timestamp, until: Timestamp) -> i64 {
+    until.duration_since(now).as_secs() + 1
+}
