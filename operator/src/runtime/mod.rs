@@ -1,2 +1,13 @@
-//! What hub, agent and command line share: clients, TLS, logging, shutdown, backoff.
+//! What hub, agent and command line share: clients, TLS, logging, shutdown, backoff, durable files, join files.
+//! Nothing here knows what a TrainingJob is.
+pub mod backoff;
 pub mod blobdir;
+pub mod client;
+pub mod files;
+pub mod join;
+pub mod sanitise;
+pub mod shutdown;
+pub mod telemetry;
+pub mod tls;
+
+pub use shutdown::Shutdown;

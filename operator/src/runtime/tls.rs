@@ -1,0 +1,242 @@
+//! TLS for the two services of Muster (blob service, relay): TLS 1.3 only, clients pin one CA.
+//!
+//! The CA's key and certificate live in a state directory (0600), so that what was pinned stays true after a restart. The
+//! server's certificate is made anew at each start: a changed address needs no care, and nothing expires unseen.
+use crate::runtime::client::install_crypto;
+use crate::runtime::files::{Access, create_private_dir, read_capped, write_atomic};
+use axum_server::tls_rustls::RustlsConfig;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, date_time_ymd,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::version::TLS13;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Why TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The state directory cannot be read or written.
+    #[error("TLS state: {0}")]
+    Io(#[from] std::io::Error),
+    /// A key or certificate could not be made.
+    #[error("cannot make a certificate: {0}")]
+    Make(#[from] rcgen::Error),
+    /// A PEM file holds something else.
+    #[error(
+        "{path}: not the PEM expected here ({reason}); remove it to have a new CA made, and hand out new join files"
+    )]
+    Pem {
+        /// The file, or what the text was.
+        path: String,
+        /// What the parser said.
+        reason: String,
+    },
+    /// rustls refused key, certificate or CA.
+    #[error("TLS configuration: {0}")]
+    Rustls(#[from] rustls::Error),
+    /// reqwest refused the client configuration.
+    #[error("HTTPS client: {0}")]
+    Client(#[from] reqwest::Error),
+}
+
+/// A private CA of one process, kept in a directory as `ca.crt` and `ca.key`.
+pub struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Authority { .. }") // never the key
+    }
+}
+
+impl Authority {
+    /// Loads the CA of `dir`, or makes it on first use. `name` becomes its subject and must not change later.
+    ///
+    /// # Errors
+    /// When the directory cannot be used or holds something that is not a CA.
+    pub fn open(dir: &Path, name: &str) -> Result<Self, TlsError> {
+        create_private_dir(dir)?;
+        let (key_path, cert_path) = (dir.join("ca.key"), dir.join("ca.crt"));
+        let params = ca_params(name);
+        // The certificate is written last: its presence says that the key is whole.
+        if cert_path.exists() {
+            let pem = read_pem(&cert_path)?;
+            let key = KeyPair::from_pem(&read_pem(&key_path)?).map_err(|e| bad_pem(&key_path, e))?;
+            certificates(&pem, &cert_path)?;
+            return Ok(Self { pem, issuer: Issuer::new(params, key) });
+        }
+        let key = KeyPair::generate()?;
+        let pem = params.self_signed(&key)?.pem();
+        write_atomic(&key_path, key.serialize_pem().as_bytes(), Access::Private)?;
+        write_atomic(&cert_path, pem.as_bytes(), Access::Private)?;
+        Ok(Self { pem, issuer: Issuer::new(params, key) })
+    }
+
+    /// The CA's certificate, for clients to pin.
+    #[must_use]
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// A server configuration for the given host names and IP addresses, with a fresh certificate.
+    ///
+    /// # Errors
+    /// When a name is not a DNS name or IP address.
+    pub fn server(&self, names: &[String]) -> Result<RustlsConfig, TlsError> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(names.to_vec())?;
+        params.distinguished_name = subject("muster");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        keep_valid(&mut params);
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let key = PrivateKeyDer::try_from(key.serialize_der())
+            .map_err(|e| TlsError::Pem { path: "server key".into(), reason: e.into() })?;
+        server_config(vec![certificate.der().clone()], key)
+    }
+}
+
+/// A server configuration from PEM files of the administrator's own PKI.
+///
+/// # Errors
+/// When a file cannot be read, is not PEM, or the two do not belong together.
+pub fn server_from_files(certificate: &Path, key: &Path) -> Result<RustlsConfig, TlsError> {
+    let chain = certificates(&read_pem(certificate)?, certificate)?;
+    let der = PrivateKeyDer::from_pem_slice(read_pem(key)?.as_bytes()).map_err(|e| bad_pem(key, e))?;
+    server_config(chain, der)
+}
+
+/// A client that believes certificates of `ca` (PEM) and of nobody else, follows no redirect and asks no proxy.
+///
+/// # Errors
+/// When `ca` is not a PEM certificate.
+pub fn pinned_client(ca: &str) -> Result<reqwest::Client, TlsError> {
+    Ok(reqwest::Client::builder()
+        .tls_backend_preconfigured(pinned_config(ca)?)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .https_only(true)
+        .connect_timeout(Duration::from_secs(5))
+        .read_timeout(Duration::from_secs(30))
+        .build()?)
+}
+
+/// The rustls half of [`pinned_client`], for other HTTP clients.
+///
+/// # Errors
+/// When `ca` is not a PEM certificate.
+pub fn pinned_config(ca: &str) -> Result<rustls::ClientConfig, TlsError> {
+    install_crypto();
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in certificates(ca, Path::new("pinned CA"))? {
+        roots.add(certificate)?;
+    }
+    Ok(rustls::ClientConfig::builder_with_protocol_versions(&[&TLS13])
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
+
+fn server_config(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<RustlsConfig, TlsError> {
+    install_crypto();
+    let mut config = rustls::ServerConfig::builder_with_protocol_versions(&[&TLS13])
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(RustlsConfig::from_config(Arc::new(config)))
+}
+
+fn ca_params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = subject(name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    keep_valid(&mut params);
+    params
+}
+
+fn subject(name: &str) -> DistinguishedName {
+    let mut subject = DistinguishedName::new();
+    subject.push(DnType::CommonName, name);
+    subject
+}
+
+/// Far apart on purpose: both ends pin this very CA, so an expiry adds no safety, only an outage on a forgotten day.
+fn keep_valid(params: &mut CertificateParams) {
+    params.not_before = date_time_ymd(2025, 1, 1);
+    params.not_after = date_time_ymd(2075, 1, 1);
+}
+
+fn certificates(pem: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    match found {
+        Ok(list) if list.is_empty() => Err(bad_pem(path, "no certificate in it")),
+        Ok(list) => Ok(list),
+        Err(error) => Err(bad_pem(path, error)),
+    }
+}
+
+fn read_pem(path: &Path) -> Result<String, TlsError> {
+    String::from_utf8(read_capped(path, 1 << 20)?).map_err(|e| bad_pem(path, e))
+}
+
+fn bad_pem(path: &Path, reason: impl ToString) -> TlsError {
+    TlsError::Pem { path: path.display().to_string(), reason: reason.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::{Router, routing::get};
+
+    async fn serve(authority: &Authority, names: &[String]) -> String {
+        let config = authority.server(names).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let app = Router::new().route("/", get(|| async { "hello" }));
+        tokio::spawn(axum_server::from_tcp_rustls(listener, config).unwrap().serve(app.into_make_service()));
+        format!("https://{address}/")
+    }
+
+    #[tokio::test]
+    async fn pinned_client_talks_to_its_own_server_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::open(&dir.path().join("a"), "muster hub").unwrap();
+        let other = Authority::open(&dir.path().join("b"), "muster hub").unwrap();
+        let url = serve(&authority, &["127.0.0.1".into()]).await;
+        let text = pinned_client(authority.pem()).unwrap().get(&url).send().await.unwrap().text().await;
+        assert_eq!(text.unwrap(), "hello");
+        assert!(pinned_client(other.pem()).unwrap().get(&url).send().await.is_err(), "another CA");
+        let wrong_name = serve(&authority, &["10.1.2.3".into()]).await;
+        assert!(pinned_client(authority.pem()).unwrap().get(&wrong_name).send().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_was_pinned_stays_true_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let pinned = Authority::open(dir.path(), "muster relay").unwrap().pem().to_string();
+        let again = Authority::open(dir.path(), "muster relay").unwrap();
+        assert_eq!(again.pem(), pinned);
+        let url = serve(&again, &["127.0.0.1".into()]).await;
+        pinned_client(&pinned).unwrap().get(&url).send().await.unwrap();
+    }
+
+    #[test]
+    fn damaged_state_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        Authority::open(dir.path(), "x").unwrap();
+        std::fs::write(dir.path().join("ca.key"), "garbage").unwrap();
+        let text = Authority::open(dir.path(), "x").unwrap_err().to_string();
+        assert!(text.contains("ca.key"), "{text}");
+        assert!(pinned_config("garbage").is_err());
+    }
+}
