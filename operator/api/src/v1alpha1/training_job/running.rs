@@ -1,0 +1,214 @@
+//! The parts of a TrainingJob that say how it is run. They never reach the bits of its result.
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::{rules, schema};
+use crate::v1alpha1::TrustTier;
+
+/// The processes that train, each in a pod of its own.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Workers {
+    /// How many; at most training.shards.
+    #[schemars(range(min = 1, max = 256))]
+    pub count: i32,
+    /// What each runs on: `cpu`, `nvidia-h100-80gb`, ..; providers report the classes they lend.
+    #[serde(default = "device_class")]
+    #[schemars(schema_with = "schema::device_class")]
+    pub device_class: String,
+    /// What each gets, as request and as limit.
+    #[serde(default)]
+    pub resources: WorkerResources,
+}
+
+fn device_class() -> String {
+    "cpu".into()
+}
+
+/// Resources of one worker; limits are the requests.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct WorkerResources {
+    /// CPUs: 1, "0.5" or 600m.
+    #[serde(deserialize_with = "quantity")]
+    #[schemars(schema_with = "schema::cpu")]
+    pub cpu: Quantity,
+    /// Memory: 1Gi.
+    #[serde(deserialize_with = "quantity")]
+    #[schemars(schema_with = "schema::memory")]
+    pub memory: Quantity,
+}
+
+impl Default for WorkerResources {
+    fn default() -> Self {
+        Self { cpu: Quantity("600m".into()), memory: Quantity("1Gi".into()) }
+    }
+}
+
+/// A quantity that YAML may have read as a number.
+fn quantity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Quantity, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum IntOrString {
+        Int(u64),
+        String(String),
+    }
+    Ok(Quantity(match IntOrString::deserialize(deserializer)? {
+        IntOrString::Int(number) => number.to_string(),
+        IntOrString::String(text) => text,
+    }))
+}
+
+/// Where workers may run. An absent list allows all.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Placement {
+    /// Only these providers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::dns_labels")]
+    pub providers: Vec<String>,
+    /// No provider of these owners.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::dns_labels")]
+    pub exclude_owners: Vec<String>,
+    /// Only these regions.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::dns_labels")]
+    pub regions: Vec<String>,
+    /// Only providers that are trusted at least so far.
+    pub min_trust_tier: TrustTier,
+    /// Only providers at this price or below: micro-credits per 10^9 operations of the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = schema::MAX_INTEGER))]
+    pub max_price: Option<i64>,
+    /// How long a provider may go on without hearing from the hub before it stops.
+    #[schemars(range(min = 0, max = 86400))]
+    pub disconnect_grace_seconds: i32,
+}
+
+impl Default for Placement {
+    fn default() -> Self {
+        Self {
+            providers: Vec::new(),
+            exclude_owners: Vec::new(),
+            regions: Vec::new(),
+            min_trust_tier: TrustTier::Untrusted,
+            max_price: None,
+            disconnect_grace_seconds: 900,
+        }
+    }
+}
+
+/// Which checkpoints are kept. The last one of a finished job always is.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Checkpoints {
+    /// So many of the newest.
+    #[schemars(range(min = 1, max = 1000))]
+    pub keep_last: i32,
+    /// And each at a multiple of so many steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = schema::MAX_STEPS))]
+    pub keep_every_steps: Option<i64>,
+}
+
+impl Default for Checkpoints {
+    fn default() -> Self {
+        Self { keep_last: 3, keep_every_steps: None }
+    }
+}
+
+/// Most that the job may spend.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Budget {
+    /// In millionths of a credit.
+    #[schemars(range(min = 1, max = schema::MAX_INTEGER))]
+    pub max_micro_credits: i64,
+}
+
+/// What happens when something breaks.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FailurePolicy {
+    /// Fails the job after so many restarts. RestartFree and evictions do not count.
+    #[schemars(range(min = 0, max = 10_000))]
+    pub max_restarts: i32,
+    /// All workers run within so many seconds, or the unit goes back to placement.
+    #[schemars(range(min = 10, max = 604_800))]
+    pub schedule_timeout_seconds: i32,
+    /// No new step for so many seconds moves the unit to another provider.
+    #[schemars(range(min = 30, max = 86_400))]
+    pub progress_deadline_seconds: i32,
+    /// The first rule that matches a failure decides. None matches: Restart.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[schemars(transform = schema::map_by("name"))]
+    pub rules: Vec<FailureRule>,
+}
+
+impl Default for FailurePolicy {
+    fn default() -> Self {
+        Self {
+            max_restarts: 20,
+            schedule_timeout_seconds: 600,
+            progress_deadline_seconds: 600,
+            rules: Vec::new(),
+        }
+    }
+}
+
+/// What to do about failures of one kind.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(transform = rules::rule("has(self.onReasons) != has(self.onExitCodes)", "set exactly one of onReasons and onExitCodes"))]
+pub struct FailureRule {
+    /// A name for people and for patches.
+    #[schemars(schema_with = "schema::dns_label")]
+    pub name: String,
+    /// Matches a failure with one of these reasons.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16))]
+    #[schemars(transform = schema::set)]
+    pub on_reasons: Option<Vec<FailureReason>>,
+    /// Matches a worker that ended with one of these exit codes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16), inner(range(min = 1, max = 255)))]
+    #[schemars(transform = schema::set)]
+    pub on_exit_codes: Option<Vec<i32>>,
+    /// What to do.
+    pub action: FailureAction,
+}
+
+/// Why a worker ended, as the agent classifies it.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FailureReason {
+    /// The pod was evicted.
+    Evicted,
+    /// The provider took the capacity back.
+    Preempted,
+    /// The node is gone.
+    NodeLost,
+    /// Out of memory.
+    #[serde(rename = "OOMKilled")]
+    OomKilled,
+    /// The image could not be pulled.
+    ImagePullFailed,
+    /// The pod is gone without a known reason.
+    PodLost,
+}
+
+/// What is done about a failure.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FailureAction {
+    /// A new attempt on the same provider; counts.
+    Restart,
+    /// A new attempt on the same provider; does not count.
+    RestartFree,
+    /// A new epoch on another provider.
+    Move,
+    /// The job fails.
+    FailJob,
+}
