@@ -1,0 +1,303 @@
+//! The executor: walks a graph forward and back over one shard. It knows ops, not models.
+
+mod plan;
+
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use crate::env::{Env, Failed};
+use crate::graph::{Graph, Op};
+use crate::isa::{Isa, IsaUnavailable, Level};
+use crate::kernel;
+use crate::ops::{Backward, Forward, Rows};
+use plan::Plan;
+
+/// Why a shard could not be computed. A NaN or an infinity is not an error here: it shows in the loss.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExecError {
+    /// The CPU lacks the instruction set asked for.
+    #[error(transparent)]
+    Isa(#[from] IsaUnavailable),
+    /// A thread could not be started.
+    #[error("cannot start {threads} threads: {reason}")]
+    Threads {
+        /// Threads asked for.
+        threads: usize,
+        /// The operating system's reason.
+        reason: String,
+    },
+    /// No sequences, or so many that sizes overflow.
+    #[error("{rows} tokens per shard need no or too much memory: use fewer sequences per shard, at least 1")]
+    TooLarge {
+        /// Tokens of a shard.
+        rows: usize,
+    },
+    /// An argument of the wrong length.
+    #[error("{what} has {got} elements where {expected} belong")]
+    Length {
+        /// Which argument.
+        what: &'static str,
+        /// Its length.
+        got: usize,
+        /// The right length.
+        expected: usize,
+    },
+    /// A token id beyond the vocabulary.
+    #[error("{what}[{index}] is {token}, beyond the vocabulary of {vocabulary}")]
+    Token {
+        /// `tokens` or `targets`.
+        what: &'static str,
+        /// Position in it.
+        index: usize,
+        /// The id.
+        token: u32,
+        /// Size of the vocabulary.
+        vocabulary: usize,
+    },
+    /// A kernel panicked; the results are unusable, the executor is not.
+    #[error("a kernel panicked in a worker thread; this is a defect, please report it")]
+    WorkerPanicked,
+    /// A broken invariant of this crate.
+    #[error("{0}; this is a defect, please report it")]
+    Internal(&'static str),
+}
+
+impl From<Failed> for ExecError {
+    fn from(failed: Failed) -> ExecError {
+        match failed {
+            Failed::Panicked => ExecError::WorkerPanicked,
+            Failed::Plan => ExecError::Internal("the buffer plan is not disjoint"),
+        }
+    }
+}
+
+/// Runs one graph on one CPU: owns its threads and all buffers, planned once and reused.
+pub struct Executor {
+    graph: Graph,
+    sequences: usize,
+    plan: Plan,
+    buffer: Vec<f32>,
+    apart: Vec<f32>,
+    env: Env,
+}
+
+impl Executor {
+    /// For shards of `sequences_per_shard` sequences of the graph's context length, on `threads`
+    /// threads (the caller's included; 0 is taken as 1). Neither `isa` nor `threads` shows in any bit.
+    pub fn new(
+        graph: &Graph,
+        sequences_per_shard: usize,
+        isa: Isa,
+        threads: usize,
+    ) -> Result<Executor, ExecError> {
+        let level = Level::new(isa)?;
+        let rows = sequences_per_shard.checked_mul(graph.context()).unwrap_or(0);
+        if rows == 0 {
+            return Err(ExecError::TooLarge { rows });
+        }
+        let plan = Plan::new(graph, rows)?;
+        let env =
+            Env::new(level, threads).map_err(|e| ExecError::Threads { threads, reason: e.to_string() })?;
+        Ok(Executor {
+            graph: graph.clone(),
+            sequences: sequences_per_shard,
+            buffer: vec![0.0; plan.elements],
+            apart: vec![0.0; plan.apart],
+            plan,
+            env,
+        })
+    }
+
+    /// The graph it runs.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Loss and gradient of one shard.
+    ///
+    /// `weights`: flat parameters. `tokens`, `targets`: n * T ids each, n = sequences per shard, row =
+    /// sequence * T + position. `gradient`: flat, overwritten whole. Returns the mean token loss. Numbers
+    /// that are not finite give a loss or gradient that is not: `optim` decides what that means.
+    pub fn shard_gradient(
+        &mut self,
+        weights: &[f32],
+        tokens: &[u32],
+        targets: &[u32],
+        gradient: &mut [f32],
+    ) -> Result<f32, ExecError> {
+        let rows = Rows { sequences: self.sequences, length: self.graph.context() };
+        length("weights", weights.len(), self.graph.parameters())?;
+        length("gradient", gradient.len(), self.graph.parameters())?;
+        self.check_ids("tokens", tokens, rows.count())?;
+        self.check_ids("targets", targets, rows.count())?;
+        crate::float::normalize();
+        for node in 0..self.graph.nodes().len() {
+            self.forward(node, rows, weights, tokens, targets)?;
+        }
+        let loss = self.graph.nodes().last().ok_or(ExecError::Internal("a graph without nodes"))?.output;
+        let losses = &self.buffer[range(self.plan.values[loss], rows, 1)];
+        let loss = kernel::rows_sum(self.env.level, losses) / rows.count() as f32;
+        for node in (0..self.graph.nodes().len()).rev() {
+            self.backward(node, rows, weights, tokens, targets, gradient)?;
+        }
+        Ok(loss)
+    }
+
+    /// Logits of one sequence of 1 to T tokens: `[tokens.len(), vocabulary]`, row-major. The same bits as
+    /// those rows have inside a shard.
+    pub fn logits(&mut self, weights: &[f32], tokens: &[u32]) -> Result<Vec<f32>, ExecError> {
+        let rows = Rows { sequences: 1, length: tokens.len() };
+        length("weights", weights.len(), self.graph.parameters())?;
+        if tokens.is_empty() || tokens.len() > self.graph.context() {
+            let expected = self.graph.context();
+            return Err(ExecError::Length { what: "tokens", got: tokens.len(), expected });
+        }
+        self.check_ids("tokens", tokens, rows.count())?;
+        crate::float::normalize();
+        for node in 0..self.graph.nodes().len() {
+            if !matches!(self.graph.nodes()[node].op, Op::CrossEntropy(_)) {
+                self.forward(node, rows, weights, tokens, &[])?;
+            }
+        }
+        let logits = self.graph.logits().ok_or(ExecError::Internal("a graph without a loss"))?;
+        let place = range(self.plan.values[logits], rows, self.graph.values()[logits]);
+        Ok(self.buffer[place].to_vec())
+    }
+
+    fn forward(
+        &mut self,
+        node: usize,
+        rows: Rows,
+        weights: &[f32],
+        tokens: &[u32],
+        targets: &[u32],
+    ) -> Result<(), ExecError> {
+        let places = self.places(node, rows);
+        let call = Forward {
+            rows,
+            tokens,
+            targets,
+            weights,
+            parameters: &places.parameters,
+            buffer: &mut self.buffer,
+            inputs: &places.inputs,
+            output: places.output,
+            saved: places.saved,
+        };
+        Ok(self.graph.nodes()[node].op.forward(&mut self.env, call)?)
+    }
+
+    fn backward(
+        &mut self,
+        node: usize,
+        rows: Rows,
+        weights: &[f32],
+        tokens: &[u32],
+        targets: &[u32],
+        gradient: &mut [f32],
+    ) -> Result<(), ExecError> {
+        let places = self.places(node, rows);
+        let widths = self.graph.values();
+        let n = &self.graph.nodes()[node];
+        let is_loss = node + 1 == self.graph.nodes().len();
+        let d_output =
+            if is_loss { 0..0 } else { range(self.plan.gradients[n.output], rows, widths[n.output]) };
+        let final_place = |k: usize| range(self.plan.gradients[n.inputs[k]], rows, widths[n.inputs[k]]);
+        let d_inputs: Vec<Range<usize>> = (0..n.inputs.len())
+            .map(|k| match self.plan.staged[node][k] {
+                Some(offset) => range(offset, rows, widths[n.inputs[k]]),
+                None => final_place(k),
+            })
+            .collect();
+        let apart = self.plan.shared_parameters[node];
+        let d_parameters = if apart { consecutive(&places.parameters) } else { places.parameters.clone() };
+        let call = Backward {
+            rows,
+            tokens,
+            targets,
+            weights,
+            parameters: &places.parameters,
+            buffer: &mut self.buffer,
+            inputs: &places.inputs,
+            output: places.output,
+            saved: places.saved,
+            d_output,
+            d_inputs: &d_inputs,
+            gradients: if apart { &mut self.apart } else { &mut *gradient },
+            d_parameters: &d_parameters,
+        };
+        n.op.backward(&mut self.env, call)?;
+
+        for (k, staged) in d_inputs.into_iter().enumerate() {
+            if self.plan.staged[node][k].is_some() {
+                let [sum, contribution] = crate::ops::cut(&mut self.buffer, [&final_place(k), &staged])?;
+                kernel::add_assign(&mut self.env, sum, contribution)?;
+            }
+        }
+        if apart {
+            for (k, id) in n.op.parameters().into_iter().enumerate() {
+                let sum = &mut gradient[places.parameters[k].clone()];
+                let contribution = &self.apart[d_parameters[k].clone()];
+                // Backward runs from the last node to the first: who comes later has contributed.
+                let later = self.graph.nodes()[node + 1..].iter().any(|n| n.op.parameters().contains(&id));
+                if later {
+                    kernel::add_assign(&mut self.env, sum, contribution)?;
+                } else {
+                    sum.copy_from_slice(contribution);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn places(&self, node: usize, rows: Rows) -> Places {
+        let n = &self.graph.nodes()[node];
+        let widths = self.graph.values();
+        Places {
+            inputs: n.inputs.iter().map(|&id| range(self.plan.values[id], rows, widths[id])).collect(),
+            output: range(self.plan.values[n.output], rows, widths[n.output]),
+            saved: range(self.plan.saved[node], rows, n.op.saved_width()),
+            parameters: n.op.parameters().iter().map(|&id| self.graph.tensors()[id].range()).collect(),
+        }
+    }
+
+    fn check_ids(&self, what: &'static str, ids: &[u32], expected: usize) -> Result<(), ExecError> {
+        length(what, ids.len(), expected)?;
+        let vocabulary = self.graph.vocabulary();
+        match ids.iter().position(|&id| id as usize >= vocabulary) {
+            Some(index) => Err(ExecError::Token { what, index, token: ids[index], vocabulary }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Places of a node's operands.
+struct Places {
+    inputs: Vec<Range<usize>>,
+    output: Range<usize>,
+    saved: Range<usize>,
+    parameters: Vec<Range<usize>>,
+}
+
+fn range(offset: usize, rows: Rows, width: usize) -> Range<usize> {
+    offset..offset + rows.count() * width
+}
+
+/// Ranges of the same lengths, one after the other from 0.
+fn consecutive(ranges: &[Range<usize>]) -> Vec<Range<usize>> {
+    let mut from = 0;
+    ranges
+        .iter()
+        .map(|r| {
+            let next = from..from + r.len();
+            from = next.end;
+            next
+        })
+        .collect()
+}
+
+fn length(what: &'static str, got: usize, expected: usize) -> Result<(), ExecError> {
+    if got == expected { Ok(()) } else { Err(ExecError::Length { what, got, expected }) }
+}

@@ -1,0 +1,153 @@
+//! The micro-kernel: a tile of 6 x 16 results whose chains run side by side, in registers under AVX2.
+
+use crate::isa::{Arith, Emulated, Isa, Level};
+
+/// Rows of a tile.
+pub(crate) const MR: usize = 6;
+/// Columns of a tile.
+pub(crate) const NR: usize = 16;
+
+/// What a chain begins with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Start<'a> {
+    /// +0.
+    Zero,
+    /// The bias of the column.
+    Bias(&'a [f32]),
+    /// What the result holds: the chain over earlier k.
+    Resume,
+}
+
+impl<'a> Start<'a> {
+    /// The start of the columns `from .. from + len`.
+    pub(crate) fn columns(self, from: usize, len: usize) -> Start<'a> {
+        match self {
+            Start::Bias(bias) => Start::Bias(&bias[from..from + len]),
+            other => other,
+        }
+    }
+}
+
+/// Runs `right.len() / NR` steps of the chains of one tile of `rows` x `cols` results, which lie
+/// `stride` apart in `c`. Every pass ends with + (+0): in the middle of a chain that is neutral, since a
+/// chain of -0 and one of +0 both end as +0 unless a term other than zero comes.
+#[allow(clippy::too_many_arguments)]
+#[inline]
+pub(crate) fn tile(
+    level: Level,
+    left: &[f32],
+    right: &[f32],
+    start: Start<'_>,
+    c: &mut [f32],
+    stride: usize,
+    rows: usize,
+    cols: usize,
+) {
+    let k = right.len() / NR;
+    assert!(left.len() >= k * MR, "a left panel of k steps");
+    #[cfg(target_arch = "x86_64")]
+    if level.isa() == Isa::Avx2 && rows == MR && cols == NR {
+        assert!(c.len() >= (MR - 1) * stride + NR, "a tile inside the result");
+        if let Start::Bias(bias) = start {
+            assert!(bias.len() >= NR, "a bias per column");
+        }
+        // SAFETY: a `Level` of Avx2 means the CPU has avx2 and fma; the asserts above are the lengths
+        // that the kernel's contract asks for.
+        return unsafe { avx2::tile(k, left.as_ptr(), right.as_ptr(), start, c.as_mut_ptr(), stride) };
+    }
+
+    let mut acc = [[0.0; NR]; MR];
+    for (i, acc) in acc.iter_mut().enumerate().take(rows) {
+        match start {
+            Start::Zero => {}
+            Start::Bias(bias) => acc[..cols].copy_from_slice(&bias[..cols]),
+            Start::Resume => acc[..cols].copy_from_slice(&c[i * stride..][..cols]),
+        }
+    }
+    match level.isa() {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => {
+            let acc = acc.as_flattened_mut();
+            // SAFETY: as above; the tile is a whole one in `acc`.
+            unsafe { avx2::tile(k, left.as_ptr(), right.as_ptr(), Start::Resume, acc.as_mut_ptr(), NR) }
+        }
+        _ => plain::<Emulated>(left, right, &mut acc),
+    }
+    for (i, acc) in acc.iter().enumerate().take(rows) {
+        c[i * stride..][..cols].copy_from_slice(&acc[..cols]);
+    }
+}
+
+/// The tile in plain Rust.
+fn plain<A: Arith>(left: &[f32], right: &[f32], acc: &mut [[f32; NR]; MR]) {
+    let (left, _) = left.as_chunks::<MR>();
+    let (right, _) = right.as_chunks::<NR>();
+    for (left, right) in left.iter().zip(right) {
+        for (acc, a) in acc.iter_mut().zip(left) {
+            for (acc, b) in acc.iter_mut().zip(right) {
+                *acc = A::fma(*a, *b, *acc);
+            }
+        }
+    }
+    for x in acc.as_flattened_mut() {
+        *x += 0.0;
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use std::arch::x86_64::{
+        _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+    };
+
+    use super::{MR, NR, Start};
+
+    /// 12 accumulators of 8 lanes, 2 for the right operand, 1 for the left: 15 of 16 registers.
+    ///
+    /// # Safety
+    /// The CPU has avx2 and fma. `left` has k * MR elements, `right` k * NR, `c` the tile's MR rows of NR
+    /// elements `stride` apart, writable and not overlapping the others; a bias has NR elements.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn tile(
+        k: usize,
+        mut left: *const f32,
+        mut right: *const f32,
+        start: Start<'_>,
+        c: *mut f32,
+        stride: usize,
+    ) {
+        let mut acc = [[_mm256_setzero_ps(); 2]; MR];
+        // SAFETY (all accesses below): inside the lengths that the contract states.
+        unsafe {
+            match start {
+                Start::Zero => {}
+                Start::Bias(bias) => {
+                    let bias = [_mm256_loadu_ps(bias.as_ptr()), _mm256_loadu_ps(bias.as_ptr().add(8))];
+                    acc = [bias; MR];
+                }
+                Start::Resume => {
+                    for (i, acc) in acc.iter_mut().enumerate() {
+                        let row = c.add(i * stride);
+                        *acc = [_mm256_loadu_ps(row), _mm256_loadu_ps(row.add(8))];
+                    }
+                }
+            }
+            for _ in 0..k {
+                let b = [_mm256_loadu_ps(right), _mm256_loadu_ps(right.add(8))];
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    let a = _mm256_set1_ps(*left.add(i));
+                    acc[0] = _mm256_fmadd_ps(a, b[0], acc[0]);
+                    acc[1] = _mm256_fmadd_ps(a, b[1], acc[1]);
+                }
+                left = left.add(MR);
+                right = right.add(NR);
+            }
+            let zero = _mm256_setzero_ps();
+            for (i, acc) in acc.iter().enumerate() {
+                let row = c.add(i * stride);
+                _mm256_storeu_ps(row, _mm256_add_ps(acc[0], zero));
+                _mm256_storeu_ps(row.add(8), _mm256_add_ps(acc[1], zero));
+            }
+        }
+    }
+}

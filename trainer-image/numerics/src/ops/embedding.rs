@@ -1,0 +1,98 @@
+//! embedding: x[r] = tokens[token of r] + positions[position of r] (spec 4.1).
+
+use super::{Backward, Forward, Needs, Operator, cut, operand};
+use crate::env::{Env, Failed};
+use crate::graph::{Json, Tensor, TensorId};
+use crate::pool::Chunks;
+
+/// The first activations, from a token table `[vocabulary, width]` and a position table
+/// `[context, width]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Embedding {
+    /// The token table.
+    pub tokens: TensorId,
+    /// The position table.
+    pub positions: TensorId,
+}
+
+/// Rows per piece of forward work.
+const PIECE: usize = 64;
+
+impl Operator for Embedding {
+    fn name(&self) -> &'static str {
+        "embedding"
+    }
+
+    fn fields(&self) -> Vec<(&'static str, Json)> {
+        vec![("tokens", Json::index(self.tokens)), ("positions", Json::index(self.positions))]
+    }
+
+    fn parameters(&self) -> Vec<TensorId> {
+        vec![self.tokens, self.positions]
+    }
+
+    fn output_width(&self, inputs: &[usize], tensors: &[Tensor]) -> Result<usize, String> {
+        match (inputs, tensors[self.tokens].cols, tensors[self.positions].cols) {
+            ([], Some(width), Some(other)) if width == other => Ok(width),
+            _ => Err("takes two tables of equal width and no input".into()),
+        }
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+
+    fn forward(&self, env: &mut Env, call: Forward<'_>) -> Result<(), Failed> {
+        let tokens = &call.weights[operand(call.parameters, 0)?.clone()];
+        let positions = &call.weights[operand(call.parameters, 1)?.clone()];
+        let width = call.output.len() / call.rows.count();
+        let [x] = cut(call.buffer, [&call.output])?;
+        Ok(env.pool.each(Chunks::new(x, PIECE * width), &mut env.scratch, |piece, x, _| {
+            for (r, x) in (piece * PIECE..).zip(x.chunks_exact_mut(width)) {
+                let token = &tokens[call.tokens[r] as usize * width..][..width];
+                let position = &positions[r % call.rows.length * width..][..width];
+                for ((x, t), p) in x.iter_mut().zip(token).zip(position) {
+                    *x = t + p;
+                }
+            }
+        })?)
+    }
+
+    /// Each table row is the sum, from +0, of the gradients of the rows that used it, ascending.
+    /// Threads own table rows and each looks through all tokens: no row is shared, the order is kept.
+    fn backward(&self, env: &mut Env, call: Backward<'_>) -> Result<(), Failed> {
+        let width = call.d_output.len() / call.rows.count();
+        let dx = &call.buffer[call.d_output.clone()];
+        let (d_tokens, d_positions) = (operand(call.d_parameters, 0)?, operand(call.d_parameters, 1)?);
+        let [d_tokens, d_positions] = cut(call.gradients, [d_tokens, d_positions])?;
+
+        let share = d_tokens.len().div_euclid(width).div_ceil(2 * env.pool.threads());
+        env.pool.each(Chunks::new(d_tokens, share * width), &mut env.scratch, |piece, table, _| {
+            table.fill(0.0);
+            let first = piece * share;
+            for (&token, dx) in call.tokens.iter().zip(dx.chunks_exact(width)) {
+                let Some(row) = (token as usize).checked_sub(first) else { continue };
+                if let Some(g) = table.chunks_exact_mut(width).nth(row) {
+                    add(g, dx);
+                }
+            }
+        })?;
+        let share = d_positions.len().div_euclid(width).div_ceil(2 * env.pool.threads());
+        let length = call.rows.length;
+        env.pool.each(Chunks::new(d_positions, share * width), &mut env.scratch, |piece, table, _| {
+            table.fill(0.0);
+            for (position, g) in (piece * share..length).zip(table.chunks_exact_mut(width)) {
+                for dx in dx.chunks_exact(width).skip(position).step_by(length) {
+                    add(g, dx);
+                }
+            }
+        })?;
+        Ok(())
+    }
+}
+
+fn add(g: &mut [f32], dx: &[f32]) {
+    for (g, dx) in g.iter_mut().zip(dx) {
+        *g += *dx;
+    }
+}

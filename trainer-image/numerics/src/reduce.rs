@@ -1,0 +1,274 @@
+//! The canonical sum over logical shards (spec 5): a fixed binary tree, whoever computes its parts.
+//!
+//! Level 0 holds the shards' gradients; a node of level l + 1 is the sum of two neighbours of level l,
+//! and an unpaired last node moves up unchanged. Node (level, index) covers shards
+//! `index << level .. min((index + 1) << level, S)`. A worker that owns a contiguous range of shards
+//! ships the largest nodes that lie wholly in its range: few, and enough to finish the tree.
+
+use std::ops::Range;
+
+use crate::graph::Graph;
+
+/// Elements per chunk of the gradient norm; slices begin at chunk boundaries inside tensors.
+pub const CHUNK: usize = 4096;
+
+/// A node of the tree.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Subtree {
+    /// 0 for a single shard.
+    pub level: u32,
+    /// Position within the level.
+    pub index: u64,
+    /// Element-wise sum of its shards' gradients, flat.
+    pub sum: Vec<f32>,
+}
+
+/// A node of the tree, or a slice of one, received from a worker.
+#[derive(Clone, Copy, Debug)]
+pub struct SubtreeRef<'a> {
+    /// 0 for a single shard.
+    pub level: u32,
+    /// Position within the level.
+    pub index: u64,
+    /// The elements of the slice being combined.
+    pub sum: &'a [f32],
+}
+
+/// Why subtrees cannot be made or combined.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReduceError {
+    /// The shard range is empty or beyond the number of shards.
+    #[error("shards {start}..{end} are not a non-empty part of 0..{shards}")]
+    Range {
+        /// First shard.
+        start: u64,
+        /// One past the last shard.
+        end: u64,
+        /// S.
+        shards: u64,
+    },
+    /// More shards were pushed than the range holds, or fewer before `subtrees`.
+    #[error("{pushed} shard gradients were pushed where the range holds {expected}")]
+    Count {
+        /// How many were pushed.
+        pushed: u64,
+        /// How many belong there.
+        expected: u64,
+    },
+    /// A buffer of the wrong length.
+    #[error("a slice has {got} elements where {expected} belong")]
+    Length {
+        /// Its length.
+        got: usize,
+        /// The right length.
+        expected: usize,
+    },
+    /// The subtrees at hand do not cover a node.
+    #[error("no subtree covers shard {shard}: ask its worker again")]
+    Missing {
+        /// First shard that is not covered.
+        shard: u64,
+    },
+    /// A subtree that lies inside another, lies outside the tree or occurs twice.
+    #[error("subtree (level {level}, index {index}) does not belong into a tree of {shards} shards here")]
+    Surplus {
+        /// Its level.
+        level: u32,
+        /// Its index.
+        index: u64,
+        /// S.
+        shards: u64,
+    },
+}
+
+/// Level of the root: ceil(log2 S).
+fn root_level(shards: u64) -> u32 {
+    64 - shards.saturating_sub(1).leading_zeros()
+}
+
+/// Adds up the shard gradients of one worker as they come, keeping at most one sum per level: a binary
+/// counter, so memory is bounded by log2(S) + 1 buffers however many shards the worker owns.
+#[derive(Debug)]
+pub struct SubtreeAccumulator {
+    shards: u64,
+    range: Range<u64>,
+    elements: usize,
+    next: u64,
+    done: Vec<Subtree>,
+    spare: Vec<Vec<f32>>,
+}
+
+impl SubtreeAccumulator {
+    /// For a worker that owns `range` of `shards` logical shards; gradients have `elements` elements.
+    pub fn new(shards: u64, range: Range<u64>, elements: usize) -> Result<Self, ReduceError> {
+        if range.start >= range.end || range.end > shards {
+            return Err(ReduceError::Range { start: range.start, end: range.end, shards });
+        }
+        let next = range.start;
+        Ok(SubtreeAccumulator { shards, range, elements, next, done: vec![], spare: vec![] })
+    }
+
+    /// Adds the gradient of the next shard of the range, in ascending order.
+    pub fn push(&mut self, gradient: &[f32]) -> Result<(), ReduceError> {
+        crate::float::normalize();
+        let expected = self.range.end - self.range.start;
+        if self.next >= self.range.end {
+            return Err(ReduceError::Count { pushed: expected + 1, expected });
+        }
+        if gradient.len() != self.elements {
+            return Err(ReduceError::Length { got: gradient.len(), expected: self.elements });
+        }
+        let shard = self.next;
+        self.next += 1;
+        match self.done.last_mut() {
+            // The usual right-hand leaf needs no copy of its own.
+            Some(left) if left.level == 0 && left.index & 1 == 0 && left.index + 1 == shard => {
+                add(&mut left.sum, gradient);
+                left.level = 1;
+                left.index >>= 1;
+            }
+            _ => {
+                let mut sum = self.spare.pop().unwrap_or_default();
+                sum.clear();
+                sum.extend_from_slice(gradient);
+                self.done.push(Subtree { level: 0, index: shard, sum });
+            }
+        }
+        self.merge();
+        Ok(())
+    }
+
+    /// Joins finished neighbours and lifts an unpaired last node.
+    fn merge(&mut self) {
+        loop {
+            if let [.., left, right] = self.done.as_mut_slice()
+                && left.level == right.level
+                && left.index & 1 == 0
+                && left.index + 1 == right.index
+            {
+                add(&mut left.sum, &right.sum);
+                left.level += 1;
+                left.index >>= 1;
+                if let Some(right) = self.done.pop() {
+                    self.spare.push(right.sum);
+                }
+                continue;
+            }
+            let Some(last) = self.done.last_mut() else { return };
+            let sibling = last.index + 1;
+            let unpaired = last.index & 1 == 0 && sibling << last.level >= self.shards;
+            if !unpaired || last.level >= root_level(self.shards) {
+                return;
+            }
+            last.level += 1;
+            last.index >>= 1;
+        }
+    }
+
+    /// The maximal subtrees of the whole range, ascending, once every shard was pushed.
+    pub fn subtrees(&self) -> Result<&[Subtree], ReduceError> {
+        if self.next != self.range.end {
+            return Err(ReduceError::Count {
+                pushed: self.next - self.range.start,
+                expected: self.range.end - self.range.start,
+            });
+        }
+        Ok(&self.done)
+    }
+
+    /// Starts the next step, keeping the buffers.
+    pub fn reset(&mut self) {
+        self.next = self.range.start;
+        self.spare.extend(self.done.drain(..).map(|s| s.sum));
+    }
+}
+
+/// The (level, index) of the subtrees that a worker with these shards ships, ascending.
+pub fn subtree_keys(shards: u64, range: Range<u64>) -> Result<Vec<(u32, u64)>, ReduceError> {
+    let mut counter = SubtreeAccumulator::new(shards, range.clone(), 0)?;
+    for _ in range {
+        counter.push(&[])?;
+    }
+    Ok(counter.subtrees()?.iter().map(|s| (s.level, s.index)).collect())
+}
+
+/// Finishes the tree over one slice of the gradient: `parts` are the same slice of the subtrees of all
+/// workers, in any order. The result is the sum over all shards, not yet divided.
+pub fn combine(shards: u64, parts: &[SubtreeRef<'_>]) -> Result<Vec<f32>, ReduceError> {
+    crate::float::normalize();
+    if shards == 0 {
+        return Err(ReduceError::Range { start: 0, end: 0, shards });
+    }
+    let expected = parts.first().map_or(0, |p| p.sum.len());
+    for part in parts {
+        if part.sum.len() != expected {
+            return Err(ReduceError::Length { got: part.sum.len(), expected });
+        }
+    }
+    let mut used = vec![false; parts.len()];
+    let mut out = vec![0.0; expected];
+    fold(shards, parts, &mut used, root_level(shards), 0, &mut out)?;
+    match used.iter().position(|used| !used) {
+        Some(i) => Err(ReduceError::Surplus { level: parts[i].level, index: parts[i].index, shards }),
+        None => Ok(out),
+    }
+}
+
+fn fold(
+    shards: u64,
+    parts: &[SubtreeRef<'_>],
+    used: &mut [bool],
+    level: u32,
+    index: u64,
+    out: &mut [f32],
+) -> Result<(), ReduceError> {
+    if let Some(i) = parts.iter().position(|p| p.level == level && p.index == index) {
+        used[i] = true;
+        out.copy_from_slice(parts[i].sum);
+        return Ok(());
+    }
+    if level == 0 {
+        return Err(ReduceError::Missing { shard: index });
+    }
+    fold(shards, parts, used, level - 1, 2 * index, out)?;
+    if (2 * index + 1) << (level - 1) < shards {
+        let mut right = vec![0.0; out.len()];
+        fold(shards, parts, used, level - 1, 2 * index + 1, &mut right)?;
+        add(out, &right);
+    }
+    Ok(())
+}
+
+/// The mean over shards: each element of the combined sum times f32(1/S).
+pub fn finish(sum: &mut [f32], shards: u64) {
+    crate::float::normalize();
+    let scale = (1.0 / shards as f64) as f32;
+    for x in sum {
+        *x *= scale;
+    }
+}
+
+fn add(left: &mut [f32], right: &[f32]) {
+    for (l, r) in left.iter_mut().zip(right) {
+        *l += *r;
+    }
+}
+
+/// Cuts the flat parameters into `parts` contiguous ranges of about equal length, some possibly empty.
+/// Cuts lie at tensor starts or at chunk boundaries inside tensors, so that no chunk of the gradient
+/// norm is split. Where exactly they lie has no influence on any bit.
+pub fn slices(graph: &Graph, parts: usize) -> Vec<Range<usize>> {
+    let total = graph.parameters();
+    let mut cuts = vec![0];
+    for part in 1..parts {
+        let ideal = (total as u128 * part as u128 / parts as u128) as usize;
+        let tensor = graph.tensors().iter().rfind(|t| t.offset <= ideal);
+        let cut = tensor.map_or(0, |t| t.offset + (ideal - t.offset) / CHUNK * CHUNK);
+        cuts.push(cut);
+    }
+    cuts.push(total);
+    cuts.windows(2).map(|w| w[0]..w[1]).collect()
+}
+
+#[cfg(test)]
+mod tests;

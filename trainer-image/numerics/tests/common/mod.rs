@@ -1,0 +1,200 @@
+//! The conformance cases of docs/spec/numerics.md, section 9: models, data and the published lines.
+
+// Helpers of tests: a failure here is a failed test.
+#![allow(clippy::unwrap_used)]
+
+use muster_numerics::exec::Executor;
+use muster_numerics::graph::{Graph, Init, StepShape};
+use muster_numerics::isa::Isa;
+use muster_numerics::optim::{Optimizer, mean_loss};
+use muster_numerics::order::DataOrder;
+use muster_numerics::philox::{DOMAIN_TEST, key, normal, normal_scale, philox4x32};
+use muster_numerics::reduce::{SubtreeAccumulator, SubtreeRef, combine, finish};
+use muster_numerics::spec::{
+    Architecture, Arithmetic, HyperParameters, ModelSpec, ScheduleName, TiedEmbeddings,
+};
+use muster_numerics::state::State;
+use sha2::{Digest, Sha256};
+
+pub const SEED: u64 = 0x0123_4567_89ab_cdef;
+pub const BATCH: u64 = 4;
+
+/// A model of the cases, with its genesis rule.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Case {
+    Base,
+    Stress,
+}
+
+impl Case {
+    pub fn name(self) -> &'static str {
+        match self {
+            Case::Base => "gpt2",
+            Case::Stress => "gpt2-stress",
+        }
+    }
+
+    pub fn model(self) -> ModelSpec {
+        let (layers, width, context, vocabulary) = match self {
+            Case::Base => (2, 64, 64, 256),
+            Case::Stress => (1, 128, 72, 100),
+        };
+        ModelSpec {
+            architecture: Architecture::Gpt2,
+            layers,
+            width,
+            heads: 2,
+            context,
+            vocabulary,
+            tied_embeddings: TiedEmbeddings::Tied,
+        }
+    }
+
+    pub fn graph(self, shards: u64) -> Graph {
+        Graph::build(&self.model(), StepShape { batch: BATCH, shards }, Arithmetic::F32Chain).unwrap()
+    }
+
+    /// The stress case scatters every tensor, vectors too, so that no bias is zero.
+    pub fn genesis(self, graph: &Graph) -> State {
+        let mut state = State::genesis(graph, SEED);
+        if self == Case::Stress {
+            let scale = normal_scale(0.02);
+            for (t, tensor) in graph.tensors().iter().enumerate() {
+                for (i, w) in (0..).zip(&mut state.w[tensor.range()]) {
+                    let x = 8.0 * normal(SEED, t as u32, i, scale);
+                    *w = if tensor.init == Init::Ones { 1.0 + x } else { x };
+                }
+            }
+        }
+        state
+    }
+}
+
+pub fn hyper_parameters() -> HyperParameters {
+    HyperParameters {
+        steps: 20,
+        warmup_steps: 4,
+        schedule: ScheduleName::Cosine,
+        peak: 1e-3,
+        floor: 1e-4,
+        beta1: 0.9,
+        beta2: 0.95,
+        epsilon: 1e-8,
+        weight_decay: 0.1,
+        clip_norm: Some(1.0),
+    }
+}
+
+/// The token stream of the cases: 200 samples and the last target.
+pub fn stream(context: u64, vocabulary: u64) -> Vec<u32> {
+    (0..200 * context + 1)
+        .map(|i| {
+            let w = philox4x32([i as u32, 0, 0, DOMAIN_TEST], key(SEED))[0];
+            let token = if (w >> 16) & 3 == 0 { u64::from(w) } else { (7 * i) % 61 };
+            (token % vocabulary) as u32
+        })
+        .collect()
+}
+
+/// First 16 hex digits of the SHA-256 of a flat buffer.
+pub fn digest(values: &[f32]) -> String {
+    let mut hash = Sha256::new();
+    for x in values {
+        hash.update(x.to_le_bytes());
+    }
+    hash.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect()
+}
+
+/// What a vectors line says about a step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Line {
+    pub loss: u32,
+    pub norm: u32,
+    pub grads: String,
+    pub params: String,
+}
+
+/// Two steps of a case, each shard on its own executor call, reduced as two workers would.
+pub fn run(case: Case, shards: u64, isa: Isa, threads: usize) -> Vec<Line> {
+    let graph = case.graph(shards);
+    let mut state = case.genesis(&graph);
+    let model = case.model();
+    let stream = stream(model.context, model.vocabulary);
+    let order = DataOrder::new(SEED, 200, BATCH).unwrap();
+    let mut executor = Executor::new(&graph, graph.sequences_per_shard(), isa, threads).unwrap();
+    let mut optimizer = Optimizer::new(&graph, &hyper_parameters(), isa, threads).unwrap();
+    let mut workers = [0..shards / 2, shards / 2..shards]
+        .map(|range| (range.clone(), SubtreeAccumulator::new(shards, range, graph.parameters()).unwrap()));
+    let mut lines = vec![];
+    for step in 1..=2 {
+        let mut losses = vec![];
+        for (range, subtrees) in &mut workers {
+            subtrees.reset();
+            for shard in range.clone() {
+                let (tokens, targets) = batch(&order, &stream, model.context, step, shard, shards);
+                // Garbage that must be overwritten.
+                let mut gradient = vec![f32::NAN; graph.parameters()];
+                losses.push(executor.shard_gradient(&state.w, &tokens, &targets, &mut gradient).unwrap());
+                subtrees.push(&gradient).unwrap();
+            }
+        }
+        let parts: Vec<SubtreeRef<'_>> = workers
+            .iter()
+            .flat_map(|(_, s)| s.subtrees().unwrap())
+            .map(|s| SubtreeRef { level: s.level, index: s.index, sum: &s.sum })
+            .collect();
+        let mut gradient = combine(shards, &parts).unwrap();
+        finish(&mut gradient, shards);
+        let loss = mean_loss(step, &losses).unwrap();
+        let grads = digest(&gradient);
+        let stats = optimizer.step(&mut state, &gradient).unwrap();
+        let (loss, norm) = (loss.to_bits(), stats.norm.to_bits());
+        lines.push(Line { loss, norm, grads, params: digest(&state.w) });
+    }
+    lines
+}
+
+/// Inputs and targets of one shard.
+pub fn batch(
+    order: &DataOrder,
+    stream: &[u32],
+    context: u64,
+    step: u64,
+    shard: u64,
+    shards: u64,
+) -> (Vec<u32>, Vec<u32>) {
+    let (mut tokens, mut targets) = (vec![], vec![]);
+    for sample in order.shard_samples(step, shard, shards) {
+        let from = (sample * context) as usize;
+        let to = from + context as usize;
+        tokens.extend_from_slice(&stream[from..to]);
+        targets.extend_from_slice(&stream[from + 1..to + 1]);
+    }
+    (tokens, targets)
+}
+
+/// The published file.
+pub fn vectors() -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/vectors.txt");
+    std::fs::read_to_string(path).unwrap()
+}
+
+/// The published lines `<case> f32 S=<shards> step ...`, in order of steps.
+pub fn published(case: Case, shards: u64) -> Vec<Line> {
+    let prefix = format!("{} f32 S={shards} step ", case.name());
+    let hex = |text: &str| u32::from_str_radix(text.trim_matches(['(', ')']), 16).unwrap();
+    vectors()
+        .lines()
+        .filter(|line| line.starts_with(&prefix))
+        .map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let after = |key: &str, n: usize| words[words.iter().position(|w| *w == key).unwrap() + n];
+            Line {
+                loss: hex(after("loss", 2)),
+                norm: hex(after("norm", 2)),
+                grads: after("grads", 1).into(),
+                params: after("params", 1).into(),
+            }
+        })
+        .collect()
+}

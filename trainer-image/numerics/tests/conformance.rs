@@ -1,0 +1,46 @@
+//! Every published `f32` line of the GPT-2 cases, on every instruction set of this CPU.
+
+mod common;
+
+use common::{Case, SEED, digest, published, run, vectors};
+use muster_numerics::isa::Isa;
+use muster_numerics::order::DataOrder;
+
+#[test]
+fn genesis_and_first_batches() {
+    for case in [Case::Base, Case::Stress] {
+        let state = case.genesis(&case.graph(2));
+        let order = DataOrder::new(SEED, 200, 4).unwrap();
+        let ids: Vec<Vec<u64>> = (1..=2).map(|step| order.step_samples(step)).collect();
+        let line = format!("{} init {} ids {ids:?}", case.name(), digest(&state.w));
+        assert!(vectors().lines().any(|l| l == line), "not published: {line}");
+    }
+}
+
+fn check(case: Case, isa: Isa, threads: usize) {
+    for shards in [2, 4] {
+        let want = published(case, shards);
+        assert_eq!(want.len(), 2);
+        assert_eq!(run(case, shards, isa, threads), want, "{case:?} S={shards} {isa} {threads} threads");
+    }
+}
+
+#[test]
+fn base_case() {
+    for isa in Isa::available() {
+        for threads in 1..=3 {
+            check(Case::Base, isa, threads);
+        }
+    }
+    println!("skipped instruction sets: {:?}", Isa::missing());
+}
+
+#[test]
+fn stress_case() {
+    for isa in Isa::available() {
+        for threads in 1..=3 {
+            check(Case::Stress, isa, threads);
+        }
+    }
+    println!("skipped instruction sets: {:?}", Isa::missing());
+}
