@@ -1,0 +1,76 @@
+//! What a person would look at first after a failure: objects, events, the ends of the logs.
+use crate::cluster::{self, Cluster, EVENT, JOB, Kind, POD, PROVIDER, TRAINING_JOB, WORK_UNIT};
+use crate::world::{EAST_NAMESPACE, LENT, TENANT, World};
+
+/// Prints the short form and keeps the long one under `.run/logs/`.
+pub async fn dump(world: &World, scenario: &str) {
+    println!("--- state after {scenario}");
+    let mut kept = String::new();
+    let places: [(&Cluster, Kind, Option<&str>); 5] = [
+        (&world.hub, PROVIDER, None),
+        (&world.hub, TRAINING_JOB, Some(TENANT)),
+        (&world.hub, WORK_UNIT, Some(EAST_NAMESPACE)),
+        (&world.member, JOB, Some(LENT)),
+        (&world.member, POD, Some(LENT)),
+    ];
+    for (cluster, kind, namespace) in places {
+        match cluster.list(kind, namespace, "").await {
+            Ok(objects) => {
+                for object in objects {
+                    let (name, phase) = (cluster::name(&object), cluster::phase(&object));
+                    println!(
+                        "  {} {} {name} {phase} {}",
+                        cluster.name,
+                        kind.kind,
+                        cluster::conditions(&object)
+                    );
+                    kept.push_str(&format!("# {} {} {name}\n{object:#}\n", cluster.name, kind.kind));
+                }
+            }
+            Err(error) => println!("  {} {}: {error:#}", cluster.name, kind.kind),
+        }
+    }
+    for (cluster, namespace) in [(&world.hub, TENANT), (&world.member, LENT)] {
+        for event in cluster.list(EVENT, Some(namespace), "").await.unwrap_or_default() {
+            let line = event_line(&event);
+            println!("  {} event {line}", cluster.name);
+            kept.push_str(&format!("# {} event {line}\n", cluster.name));
+        }
+    }
+    for pod in world.member.list(POD, Some(LENT), "").await.unwrap_or_default() {
+        let name = cluster::name(&pod);
+        let log = world.member.logs(LENT, name, 200).await.unwrap_or_else(|error| error.to_string());
+        kept.push_str(&format!("# log of pod {name}\n{log}\n"));
+    }
+    for process in ["hub", "agent"] {
+        let log = std::fs::read_to_string(world.run.join(format!("logs/{process}.log"))).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        println!("  --- the last lines of the {process}'s log");
+        for line in &lines[lines.len().saturating_sub(15)..] {
+            println!("  {line}");
+        }
+        kept.push_str(&format!(
+            "# log of the {process}\n{}\n",
+            lines[lines.len().saturating_sub(1000)..].join("\n")
+        ));
+    }
+    let file = world.run.join(format!("logs/e2e-{scenario}.txt"));
+    match std::fs::write(&file, kept) {
+        Ok(()) => println!("--- all of it in {}", file.display()),
+        Err(error) => println!("--- cannot write {}: {error}", file.display()),
+    }
+}
+
+/// An event as `kubectl describe` words it.
+pub fn event_line(event: &serde_json::Value) -> String {
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or("").to_owned();
+    let object = &event["involvedObject"];
+    format!(
+        "{} {} {}/{}: {}",
+        text(&event["type"]),
+        text(&event["reason"]),
+        text(&object["kind"]),
+        text(&object["name"]),
+        text(&event["message"])
+    )
+}

@@ -1,0 +1,204 @@
+//! The scenarios, one file for each kind of promise. Short ones first, so that a broken stack is seen in a minute.
+mod api;
+mod bits;
+mod deletion;
+mod lifecycle;
+mod outages;
+mod person;
+mod recovery;
+mod refusals;
+mod resources;
+mod tools;
+mod trust;
+
+use crate::harness::Scenario;
+use crate::scenario;
+
+pub fn all() -> Vec<Scenario> {
+    vec![
+        scenario!(
+            Short,
+            300,
+            "api-conformance",
+            api::conformance,
+            "the real API server takes every CRD and example and refuses the bad objects, naming the field"
+        ),
+        scenario!(
+            Short,
+            240,
+            "pods-equal-local",
+            bits::pods_equal_local,
+            "two pods and one local process end in the same state root, and the job reads well meanwhile"
+        ),
+        scenario!(
+            Short,
+            300,
+            "pod-killed",
+            recovery::once,
+            "a worker pod killed mid-run: training goes on within 30 s (target 15) and the bits are equal"
+        ),
+        scenario!(
+            Short,
+            240,
+            "delete-while-running",
+            deletion::while_running,
+            "a running job deleted: nothing labelled is left on hub and member within 60 s"
+        ),
+        scenario!(
+            Short,
+            60,
+            "missing-dataset",
+            refusals::missing_dataset,
+            "a dataset that the namespace does not have: the condition says what and what to do"
+        ),
+        scenario!(
+            Short,
+            60,
+            "no-provider",
+            refusals::no_provider,
+            "no provider fits: the condition tells why each was passed over"
+        ),
+        // ---- make test-full from here on
+        scenario!(
+            Full,
+            600,
+            "workers-1-2-3",
+            bits::worker_counts,
+            "pods with 1, 2 and 3 workers, local runs with 1, 2, 3 workers and 1, 2 threads: one state root"
+        ),
+        scenario!(
+            Full,
+            300,
+            "twice-in-a-row",
+            bits::twice,
+            "the same YAML applied twice gives the same training digest and the same state root"
+        ),
+        scenario!(
+            Full,
+            300,
+            "every-instruction-set",
+            bits::instruction_sets,
+            "every kernel variant that this CPU has gives the same bits; those it lacks are named"
+        ),
+        scenario!(
+            Full,
+            600,
+            "resume-every-checkpoint",
+            bits::resume_every_checkpoint,
+            "a run resumed from each of its checkpoints ends in the same state root"
+        ),
+        scenario!(
+            Full,
+            600,
+            "pod-killed-three-times",
+            recovery::three_times,
+            "three kills in a row, each another way: every recovery measured, asserted at twice 15 s, bits equal"
+        ),
+        scenario!(
+            Full,
+            300,
+            "worker-process-killed",
+            recovery::worker_process,
+            "only the worker process dies: its pod starts it again, same attempt, same bits"
+        ),
+        scenario!(
+            Full,
+            420,
+            "agent-down",
+            outages::agent_down,
+            "the agent is down for 30 s: steps advance meanwhile, bits equal"
+        ),
+        scenario!(
+            Full,
+            420,
+            "hub-down",
+            outages::hub_down,
+            "the hub is down for 30 s: steps advance meanwhile, bits equal"
+        ),
+        scenario!(
+            Full,
+            420,
+            "hub-api-down",
+            outages::hub_api_down,
+            "the hub's API server is down for 30 s: steps advance meanwhile, bits equal"
+        ),
+        scenario!(
+            Full,
+            420,
+            "delete-at-each-phase",
+            deletion::at_each_phase,
+            "deleted while Pending, Placing, Running, Recovering, Succeeded: nothing labelled left in 60 s"
+        ),
+        scenario!(
+            Full,
+            60,
+            "invalid-job",
+            refusals::invalid_job,
+            "an invalid TrainingJob is refused by the API server with the field's path"
+        ),
+        scenario!(
+            Full,
+            300,
+            "image-missing",
+            resources::image_missing,
+            "the trainer's image is not on the member: the job says so and what to do"
+        ),
+        scenario!(
+            Full,
+            300,
+            "out-of-memory",
+            resources::out_of_memory,
+            "a real OOM kill: the job says which worker, its limit, and to raise the memory"
+        ),
+        scenario!(
+            Full,
+            300,
+            "suspend-resume",
+            lifecycle::suspend_resume,
+            "suspend stops at an interval's end and frees the member, resume goes on, bits equal"
+        ),
+        scenario!(
+            Full,
+            180,
+            "foreign-job",
+            lifecycle::foreign_job,
+            "a Job of the same name that is not ours is neither adopted nor deleted"
+        ),
+        scenario!(
+            Full,
+            180,
+            "tampered-unit",
+            trust::tampered_unit,
+            "units whose mirror or envelope was altered are refused and make no pods"
+        ),
+        scenario!(
+            Full,
+            60,
+            "rights",
+            trust::rights,
+            "hub, agent and tenant may do what they must and nothing else"
+        ),
+        scenario!(
+            Full,
+            60,
+            "other-provider",
+            trust::other_provider,
+            "the agent's token gets 403 on another provider's objects and on every Secret"
+        ),
+        scenario!(
+            Full,
+            300,
+            "clusters-check",
+            tools::clusters_check,
+            "the clusters themselves: TLS, DNS, pods, restricted Pod Security"
+        ),
+        scenario!(
+            Full,
+            1500,
+            "torch",
+            tools::torch,
+            "PyTorch float64, safetensors and transformers agree with the trainer"
+        ),
+        scenario!(Full, 2400, "demo-twice", tools::demo_twice, "`make demo`, and again at once"),
+    ]
+}

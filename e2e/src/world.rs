@@ -1,0 +1,187 @@
+//! What every scenario stands on: two clusters, the stack, a tenant namespace with a small dataset.
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use crate::RunArgs;
+use crate::cluster::{self, Cluster, NAMESPACE, PROVIDER, TRAINING_JOB};
+use crate::process::{self, Output};
+
+/// The tenant's namespace on the hub; the stack makes it and imports its datasets.
+pub const TENANT: &str = "e2e";
+/// The provider that `scripts/stack.sh` lends.
+pub const EAST: &str = "east";
+/// Its namespace on the hub.
+pub const EAST_NAMESPACE: &str = "muster-p-east";
+/// Where pods run on the member.
+pub const LENT: &str = "muster-lent";
+
+pub struct World {
+    /// The checkout.
+    pub root: PathBuf,
+    /// State of the stack: kubeconfigs, pid files, logs, the hub's store.
+    pub run: PathBuf,
+    /// Scratch space of this run.
+    pub scratch: PathBuf,
+    pub kubeconfig: PathBuf,
+    /// `muster`, which finds `muster-trainer` beside itself.
+    pub muster: PathBuf,
+    /// A small prepared dataset, imported as `e2e/tiny`.
+    pub dataset: PathBuf,
+    pub hub: Cluster,
+    pub member: Cluster,
+}
+
+impl World {
+    /// Connects, brings the stack up, and prepares the tenant.
+    pub async fn open(args: &RunArgs) -> Result<Self> {
+        let root = args.root.canonicalize().context("--root")?;
+        let below = |path: &Path| if path.is_absolute() { path.to_path_buf() } else { root.join(path) };
+        let run = below(&args.run);
+        let kubeconfig = below(&args.kubeconfig);
+        let bin = match &args.bin {
+            Some(bin) => below(bin),
+            // This program was built beside them.
+            None => std::env::current_exe()?.parent().context("no folder of this program")?.to_path_buf(),
+        };
+        let muster = bin.join("muster");
+        if !muster.is_file() || !bin.join("muster-trainer").is_file() {
+            bail!("{} lacks muster or muster-trainer: `cargo build --workspace` first", bin.display());
+        }
+        let scratch = run.join("e2e");
+        // Checkpoints of an earlier run would be resumed from.
+        let _ = std::fs::remove_dir_all(&scratch);
+        std::fs::create_dir_all(&scratch)?;
+        let world = Self {
+            hub: Cluster::connect(&kubeconfig, "hub").await?,
+            member: Cluster::connect(&kubeconfig, "east").await?,
+            dataset: scratch.join("tiny"),
+            root,
+            run,
+            scratch,
+            kubeconfig,
+            muster,
+        };
+        world.stack(&["up"]).await?;
+        world.prepare_tenant().await?;
+        world.tidy().await?;
+        Ok(world)
+    }
+
+    /// Runs `scripts/stack.sh`.
+    pub async fn stack(&self, arguments: &[&str]) -> Result<Output> {
+        self.stack_with(arguments, &[]).await
+    }
+
+    /// Runs `scripts/stack.sh` with more environment, for the scenarios that start it differently.
+    pub async fn stack_with(&self, arguments: &[&str], more: &[(&str, &str)]) -> Result<Output> {
+        let (run, kubeconfig) = (self.run.to_string_lossy(), self.kubeconfig.to_string_lossy());
+        let bin = self.muster.parent().unwrap_or(&self.root).to_string_lossy();
+        let mut env = vec![("MUSTER_RUN", &*run), ("MUSTER_KUBECONFIG", &*kubeconfig), ("MUSTER_BIN", &*bin)];
+        env.extend_from_slice(more);
+        process::succeed(&self.root, &self.root.join("scripts/stack.sh"), arguments, &env).await
+    }
+
+    /// Runs `muster`; the caller judges the exit code.
+    pub async fn muster(&self, arguments: &[&str]) -> Result<Output> {
+        process::capture(&self.root, &self.muster, arguments, &[]).await
+    }
+
+    /// A kubeconfig of the hub's administrator alone, for tools that take no context.
+    pub async fn hub_kubeconfig(&self) -> Result<PathBuf> {
+        let file = self.scratch.join("hub.kubeconfig");
+        let text = std::fs::read_to_string(&self.kubeconfig)?;
+        let mut config: serde_json::Value = serde_saphyr::from_str(&text).context("the kubeconfig")?;
+        config["current-context"] = json!("hub");
+        std::fs::write(&file, serde_saphyr::to_string(&config)?)?;
+        Ok(file)
+    }
+
+    /// The agent's own credentials, as the administrator gave them to the provider.
+    pub fn join_file(&self) -> PathBuf {
+        self.run.join("east.join")
+    }
+
+    async fn prepare_tenant(&self) -> Result<()> {
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TENANT}});
+        self.hub.ensure(NAMESPACE, None, &namespace).await?;
+        let text = self.scratch.join("tiny.txt");
+        std::fs::write(&text, small_text())?;
+        let _ = std::fs::remove_dir_all(&self.dataset);
+        let (text, dataset) = (text.to_string_lossy(), self.dataset.to_string_lossy());
+        let store = self.run.join("store");
+        let made = self.muster(&["data", "prepare", &text, "--out", &dataset]).await?;
+        anyhow::ensure!(made.code == 0, "muster data prepare exited {}: {}", made.code, made.tail(10));
+        let name = format!("{TENANT}/tiny");
+        let imported =
+            self.muster(&["data", "import", &name, &dataset, "--store", &store.to_string_lossy()]).await?;
+        anyhow::ensure!(
+            imported.code == 0,
+            "muster data import exited {}: {}",
+            imported.code,
+            imported.tail(10)
+        );
+        Ok(())
+    }
+
+    /// Brings the stack back to its usual state and removes the tenant's jobs with all that they made.
+    pub async fn tidy(&self) -> Result<()> {
+        self.stack(&["up"]).await?;
+        for job in self.hub.list(TRAINING_JOB, Some(TENANT), "").await? {
+            self.hub.delete(TRAINING_JOB, Some(TENANT), cluster::name(&job), None).await?;
+        }
+        let gone =
+            || async { Ok(self.hub.list(TRAINING_JOB, Some(TENANT), "").await?.is_empty().then_some(())) };
+        eventually("the tenant's TrainingJobs to be gone", Duration::from_secs(90), gone).await
+    }
+
+    /// Waits until the hub says that the provider is ready.
+    pub async fn provider_ready(&self, limit: Duration) -> Result<()> {
+        let ready = || async {
+            let provider = self.hub.get(PROVIDER, None, EAST).await?;
+            let ready = provider.as_ref().and_then(|p| cluster::condition(p, "Ready").map(|c| c.0 == "True"));
+            Ok((ready == Some(true)).then_some(()))
+        };
+        eventually("ComputeProvider east to be Ready", limit, ready).await
+    }
+}
+
+/// Asks again and again until there is an answer. Errors of a server that is down for the moment are not the end;
+/// the last one is told if time runs out.
+pub async fn eventually<T, F, Fut>(what: &str, limit: Duration, mut ask: F) -> Result<T>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<Option<T>>>,
+{
+    let begin = Instant::now();
+    loop {
+        let last = match ask().await {
+            Ok(Some(found)) => return Ok(found),
+            Ok(None) => None,
+            Err(error) => Some(error),
+        };
+        if begin.elapsed() > limit {
+            let why = last.map(|error| format!(" (last error: {error:#})")).unwrap_or_default();
+            bail!("waited {} s for {what}{why}", limit.as_secs());
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// 96 KiB of words from a fixed generator: the same bytes on every machine, and something to learn.
+fn small_text() -> String {
+    const WORDS: [&str; 16] = [
+        "and", "the", "light", "was", "upon", "water", "earth", "good", "day", "night", "made", "saw",
+        "called", "between", "under", "over",
+    ];
+    let mut state = 1_u32;
+    let mut text = String::new();
+    while text.len() < 96 * 1024 {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        text.push_str(WORDS[(state >> 28) as usize]);
+        text.push(if state & 0x0f00 == 0 { '\n' } else { ' ' });
+    }
+    text
+}

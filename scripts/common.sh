@@ -1,0 +1,52 @@
+# shellcheck shell=bash
+# Settings and helpers that stack.sh, demo.sh and test.sh share. To be sourced.
+REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+absolute() { case $1 in /*) echo "$1" ;; *) echo "$REPO/$1" ;; esac; }
+RUN=$(absolute "${MUSTER_RUN:-.run}")
+LOGS=$RUN/logs
+STORE=$RUN/store
+KUBECONFIG_ADMIN=$(absolute "${MUSTER_KUBECONFIG:-.run/kubeconfig}")
+# The root namespace's end of the bridge that joins the clusters.
+MUSTER_HOST=${MUSTER_HOST:-${CLUSTER_SUBNET:-10.77.0}.1}
+TARGET=${CARGO_TARGET_DIR:-$REPO/target}
+MUSTER_BIN=$(absolute "${MUSTER_BIN:-$TARGET/debug}")
+MUSTER=$MUSTER_BIN/muster
+mkdir -p "$LOGS"
+
+say() { printf '%s\n' "$*" >&2; }
+die() {
+    say "error: $*"
+    exit 1
+}
+wait_for() { # wait_for SECONDS WHAT COMMAND...
+    local end=$((SECONDS + $1)) what=$2
+    shift 2
+    until "$@"; do
+        ((SECONDS < end)) || {
+            say "gave up waiting for $what"
+            return 1
+        }
+        sleep 0.5
+    done
+}
+
+# kubectl of the clusters' own build: nobody has to install one.
+kubectl() { "$KUBEBOX" kubectl "$@"; }
+admin() { # admin CONTEXT ARGS...: as the cluster's administrator
+    local context=$1
+    shift
+    kubectl --kubeconfig="$KUBECONFIG_ADMIN" --context="$context" "$@"
+}
+need_clusters() {
+    KUBEBOX=$("$REPO/e2e/localcluster/build.sh")
+    "$REPO/e2e/localcluster/kubeconfig.sh" >"$RUN/kubeconfig.new" || die "the clusters do not run: make clusters"
+    chmod 600 "$RUN/kubeconfig.new"
+    mv "$RUN/kubeconfig.new" "$KUBECONFIG_ADMIN"
+    admin hub get --raw /readyz >/dev/null || die "the hub's API server does not answer: make clusters"
+}
+# The image that hub and agent agree on, by digest.
+trainer_image() {
+    local image=${MUSTER_TRAINER_IMAGE:-$(cat "$RUN/trainer-image" 2>/dev/null)}
+    [ -n "$image" ] || die "no trainer image: scripts/image.sh builds and loads it"
+    printf '%s\n' "$image"
+}

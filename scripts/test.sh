@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# `make test` (short) and `make test-full` (full): everything that needs no cluster, then scenarios on real clusters.
+# Ends with every skip by name and one line `N passed, N failed, N skipped`; exits 1 if anything failed. Clusters come
+# down at the end, also after a failure; logs stay under .run/logs.
+#
+# Settings: TEST_KEEP=1 leaves clusters and stack up, for a person who looks for a failure's cause.
+set -uo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+SUITE=${1:-short}
+# shellcheck source=scripts/common.sh
+source "$here/common.sh"
+cd "$REPO" || exit 1
+
+passed=0 failed=0
+skips=() failures=()
+began=$SECONDS
+
+pass() { passed=$((passed + 1)); }
+fail() {
+    failed=$((failed + 1))
+    failures+=("FAIL $1")
+}
+# check NAME COMMAND...: one result; the log is kept, its end shown when it fails.
+check() {
+    local name=$1 log=$LOGS/test-$1.log started=$SECONDS
+    shift
+    printf '\n=== %s: %s\n' "$name" "$*"
+    if "$@" >"$log" 2>&1; then
+        echo "ok   $name ($((SECONDS - started)) s)"
+        pass
+    else
+        tail -n 60 "$log"
+        echo "FAIL $name ($((SECONDS - started)) s), log $log"
+        fail "$name: see $log"
+        return 1
+    fi
+}
+# Adds up what a test runner printed: libtest's result lines, ignored tests and `SKIP name: reason` lines by name.
+count_cargo() {
+    local log=$1 line
+    while read -r line; do
+        [[ $line =~ ([0-9]+)\ passed\;\ ([0-9]+)\ failed ]] || continue
+        passed=$((passed + BASH_REMATCH[1]))
+        failed=$((failed + BASH_REMATCH[2]))
+    done < <(grep '^test result:' "$log")
+    while IFS= read -r line; do skips+=("$line"); done < <(
+        grep -E '^SKIP ' "$log"
+        sed -nE 's/^test (.*) \.\.\. ignored(, (.*))?$/SKIP \1: \3/p' "$log"
+    )
+    while IFS= read -r line; do failures+=("FAIL $line"); done < <(sed -nE 's/^test (.*) \.\.\. FAILED$/\1/p' "$log" | sort -u)
+}
+
+cargo_tests() {
+    local log=$LOGS/test-cargo.log started=$SECONDS before=$failed code=0
+    printf '\n=== cargo test --workspace\n'
+    # --show-output: what a passing test says, its skips among it.
+    cargo test --locked --workspace --no-fail-fast -- --show-output >"$log" 2>&1 || code=$?
+    count_cargo "$log"
+    # The API server's test runs with the scenarios below; here it only says that it has no server.
+    local kept=() skip
+    for skip in "${skips[@]}"; do [[ $skip == *apiserver* ]] || kept+=("$skip"); done
+    skips=("${kept[@]}")
+    if [ "$code" != 0 ] && [ "$failed" = "$before" ]; then fail "cargo-test: did not run to its end, see $log"; fi
+    if [ "$code" != 0 ]; then tail -n 60 "$log"; fi
+    echo "cargo test: exit $code ($((SECONDS - started)) s)"
+    return "$code"
+}
+
+clusters_down() {
+    [ "${TEST_KEEP:-}" != 1 ] || return 0
+    # What a person would want after a failure, before it goes.
+    mkdir -p "$LOGS/clusters"
+    cp -r "${CLUSTER_STATE:-/var/lib/muster-${CLUSTER_INSTANCE:-dev}}"/*/log "$LOGS/clusters" 2>/dev/null
+    "$here/stack.sh" down >>"$LOGS/test-down.log" 2>&1
+    make -s clusters-down >>"$LOGS/test-down.log" 2>&1
+}
+summary() {
+    trap - EXIT
+    clusters_down
+    printf '\n=== %s suite, %s s\n' "$SUITE" "$((SECONDS - began))"
+    local line
+    for line in "${failures[@]}" "${skips[@]}"; do echo "$line"; done
+    echo "$passed passed, $failed failed, ${#skips[@]} skipped"
+    [ "$failed" = 0 ] && [ "$passed" -gt 0 ]
+    exit
+}
+trap 'fail "interrupted"; summary' INT TERM
+trap summary EXIT
+
+scenarios() {
+    local log=$LOGS/test-e2e.log code=0 line
+    check clusters make -s clusters || return
+    check image "$here/image.sh" east || return
+    check stack "$here/stack.sh" up || return
+    printf '\n=== muster-e2e run --suite %s\n' "$SUITE"
+    "$MUSTER_BIN/muster-e2e" run --root "$REPO" --suite "$SUITE" 2>&1 | tee "$log"
+    code=${PIPESTATUS[0]}
+    line=$(grep '^e2e: ' "$log" | tail -n 1)
+    if [[ $line =~ ([0-9]+)\ passed,\ ([0-9]+)\ failed ]]; then
+        passed=$((passed + BASH_REMATCH[1]))
+        failed=$((failed + BASH_REMATCH[2]))
+        while IFS= read -r line; do skips+=("$line"); done < <(grep '^SKIP ' "$log")
+        while IFS= read -r line; do failures+=("$line"); done < <(grep '^FAIL .*: ' "$log" | grep -v ' s): ')
+    else
+        fail "muster-e2e: exit $code, did not run to its end, see $log"
+    fi
+}
+
+check fmt cargo fmt --all --check
+check clippy cargo clippy --locked --workspace --all-targets -- -D warnings
+cargo_tests
+scenarios
