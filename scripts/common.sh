@@ -5,7 +5,7 @@ absolute() { case $1 in /*) echo "$1" ;; *) echo "$REPO/$1" ;; esac; }
 RUN=$(absolute "${MUSTER_RUN:-.run}")
 LOGS=$RUN/logs
 STORE=$RUN/store
-KUBECONFIG_ADMIN=$(absolute "${MUSTER_KUBECONFIG:-.run/kubeconfig}")
+KUBECONFIG_ADMIN=$RUN/kubeconfig
 # The root namespace's end of the bridge that joins the clusters.
 MUSTER_HOST=${MUSTER_HOST:-${CLUSTER_SUBNET:-10.77.0}.1}
 TARGET=${CARGO_TARGET_DIR:-$REPO/target}
@@ -31,17 +31,15 @@ wait_for() { # wait_for SECONDS WHAT COMMAND...
 }
 
 # kubectl of the clusters' own build: nobody has to install one.
-kubectl() { "$KUBEBOX" kubectl "$@"; }
+kubectl() { "$RUN/bin/kubectl" "$@"; }
 admin() { # admin CONTEXT ARGS...: as the cluster's administrator
     local context=$1
     shift
     kubectl --kubeconfig="$KUBECONFIG_ADMIN" --context="$context" "$@"
 }
 need_clusters() {
-    KUBEBOX=$("$REPO/e2e/localcluster/build.sh")
-    "$REPO/e2e/localcluster/kubeconfig.sh" >"$RUN/kubeconfig.new" || die "the clusters do not run: make clusters"
-    chmod 600 "$RUN/kubeconfig.new"
-    mv "$RUN/kubeconfig.new" "$KUBECONFIG_ADMIN"
+    RUN_DIR=$RUN "$REPO/e2e/localcluster/kubeconfig.sh" >/dev/null 2>"$LOGS/kubeconfig.log" ||
+        die "the clusters do not run: make clusters ($(tail -n 1 "$LOGS/kubeconfig.log"))"
     admin hub get --raw /readyz >/dev/null || die "the hub's API server does not answer: make clusters"
 }
 # The image that hub and agent agree on, by digest.

@@ -9,7 +9,7 @@
 #   stack.sh status | logs
 #
 # Settings: MUSTER_RUN (state, default .run), MUSTER_BIN (folder of muster and muster-trainer), MUSTER_TRAINER_IMAGE,
-# MUSTER_KUBECONFIG (administrator, contexts hub and east), MUSTER_HOST (this host as the clusters see it).
+# MUSTER_HOST (this host as the clusters see it).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=scripts/common.sh

@@ -51,9 +51,6 @@ pub struct RunArgs {
     /// Where the stack keeps its state and where logs go.
     #[arg(long, env = "MUSTER_RUN", default_value = ".run")]
     run: PathBuf,
-    /// Administrator's kubeconfig with the contexts `hub` and `east`.
-    #[arg(long, env = "MUSTER_KUBECONFIG", default_value = ".run/kubeconfig")]
-    kubeconfig: PathBuf,
     /// The directory that holds `muster` and `muster-trainer`.
     #[arg(long, env = "MUSTER_BIN")]
     bin: Option<PathBuf>,

@@ -40,7 +40,8 @@ impl World {
         let root = args.root.canonicalize().context("--root")?;
         let below = |path: &Path| if path.is_absolute() { path.to_path_buf() } else { root.join(path) };
         let run = below(&args.run);
-        let kubeconfig = below(&args.kubeconfig);
+        // Written by the clusters' scripts, with the contexts `hub` and `east`.
+        let kubeconfig = run.join("kubeconfig");
         let bin = match &args.bin {
             Some(bin) => below(bin),
             // This program was built beside them.
@@ -77,9 +78,9 @@ impl World {
 
     /// Runs `scripts/stack.sh` with more environment, for the scenarios that start it differently.
     pub async fn stack_with(&self, arguments: &[&str], more: &[(&str, &str)]) -> Result<Output> {
-        let (run, kubeconfig) = (self.run.to_string_lossy(), self.kubeconfig.to_string_lossy());
+        let run = self.run.to_string_lossy();
         let bin = self.muster.parent().unwrap_or(&self.root).to_string_lossy();
-        let mut env = vec![("MUSTER_RUN", &*run), ("MUSTER_KUBECONFIG", &*kubeconfig), ("MUSTER_BIN", &*bin)];
+        let mut env = vec![("MUSTER_RUN", &*run), ("MUSTER_BIN", &*bin)];
         env.extend_from_slice(more);
         process::succeed(&self.root, &self.root.join("scripts/stack.sh"), arguments, &env).await
     }

@@ -20,20 +20,27 @@ pub async fn tampered_unit(world: &World) -> Result<Verdict> {
     let units = job::units(world, &done).await?;
     let honest = units.first().context("the job has no unit")?;
 
-    let mut wider = clone_as(honest, "aaaaaaaa-0-1");
-    wider["spec"]["workers"] = json!(3);
-    refused(world, "mirror says 3 workers", &wider, &["MirrorMismatch"]).await?;
+    // A unit's name follows from its mirror, so each copy takes the next free epoch or another job's name.
+    let mut later = copy_of(honest, 2);
+    refused(world, "mirror says epoch 2", &later, &["MirrorMismatch"]).await?;
 
-    let renamed = clone_as(honest, "bbbbbbbb-0-1");
-    refused(world, "another name than the envelope's", &renamed, &["MirrorMismatch"]).await?;
+    later["spec"]["workers"] = json!(3);
+    refused(world, "mirror says 3 workers", &later, &["MirrorMismatch"]).await?;
 
-    // One byte of the payload, the mirror left as it was.
-    let mut altered = clone_as(honest, "cccccccc-0-1");
+    let mut stolen = copy_of(honest, 1);
+    stolen["spec"]["jobUID"] = json!("bbbbbbbb-0000-4000-8000-000000000000");
+    stolen["metadata"]["name"] = json!("bbbbbbbb-0-1");
+    refused(world, "mirror says another job", &stolen, &["MirrorMismatch"]).await?;
+
+    // One word of the payload and the mirror with it; the signature is what tells.
+    let mut altered = copy_of(honest, 2);
     let payload = altered["spec"]["envelope"]["payload"].as_str().unwrap_or("").to_owned();
     let engine = base64::engine::general_purpose::STANDARD;
-    let text = String::from_utf8(engine.decode(&payload)?)?.replace("\"workers\":2", "\"workers\":1");
+    let text = String::from_utf8(engine.decode(&payload)?)?;
+    let name = crate::cluster::name(&altered).to_owned();
+    let text = text.replace("\"epoch\":1", "\"epoch\":2").replace(crate::cluster::name(honest), &name);
     altered["spec"]["envelope"]["payload"] = json!(engine.encode(text));
-    refused(world, "payload altered after signing", &altered, &["BadSignature"]).await?;
+    refused(world, "payload and mirror altered together", &altered, &["BadSignature"]).await?;
 
     // And what is there already cannot be edited at all.
     let edit = json!({"spec": {"workers": 7}});
@@ -46,12 +53,16 @@ pub async fn tampered_unit(world: &World) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// The same unit under another name, without what the server filled in.
-fn clone_as(unit: &Value, name: &str) -> Value {
+/// The same unit with another epoch in its mirror, without what the server filled in.
+fn copy_of(unit: &Value, epoch: u32) -> Value {
+    let mut spec = unit["spec"].clone();
+    spec["epoch"] = json!(epoch);
+    let prefix = spec["jobUID"].as_str().and_then(|uid| uid.get(..8)).unwrap_or("");
     json!({
         "apiVersion": unit["apiVersion"], "kind": unit["kind"],
-        "metadata": {"name": name, "namespace": EAST_NAMESPACE, "labels": unit["metadata"]["labels"]},
-        "spec": unit["spec"],
+        "metadata": {"name": format!("{prefix}-0-{epoch}"), "namespace": EAST_NAMESPACE,
+                     "labels": unit["metadata"]["labels"]},
+        "spec": spec,
     })
 }
 
