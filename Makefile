@@ -33,3 +33,21 @@ clusters-check: ## Test the clusters themselves: start, crash, repair, stop, no 
 .PHONY: image
 image: ## Build the trainer image and load it into the member clusters that are up
 	@scripts/image.sh
+
+##@ The whole, on this machine (root)
+
+.PHONY: demo
+demo: ## Train a GPT on a real cluster from one YAML, sample it, compare with one local process
+	@scripts/demo.sh
+
+.PHONY: demo-down
+demo-down: ## Remove what the demo started: stack, clusters, data
+	@scripts/demo.sh down
+
+.PHONY: test
+test: ## All that needs no cluster, then a short job on real clusters
+	@scripts/test.sh short
+
+.PHONY: test-full
+test-full: ## As test, with every scenario and the comparisons with other people's tools
+	@scripts/test.sh full

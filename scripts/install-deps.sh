@@ -12,7 +12,7 @@ packages=(
     # the trainer image
     buildah
     # the text that the examples train on
-    bible-kjv-text
+    bible-kjv bible-kjv-text
 )
 
 missing=()
