@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`protocol`] | events, commands, relay bodies, exit codes: `docs/spec/protocol.md` as types |
 //! | [`dataset`] | token files and their manifest |
+//! | [`resolved`] | the resolved spec, training digest, genesis, StateRoot |
+//! | [`checkpoint`], [`safetensors`] | states on disk, in files that `transformers` loads |
 //! | [`files`], [`failure`] | whole-or-absent files; how a process ends badly |
 //!
 //! What must not live here: arithmetic on parameters (numerics) and Kubernetes (the operator).
@@ -11,7 +13,10 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod checkpoint;
 pub mod dataset;
 pub mod failure;
 pub mod files;
 pub mod protocol;
+pub mod resolved;
+pub mod safetensors;

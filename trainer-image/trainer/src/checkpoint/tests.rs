@@ -1,0 +1,165 @@
+use std::fs;
+use std::path::Path;
+
+use muster_numerics::graph::{Graph, StepShape};
+use muster_numerics::spec::{Architecture, Arithmetic, ModelSpec, TiedEmbeddings};
+use muster_numerics::state::State;
+
+use super::*;
+
+fn model() -> ModelSpec {
+    ModelSpec {
+        architecture: Architecture::Gpt2,
+        layers: 1,
+        width: 16,
+        heads: 2,
+        context: 8,
+        vocabulary: 20,
+        tied_embeddings: TiedEmbeddings::Untied,
+    }
+}
+
+fn graph() -> Graph {
+    Graph::build(&model(), StepShape { batch: 1, shards: 1 }, Arithmetic::F32Chain).unwrap()
+}
+
+fn state(step: u64) -> State {
+    let mut state = State::genesis(&graph(), 7);
+    state.step = step;
+    (state.b1p, state.b2p) = (0.81, 0.9025);
+    for (i, (m, v)) in state.m.iter_mut().zip(&mut state.v).enumerate() {
+        (*m, *v) = (i as f32 * 0.5, i as f32 * 0.25);
+    }
+    state
+}
+
+fn job() -> Digest {
+    Digest::of(b"job")
+}
+
+fn saved(out: &Path, step: u64) -> Saved {
+    save(&Store::new(out).path(step), &model(), &graph(), job(), &state(step)).unwrap()
+}
+
+#[test]
+fn a_state_comes_back_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let saved = saved(dir.path(), 2);
+    let store = Store::new(dir.path());
+    let (got, manifest) = store.load(2, &model(), &graph(), job()).unwrap();
+    assert_eq!(got, state(2));
+    assert_eq!((manifest.step(), manifest.state_root()), (2, saved.state_root));
+    assert_eq!(read_manifest(&store.path(2)).unwrap().1, saved.manifest);
+    let (opened, _, got, _) = open(&resolve_dir(dir.path()).unwrap()).unwrap();
+    assert_eq!((opened, got), (model(), state(2)));
+}
+
+#[test]
+fn weights_are_transposed_as_hugging_face_wants() {
+    let dir = tempfile::tempdir().unwrap();
+    saved(dir.path(), 1);
+    let bytes = fs::read(Store::new(dir.path()).path(1).join(MODEL_FILE)).unwrap();
+    let (header, values) = crate::safetensors::parse(&bytes).unwrap();
+    let entry = header.entries().iter().find(|e| e.name == "transformer.h.0.attn.c_attn.weight").unwrap();
+    assert_eq!(entry.shape, [16, 48]);
+    let graph = graph();
+    let tensor = graph.tensors().iter().find(|t| t.name == "h.0.attn.qkv.weight").unwrap();
+    let (state, at) = (state(1), values + entry.start as usize);
+    let in_file = |row: usize, col: usize| {
+        let at = at + 4 * (row * 48 + col);
+        f32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
+    };
+    for (out, input) in [(0, 0), (47, 3), (5, 15), (20, 9)] {
+        assert_eq!(in_file(input, out), state.w[tensor.offset + out * 16 + input]);
+    }
+}
+
+/// Every truncation point of a sample and every kind of flip: an error that names the file, never a state.
+#[test]
+fn damage_is_found_wherever_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    saved(dir.path(), 1);
+    let store = Store::new(dir.path());
+    let check = |name: &str, bytes: &[u8]| {
+        fs::write(store.path(1).join(name), bytes).unwrap();
+        let error = store.load(1, &model(), &graph(), job()).unwrap_err();
+        assert!(error.is_damage() && error.to_string().contains("step-00000001/"), "{name}: {error}");
+        assert_eq!(Failure::from(error).code, ExitCode::BadCheckpoint);
+    };
+    for name in [MANIFEST_FILE, CONFIG_FILE, MODEL_FILE, OPTIMIZER_FILE] {
+        let good = fs::read(store.path(1).join(name)).unwrap();
+        let stride = (good.len() / 50).max(1);
+        for at in (0..good.len()).step_by(stride) {
+            check(name, &good[..at]);
+            let mut flipped = good.clone();
+            flipped[at] ^= 1 << (at % 8);
+            check_flip(&store, name, &flipped, &check);
+        }
+        check(name, &[&good[..], b" "].concat());
+        fs::write(store.path(1).join(name), &good).unwrap();
+        assert!(store.load(1, &model(), &graph(), job()).is_ok());
+        fs::remove_file(store.path(1).join(name)).unwrap();
+        assert!(store.load(1, &model(), &graph(), job()).unwrap_err().is_damage());
+        fs::write(store.path(1).join(name), &good).unwrap();
+    }
+}
+
+/// A flip inside the manifest's training digest makes it another job's: that is refused too, but not as damage.
+fn check_flip(store: &Store, name: &str, flipped: &[u8], check: &dyn Fn(&str, &[u8])) {
+    fs::write(store.path(1).join(name), flipped).unwrap();
+    match store.load(1, &model(), &graph(), job()) {
+        Err(Error::OtherJob { .. }) => assert_eq!(name, MANIFEST_FILE),
+        _ => check(name, flipped),
+    }
+}
+
+#[test]
+fn the_newest_whole_one_is_found_and_others_are_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(dir.path());
+    let newest = || store.newest(&model(), &graph(), job());
+    assert!(newest().unwrap().newest.is_none());
+    for step in [4, 8, 12] {
+        saved(dir.path(), step);
+    }
+    fs::create_dir(dir.path().join("checkpoints/step-99")).unwrap();
+    fs::write(store.path(12).join(MODEL_FILE), b"half").unwrap();
+    let found = newest().unwrap();
+    assert_eq!(found.newest.unwrap().0.step, 8);
+    assert!(found.skipped[0].contains("step-00000012/model.safetensors"), "{:?}", found.skipped);
+
+    fs::rename(store.path(4), store.path(20)).unwrap();
+    assert!(newest().unwrap().skipped[0].contains("the directory's name says 20"));
+    for step in [8, 20] {
+        fs::remove_file(store.path(step).join(MANIFEST_FILE)).unwrap();
+    }
+    let error = newest().unwrap_err();
+    assert!(matches!(error, Error::NoneWhole { count: 3, .. }), "{error}");
+}
+
+#[test]
+fn another_job_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    saved(dir.path(), 4);
+    let other = Digest::of(b"other");
+    let error = Store::new(dir.path()).newest(&model(), &graph(), other).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("belongs to another job") && text.contains(&other.to_string()), "{text}");
+    assert_eq!(Failure::from(error).code, ExitCode::BadCheckpoint);
+}
+
+#[test]
+fn the_last_few_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(dir.path());
+    for step in [4, 8, 12, 16] {
+        saved(dir.path(), step);
+    }
+    store.keep_last(2, 12).unwrap();
+    assert_eq!(store.steps().unwrap(), [8, 12, 16]);
+    store.keep_last(0, 16).unwrap();
+    assert_eq!(store.steps().unwrap(), [16]);
+    store.remove(16).unwrap();
+    store.remove(16).unwrap();
+    assert!(matches!(resolve_dir(dir.path()), Err(Error::Missing(_))));
+}

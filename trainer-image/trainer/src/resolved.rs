@@ -1,0 +1,140 @@
+//! From a job to its identity: the resolved spec, the training digest, genesis and StateRoot.
+
+use muster_numerics::graph::Graph;
+use muster_numerics::spec::{
+    DataSpec, FORMAT, ModelSpec, OPS, SpecError, TrainingParameters, TrainingSpec, digest_text,
+};
+use muster_numerics::state::State;
+use muster_proof::hash::{Context, h};
+use muster_proof::tensor::{Role, tensor_root};
+use muster_proof::{Digest, StateRootBuilder, jcs, tensor};
+
+use crate::dataset;
+
+/// The largest resolved spec that is read, in bytes.
+pub const MAX_SPEC: u64 = 64 * 1024;
+
+/// The domain of training digests.
+const TRAINING: Context = Context::new("muster.training/1");
+
+/// Why a job has no identity.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A field of the spec.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The model cannot address all tokens of the data.
+    #[error(
+        "wrong vocabulary: model.vocabulary is {model}, but the dataset's tokens go up to {data}; set it to at least \
+         {data} or bring a dataset made for {model}"
+    )]
+    Vocabulary {
+        /// model.vocabulary.
+        model: u64,
+        /// The dataset's.
+        data: u64,
+    },
+    /// Not canonical JSON.
+    #[error("spec: {0}")]
+    Canonical(#[from] jcs::Error),
+    /// A tensor of the model has no digest.
+    #[error("model: {0}")]
+    Tensor(#[from] tensor::Error),
+    /// The genesis in the spec is not the one its seed gives.
+    #[error("genesis: is {spec}, but model and seed give {got}; resolve the job again")]
+    Genesis {
+        /// What the spec says.
+        spec: String,
+        /// What this version computes.
+        got: Digest,
+    },
+}
+
+/// Resolves a job: fills in the graph's digest and the StateRoot of genesis. The second value is the resolved
+/// spec's bytes (RFC 8785), whose SHA-256 is its blob name. Computes all initial parameters: seconds for 100
+/// million.
+///
+/// # Errors
+/// [`Error::Spec`] naming the field, [`Error::Vocabulary`].
+pub fn resolved_spec(
+    model: &ModelSpec,
+    training: &TrainingParameters,
+    data: &dataset::Manifest,
+) -> Result<(TrainingSpec, Vec<u8>), Error> {
+    let mut spec = TrainingSpec {
+        format: FORMAT.into(),
+        ops: OPS.into(),
+        graph: digest_text(&[0; 32]),
+        model: model.clone(),
+        data: DataSpec { root: data.root().to_string(), tokens: data.tokens() },
+        training: training.clone(),
+        genesis: digest_text(&[0; 32]),
+    };
+    // Bounds first: a graph and its parameters are only built of sizes that were checked.
+    spec.validate()?;
+    check_vocabulary(&spec, data)?;
+    let graph = build_graph(&spec)?;
+    spec.graph = digest_text(&graph.digest());
+    spec.genesis = genesis(&graph, training.seed)?.to_string();
+    let bytes = jcs::serialize(&spec)?;
+    Ok((spec, bytes))
+}
+
+fn build_graph(spec: &TrainingSpec) -> Result<Graph, SpecError> {
+    let training = &spec.training;
+    Ok(Graph::build(&spec.model, training.step_shape(), training.arithmetic)?)
+}
+
+/// Reads a resolved spec and builds its graph. The bytes must be canonical: the training digest is theirs.
+///
+/// # Errors
+/// [`Error::Canonical`], [`Error::Spec`] naming the field.
+pub fn read_spec(bytes: &[u8]) -> Result<(TrainingSpec, Graph), Error> {
+    jcs::parse_canonical(bytes)?;
+    let spec = TrainingSpec::from_json(bytes)?;
+    let graph = spec.build_graph()?;
+    Ok((spec, graph))
+}
+
+/// Refuses a dataset with tokens that the model has no row for.
+///
+/// # Errors
+/// [`Error::Vocabulary`].
+pub fn check_vocabulary(spec: &TrainingSpec, data: &dataset::Manifest) -> Result<(), Error> {
+    let (model, data) = (spec.model.vocabulary, u64::from(data.vocabulary()));
+    if model < data { Err(Error::Vocabulary { model, data }) } else { Ok(()) }
+}
+
+/// The training digest: the identity of all that reaches the bits. `resolved` is the canonical bytes of the resolved
+/// spec.
+pub fn training_digest(resolved: &[u8]) -> Digest {
+    h(TRAINING, &[resolved])
+}
+
+/// The StateRoot of state 0.
+///
+/// # Errors
+/// [`Error::Tensor`].
+pub fn genesis(graph: &Graph, seed: u64) -> Result<Digest, Error> {
+    Ok(state_root(graph, &State::genesis(graph, seed))?)
+}
+
+/// The StateRoot of a state: the digest of step, both beta products, and every tensor's weights and moments.
+///
+/// # Errors
+/// A tensor that has no digest.
+pub fn state_root(graph: &Graph, state: &State) -> Result<Digest, tensor::Error> {
+    let mut root = StateRootBuilder::new(state.step, state.b1p, state.b2p);
+    for tensor in graph.tensors() {
+        let shape = tensor.shape();
+        let of = |role, all: &[f32]| {
+            tensor_root(&tensor.name, role, &shape, all.get(tensor.range()).unwrap_or_default())
+        };
+        let w = of(Role::Weight, &state.w)?;
+        let m = of(Role::FirstMoment, &state.m)?;
+        let v = of(Role::SecondMoment, &state.v)?;
+        root.roots(&tensor.name, w, m, v)?;
+    }
+    Ok(root.finish())
+}
