@@ -6,6 +6,7 @@
 //! | [`dataset`] | token files and their manifest |
 //! | [`resolved`] | the resolved spec, training digest, genesis, StateRoot |
 //! | [`checkpoint`], [`safetensors`] | states on disk, in files that `transformers` loads |
+//! | [`exchange`] | sums over the workers of a run, over TCP |
 //! | [`files`], [`failure`] | whole-or-absent files; how a process ends badly |
 //!
 //! What must not live here: arithmetic on parameters (numerics) and Kubernetes (the operator).
@@ -15,6 +16,7 @@
 
 pub mod checkpoint;
 pub mod dataset;
+pub mod exchange;
 pub mod failure;
 pub mod files;
 pub mod protocol;
