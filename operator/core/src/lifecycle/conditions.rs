@@ -270,7 +270,7 @@ fn progressing(view: &View<'_>) -> Option<Condition> {
                 Some(condition(Kind::Progressing, Status::Unknown, &why.reason, why.message.clone()))
             }
             (Some(why), _, Started::Before) => no(&why.reason, why.message.clone()),
-            (None, Some(failure), _) if unit.attempt > 1 => no("PodLost", format!("{failure}; {resumes}")),
+            (None, Some(failure), _) => no("PodLost", format!("{failure}; {resumes}")),
             (None, _, Started::Before) => no("Restarting", format!("workers start; {resumes}")),
             (None, _, Started::Never) => {
                 let message = format!("{} workers start on {}", unit.workers, unit.provider);

@@ -15,18 +15,12 @@ pub struct Failure {
 }
 
 impl fmt::Display for Failure {
+    /// The agent's message names the worker and the remedy; reason and exit code follow for those who search for them.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(rank) = self.rank {
-            write!(out, "worker {rank} ")?;
-        }
-        if let Some(code) = self.exit_code {
-            write!(out, "exit {code} ")?;
-        }
-        match (self.reason.is_empty(), self.message.is_empty()) {
-            (false, false) => write!(out, "{}: {}", self.reason, self.message),
-            (false, true) => out.write_str(&self.reason),
-            (true, false) => out.write_str(&self.message),
-            (true, true) => out.write_str("no reason given"),
+        let what = if self.message.is_empty() { "no message" } else { &self.message };
+        match self.exit_code {
+            Some(code) => write!(out, "{what} ({}, exit code {code})", self.reason),
+            None => write!(out, "{what} ({})", self.reason),
         }
     }
 }
@@ -114,6 +108,12 @@ pub fn judge(failure: &Failure, rules: &[Rule]) -> Verdict {
             "CheckpointCorrupt",
             failure,
             "the start checkpoint does not match its manifest or belongs to another job; create the job anew",
+        ),
+        // The agent gives a unit up for this only when it came back without a step in between.
+        _ if failure.reason == "OOMKilled" => permanent(
+            "OOMKilled",
+            failure,
+            "it needs the same memory anywhere; raise spec.workers.resources.memory or workers.count in a new TrainingJob",
         ),
         _ => Verdict::Again,
     }

@@ -130,7 +130,8 @@ fn exit_codes_that_determinism_makes_permanent() {
     {
         assert_eq!(reason_of(&decide(&facts(Some(failed(code, "Error"))))), reason);
     }
-    for (code, reason) in [(137, "OOMKilled"), (69, "PodLost"), (74, "Error"), (143, "Evicted")] {
+    assert_eq!(reason_of(&decide(&facts(Some(failed(137, "OOMKilled"))))), "OOMKilled");
+    for (code, reason) in [(137, "Killed"), (69, "PodLost"), (74, "Error"), (143, "Evicted")] {
         let decision = decide(&facts(Some(failed(code, reason))));
         assert!(matches!(decision.next, Next::Place { restarts: 1, .. }), "{code} {decision:?}");
     }
@@ -244,7 +245,7 @@ fn running_and_recovering() {
     assert_eq!(story(&view(Some(&running))), (Phase::Running, expected));
 
     let again = Unit { attempt: 2, failure: died(137, "OOMKilled"), ..unit(UnitPhase::Starting) };
-    let expected = "Recovering: worker 1 exit 137 OOMKilled: m; training goes on from step 100".to_string();
+    let expected = "Recovering: m (OOMKilled, exit code 137); training goes on from step 100".to_string();
     assert_eq!(story(&view(Some(&again))), (Phase::Recovering, expected));
 
     let away = Unit { member: Member::Away, ..running };
