@@ -99,7 +99,16 @@ impl BlobDir {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        fs::create_dir_all(&incoming).await?;
+        Self::attach(root).await
+    }
+
+    /// Uses `root` beside its owner (`muster data import` while the hub runs): makes it if it is missing, removes nothing,
+    /// since what looks left over may be an upload of the owner.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub async fn attach(root: &Path) -> io::Result<Self> {
+        fs::create_dir_all(root.join("incoming")).await?;
         fs::create_dir_all(root.join("sha256")).await?;
         Ok(Self { root: root.to_owned(), sequence: AtomicU64::new(0) })
     }
