@@ -19,10 +19,14 @@ use super::{TrustTier, rules, schema};
     category = "muster",
     doc = "Someone who lends a cluster. The spec is the hub admin's, the status the hub's. Its namespace on \
            the hub is muster-p-<name>.",
-    validation = kube::core::Rule::new("size(self.metadata.name) <= 40")
-        .message("metadata.name must have at most 40 characters: a namespace is named after it"),
-    validation = kube::core::Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
-        .message("metadata.name must be a DNS label, without dots: a namespace is named after it"),
+    validation = rules::name(
+        "size(self.metadata.name) <= 40",
+        "must have at most 40 characters: a namespace is named after it"
+    ),
+    validation = rules::name(
+        "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+        "must be a DNS label, without dots: a namespace is named after it"
+    ),
     validation = rules::keeps_status(),
     printcolumn(
         name = "Ready",
@@ -67,7 +71,10 @@ pub struct ComputeProviderSpec {
     pub accepted_keys: Vec<AcceptedKey>,
     /// Whether it gets work. Revoked is final.
     #[serde(default)]
-    #[schemars(transform = rules::rule("oldSelf != 'Revoked' || self == 'Revoked'", "Revoked is final: delete the provider and join it again"))]
+    #[schemars(transform = rules::rule(
+        "oldSelf != 'Revoked' || self == 'Revoked'",
+        "Revoked is final: delete the provider and join it again",
+    ))]
     pub scheduling: Scheduling,
     /// Most that the hub sends, whatever the provider reports.
     #[serde(default)]

@@ -22,8 +22,10 @@ use super::{Arithmetic, rules, schema};
     category = "muster",
     doc = "What a provider's agent says it has: capacity, prices, policy. The object is the hub's, the status \
            the agent's, written when something changed and at most every 30 seconds. The heartbeat is a Lease.",
-    validation = kube::core::Rule::new("self.metadata.name == 'report'")
-        .message("metadata.name must be 'report': there is one in each provider's namespace, made by the hub"),
+    validation = rules::name(
+        "self.metadata.name == 'report'",
+        "must be 'report': there is one in each provider's namespace, made by the hub"
+    ),
     validation = rules::keeps_status(),
     printcolumn(name = "Agent", type_ = "string", json_path = ".status.agentVersion"),
     printcolumn(name = "K8s", type_ = "string", json_path = ".status.kubernetesVersion"),
@@ -73,7 +75,11 @@ pub struct ProviderReportStatus {
 /// Devices of one class.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[schemars(transform = rules::rule_at(".idle", "self.idle <= self.workers", "must not exceed workers"))]
+#[schemars(transform = rules::rule_at(
+    ".idle",
+    "self.idle <= self.workers",
+    "must not exceed workers",
+))]
 pub struct Devices {
     /// Their class.
     #[schemars(schema_with = "schema::device_class")]
@@ -124,7 +130,11 @@ pub enum Containers {
 /// A head of the hub's log.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[schemars(transform = rules::rule_at(".size", "self.size >= oldSelf.size", "must not decrease: a witness never goes back"))]
+#[schemars(transform = rules::rule_at(
+    ".size",
+    "self.size >= oldSelf.size",
+    "must not decrease: a witness never goes back",
+))]
 pub struct LogHead {
     /// Entries.
     #[schemars(range(min = 0, max = schema::MAX_INTEGER))]

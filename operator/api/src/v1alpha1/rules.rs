@@ -69,5 +69,11 @@ pub(super) fn keeps_status() -> Rule {
 
 fn kept(name: &str) -> Rule {
     Rule::new(format!("!has(oldSelf.{name}) || has(self.{name})"))
-        .message(&*format!("{name} must not be removed"))
+        .message("must not be removed")
+        .field_path(format!(".{name}"))
+}
+
+/// At the root: a rule about the object's name. Names of other things are made from it.
+pub(super) fn name(cel: &str, message: &str) -> Rule {
+    Rule::new(cel).message(message).field_path(".metadata.name")
 }

@@ -21,13 +21,15 @@ use super::{rules, schema};
     category = "muster",
     doc = "One epoch of one island of a job on one provider, in the provider's namespace. The spec is the \
            hub's, the status the agent's. A move is a new object with the next epoch.",
-    validation = kube::core::Rule::new("size(self.metadata.name) <= 40")
-        .message("metadata.name must have at most 40 characters: names of Jobs and pods are made from it"),
-    validation = kube::core::Rule::new(
-        "self.spec.kind != 'Train' || self.metadata.name == self.spec.jobUID.substring(0, 8) + '-' + \
-         string(self.spec.island) + '-' + string(self.spec.epoch)"
-    )
-        .message("metadata.name must be <first 8 of spec.jobUID>-<spec.island>-<spec.epoch>, so that it exists once"),
+    validation = rules::name(
+        "size(self.metadata.name) <= 40",
+        "must have at most 40 characters: names of Jobs and pods are made from it"
+    ),
+    validation = rules::name(
+        "self.spec.kind != 'Train' || self.metadata.name == \
+         '%s-%d-%d'.format([self.spec.jobUID.substring(0, 8), self.spec.island, self.spec.epoch])",
+        "must be <first 8 of spec.jobUID>-<spec.island>-<spec.epoch>, so that it exists once"
+    ),
     validation = rules::keeps_status(),
     printcolumn(name = "Kind", type_ = "string", json_path = ".spec.kind"),
     printcolumn(name = "Epoch", type_ = "integer", json_path = ".spec.epoch"),
@@ -66,7 +68,10 @@ pub struct WorkUnitSpec {
     pub envelope: Envelope,
     /// Run, then Drain, then Stop. Not signed: stopping is always safe.
     #[serde(default)]
-    #[schemars(transform = rules::rule("self == oldSelf || oldSelf == 'Run' || (oldSelf == 'Drain' && self == 'Stop')", "may only go from Run to Drain to Stop; to run again is a new WorkUnit"))]
+    #[schemars(transform = rules::rule(
+        "self == oldSelf || oldSelf == 'Run' || (oldSelf == 'Drain' && self == 'Stop')",
+        "may only go from Run to Drain to Stop; to run again is a new WorkUnit",
+    ))]
     pub desired: Desired,
 }
 
@@ -113,8 +118,8 @@ pub struct Envelope {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct EnvelopeSignature {
-    /// SHA-256 of the signing key's SubjectPublicKeyInfo in DER.
-    #[schemars(schema_with = "schema::digest")]
+    /// Which key signed: SHA-256 of its SubjectPublicKeyInfo in DER.
+    #[schemars(length(min = 1, max = 128))]
     pub keyid: String,
     /// ECDSA P-256 with SHA-256 in DER, base64.
     #[schemars(length(max = 128), regex(pattern = r"^[A-Za-z0-9+/]+={0,2}$"))]
@@ -124,8 +129,19 @@ pub struct EnvelopeSignature {
 /// What the agent says about a unit.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[schemars(transform = rules::rule_at(".phase", "!has(oldSelf.phase) || !(oldSelf.phase in ['Refused', 'Succeeded', 'Failed']) || \
-         (has(self.phase) && self.phase in [oldSelf.phase, 'Released'])", "a finished unit can only become Released"), transform = rules::rule_at(".phase", "!has(oldSelf.phase) || oldSelf.phase != 'Released' || (has(self.phase) && self.phase == 'Released')", "Released is final"), transform = rules::keeps("attempt"), transform = rules::keeps("checkpoint"))]
+#[schemars(transform = rules::rule_at(
+    ".phase",
+    "!has(oldSelf.phase) || !(oldSelf.phase in ['Refused', 'Succeeded', 'Failed']) || \
+         (has(self.phase) && self.phase in [oldSelf.phase, 'Released'])",
+    "a finished unit can only become Released",
+))]
+#[schemars(transform = rules::rule_at(
+    ".phase",
+    "!has(oldSelf.phase) || oldSelf.phase != 'Released' || (has(self.phase) && self.phase == 'Released')",
+    "Released is final",
+))]
+#[schemars(transform = rules::keeps("attempt"))]
+#[schemars(transform = rules::keeps("checkpoint"))]
 pub struct WorkUnitStatus {
     /// The generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -199,7 +215,11 @@ impl WorkUnitPhase {
 /// A durable checkpoint of a unit.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[schemars(transform = rules::rule_at(".step", "self.step >= oldSelf.step", "must not decrease: a durable checkpoint stays"))]
+#[schemars(transform = rules::rule_at(
+    ".step",
+    "self.step >= oldSelf.step",
+    "must not decrease: a durable checkpoint stays",
+))]
 pub struct UnitCheckpoint {
     /// The state after this step.
     #[schemars(range(min = 0, max = schema::MAX_STEPS))]

@@ -9,7 +9,26 @@ use crate::v1alpha1::Arithmetic;
 /// The network's shape.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[schemars(transform = rules::rule_at(".width", "self.width % self.heads == 0", "must be divisible by heads"), transform = rules::rule_at(".kvHeads", "!has(self.kvHeads) || (self.architecture == 'llama' && self.heads % self.kvHeads == 0)", "is for llama only and must divide heads"), transform = rules::rule_at(".mlpWidth", "has(self.mlpWidth) == (self.architecture == 'llama')", "is required for llama and for llama only"), transform = rules::rule_at(".width", "self.architecture != 'llama' || self.width % (2 * self.heads) == 0", "must be divisible by 2 * heads for llama, whose rotary positions turn pairs"))]
+#[schemars(transform = rules::rule_at(
+    ".width",
+    "self.width % self.heads == 0",
+    "must be divisible by heads",
+))]
+#[schemars(transform = rules::rule_at(
+    ".kvHeads",
+    "!has(self.kvHeads) || (self.architecture == 'llama' && self.heads % self.kvHeads == 0)",
+    "is for llama only and must divide heads",
+))]
+#[schemars(transform = rules::rule_at(
+    ".mlpWidth",
+    "has(self.mlpWidth) == (self.architecture == 'llama')",
+    "is required for llama and for llama only",
+))]
+#[schemars(transform = rules::rule_at(
+    ".width",
+    "self.architecture != 'llama' || self.width % (2 * self.heads) == 0",
+    "must be divisible by 2 * heads for llama, whose rotary positions turn pairs",
+))]
 pub struct Model {
     /// The family.
     pub architecture: Architecture,
@@ -79,7 +98,26 @@ pub struct Data {
 /// How the model is trained.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[schemars(transform = rules::rule_at(".batch", "self.batch % self.shards == 0", "must be divisible by shards"), transform = rules::rule_at(".intervalSteps", "self.intervalSteps <= self.steps", "must not exceed steps (the default is 20)"), transform = rules::rule_at(".intervalSteps", "self.intervalSteps >= 4 || self.intervalSteps == self.steps", "must be at least 4, or all the steps of a shorter job"), transform = rules::rule_at(".schedule.warmupSteps", "self.schedule.warmupSteps <= self.steps", "must not exceed training.steps"))]
+#[schemars(transform = rules::rule_at(
+    ".batch",
+    "self.batch % self.shards == 0",
+    "must be divisible by shards",
+))]
+#[schemars(transform = rules::rule_at(
+    ".intervalSteps",
+    "self.intervalSteps <= self.steps",
+    "must not exceed steps (the default is 20)",
+))]
+#[schemars(transform = rules::rule_at(
+    ".intervalSteps",
+    "self.intervalSteps >= 4 || self.intervalSteps == self.steps",
+    "must be at least 4, or all the steps of a shorter job",
+))]
+#[schemars(transform = rules::rule_at(
+    ".schedule.warmupSteps",
+    "self.schedule.warmupSteps <= self.steps",
+    "must not exceed training.steps",
+))]
 pub struct Training {
     /// Optimizer steps.
     #[schemars(range(min = 1, max = schema::MAX_STEPS))]
@@ -90,7 +128,10 @@ pub struct Training {
     /// Logical shards of the batch, a power of two up to 256. Fixes the order of the sums, so it is part of the
     /// result; how many workers share the shards is not.
     #[schemars(range(min = 1, max = 256))]
-    #[schemars(transform = rules::rule("self in [1, 2, 4, 8, 16, 32, 64, 128, 256]", "must be a power of two"))]
+    #[schemars(transform = rules::rule(
+        "self in [1, 2, 4, 8, 16, 32, 64, 128, 256]",
+        "must be a power of two",
+    ))]
     pub shards: i64,
     /// Seed of the initial weights and of the order of the data.
     #[serde(default)]
@@ -127,11 +168,13 @@ pub struct Optimizer {
     pub learning_rate: String,
     /// Decay of the first moment, below 1.
     #[schemars(schema_with = "schema::decimal")]
-    #[schemars(transform = rules::not_negative, transform = rules::below_one)]
+    #[schemars(transform = rules::not_negative)]
+    #[schemars(transform = rules::below_one)]
     pub beta1: String,
     /// Decay of the second moment, below 1.
     #[schemars(schema_with = "schema::decimal")]
-    #[schemars(transform = rules::not_negative, transform = rules::below_one)]
+    #[schemars(transform = rules::not_negative)]
+    #[schemars(transform = rules::below_one)]
     pub beta2: String,
     /// Added to the root of the second moment, above 0.
     #[schemars(schema_with = "schema::decimal")]
@@ -181,7 +224,8 @@ pub struct Schedule {
     pub warmup_steps: i64,
     /// What is left of the learning rate at the last step, from 0 to 1.
     #[schemars(schema_with = "schema::decimal")]
-    #[schemars(transform = rules::not_negative, transform = rules::rule("double(self) <= 1.0", "must not exceed 1"))]
+    #[schemars(transform = rules::not_negative)]
+    #[schemars(transform = rules::rule("double(self) <= 1.0", "must not exceed 1"))]
     pub final_fraction: String,
 }
 

@@ -32,8 +32,10 @@ use super::{rules, schema};
     doc = "A model to train, bit for bit reproducibly, on capacity that providers lend. The spec is the \
            tenant's, the status the hub's.",
     selectable = ".status.phase",
-    validation = kube::core::Rule::new("size(self.metadata.name) <= 52")
-        .message("metadata.name must have at most 52 characters: names of pods are made from it"),
+    validation = rules::name(
+        "size(self.metadata.name) <= 52",
+        "must have at most 52 characters: names of pods are made from it"
+    ),
     validation = rules::keeps_status(),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Step", type_ = "string", json_path = ".status.progress.text"),
@@ -52,7 +54,16 @@ use super::{rules, schema};
     printcolumn(name = "Digest", type_ = "string", json_path = ".status.trainingDigest", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
-#[schemars(transform = rules::rule_at(".workers.count", "self.workers.count <= self.training.shards", "must not exceed training.shards: a worker needs at least one shard"), transform = rules::rule_at(".training.shards", "self.training.batch / self.training.shards * self.model.context <= 8192", "batch / shards * model.context must not exceed 8192 tokens per shard; raise shards"))]
+#[schemars(transform = rules::rule_at(
+    ".workers.count",
+    "self.workers.count <= self.training.shards",
+    "must not exceed training.shards: a worker needs at least one shard",
+))]
+#[schemars(transform = rules::rule_at(
+    ".training.shards",
+    "self.training.batch / self.training.shards * self.model.context <= 8192",
+    "batch / shards * model.context must not exceed 8192 tokens per shard; raise shards",
+))]
 pub struct TrainingJobSpec {
     /// The network's shape. Immutable.
     #[schemars(transform = rules::identity)]

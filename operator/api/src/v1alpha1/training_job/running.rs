@@ -163,7 +163,10 @@ impl Default for FailurePolicy {
 /// What to do about failures of one kind.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[schemars(transform = rules::rule("has(self.onReasons) != has(self.onExitCodes)", "set exactly one of onReasons and onExitCodes"))]
+#[schemars(transform = rules::rule(
+    "has(self.onReasons) != has(self.onExitCodes)",
+    "set exactly one of onReasons and onExitCodes",
+))]
 pub struct FailureRule {
     /// A name for people and for patches.
     #[schemars(schema_with = "schema::dns_label")]

@@ -10,8 +10,14 @@ use crate::v1alpha1::WorkUnitPhase;
 /// What the hub says about the job.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[schemars(transform = rules::rule_at(".phase", "!has(oldSelf.phase) || !(oldSelf.phase in ['Succeeded', 'Failed']) || \
-         (has(self.phase) && self.phase == oldSelf.phase)", "a finished job stays finished"), transform = rules::keeps("trainingDigest"), transform = rules::keeps("resolved"))]
+#[schemars(transform = rules::rule_at(
+    ".phase",
+    "!has(oldSelf.phase) || !(oldSelf.phase in ['Succeeded', 'Failed']) || \
+         (has(self.phase) && self.phase == oldSelf.phase)",
+    "a finished job stays finished",
+))]
+#[schemars(transform = rules::keeps("trainingDigest"))]
+#[schemars(transform = rules::keeps("resolved"))]
 pub struct TrainingJobStatus {
     /// The generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
