@@ -32,3 +32,9 @@ build_archive() {
     mv "$archive.new" "$archive"
     rm -rf "$work"
 }
+
+archive_index() { tar -xOf "$1" index.json; }
+archive_digest() { archive_index "$1" | jq -er '.manifests[0].digest'; }
+archive_name() { # NAME:TAG
+    archive_index "$1" | jq -er '.manifests[0].annotations["org.opencontainers.image.ref.name"]'
+}
