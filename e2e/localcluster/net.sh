@@ -15,6 +15,14 @@ ensure_pins() {
     fi
 }
 
+# From the address, locally administered. With the same MAC every time, neighbours
+# need not notice that a link was made anew; a bridge left to itself takes the
+# lowest MAC of its ports, and so changes it with each cluster that comes or goes.
+mac_of() {
+    # shellcheck disable=SC2046
+    printf '02:4d:%02x:%02x:%02x:%02x' $(tr . ' ' <<<"$1")
+}
+
 ensure_bridge() {
     local route kind
     if ip link show "$BRIDGE" >/dev/null 2>&1; then
@@ -27,7 +35,7 @@ ensure_bridge() {
         [ -z "$route" ] || die "$CLUSTER_SUBNET.0/24 is in use on this machine by $route" \
             "another instance? CLUSTER_INSTANCE=NAME make clusters-down removes it" \
             "or choose another range: CLUSTER_SUBNET=10.87.0 make clusters"
-        ip link add "$BRIDGE" type bridge || die "this kernel has no bridge support (CONFIG_BRIDGE)"
+        ip link add "$BRIDGE" address "$(mac_of "$GATEWAY")" type bridge || die "this kernel has no bridge support (CONFIG_BRIDGE)"
     fi
     ip -4 addr show dev "$BRIDGE" | grep -q "inet $GATEWAY/24" || ip addr add "$GATEWAY/24" dev "$BRIDGE"
     ip link set "$BRIDGE" up
@@ -44,7 +52,8 @@ ensure_network() {
     # One end without the other happens when a namespace was lost: start over.
     if ! in_cluster "$cluster" ip link show eth0 >/dev/null 2>&1; then
         ip link del "$veth" 2>/dev/null || true
-        ip link add "$veth" type veth peer name eth0 netns "$pin" || die "this kernel has no veth support (CONFIG_VETH)"
+        ip link add "$veth" type veth peer name eth0 address "$(mac_of "$(cluster_ip "$cluster")")" netns "$pin" ||
+            die "this kernel has no veth support (CONFIG_VETH)"
     fi
     ip link set "$veth" master "$BRIDGE" up
     in_cluster "$cluster" ip addr replace "$(cluster_ip "$cluster")/24" dev eth0

@@ -63,7 +63,7 @@ choose_durability() {
     echo "$wanted" >"$file"
     alive "$1" etcd || return 0
     log "restarting etcd of $1 with CLUSTER_FSYNC=$wanted"
-    stop "$1" etcd TERM
+    stop "$1" etcd
 }
 
 check_settings

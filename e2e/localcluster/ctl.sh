@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Works on clusters that are up, one small thing a time: what failure tests and
+# curious people need. `ctl.sh` alone lists the commands.
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+for part in lib net control node oci; do
+    # shellcheck source=/dev/null
+    source "$here/$part.sh"
+done
+
+usage() {
+    cat >&2 <<'TEXT'
+usage: ctl.sh COMMAND CLUSTER [ARGS]      (settings: README.md)
+  ip CLUSTER                        the address of its node and its API (port 6443)
+  status CLUSTER                    its components; fails unless all is well
+  log CLUSTER COMPONENT             path of a component's log
+  exec CLUSTER COMMAND...           run a command in its network namespace
+
+  stop CLUSTER COMPONENT [SIGNAL]   end a component (KILL), wait until it is gone
+  start CLUSTER COMPONENT           start it again, wait until it answers
+  pause|resume CLUSTER COMPONENT    SIGSTOP, SIGCONT
+  stop-apiserver|start-apiserver CLUSTER
+
+  partition CLUSTER [in|out|both]   drop silently what arrives, leaves, or both
+  heal CLUSTER
+
+  images CLUSTER                    images of its containerd, with digests
+  load CLUSTER ARCHIVE              import an OCI archive under NAME:TAG and
+                                    NAME@DIGEST; prints the latter
+  rmi CLUSTER REF                   remove an image under all its names
+components: etcd apiserver controller-manager scheduler
+            containerd kubelet kube-proxy coredns (members)
+TEXT
+    exit 2
+}
+
+component() { # checked
+    grep -qwF -- "$1" <<<"$(components "$cluster")" || die "$cluster has no component '$1': $(components "$cluster" | tr '\n' ' ')"
+}
+
+start_again() {
+    KUBEBOX=$(cat "$STATE/$cluster/kubebox")
+    "start_${1//-/_}" "$cluster"
+    case $1 in
+    etcd | apiserver) wait_for 120 "the API server of $cluster" apiserver_ready "$cluster" ;;
+    containerd) wait_for 60 "containerd of $cluster" ctr_of "$cluster" version ;;
+    kubelet) wait_for 120 "node $cluster to be Ready" node_ready "$cluster" ;;
+    esac
+}
+
+load() {
+    local archive=$1 name reference
+    name=$(archive_name "$archive")
+    reference=${name%:*}@$(archive_digest "$archive")
+    ctr_of "$cluster" images import "$archive" >/dev/null
+    # The kubelet asks for an image by the name in the pod, and would pull a
+    # name@digest that containerd knows only by its tag.
+    ctr_of "$cluster" images tag --force "$name" "$reference" >/dev/null
+    echo "$reference"
+}
+
+remove_image() {
+    local target names
+    target=$(ctr_of "$cluster" images ls | awk -v ref="$1" '$1 == ref { print $3 }')
+    [ -n "$target" ] || die "$cluster has no image $1" "ctl.sh images $cluster"
+    names=$(ctr_of "$cluster" images ls | awk -v target="$target" '$3 == target { print $1 }')
+    # shellcheck disable=SC2086
+    ctr_of "$cluster" images rm --sync $names
+}
+
+[ $# -ge 2 ] || usage
+command=$1 cluster=$2
+shift 2
+check_settings
+known_cluster "$cluster"
+if [ "$command" = ip ]; then # needs neither root nor a cluster
+    cluster_ip "$cluster"
+    exit
+fi
+require_root
+[ -f "$STATE/$cluster/kubebox" ] || die "cluster $cluster is not up" "make clusters"
+needs() { [ "$1" -ge "$2" ] || usage; }
+
+case $command in
+status)
+    for name in $(components "$cluster"); do
+        printf '%-20s %s\n' "$name" "$(alive "$cluster" "$name" && echo running || echo stopped)"
+    done
+    healthy "$cluster"
+    ;;
+log) needs $# 1 && component "$1" && echo "$STATE/$cluster/log/$1.log" ;;
+exec) needs $# 1 && in_cluster "$cluster" "$@" ;;
+stop) needs $# 1 && component "$1" && lock && stop "$cluster" "$1" "${2:-KILL}" ;;
+start) needs $# 1 && component "$1" && lock && start_again "$1" ;;
+stop-apiserver) lock && stop "$cluster" apiserver ;;
+start-apiserver) lock && start_again apiserver ;;
+pause) needs $# 1 && component "$1" && signal "$cluster" "$1" STOP ;;
+resume) needs $# 1 && component "$1" && signal "$cluster" "$1" CONT ;;
+partition)
+    case ${1:-both} in in | out | both) partition "$cluster" "${1:-both}" ;; *) usage ;; esac
+    ;;
+heal) heal "$cluster" ;;
+images) ctr_of "$cluster" images ls | awk 'NR > 1 { print $1, $3, $4 $5 }' ;;
+load) needs $# 1 && load "$1" ;;
+rmi) needs $# 1 && remove_image "$1" ;;
+*) usage ;;
+esac
