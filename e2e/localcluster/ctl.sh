@@ -43,7 +43,7 @@ start_again() {
     case $1 in
     etcd | apiserver) wait_for 120 "the API server of $cluster" apiserver_ready "$cluster" ;;
     containerd) wait_for 60 "containerd of $cluster" ctr_of "$cluster" version ;;
-    kubelet) wait_for 120 "node $cluster to be Ready" node_ready "$cluster" ;;
+    kubelet) wait_for 120 "node $cluster to be Ready" kubelet_ready "$cluster" ;;
     esac
 }
 

@@ -137,6 +137,10 @@ start_kubelet() {
     start "$1" kubelet "$KUBEBOX" kubelet --config="$STATE/$1/conf/kubelet.yaml" \
         --kubeconfig="$STATE/$1/kubeconfig/kubelet" --hostname-override="$1" --node-ip="$(cluster_ip "$1")"
 }
+# The node object says Ready for 50 s after its kubelet died: ask both.
+kubelet_ready() {
+    in_cluster "$1" curl --silent --fail --max-time 5 --noproxy '*' http://127.0.0.1:10248/healthz && node_ready "$1"
+}
 start_kube_proxy() { start "$1" kube-proxy "$KUBEBOX" kube-proxy --config="$STATE/$1/conf/kube-proxy.yaml"; }
 start_coredns() { start "$1" coredns "$KUBEBOX" coredns -conf "$STATE/$1/conf/Corefile"; }
 
@@ -184,5 +188,5 @@ ensure_node() {
     api "$cluster" /apis/rbac.authorization.k8s.io/v1/clusterrolebindings/system:coredns >/dev/null 2>&1 ||
         "$KUBEBOX" kubectl --kubeconfig "$STATE/$cluster/kubeconfig/admin" apply --filename - >/dev/null <<<"$ADDONS"
     start_coredns "$cluster"
-    wait_for 120 "node $cluster to be Ready" node_ready "$cluster" || component_failed "$cluster" kubelet containerd
+    wait_for 120 "node $cluster to be Ready" kubelet_ready "$cluster" || component_failed "$cluster" kubelet containerd
 }
