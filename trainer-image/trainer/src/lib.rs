@@ -7,6 +7,8 @@
 //! | [`resolved`] | the resolved spec, training digest, genesis, StateRoot |
 //! | [`checkpoint`], [`safetensors`] | states on disk, in files that `transformers` loads |
 //! | [`exchange`] | sums over the workers of a run, over TCP |
+//! | [`worker`] | one process of a training run |
+//! | [`cli`] | the command line |
 //! | [`files`], [`failure`] | whole-or-absent files; how a process ends badly |
 //!
 //! What must not live here: arithmetic on parameters (numerics) and Kubernetes (the operator).
@@ -15,6 +17,7 @@
 #![warn(missing_docs)]
 
 pub mod checkpoint;
+pub mod cli;
 pub mod dataset;
 pub mod exchange;
 pub mod failure;
@@ -22,3 +25,4 @@ pub mod files;
 pub mod protocol;
 pub mod resolved;
 pub mod safetensors;
+pub mod worker;

@@ -1,0 +1,62 @@
+//! The command line of `muster-trainer`.
+
+use std::process;
+
+use clap::{Parser, Subcommand};
+use muster_numerics::isa::Isa;
+
+use crate::failure::Failure;
+use crate::protocol::ExitCode;
+use crate::worker;
+
+/// Trains one model of a Muster job, the same bits on every machine.
+#[derive(Debug, Parser)]
+#[command(name = "muster-trainer", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// One worker process of a run; its parent speaks to it over stdin and stdout.
+    #[command(args_override_self = true)]
+    Worker(Box<worker::Options>),
+    /// The instruction sets that kernels exist for, and which of them this CPU has.
+    Isa,
+}
+
+/// Runs the command line; the result is the process's exit code.
+pub fn main() -> process::ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            drop(error.print());
+            // clap's own code for a wrong command line is 2; ours is sysexits' 64.
+            return if error.use_stderr() { code(ExitCode::BadSpec) } else { code(ExitCode::Done) };
+        }
+    };
+    match run(arguments.command) {
+        Ok(()) => code(ExitCode::Done),
+        Err(failure) => {
+            eprintln!("muster-trainer: {failure}");
+            code(failure.code)
+        }
+    }
+}
+
+fn code(code: ExitCode) -> process::ExitCode {
+    code.code().into()
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Worker(options) => worker::run(&options),
+        Command::Isa => {
+            for isa in Isa::ALL {
+                println!("{isa} {}", if isa.is_available() { "available" } else { "missing" });
+            }
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Spec, data and start state of a run, checked against each other before anything is computed.
+
+use muster_numerics::graph::Graph;
+use muster_numerics::spec::TrainingSpec;
+use muster_numerics::state::State;
+use muster_proof::Digest;
+
+use super::{Batches, Options};
+use crate::checkpoint::{Found, Store};
+use crate::dataset::Dataset;
+use crate::failure::Failure;
+use crate::files;
+use crate::protocol::ExitCode;
+use crate::resolved::{self, MAX_SPEC};
+
+/// A job that may be trained.
+pub(super) struct Job {
+    pub spec: TrainingSpec,
+    pub spec_bytes: Vec<u8>,
+    pub training_digest: Digest,
+    pub graph: Graph,
+    pub batches: Batches,
+}
+
+impl Job {
+    /// Reads the spec and the dataset.
+    pub fn read(options: &Options) -> Result<Self, Failure> {
+        let spec_bytes = files::read_at_most(&options.spec, MAX_SPEC)
+            .map_err(|error| Failure::usage(format!("--spec: {error}")))?;
+        let (spec, graph) = resolved::read_spec(&spec_bytes)
+            .map_err(|error| Failure::usage(format!("{}: {error}", options.spec.display())))?;
+        if options.rank >= options.workers {
+            let problem =
+                format!("--rank {} of --workers {}: ranks count from 0", options.rank, options.workers);
+            return Err(Failure::usage(problem));
+        }
+        let data = Dataset::open(&options.data)?;
+        let manifest = data.manifest();
+        resolved::check_vocabulary(&spec, manifest)
+            .map_err(|error| Failure::new(ExitCode::BadData, error.to_string()))?;
+        if manifest.root().to_string() != spec.data.root || manifest.tokens() != spec.data.tokens {
+            let problem = format!(
+                "{} is another dataset than the job's: its root is {} with {} tokens, the spec's data.root is {} with \
+                 {}; give the dataset that the job was resolved with",
+                options.data.display(),
+                manifest.root(),
+                manifest.tokens(),
+                spec.data.root,
+                spec.data.tokens
+            );
+            return Err(Failure::new(ExitCode::BadData, problem));
+        }
+        let batches = Batches::new(&spec, data)?;
+        let training_digest = resolved::training_digest(&spec_bytes);
+        Ok(Self { spec, spec_bytes, training_digest, graph, batches })
+    }
+
+    /// The state to start from, and its StateRoot. Damaged checkpoints that were passed over are told to `warn`.
+    pub fn start(&self, options: &Options, warn: &dyn Fn(&str)) -> Result<(State, Digest), Failure> {
+        let store = Store::new(&options.out);
+        let found = match options.from_step {
+            Some(0) => None,
+            Some(step) => Some(store.load(step, &self.spec.model, &self.graph, self.training_digest)?),
+            None => {
+                let Found { newest, skipped } =
+                    store.newest(&self.spec.model, &self.graph, self.training_digest)?;
+                skipped.iter().for_each(|problem| warn(&format!("passed over a checkpoint: {problem}")));
+                newest
+            }
+        };
+        if let Some((state, manifest)) = found {
+            if state.step > self.spec.training.steps {
+                let problem =
+                    format!("checkpoint of step {} of a job of {}", state.step, self.spec.training.steps);
+                return Err(Failure::new(ExitCode::BadCheckpoint, problem));
+            }
+            return Ok((state, manifest.state_root()));
+        }
+        let state = State::genesis(&self.graph, self.spec.training.seed);
+        let root =
+            resolved::state_root(&self.graph, &state).map_err(|error| Failure::usage(error.to_string()))?;
+        if root.to_string() != self.spec.genesis {
+            let error = resolved::Error::Genesis { spec: self.spec.genesis.clone(), got: root };
+            return Err(Failure::usage(error.to_string()));
+        }
+        Ok((state, root))
+    }
+}

@@ -1,0 +1,103 @@
+//! `muster-trainer worker`: one process of a training run. It knows files, its parent's pipes and its peers, nothing
+//! else; `docs/spec/protocol.md` section 1 is its contract.
+//!
+//! | file | thought |
+//! |---|---|
+//! | `control` | what the parent and signals want |
+//! | `events` | what the parent is told |
+//! | `job` | spec, data and start state, checked against each other |
+//! | `batch` | the tokens of a shard |
+//! | `train` | the loop |
+//! | `saver` | checkpoints, off the training path |
+//! | `metrics` | `metrics.jsonl` |
+
+mod batch;
+mod control;
+mod events;
+mod job;
+mod metrics;
+mod saver;
+mod train;
+
+pub use batch::Batches;
+pub use train::shortest;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use muster_numerics::isa::Isa;
+
+use crate::failure::Failure;
+use crate::protocol::{Event, ExitCode};
+
+/// The command line of a worker.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// The resolved spec.
+    #[arg(long, value_name = "FILE")]
+    pub spec: PathBuf,
+    /// The dataset directory.
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// The job directory: checkpoints, and on rank 0 spec.json and metrics.jsonl.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Which worker this is, from 0.
+    #[arg(long, value_name = "R", default_value_t = 0)]
+    pub rank: u32,
+    /// How many workers there are.
+    #[arg(long, value_name = "W", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub workers: u32,
+    /// Compute threads of this worker.
+    #[arg(long, value_name = "T", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: u16,
+    /// Steps between checkpoints.
+    #[arg(long, value_name = "C", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    pub interval_steps: u64,
+    /// How many checkpoints to keep.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub keep_last: u32,
+    /// Start from the checkpoint of this state (0: genesis) instead of the newest whole one.
+    #[arg(long, value_name = "N")]
+    pub from_step: Option<u64>,
+    /// Where to listen for the other workers.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
+    pub listen: SocketAddr,
+    /// Instruction set: auto, portable or avx2. The bits do not depend on it.
+    #[arg(long, value_name = "ISA", default_value = "auto", value_parser = parse_isa)]
+    pub isa: Isa,
+}
+
+/// Reads `auto` or the name of an instruction set that this CPU has.
+///
+/// # Errors
+/// A sentence that names the sets there are.
+pub fn parse_isa(text: &str) -> Result<Isa, String> {
+    if text == "auto" {
+        return Ok(Isa::detect());
+    }
+    let here = Isa::available();
+    here.iter().copied().find(|isa| isa.name() == text).ok_or_else(|| {
+        let names: Vec<_> = here.iter().map(|isa| isa.name()).collect();
+        format!("this CPU has auto, {}", names.join(", "))
+    })
+}
+
+/// Runs a worker to its end. Events go to stdout, commands come from stdin. The `error` event is sent here.
+///
+/// # Errors
+/// With the exit code the process must end with.
+pub fn run(options: &Options) -> Result<(), Failure> {
+    let events = std::sync::Arc::new(events::Events::new());
+    let result = control::Control::start().and_then(|control| train::train(options, &control, &events));
+    if let Err(failure) = &result {
+        events.send(&Event::Error { code: failure.code.code(), message: failure.message.clone() });
+    }
+    // Somebody who pressed ^C knows; everybody else should see it.
+    match result {
+        Err(failure) if events.is_broken() && failure.code == ExitCode::Stopped => {
+            Err(Failure::new(ExitCode::Stopped, "the parent process is gone; stopped at a step boundary"))
+        }
+        other => other,
+    }
+}

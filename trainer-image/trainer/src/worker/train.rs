@@ -1,0 +1,307 @@
+//! The training loop.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use muster_numerics::exec::{ExecError, Executor};
+use muster_numerics::optim::{OptimError, Optimizer, mean_loss};
+use muster_numerics::reduce::SubtreeAccumulator;
+use muster_numerics::state::State;
+use rustix::fs::{FlockOperation, flock};
+
+use super::Options;
+use super::control::Control;
+use super::events::Events;
+use super::job::Job;
+use super::metrics::{self, Metrics};
+use super::saver::{Saver, Target};
+use crate::checkpoint::Store;
+use crate::exchange::{Identity, Listener, Reducer, StepVotes};
+use crate::failure::Failure;
+use crate::files::{self, FileError, Named as _};
+use crate::protocol::{Event, ExitCode};
+
+/// Steps over which the speed is averaged.
+const SPEED_STEPS: usize = 10;
+
+/// The shortest decimal that reads back as this f32.
+pub fn shortest(value: f32) -> String {
+    // Rust's Display is shortest round-trip but never uses an exponent; Debug does for very small and large.
+    format!("{value:?}")
+}
+
+/// How a run of steps ended.
+enum End {
+    Finished,
+    Drained,
+    Stopped,
+}
+
+/// Trains until the last step, a drain, a stop or a failure.
+pub(super) fn train(options: &Options, control: &Control, events: &Arc<Events>) -> Result<(), Failure> {
+    let warn = |text: &str| eprintln!("muster-trainer: warning: {text}");
+    let mut job = Job::read(options)?;
+    let keeper = if options.rank == 0 { Some(Keeper::claim(options, &job)?) } else { None };
+    let (state, start_root) = job.start(options, &warn)?;
+    let reducer = meet(options, control, events, &job, state.step, &warn)?;
+    events.send(&Event::Started {
+        step: state.step,
+        steps: job.spec.training.steps,
+        isa: options.isa.name().into(),
+        threads: options.threads.into(),
+        training_digest: job.training_digest,
+    });
+
+    let saver = match &keeper {
+        Some(keeper) => Some(Saver::start(keeper.target(options, &job), events.clone())?),
+        None => None,
+    };
+    let metrics = match &keeper {
+        Some(_) => Some(Metrics::open(metrics::path(&options.out), state.step).map_err(disk)?),
+        None => None,
+    };
+    let mut run = Run::new(options, &job, reducer, state, saver, metrics)?;
+    let end = run.steps(options, &mut job, control, events);
+    let Run { reducer, saver, state, .. } = run;
+    // Before the saver, which may take long: peers wait for the goodbye. Not on a failure, where they may be stuck.
+    if end.is_ok() {
+        reducer.close();
+    }
+    let saved = saver.map_or(Ok(None), Saver::finish)?;
+    let root = saved.map_or(start_root, |saved| saved.state_root);
+    match end? {
+        End::Finished => {
+            events.send(&Event::Finished { step: state.step, state_root: keeper.as_ref().map(|_| root) });
+            Ok(())
+        }
+        End::Drained => {
+            events.send(&Event::Drained { step: state.step });
+            Ok(())
+        }
+        End::Stopped => Err(control.stopped(&format!("after step {}", state.step))),
+    }
+}
+
+/// Rank 0's hold on the job directory: nobody else writes there while it lives.
+struct Keeper {
+    _lock: File,
+}
+
+impl Keeper {
+    fn claim(options: &Options, job: &Job) -> Result<Self, Failure> {
+        let out = &options.out;
+        files::create_dirs(out).map_err(disk)?;
+        let path = out.join(".lock");
+        let lock = File::create(&path).named("write", &path).map_err(disk)?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let message =
+                format!("another run is writing to {}; wait for it or choose another --out", out.display());
+            return Err(Failure::usage(message));
+        }
+        Store::new(out).sweep()?;
+        files::remove_unfinished(out).map_err(disk)?;
+        write_spec(&out.join("spec.json"), &job.spec_bytes)?;
+        Ok(Self { _lock: lock })
+    }
+
+    fn target(&self, options: &Options, job: &Job) -> Target {
+        Target {
+            store: Store::new(&options.out),
+            model: job.spec.model.clone(),
+            graph: job.graph.clone(),
+            training_digest: job.training_digest,
+            keep_last: options.keep_last,
+        }
+    }
+}
+
+/// Puts the job's spec into its directory, or checks that the directory is this job's.
+fn write_spec(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    match files::read_at_most(path, bytes.len() as u64) {
+        Ok(there) if there == bytes => Ok(()),
+        Err(error) if error.is_missing() => files::write_atomic(path, bytes).map_err(disk),
+        _ => Err(Failure::new(
+            ExitCode::BadCheckpoint,
+            format!(
+                "{} is the spec of another job; choose another --out directory, or start with the YAML and data that \
+                 made it",
+                path.display()
+            ),
+        )),
+    }
+}
+
+fn meet(
+    options: &Options,
+    control: &Control,
+    events: &Events,
+    job: &Job,
+    step: u64,
+    warn: &dyn Fn(&str),
+) -> Result<Reducer, Failure> {
+    let me =
+        Identity { rank: options.rank, workers: options.workers, step, training_digest: job.training_digest };
+    if options.workers == 1 {
+        return Ok(Reducer::alone(&job.graph, me)?);
+    }
+    let listener = Listener::bind(options.listen)?;
+    events.send(&Event::Listening { address: listener.address() });
+    let (addresses, key) = control.peers()?;
+    let warn = |text: String| warn(&text);
+    Ok(Reducer::meet(&job.graph, me, listener, &addresses, &key, control.stop(), &warn)?)
+}
+
+/// Everything that lives across steps.
+struct Run {
+    reducer: Reducer,
+    executor: Executor,
+    optimizer: Optimizer,
+    state: State,
+    sums: SubtreeAccumulator,
+    shard_gradient: Vec<f32>,
+    gradient: Vec<f32>,
+    saver: Option<Saver>,
+    metrics: Option<Metrics>,
+    speed: Speed,
+}
+
+impl Run {
+    fn new(
+        options: &Options,
+        job: &Job,
+        reducer: Reducer,
+        state: State,
+        saver: Option<Saver>,
+        metrics: Option<Metrics>,
+    ) -> Result<Self, Failure> {
+        let (graph, threads) = (&job.graph, usize::from(options.threads));
+        let hyper = job.spec.hyper_parameters().map_err(|error| Failure::usage(error.to_string()))?;
+        let n = graph.parameters();
+        let sums = SubtreeAccumulator::new(job.spec.training.shards, reducer.my_shards(), n)
+            .map_err(|error| Failure::usage(error.to_string()))?;
+        Ok(Self {
+            executor: Executor::new(graph, graph.sequences_per_shard(), options.isa, threads)
+                .map_err(exec)?,
+            optimizer: Optimizer::new(graph, &hyper, options.isa, threads).map_err(optim)?,
+            state,
+            sums,
+            shard_gradient: vec![0.0; n],
+            gradient: vec![0.0; n],
+            saver,
+            metrics,
+            speed: Speed::new(job.spec.training.batch * job.spec.model.context),
+            reducer,
+        })
+    }
+
+    fn steps(
+        &mut self,
+        options: &Options,
+        job: &mut Job,
+        control: &Control,
+        events: &Events,
+    ) -> Result<End, Failure> {
+        let steps = job.spec.training.steps;
+        while self.state.step < steps {
+            let votes = self.step(job, control, events)?;
+            let step = self.state.step;
+            let boundary = step.is_multiple_of(options.interval_steps) || step == steps;
+            if boundary && let Some(saver) = self.saver.take() {
+                self.saver = Some(saver.save(&self.state)?);
+            }
+            if self.saver.as_ref().is_some_and(Saver::has_failed) {
+                return Err(self.saver.take().map(Saver::finish).and_then(Result::err).unwrap_or_else(
+                    || Failure::new(ExitCode::Disk, "the thread that writes checkpoints ended early"),
+                ));
+            }
+            // The last step is done: that is more than was asked for.
+            if step == steps {
+                break;
+            }
+            if votes.stop {
+                return Ok(End::Stopped);
+            }
+            if votes.drain && boundary {
+                return Ok(End::Drained);
+            }
+        }
+        Ok(End::Finished)
+    }
+
+    fn step(&mut self, job: &mut Job, control: &Control, events: &Events) -> Result<StepVotes, Failure> {
+        let step = self.state.step + 1;
+        self.sums.reset();
+        let mut losses = Vec::new();
+        for shard in self.reducer.my_shards() {
+            let (tokens, targets) = job.batches.shard(step, shard)?;
+            let loss = self
+                .executor
+                .shard_gradient(&self.state.w, &tokens, &targets, &mut self.shard_gradient)
+                .map_err(exec)?;
+            self.sums.push(&self.shard_gradient).map_err(|error| Failure::usage(error.to_string()))?;
+            losses.push(loss);
+        }
+        let subtrees = self.sums.subtrees().map_err(|error| Failure::usage(error.to_string()))?;
+        let (losses, votes) =
+            self.reducer.exchange(step, control.votes(), &losses, subtrees, &mut self.gradient)?;
+        let loss =
+            mean_loss(step, &losses).map_err(|error| Failure::new(ExitCode::NonFinite, error.to_string()))?;
+        let stats = self.optimizer.step(&mut self.state, &self.gradient).map_err(optim)?;
+
+        let (tokens_per_second, eta_seconds) = self.speed.after_step(job.spec.training.steps - step);
+        if let Some(metrics) = &mut self.metrics {
+            let event = Event::Step {
+                step,
+                loss: shortest(loss),
+                grad_norm: shortest(stats.norm),
+                lr: shortest(stats.lr),
+                tokens_per_second,
+                eta_seconds,
+            };
+            metrics.add(&event).map_err(disk)?;
+            events.send(&event);
+        }
+        Ok(votes)
+    }
+}
+
+/// Tokens per second over the last few steps.
+struct Speed {
+    tokens_per_step: u64,
+    ends: VecDeque<Instant>,
+}
+
+impl Speed {
+    fn new(tokens_per_step: u64) -> Self {
+        Self { tokens_per_step, ends: VecDeque::from([Instant::now()]) }
+    }
+
+    /// Tokens per second, and seconds until `left` more steps are done.
+    fn after_step(&mut self, left: u64) -> (u64, u64) {
+        self.ends.push_back(Instant::now());
+        if self.ends.len() > SPEED_STEPS + 1 {
+            self.ends.pop_front();
+        }
+        let (Some(first), Some(last)) = (self.ends.front(), self.ends.back()) else { return (0, 0) };
+        let per_step = last.duration_since(*first).as_secs_f64().max(1e-9) / (self.ends.len() - 1) as f64;
+        ((self.tokens_per_step as f64 / per_step) as u64, (left as f64 * per_step).ceil() as u64)
+    }
+}
+
+fn disk(error: FileError) -> Failure {
+    Failure::new(ExitCode::Disk, error.to_string())
+}
+
+fn exec(error: ExecError) -> Failure {
+    Failure::usage(error.to_string())
+}
+
+fn optim(error: OptimError) -> Failure {
+    match error {
+        OptimError::NonFinite(_) => Failure::new(ExitCode::NonFinite, error.to_string()),
+        _ => Failure::usage(error.to_string()),
+    }
+}

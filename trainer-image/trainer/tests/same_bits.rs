@@ -1,0 +1,151 @@
+//! One state, whatever computes it.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use std::fs;
+
+use common::{INTERVAL, Job, STEPS, run, run_one, start};
+use muster_numerics::isa::Isa;
+use muster_trainer::checkpoint::Store;
+use muster_trainer::protocol::{Command, Event};
+
+/// 1, 2, 3 and 8 workers, 1 and 2 threads, every instruction set: one StateRoot. Twice, for luck.
+#[test]
+fn workers_threads_and_instruction_sets_do_not_show() {
+    let job = Job::new();
+    let want = run_one(&job, &job.out("first"), &["--isa", "portable"]);
+    assert_eq!(want.steps(), (1..=STEPS).collect::<Vec<_>>());
+    assert_eq!(run_one(&job, &job.out("again"), &["--isa", "portable"]).root(), want.root());
+    for isa in Isa::missing() {
+        println!("SKIP workers_threads_and_instruction_sets_do_not_show/{isa}: this CPU lacks it");
+    }
+    for isa in Isa::available() {
+        for threads in ["1", "2"] {
+            for workers in [1, 2, 3, 8] {
+                let out = job.out(&format!("{isa}-{threads}-{workers}"));
+                let ended = run(&job, &out, workers, &["--isa", isa.name(), "--threads", threads]);
+                assert_eq!(ended[0].root(), want.root(), "{isa}, {threads} threads, {workers} workers");
+                assert!(ended.iter().all(|worker| worker.code == Some(0)), "{ended:?}");
+                let losses = |ended: &common::Ended| -> Vec<_> {
+                    ended
+                        .events
+                        .iter()
+                        .filter_map(|e| match e {
+                            Event::Step { step, loss, grad_norm, lr, .. } => {
+                                Some((*step, loss.clone(), grad_norm.clone(), lr.clone()))
+                            }
+                            _ => None,
+                        })
+                        .collect()
+                };
+                assert_eq!(losses(&ended[0]), losses(&want));
+            }
+        }
+    }
+}
+
+/// Also with another number of workers than before, and with intervals cut elsewhere.
+#[test]
+fn resuming_from_every_checkpoint_does_not_show() {
+    let job = Job::new();
+    let out = job.out("run");
+    let whole = run_one(&job, &out, &["--keep-last", "99", "--interval-steps", "1"]);
+    let root = whole.root();
+    let store = Store::new(&out);
+    assert_eq!(store.steps().unwrap(), (1..=STEPS).collect::<Vec<_>>());
+    for from in 0..=STEPS {
+        // A copy with only this checkpoint, resumed by itself.
+        let copy = job.out(&format!("from-{from}"));
+        fs::create_dir_all(copy.join("checkpoints")).unwrap();
+        if from > 0 {
+            let target = Store::new(&copy).path(from);
+            fs::create_dir(&target).unwrap();
+            for file in fs::read_dir(store.path(from)).unwrap() {
+                let file = file.unwrap();
+                fs::copy(file.path(), target.join(file.file_name())).unwrap();
+            }
+        }
+        let ended = run(&job, &copy, 1 + (from % 3) as u32, &[]);
+        assert_eq!(ended[0].root(), root, "from {from}");
+        assert_eq!(ended[0].steps(), (from + 1..=STEPS).collect::<Vec<_>>());
+        // And by name, over the old directory, where later states are already there.
+        let again = run_one(&job, &out, &["--keep-last", "99", "--from-step", &from.to_string()]);
+        assert_eq!((again.root(), again.steps().len() as u64), (root, STEPS - from));
+    }
+}
+
+/// kill -9 of one of two workers: the other notices, says so and ends with 69; the next start goes on.
+#[test]
+fn a_killed_worker_does_not_show() {
+    let job = Job::new();
+    let want = run_one(&job, &job.out("want"), &[]).root();
+    for victim in [0, 1] {
+        let out = job.out(&format!("victim-{victim}"));
+        let mut workers = start((0..2).map(|rank| job.worker(&out, rank, 2)).collect());
+        workers[0].wait_for(|event| matches!(event, Event::Checkpoint { step, .. } if *step >= INTERVAL));
+        workers[victim].child.kill().unwrap();
+        let survivor = workers.remove(1 - victim).end();
+        // The run is short: the survivor may have been done already.
+        if survivor.code != Some(0) {
+            survivor.assert_error(69, &[&format!("lost worker {victim}")]);
+        }
+        drop(workers);
+        let ended = run(&job, &out, 2, &[]);
+        assert_eq!(ended[0].root(), want);
+        assert!(ended[0].steps().len() as u64 <= STEPS - INTERVAL);
+    }
+}
+
+/// A drain asked of any rank stops all of them at one interval boundary, with a checkpoint.
+#[test]
+fn a_drain_does_not_show() {
+    let job = Job::new();
+    let want = run_one(&job, &job.out("want"), &[]).root();
+    for asked in [0, 1] {
+        let out = job.out(&format!("asked-{asked}"));
+        let mut workers = start((0..2).map(|rank| job.worker(&out, rank, 2)).collect());
+        workers[asked].send(&Command::Drain {});
+        let ended: Vec<_> = workers.into_iter().map(common::Worker::end).collect();
+        let stops: Vec<_> = ended
+            .iter()
+            .map(|worker| match worker.events.last() {
+                Some(Event::Drained { step }) if worker.code == Some(0) => *step,
+                // The vote may come after the last boundary before the end.
+                Some(Event::Finished { step, .. }) => *step,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert!(
+            stops[0] == stops[1] && (stops[0].is_multiple_of(INTERVAL) || stops[0] == STEPS),
+            "{stops:?}"
+        );
+        assert_eq!(Store::new(&out).steps().unwrap().last(), Some(&stops[0]));
+        assert_eq!(run_one(&job, &out, &[]).root(), want);
+    }
+}
+
+/// SIGTERM, ^C and the end of stdin stop at a step boundary with 143 and nothing half; peers stop with it.
+#[test]
+fn stopping_does_not_show() {
+    let mut training = common::training();
+    training.steps = 400; // long enough to be caught
+    let job = Job::with(&common::model(), &training);
+    for way in ["-TERM", "-INT", "stdin"] {
+        let out = job.out(way);
+        let mut workers = start((0..2).map(|rank| job.worker(&out, rank, 2)).collect());
+        workers[0].wait_for(|event| matches!(event, Event::Step { step: 6.., .. }));
+        match way {
+            "stdin" => drop(workers[1].stdin.take()),
+            signal => workers[1].signal(signal),
+        }
+        for worker in workers {
+            worker.end().assert_error(143, &["stopped on request after step"]);
+        }
+        let steps = Store::new(&out).steps().unwrap();
+        assert!(!steps.is_empty() && steps.iter().all(|step| step.is_multiple_of(INTERVAL)));
+        let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+        assert!(metrics.lines().count() >= 6);
+    }
+}
