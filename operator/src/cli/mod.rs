@@ -1,8 +1,101 @@
 //! Commands of a person, one file each. Each parses its arguments, calls the room that does the work and prints.
+//!
+//! What people read goes to stderr, what programs read (digests, YAML, JSON lines) to stdout. Exit codes: 0 done, 1 failed,
+//! 2 wrong usage; `muster local` and `muster sample` end with the trainer's own code.
+mod crd;
+mod failure;
+mod output;
+mod run;
+mod version;
+
+pub use failure::{Failure, Outcome};
+
+use clap::{Parser, Subcommand};
 use std::process::ExitCode;
+
+/// Trains one model, bit for bit reproducibly, on capacity lent by many Kubernetes clusters.
+#[derive(Debug, Parser)]
+#[command(
+    name = "muster",
+    version,
+    propagate_version = true,
+    max_term_width = 110,
+    after_help = "A first run without Kubernetes:\n  \
+        muster data prepare book.txt --out data\n  \
+        muster local job.yaml --data book=data --out run\n  \
+        muster sample run --prompt 'In the beginning'"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the hub: job and provider controllers, placement, blob service
+    Hub(run::HubCommand),
+    /// Run the agent of a member cluster
+    Agent(run::AgentCommand),
+    /// Print the CustomResourceDefinitions
+    Crd(crd::CrdCommand),
+    /// Print versions of the program and of what it speaks
+    Version(version::VersionCommand),
+}
 
 /// Parses the command line and runs the chosen command.
 #[must_use]
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    crate::runtime::client::install_crypto();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are errors to clap, too; it knows where each goes.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(failure::USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match cli.command.run() {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+impl Command {
+    fn run(self) -> Outcome {
+        match self {
+            Self::Hub(command) => command.run(),
+            Self::Agent(command) => command.run(),
+            Self::Crd(command) => command.run(),
+            Self::Version(command) => command.run(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_flag_says_what_it_is() {
+        fn check(command: &clap::Command, path: &str) {
+            assert!(command.get_about().is_some(), "{path} has no description");
+            for argument in command.get_arguments().filter(|a| !a.is_hide_set()) {
+                let name = argument.get_id();
+                assert!(argument.get_help().is_some(), "{path}: {name} has no description");
+            }
+            for inner in command.get_subcommands() {
+                check(inner, &format!("{path} {}", inner.get_name()));
+            }
+        }
+        check(&Cli::command(), "muster");
+    }
 }
