@@ -87,3 +87,84 @@ pub(crate) fn cos64(x: f64) -> f64 {
         _ => s,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::{Emulated, Isa, Level, multiversion};
+
+    multiversion! {
+        fn exp_all<A>(x: &[f32], y: &mut [f32]) {
+            for (x, y) in x.iter().zip(y) {
+                *y = exp::<A>(*x);
+            }
+        }
+    }
+
+    multiversion! {
+        fn log_all<A>(x: &[f32], y: &mut [f32]) {
+            for (x, y) in x.iter().zip(y) {
+                *y = log::<A>(*x);
+            }
+        }
+    }
+
+    fn ulps(got: f32, want: f64) -> f64 {
+        let next = f64::from(f32::from_bits((want.abs() as f32).to_bits() + 1));
+        (f64::from(got) - want).abs() / (next - f64::from(want.abs() as f32))
+    }
+
+    /// Every 101st f32 of the range where no result is subnormal, against f64.
+    #[test]
+    fn exp_and_log_are_accurate() {
+        let mut worst = [0.0f64; 2];
+        for bits in (0x3800_0000u32..0x42ae_0000).step_by(101) {
+            for x in [f32::from_bits(bits), -f32::from_bits(bits)] {
+                worst[0] = worst[0].max(ulps(exp::<Emulated>(x), f64::from(x).exp()));
+            }
+            let x = f32::from_bits(bits);
+            if (0.5..131_072.0).contains(&x) && x != 1.0 {
+                worst[1] = worst[1].max(ulps(log::<Emulated>(x), f64::from(x).ln()));
+            }
+        }
+        assert!(worst[0] < 1.02 && worst[1] < 0.84, "{worst:?}");
+    }
+
+    #[test]
+    fn ends_of_the_range() {
+        let e = exp::<Emulated>;
+        assert_eq!(e(0.0), 1.0);
+        assert_eq!(e(f32::INFINITY), f32::INFINITY);
+        assert_eq!(e(89.5), f32::INFINITY);
+        assert!(e(-104.0) <= f32::from_bits(1) && e(f32::NEG_INFINITY).to_bits() == e(-104.0).to_bits());
+        assert!(e(-100.0) > 0.0 && e(-100.0) < f32::MIN_POSITIVE);
+        assert!(e(f32::NAN).is_nan());
+        let l = log::<Emulated>;
+        assert_eq!(l(1.0), 0.0);
+        assert!(l(f32::INFINITY).is_nan() && l(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        let x: Vec<f32> = (0..u32::MAX).step_by(10_007).map(f32::from_bits).collect();
+        let positive: Vec<f32> = x.iter().map(|x| x.abs().max(f32::MIN_POSITIVE)).collect();
+        let run = |level| {
+            let (mut e, mut l) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+            exp_all(level, &x, &mut e);
+            log_all(level, &positive, &mut l);
+            [e, l].concat()
+        };
+        let want = run(Level::PORTABLE);
+        for isa in Isa::available() {
+            crate::ops::tests::harness::assert_same(&run(Level::new(isa).unwrap()), &want, isa.name());
+        }
+    }
+
+    #[test]
+    fn cos64_is_accurate() {
+        for i in -4000..4000 {
+            let x = f64::from(i) * 0.01;
+            assert!((cos64(x) - x.cos()).abs() < 4e-16, "{x}");
+        }
+    }
+}

@@ -12,6 +12,9 @@ use crate::graph::Graph;
 /// Elements per chunk of the gradient norm; slices begin at chunk boundaries inside tensors.
 pub const CHUNK: usize = 4096;
 
+/// Far beyond any job; keeps shard arithmetic away from overflow.
+const MAX_SHARDS: u64 = 1 << 32;
+
 /// A node of the tree.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Subtree {
@@ -37,7 +40,7 @@ pub struct SubtreeRef<'a> {
 /// Why subtrees cannot be made or combined.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReduceError {
-    /// The shard range is empty or beyond the number of shards.
+    /// The shard range is empty or beyond the number of shards, or that number is 0 or beyond 2^32.
     #[error("shards {start}..{end} are not a non-empty part of 0..{shards}")]
     Range {
         /// First shard.
@@ -101,7 +104,7 @@ pub struct SubtreeAccumulator {
 impl SubtreeAccumulator {
     /// For a worker that owns `range` of `shards` logical shards; gradients have `elements` elements.
     pub fn new(shards: u64, range: Range<u64>, elements: usize) -> Result<Self, ReduceError> {
-        if range.start >= range.end || range.end > shards {
+        if range.start >= range.end || range.end > shards || shards > MAX_SHARDS {
             return Err(ReduceError::Range { start: range.start, end: range.end, shards });
         }
         let next = range.start;
@@ -196,7 +199,7 @@ pub fn subtree_keys(shards: u64, range: Range<u64>) -> Result<Vec<(u32, u64)>, R
 /// workers, in any order. The result is the sum over all shards, not yet divided.
 pub fn combine(shards: u64, parts: &[SubtreeRef<'_>]) -> Result<Vec<f32>, ReduceError> {
     crate::float::normalize();
-    if shards == 0 {
+    if shards == 0 || shards > MAX_SHARDS {
         return Err(ReduceError::Range { start: 0, end: 0, shards });
     }
     let expected = parts.first().map_or(0, |p| p.sum.len());

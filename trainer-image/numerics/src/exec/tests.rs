@@ -1,1 +1,113 @@
+//! The executor on a small model: what it refuses, what it returns, what cannot influence it.
 
+use super::*;
+use crate::graph::StepShape;
+use crate::ops::tests::harness::{assert_same, ids};
+use crate::spec::{Architecture, Arithmetic, ModelSpec, TiedEmbeddings};
+use crate::state::State;
+
+fn model(tied: TiedEmbeddings) -> ModelSpec {
+    ModelSpec {
+        architecture: Architecture::Gpt2,
+        layers: 2,
+        width: 48,
+        heads: 3,
+        context: 20,
+        vocabulary: 37,
+        tied_embeddings: tied,
+    }
+}
+
+fn graph(tied: TiedEmbeddings) -> Graph {
+    Graph::build(&model(tied), StepShape { batch: 2, shards: 1 }, Arithmetic::F32Chain).unwrap()
+}
+
+fn executor(graph: &Graph, isa: Isa, threads: usize) -> Executor {
+    Executor::new(graph, graph.sequences_per_shard(), isa, threads).unwrap()
+}
+
+#[test]
+fn an_executor_may_move_to_another_thread() {
+    fn send<T: Send>() {}
+    send::<Executor>();
+}
+
+#[test]
+fn untied_gradients_add_up_to_the_tied_ones() {
+    let (tied, untied) = (graph(TiedEmbeddings::Tied), graph(TiedEmbeddings::Untied));
+    let mut w = State::genesis(&untied, 3).w;
+    let (n, table) = (tied.parameters(), tied.tensors()[0].range());
+    // The head starts out as the embedding, so both models are the same function.
+    let embedding = w[table.clone()].to_vec();
+    w[n..].copy_from_slice(&embedding);
+    let (tokens, targets) = (ids(1, 40, 37), ids(2, 40, 37));
+    let (mut g, mut h) = (vec![f32::NAN; n], vec![f32::NAN; untied.parameters()]);
+    let loss = executor(&tied, Isa::detect(), 2).shard_gradient(&w[..n], &tokens, &targets, &mut g).unwrap();
+    let other = executor(&untied, Isa::detect(), 1).shard_gradient(&w, &tokens, &targets, &mut h).unwrap();
+    assert_eq!(loss.to_bits(), other.to_bits());
+    let (own, head) = h.split_at(n);
+    let mut want = own.to_vec();
+    for (want, head) in want[table].iter_mut().zip(head) {
+        *want += head; // IEEE addition commutes: head first or last
+    }
+    assert_same(&g, &want, "tied gradient");
+}
+
+#[test]
+fn logits_of_a_prefix_are_those_of_the_whole() {
+    let graph = graph(TiedEmbeddings::Tied);
+    let w = State::genesis(&graph, 4).w;
+    let tokens = ids(1, 20, 37);
+    for isa in Isa::available() {
+        let whole = executor(&graph, isa, 2).logits(&w, &tokens).unwrap();
+        assert_eq!(whole.len(), 20 * 37);
+        let mut executor = executor(&graph, isa, 1);
+        for n in [1, 7, 19, 20] {
+            let prefix = executor.logits(&w, &tokens[..n]).unwrap();
+            assert_same(&prefix, &whole[..n * 37], &format!("{isa} {n}"));
+        }
+    }
+}
+
+/// A later call must not see what an earlier one left in the buffers.
+#[test]
+fn calls_are_independent() {
+    let graph = graph(TiedEmbeddings::Tied);
+    let w = State::genesis(&graph, 5).w;
+    let (tokens, targets) = (ids(1, 40, 37), ids(2, 40, 37));
+    let mut fresh = vec![0.0; graph.parameters()];
+    let loss = executor(&graph, Isa::detect(), 2).shard_gradient(&w, &tokens, &targets, &mut fresh).unwrap();
+    let mut used = executor(&graph, Isa::detect(), 2);
+    let mut g = vec![0.0; graph.parameters()];
+    let spoilt = vec![f32::NAN; graph.parameters()];
+    assert!(used.shard_gradient(&spoilt, &tokens, &targets, &mut g).unwrap().is_nan());
+    assert!(used.logits(&spoilt, &tokens[..3]).unwrap().iter().all(|x| x.is_nan()));
+    let again = used.shard_gradient(&w, &tokens, &targets, &mut g).unwrap();
+    assert_eq!(loss.to_bits(), again.to_bits());
+    assert_same(&g, &fresh, "gradient");
+}
+
+#[test]
+fn bad_arguments_are_named() {
+    let graph = graph(TiedEmbeddings::Tied);
+    let w = State::genesis(&graph, 6).w;
+    let mut g = w.clone();
+    let mut executor = executor(&graph, Isa::Portable, 1);
+    let (tokens, mut targets) = (ids(1, 40, 37), ids(2, 40, 37));
+    let message = |e: ExecError| e.to_string();
+    assert_eq!(
+        message(executor.shard_gradient(&w[1..], &tokens, &targets, &mut g).unwrap_err()),
+        format!("weights has {} elements where {} belong", w.len() - 1, w.len())
+    );
+    assert!(executor.shard_gradient(&w, &tokens[..20], &targets, &mut g).is_err());
+    assert!(executor.shard_gradient(&w, &tokens, &targets, &mut g[1..]).is_err());
+    targets[39] = 37;
+    assert_eq!(
+        message(executor.shard_gradient(&w, &tokens, &targets, &mut g).unwrap_err()),
+        "targets[39] is 37, beyond the vocabulary of 37"
+    );
+    assert!(executor.logits(&w, &[]).is_err());
+    assert!(executor.logits(&w, &ids(1, 21, 37)).is_err());
+    assert!(matches!(Executor::new(&graph, 0, Isa::Portable, 1), Err(ExecError::TooLarge { .. })));
+    assert!(matches!(Executor::new(&graph, usize::MAX, Isa::Portable, 1), Err(ExecError::TooLarge { .. })));
+}

@@ -133,3 +133,46 @@ pub(crate) fn columns(env: &mut Env, x: &[f32], width: usize, out: &mut [f32]) -
     fold_blocks(level, partial, width, out);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::{Isa, Level};
+    use crate::ops::tests::harness::{SPREADS, assert_same, values};
+    use crate::ops::tests::reference;
+
+    #[test]
+    fn rows_and_columns_of_any_length() {
+        for n in [1, 31, 32, 33, 63, 64, 65, 4095, 4096, 4097] {
+            for (seed, spread) in (0..).zip(SPREADS) {
+                let (x, y) = (values(seed, n, spread), values(seed + 9, n, spread));
+                let want = [reference::rows(&x), reference::dot(&x, &y)];
+                for isa in Isa::available() {
+                    let level = Level::new(isa).unwrap();
+                    let got = [rows_sum(level, &x), rows_dot(level, &x, &y)];
+                    assert_same(&got, &want, &format!("{n} {spread:?} {isa}"));
+                    for width in [1, 3] {
+                        let n = n / width * width;
+                        let mut out = vec![f32::NAN; width];
+                        let mut env = Env::new(level, 2).unwrap();
+                        columns(&mut env, &x[..n], width, &mut out).unwrap();
+                        assert_same(&out, &reference::cols(&x[..n], None, width), "columns");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sums_are_never_minus_zero() {
+        for isa in Isa::available() {
+            let level = Level::new(isa).unwrap();
+            for n in [1, 40] {
+                assert_eq!(rows_sum(level, &vec![-0.0; n]).to_bits(), 0);
+                let tiny = vec![f32::from_bits((127 - 100) << 23); n];
+                let minus: Vec<f32> = tiny.iter().map(|x| -x).collect();
+                assert_eq!(rows_dot(level, &tiny, &minus).to_bits(), 0);
+            }
+        }
+    }
+}

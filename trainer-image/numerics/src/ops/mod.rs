@@ -16,7 +16,7 @@ mod linear;
 mod reduce;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use add::Add;
 pub use attention::Attention;

@@ -1,8 +1,6 @@
 //! Every published `f32` line of the GPT-2 cases, on every instruction set of this CPU.
 
-mod common;
-
-use common::{Case, SEED, digest, published, run, vectors};
+use super::cases::{Case, SEED, digest, published, run, vectors};
 use muster_numerics::isa::Isa;
 use muster_numerics::order::DataOrder;
 

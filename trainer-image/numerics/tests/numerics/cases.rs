@@ -1,8 +1,5 @@
 //! The conformance cases of docs/spec/numerics.md, section 9: models, data and the published lines.
 
-// Helpers of tests: a failure here is a failed test.
-#![allow(clippy::unwrap_used)]
-
 use muster_numerics::exec::Executor;
 use muster_numerics::graph::{Graph, Init, StepShape};
 use muster_numerics::isa::Isa;

@@ -1,0 +1,234 @@
+//! Ops against the reference, on every instruction set, with one to three threads.
+
+pub(crate) mod harness;
+pub(crate) mod reference;
+
+use harness::{Operands, SPREADS, Spread, assert_same, ids, values};
+use reference::Heads;
+
+use super::*;
+
+#[test]
+fn layer_norm() {
+    for (n, d) in [(1, 1), (3, 31), (5, 33), (64, 16), (65, 63), (130, 65), (2, 4097)] {
+        for (seed, spread) in (0..).zip(SPREADS) {
+            let mut case = Operands::new(Op::LayerNorm(LayerNorm { weight: 0, bias: 1 }), 1, n);
+            let (w, b) = (values(seed, d, spread), values(seed + 10, d, spread));
+            let (x, dy) = (values(seed + 20, n * d, spread), values(seed + 30, n * d, spread));
+            let [y, dx, dw, db] = reference::layer_norm(&x, &w, &b, &dy);
+            case.parameters = vec![(d, None, w), (d, None, b)];
+            case.inputs = vec![x];
+            case.d_output = dy;
+            let got = case.run_everywhere();
+            let what = format!("n {n} d {d} {spread:?}");
+            assert_same(&got.output, &y, &what);
+            assert_same(&got.d_inputs[0], &dx, &what);
+            assert_same(&got.d_parameters[0], &dw, &what);
+            assert_same(&got.d_parameters[1], &db, &what);
+        }
+    }
+}
+
+#[test]
+fn linear() {
+    for (n, input, output) in
+        [(1, 1, 1), (7, 31, 33), (65, 16, 17), (70, 63, 48), (33, 65, 100), (3, 4097, 7), (130, 8, 1030)]
+    {
+        for (seed, spread) in (0..).zip(SPREADS) {
+            for bias in [false, true] {
+                let op = Linear { weight: 0, bias: bias.then_some(1) };
+                let mut case = Operands::new(Op::Linear(op), 1, n);
+                let (w, b) = (values(seed, output * input, spread), values(seed + 10, output, spread));
+                let (x, dy) = (values(seed + 20, n * input, spread), values(seed + 30, n * output, spread));
+                let (x_at, w_at) = (|i, k| x[i * input + k], |o, k| w[o * input + k]);
+                let dy_at = |i, k| dy[i * output + k];
+                let y = reference::mm((n, output, input), x_at, |k, j| w_at(j, k), bias.then_some(&b[..]));
+                let dx = reference::mm((n, input, output), dy_at, w_at, None);
+                let dw = reference::mm((output, input, n), |o, r| dy_at(r, o), x_at, None);
+                let db = reference::cols(&dy, None, output);
+                case.parameters = vec![(output, Some(input), w.clone())];
+                if bias {
+                    case.parameters.push((output, None, b));
+                }
+                case.inputs = vec![x.clone()];
+                case.d_output = dy.clone();
+                let got = case.run_everywhere();
+                let what = format!("{n} x {input} -> {output} {spread:?}");
+                assert_same(&got.output, &y, &what);
+                assert_same(&got.d_inputs[0], &dx, &what);
+                assert_same(&got.d_parameters[0], &dw, &what);
+                if bias {
+                    assert_same(&got.d_parameters[1], &db, &what);
+                }
+            }
+        }
+    }
+}
+
+fn check_attention(shape: Heads, seed: u32, spread: Spread) {
+    let Heads { sequences, length, heads, kv_heads, head } = shape;
+    let mut case = Operands::new(Op::Attention(Attention { heads, kv_heads }), sequences, length);
+    let n = sequences * length;
+    let qkv = values(seed, n * (heads + 2 * kv_heads) * head, spread);
+    let d_o = values(seed + 1, n * heads * head, spread);
+    let [o, d_qkv] = reference::attention(shape, &qkv, &d_o);
+    case.inputs = vec![qkv];
+    case.d_output = d_o;
+    let got = case.run_everywhere();
+    assert_same(&got.output, &o, &format!("{shape:?} {spread:?}"));
+    assert_same(&got.d_inputs[0], &d_qkv, &format!("{shape:?} {spread:?}"));
+}
+
+#[test]
+fn attention() {
+    for (sequences, length, heads, kv_heads, head) in [
+        (1, 1, 1, 1, 1),
+        (2, 31, 2, 2, 16),
+        (1, 33, 3, 3, 5),
+        (2, 63, 1, 1, 33),
+        (1, 65, 2, 2, 32),
+        (1, 130, 2, 1, 24),
+        (1, 20, 6, 2, 8),
+    ] {
+        for (seed, spread) in (0..).zip(SPREADS) {
+            check_attention(Heads { sequences, length, heads, kv_heads, head }, seed, spread);
+        }
+    }
+}
+
+#[test]
+fn gelu() {
+    for n in [1, 31, 33, 4095, 4097, 20_000] {
+        for (seed, spread) in (0..).zip(SPREADS) {
+            let mut case = Operands::new(Op::Gelu(Gelu), 1, n);
+            let mut x = values(seed, n, spread);
+            let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e20, -1e20, -0.0, 1e-40, -12.5, 88.0];
+            x.iter_mut().skip(7).zip(odd).for_each(|(x, odd)| *x = odd);
+            let dy = values(seed + 1, n, spread);
+            let [y, dx] = reference::gelu(&x, &dy);
+            case.inputs = vec![x];
+            case.d_output = dy;
+            let got = case.run_everywhere();
+            assert_same(&got.output, &y, &format!("{n} {spread:?}"));
+            assert_same(&got.d_inputs[0], &dx, &format!("{n} {spread:?}"));
+        }
+    }
+}
+
+fn check_cross_entropy(logits: Vec<f32>, targets: Vec<u32>) -> harness::Written {
+    let mut case = Operands::new(Op::CrossEntropy(CrossEntropy), 1, targets.len());
+    let [losses, dx] = reference::cross_entropy(&logits, &targets);
+    case.inputs = vec![logits];
+    case.targets = targets;
+    let got = case.run_everywhere();
+    assert_same(&got.output, &losses, "token losses");
+    assert_same(&got.d_inputs[0], &dx, "logit gradients");
+    got
+}
+
+#[test]
+fn cross_entropy() {
+    for (n, v) in [(1, 1), (5, 31), (17, 33), (33, 100), (3, 4097)] {
+        for (seed, spread) in (0..).zip(SPREADS) {
+            check_cross_entropy(values(seed, n * v, spread), ids(seed, n, v as u32));
+        }
+    }
+}
+
+/// The max may skip a NaN; the sum may not.
+#[test]
+fn a_nan_or_infinite_logit_gives_a_nan_loss() {
+    for odd in [f32::NAN, f32::INFINITY] {
+        let mut logits = values(1, 4 * 40, Spread::Ordinary);
+        logits[2 * 40 + 35] = odd;
+        let got = check_cross_entropy(logits, vec![0, 1, 2, 3]);
+        assert!(got.output[2].is_nan());
+        assert!(got.output[1].is_finite() && got.output[3].is_finite());
+        assert!(got.d_inputs[0][2 * 40..3 * 40].iter().all(|x| x.is_nan()));
+    }
+}
+
+#[test]
+fn embedding() {
+    for (sequences, length, vocabulary, width) in [(1, 1, 2, 16), (3, 33, 7, 31), (2, 65, 300, 33)] {
+        for (seed, spread) in (0..).zip(SPREADS) {
+            let op = Op::Embedding(Embedding { tokens: 0, positions: 1 });
+            let mut case = Operands::new(op, sequences, length);
+            let n = sequences * length;
+            let context = length + 3; // a table may be longer than the sequences
+            let (wte, wpe) =
+                (values(seed, vocabulary * width, spread), values(seed + 1, context * width, spread));
+            let dy = values(seed + 2, n * width, spread);
+            case.tokens = ids(seed, n, vocabulary as u32);
+            let (mut x, mut dt, mut dp) = (vec![], vec![0.0; vocabulary * width], vec![0.0; context * width]);
+            for r in 0..n {
+                for j in 0..width {
+                    let (t, p) = (case.tokens[r] as usize * width + j, r % length * width + j);
+                    x.push(wte[t] + wpe[p]);
+                    dt[t] += dy[r * width + j];
+                    dp[p] += dy[r * width + j];
+                }
+            }
+            case.parameters = vec![(vocabulary, Some(width), wte), (context, Some(width), wpe)];
+            case.d_output = dy;
+            let got = case.run_everywhere();
+            assert_same(&got.output, &x, "x");
+            assert_same(&got.d_parameters[0], &dt, "tokens");
+            assert_same(&got.d_parameters[1], &dp, "positions");
+        }
+    }
+}
+
+#[test]
+fn add() {
+    let n = 40_000;
+    let mut case = Operands::new(Op::Add(Add), 1, n);
+    let (x, y, dy) = (values(1, n, Spread::Wide), values(2, n, Spread::Tiny), values(3, n, Spread::Wide));
+    let sum: Vec<f32> = x.iter().zip(&y).map(|(x, y)| x + y).collect();
+    case.inputs = vec![x, y];
+    case.d_output = dy.clone();
+    let got = case.run_everywhere();
+    assert_same(&got.output, &sum, "sum");
+    assert_same(&got.d_inputs[0], &dy, "dx");
+    assert_same(&got.d_inputs[1], &dy, "dy");
+}
+
+/// Spec 9: a chain that underflows ends as +0, not -0, whatever is padded to it.
+#[test]
+fn underflowing_chains_end_as_plus_zero() {
+    let tiny = f32::from_bits((127 - 100) << 23);
+    for n in [1, 2, 33, 300] {
+        let mut case = Operands::new(Op::Linear(Linear { weight: 0, bias: None }), 1, n);
+        case.parameters = vec![(3, Some(n), vec![tiny; 3 * n])];
+        case.inputs = vec![vec![-tiny; n * n]];
+        case.d_output = vec![-tiny; n * 3];
+        let got = case.run_everywhere();
+        assert!(got.flat().iter().all(|x| x.to_bits() == 0), "{n}: {:?}", &got.flat()[..1]);
+    }
+    let bias = -0.0f32;
+    let mut case = Operands::new(Op::Linear(Linear { weight: 0, bias: Some(1) }), 1, 1);
+    case.parameters = vec![(1, Some(1), vec![tiny]), (1, None, vec![bias])];
+    case.inputs = vec![vec![-tiny]];
+    case.d_output = vec![-0.0];
+    let got = case.run_everywhere();
+    assert_eq!(got.output[0].to_bits(), 0);
+    assert_eq!(got.d_parameters[1][0].to_bits(), 0, "column sums start from +0");
+}
+
+#[test]
+fn nan_and_infinite_operands_stay_in_their_rows() {
+    for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let (n, input, output) = (9, 20, 18);
+        let mut case = Operands::new(Op::Linear(Linear { weight: 0, bias: None }), 1, n);
+        let mut x = values(1, n * input, Spread::Ordinary);
+        x[4 * input + 3] = odd;
+        case.parameters = vec![(output, Some(input), values(2, output * input, Spread::Ordinary))];
+        case.inputs = vec![x];
+        case.d_output = values(3, n * output, Spread::Ordinary);
+        let got = case.run_everywhere();
+        for (i, y) in got.output.chunks(output).enumerate() {
+            assert!(y.iter().all(|y| y.is_finite() == (i != 4)), "row {i}");
+        }
+        assert!(got.d_inputs[0].iter().all(|x| x.is_finite()));
+    }
+}

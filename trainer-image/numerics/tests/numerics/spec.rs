@@ -1,0 +1,177 @@
+//! The resolved spec: what is read, and that every refusal names the field and the remedy.
+
+use muster_numerics::graph::Graph;
+use muster_numerics::schedule::Schedule;
+use muster_numerics::spec::{SpecError, TrainingSpec, digest_text};
+use serde_json::{Value, json};
+
+fn good() -> Value {
+    json!({
+        "format": "muster.spec/1",
+        "ops": "muster.ops/1",
+        "graph": format!("sha256:{}", "0".repeat(64)),
+        "model": {
+            "architecture": "gpt2", "layers": 4, "width": 256, "heads": 4, "context": 256,
+            "vocabulary": 256, "tiedEmbeddings": "Tied"
+        },
+        "data": {"root": format!("sha256:{}", "1".repeat(64)), "tokens": 4_400_000},
+        "training": {
+            "steps": 200, "batch": 8, "shards": 8, "seed": 0, "arithmetic": "f32-chain",
+            "optimizer": {
+                "name": "adamw", "learningRate": "6e-4", "beta1": "0.9", "beta2": "0.95",
+                "epsilon": "1e-8", "weightDecay": "0.1", "clipNorm": "1.0"
+            },
+            "schedule": {"name": "cosine", "warmupSteps": 20, "finalFraction": "0.1"}
+        },
+        "genesis": format!("sha256:{}", "2".repeat(64))
+    })
+}
+
+fn read(value: &Value) -> Result<TrainingSpec, SpecError> {
+    TrainingSpec::from_json(value.to_string().as_bytes())
+}
+
+#[test]
+fn a_good_spec_is_read_whole() {
+    let spec = read(&good()).unwrap();
+    assert_eq!(spec.samples(), 17_187);
+    assert_eq!(serde_json::to_value(&spec).unwrap(), good(), "writing gives what was read");
+    let hyper = spec.hyper_parameters().unwrap();
+    assert_eq!(hyper.peak, 6e-4);
+    assert_eq!(hyper.floor, 0.1f64 * 6e-4f64);
+    assert_eq!(hyper.epsilon, 1e-8f32);
+    assert_eq!(hyper.clip_norm, Some(1.0));
+    assert_eq!(Schedule::new(&hyper).rate(20), 6e-4f32);
+}
+
+#[test]
+fn the_graph_digest_is_compared() {
+    let mut spec = read(&good()).unwrap();
+    let error = spec.build_graph().unwrap_err().to_string();
+    assert!(error.starts_with("graph: is sha256:0000"), "{error}");
+    assert!(error.contains("resolve it again"), "{error}");
+    let graph = Graph::build(&spec.model, spec.training.step_shape(), spec.training.arithmetic).unwrap();
+    spec.graph = digest_text(&graph.digest());
+    assert_eq!(spec.build_graph().unwrap(), graph);
+}
+
+#[test]
+fn clip_norm_zero_means_none() {
+    let mut value = good();
+    value["training"]["optimizer"]["clipNorm"] = json!("0");
+    assert_eq!(read(&value).unwrap().hyper_parameters().unwrap().clip_norm, None);
+    value["training"]["optimizer"]["clipNorm"] = json!("0.0");
+    assert_eq!(read(&value).unwrap().hyper_parameters().unwrap().clip_norm, None);
+}
+
+/// (path, bad value, parts of the message)
+#[test]
+fn bad_values_are_refused_with_field_and_remedy() {
+    let hex = "sha256:";
+    let cases: Vec<(&str, Value, &[&str])> = vec![
+        ("/format", json!("muster.spec/2"), &["format: ", "muster.spec/1"]),
+        ("/ops", json!("muster.ops/2"), &["ops: ", "muster.ops/1"]),
+        ("/graph", json!("sha256:12"), &["graph: is not a digest", "64 lower-case hex"]),
+        ("/genesis", json!("0".repeat(64)), &["genesis: is not a digest"]),
+        ("/data/root", json!(format!("{hex}{}", "A".repeat(64))), &["data.root: is not a digest"]),
+        ("/data/tokens", json!(256), &["data.tokens: ", "no sample", "context + 1"]),
+        ("/data/tokens", json!(0), &["data.tokens: "]),
+        ("/data/tokens", json!(1u64 << 53), &["data.tokens: ", "out of range"]),
+        ("/model/architecture", json!("llama"), &["model.architecture: llama is reserved", "use gpt2"]),
+        ("/model/architecture", json!("bert"), &["unknown variant `bert`"]),
+        ("/model/layers", json!(0), &["model.layers: 0 is out of range; use 1 to 256"]),
+        ("/model/layers", json!(257), &["model.layers: "]),
+        ("/model/width", json!(8), &["model.width: 8 is out of range"]),
+        ("/model/width", json!(264), &["model.width: 264 is not a multiple of 16"]),
+        ("/model/heads", json!(3), &["model.width: 256 is not a multiple of model.heads"]),
+        ("/model/heads", json!(0), &["model.heads: 0 is out of range"]),
+        ("/model/context", json!(1), &["model.context: 1 is out of range; use 2 to 8192"]),
+        ("/model/context", json!(8193), &["model.context: "]),
+        ("/model/vocabulary", json!(1), &["model.vocabulary: "]),
+        ("/model/vocabulary", json!((1 << 20) + 1), &["model.vocabulary: "]),
+        ("/model/tiedEmbeddings", json!("Yes"), &["unknown variant `Yes`", "Tied"]),
+        ("/training/steps", json!(0), &["training.steps: 0 is out of range"]),
+        ("/training/steps", json!(100_000_001), &["training.steps: "]),
+        ("/training/batch", json!(0), &["training.batch: "]),
+        ("/training/batch", json!(12), &["training.batch: 12 is not a multiple of training.shards"]),
+        ("/training/batch", json!(264), &["training.shards: ", "8448 tokens", "raise training.shards"]),
+        ("/training/shards", json!(6), &["training.shards: 6 is not a power of two"]),
+        ("/training/shards", json!(512), &["training.shards: 512 is out of range; use 1 to 256"]),
+        ("/training/seed", json!(1u64 << 53), &["training.seed: "]),
+        ("/training/seed", json!(-1), &["invalid value"]),
+        ("/training/seed", json!(1.5), &["invalid type"]),
+        (
+            "/training/arithmetic",
+            json!("i16-exact"),
+            &["training.arithmetic: i16-exact is reserved", "f32-chain"],
+        ),
+        ("/training/arithmetic", json!("bf16"), &["unknown variant"]),
+        ("/training/optimizer/name", json!("sgd"), &["unknown variant `sgd`"]),
+        ("/training/optimizer/learningRate", json!("0"), &["training.optimizer.learningRate: ", "above 0"]),
+        ("/training/optimizer/learningRate", json!("1e4"), &["training.optimizer.learningRate: "]),
+        ("/training/optimizer/learningRate", json!("-1e-3"), &["learningRate: \"-1e-3\" is not a decimal"]),
+        ("/training/optimizer/learningRate", json!("fast"), &["is not a decimal like"]),
+        ("/training/optimizer/learningRate", json!(6e-4), &["invalid type", "expected a string"]),
+        ("/training/optimizer/beta1", json!("1"), &["training.optimizer.beta1: ", "below 1"]),
+        ("/training/optimizer/beta2", json!("0.99999999"), &["training.optimizer.beta2: "]),
+        ("/training/optimizer/epsilon", json!("0"), &["training.optimizer.epsilon: ", "divide 0 by 0"]),
+        ("/training/optimizer/epsilon", json!("1e-46"), &["training.optimizer.epsilon: "]),
+        ("/training/optimizer/weightDecay", json!("1001"), &["training.optimizer.weightDecay: "]),
+        ("/training/optimizer/clipNorm", json!("1e39"), &["training.optimizer.clipNorm: ", "no clipping"]),
+        ("/training/optimizer/clipNorm", json!("1e999"), &["clipNorm: ", "too large for a 64-bit float"]),
+        ("/training/schedule/name", json!("step"), &["unknown variant `step`"]),
+        ("/training/schedule/warmupSteps", json!(201), &["training.schedule.warmupSteps: 201 is more than"]),
+        ("/training/schedule/finalFraction", json!("1.1"), &["training.schedule.finalFraction: ", "0 to 1"]),
+    ];
+    for (path, bad, parts) in &cases {
+        let mut value = good();
+        *value.pointer_mut(path).unwrap() = bad.clone();
+        let message = read(&value).unwrap_err().to_string();
+        for part in *parts {
+            assert!(message.contains(part), "{path} = {bad}: {message}");
+        }
+    }
+}
+
+#[test]
+fn rules_between_fields() {
+    let mut value = good();
+    value["model"] = json!({
+        "architecture": "gpt2", "layers": 256, "width": 65536, "heads": 512, "context": 8192,
+        "vocabulary": 1 << 20, "tiedEmbeddings": "Untied"
+    });
+    value["training"]["shards"] = json!(8);
+    let message = read(&value).unwrap_err().to_string();
+    assert!(message.contains("beyond 2^38"), "{message}");
+
+    let mut value = good();
+    value["data"]["tokens"] = json!(257);
+    value["training"]["steps"] = json!(100_000_000);
+    value["training"]["batch"] = json!(256);
+    let message = read(&value).unwrap_err().to_string();
+    assert!(message.contains("more than 2^32 times"), "{message}");
+}
+
+#[test]
+fn unknown_missing_and_doubled_fields_are_refused() {
+    for at in ["", "/model", "/data", "/training", "/training/optimizer", "/training/schedule"] {
+        let mut value = good();
+        value.pointer_mut(at).unwrap().as_object_mut().unwrap().insert("extra".into(), json!(1));
+        let message = read(&value).unwrap_err().to_string();
+        assert!(message.contains("unknown field `extra`"), "{at}: {message}");
+
+        let fields: Vec<String> = good().pointer(at).unwrap().as_object().unwrap().keys().cloned().collect();
+        for field in fields {
+            let mut value = good();
+            value.pointer_mut(at).unwrap().as_object_mut().unwrap().remove(&field);
+            let message = read(&value).unwrap_err().to_string();
+            assert!(message.contains(&format!("missing field `{field}`")), "{at}: {message}");
+        }
+    }
+    let text = good().to_string().replacen("\"steps\":", "\"steps\":1,\"steps\":", 1);
+    let message = TrainingSpec::from_json(text.as_bytes()).unwrap_err().to_string();
+    assert!(message.contains("duplicate field `steps`"), "{message}");
+    let mut text = good().to_string();
+    text.push('x');
+    assert!(TrainingSpec::from_json(text.as_bytes()).is_err(), "trailing characters");
+}
