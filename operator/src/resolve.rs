@@ -1,1 +1,298 @@
-//! From a TrainingJob to the resolved spec that is hashed into the training digest.
+//! From a TrainingJob to the resolved spec that is hashed into the training digest. Hub and `muster local` share this, so
+//! that one YAML has one identity wherever it runs.
+//!
+//! What a schema can say is checked before this: by the API server, or by `muster local` with the same rules. Here is what
+//! only this version of the program and the dataset itself can say.
+use muster_api::v1alpha1 as api;
+use muster_numerics::spec::{self as numerics, SpecError};
+use muster_proof::Digest;
+use muster_trainer::dataset::Manifest;
+use muster_trainer::resolved;
+
+/// A job with its identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// The resolved spec.
+    pub spec: numerics::TrainingSpec,
+    /// Its canonical bytes (RFC 8785): the file that workers read.
+    pub bytes: Vec<u8>,
+    /// SHA-256 of the bytes: the blob's name.
+    pub digest: Digest,
+    /// The identity of all that reaches the bits.
+    pub training_digest: Digest,
+    /// StateRoot of state 0.
+    pub genesis: Digest,
+    /// SHA-256 of the dataset's manifest.
+    pub dataset: Digest,
+}
+
+/// Why a job has no identity here. Each names the field and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResolveError {
+    /// The schema knows it, this version does not do it yet.
+    #[error("{field}: {value} is not supported by this version; {remedy}")]
+    Unsupported {
+        /// What kind of thing it is; becomes the condition's reason.
+        what: Unsupported,
+        /// Path of the field.
+        field: &'static str,
+        /// What it says.
+        value: String,
+        /// What to write instead.
+        remedy: &'static str,
+    },
+    /// A budget, while there are no accounts to draw on.
+    #[error("spec.budget: there are no accounts yet, so nothing could be charged; remove the field")]
+    Budget,
+    /// The name leads to another dataset than the pinned one.
+    #[error(
+        "spec.data.digest: the job pins {pinned}, but dataset {name} is {found}; import the dataset that was meant, or \
+             remove the pin"
+    )]
+    DigestMismatch {
+        /// spec.data.dataset.
+        name: String,
+        /// spec.data.digest.
+        pinned: String,
+        /// The manifest's digest.
+        found: Digest,
+    },
+    /// A value is out of its bounds, alone or together with others or with the dataset.
+    #[error("spec.{0}")]
+    Invalid(String),
+    /// The dataset's manifest cannot be used.
+    #[error("dataset: {0}")]
+    Dataset(#[from] muster_trainer::dataset::Error),
+}
+
+/// What this version does not do yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsupported {
+    /// model.architecture and its parts.
+    Model,
+    /// training.arithmetic.
+    Arithmetic,
+    /// assurance.tier.
+    Tier,
+}
+
+impl ResolveError {
+    /// The reason of condition Accepted=False.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Unsupported { what: Unsupported::Model, .. } => "UnsupportedModel",
+            Self::Unsupported { what: Unsupported::Arithmetic, .. } => "UnsupportedArithmetic",
+            Self::Unsupported { what: Unsupported::Tier, .. } => "UnsupportedTier",
+            Self::Budget => "Forbidden",
+            Self::DigestMismatch { .. } => "DigestMismatch",
+            Self::Invalid(_) => "InvalidSpec",
+            Self::Dataset(_) => "InvalidDataset",
+        }
+    }
+}
+
+/// Refuses what this version cannot do, before any data is looked at.
+///
+/// # Errors
+/// [`ResolveError::Unsupported`], [`ResolveError::Budget`].
+pub fn check_supported(spec: &api::TrainingJobSpec) -> Result<(), ResolveError> {
+    let refuse =
+        |what, field, value: String, remedy| Err(ResolveError::Unsupported { what, field, value, remedy });
+    if spec.model.architecture != api::Architecture::Gpt2 {
+        return refuse(Unsupported::Model, "spec.model.architecture", "llama".into(), "use gpt2");
+    }
+    if spec.training.arithmetic != api::Arithmetic::F32Chain {
+        let value = spec.training.arithmetic.as_str().into();
+        return refuse(Unsupported::Arithmetic, "spec.training.arithmetic", value, "use f32-chain");
+    }
+    if spec.assurance.tier != api::AssuranceTier::None {
+        let value = format!("{:?}", spec.assurance.tier);
+        return refuse(Unsupported::Tier, "spec.assurance.tier", value, "use None: there are no audits yet");
+    }
+    if spec.budget.is_some() {
+        return Err(ResolveError::Budget);
+    }
+    Ok(())
+}
+
+/// Resolves a job against the manifest that its dataset's name leads to. Computes all initial parameters, which takes
+/// seconds for 100 million: not on a thread that others wait for.
+///
+/// # Errors
+/// See [`ResolveError`].
+pub fn resolve(spec: &api::TrainingJobSpec, data: &Manifest) -> Result<Resolved, ResolveError> {
+    check_supported(spec)?;
+    let dataset = data.digest()?;
+    if let Some(pinned) = spec.data.digest.as_ref().filter(|pinned| **pinned != dataset.to_string()) {
+        let (name, pinned) = (spec.data.dataset.clone(), pinned.clone());
+        return Err(ResolveError::DigestMismatch { name, pinned, found: dataset });
+    }
+    let (model, training) = (model(&spec.model)?, training(&spec.training)?);
+    let (spec, bytes) = resolved::resolved_spec(&model, &training, data).map_err(invalid)?;
+    let genesis = spec.genesis.parse().map_err(|_| {
+        ResolveError::Invalid(
+            "genesis: not a digest; this is a fault of the program, please report it".into(),
+        )
+    })?;
+    let (digest, training_digest) = (Digest::of(&bytes), resolved::training_digest(&bytes));
+    Ok(Resolved { spec, bytes, digest, training_digest, genesis, dataset })
+}
+
+/// The resolver below speaks of fields of the resolved spec, which are those of the job: `model.width`.
+fn invalid(error: resolved::Error) -> ResolveError {
+    match error {
+        resolved::Error::Spec(SpecError::Field { field: "data.tokens", problem, remedy }) => {
+            ResolveError::Invalid(format!("data.dataset: {problem}; {remedy}"))
+        }
+        resolved::Error::Vocabulary { model, data } => ResolveError::Invalid(format!(
+            "model.vocabulary: is {model}, but the dataset has tokens up to {data}; set it to at least {data} or bring a \
+             dataset made for {model}"
+        )),
+        other => ResolveError::Invalid(other.to_string()),
+    }
+}
+
+fn model(model: &api::Model) -> Result<numerics::ModelSpec, ResolveError> {
+    Ok(numerics::ModelSpec {
+        architecture: match model.architecture {
+            api::Architecture::Gpt2 => numerics::Architecture::Gpt2,
+            api::Architecture::Llama => numerics::Architecture::Llama,
+        },
+        layers: count("model.layers", model.layers)?,
+        width: count("model.width", model.width)?,
+        heads: count("model.heads", model.heads)?,
+        context: count("model.context", model.context)?,
+        vocabulary: count("model.vocabulary", model.vocabulary)?,
+        tied_embeddings: match model.tied_embeddings {
+            api::TiedEmbeddings::Tied => numerics::TiedEmbeddings::Tied,
+            api::TiedEmbeddings::Untied => numerics::TiedEmbeddings::Untied,
+        },
+    })
+}
+
+fn training(training: &api::Training) -> Result<numerics::TrainingParameters, ResolveError> {
+    let optimizer = &training.optimizer;
+    Ok(numerics::TrainingParameters {
+        steps: count("training.steps", training.steps)?,
+        batch: count("training.batch", training.batch)?,
+        shards: count("training.shards", training.shards)?,
+        seed: count("training.seed", training.seed)?,
+        arithmetic: match training.arithmetic {
+            api::Arithmetic::F32Chain => numerics::Arithmetic::F32Chain,
+            api::Arithmetic::I16Exact => numerics::Arithmetic::I16Exact,
+        },
+        optimizer: numerics::OptimizerSpec {
+            name: match optimizer.name {
+                api::OptimizerName::Adamw => numerics::OptimizerName::Adamw,
+            },
+            learning_rate: optimizer.learning_rate.clone(),
+            beta1: optimizer.beta1.clone(),
+            beta2: optimizer.beta2.clone(),
+            epsilon: optimizer.epsilon.clone(),
+            weight_decay: optimizer.weight_decay.clone(),
+            clip_norm: optimizer.clip_norm.clone(),
+        },
+        schedule: numerics::ScheduleSpec {
+            name: match training.schedule.name {
+                api::ScheduleName::Cosine => numerics::ScheduleName::Cosine,
+                api::ScheduleName::Linear => numerics::ScheduleName::Linear,
+                api::ScheduleName::Constant => numerics::ScheduleName::Constant,
+            },
+            warmup_steps: count("training.schedule.warmupSteps", training.schedule.warmup_steps)?,
+            final_fraction: training.schedule.final_fraction.clone(),
+        },
+    })
+}
+
+/// The API's integers are signed because JSON schemas have no unsigned ones.
+fn count(field: &str, value: i64) -> Result<u64, ResolveError> {
+    u64::try_from(value)
+        .map_err(|_| ResolveError::Invalid(format!("{field}: {value} is negative; use 0 or more")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn job() -> Value {
+        json!({
+            "model": {"architecture": "gpt2", "layers": 1, "width": 16, "heads": 1, "context": 8, "vocabulary": 256},
+            "data": {"dataset": "tiny"},
+            "training": {"steps": 4, "batch": 2, "shards": 2, "intervalSteps": 4},
+            "workers": {"count": 1}
+        })
+    }
+
+    fn with(path: &str, value: Value) -> api::TrainingJobSpec {
+        let mut job = job();
+        let mut at = &mut job;
+        for part in path.split('.') {
+            at = &mut at[part];
+        }
+        *at = value;
+        serde_json::from_value(job).unwrap()
+    }
+
+    fn data() -> (tempfile::TempDir, Manifest) {
+        let dir = tempfile::tempdir().unwrap();
+        let (text, out) = (dir.path().join("t"), dir.path().join("d"));
+        std::fs::write(&text, "In the beginning was the word. ".repeat(40)).unwrap();
+        let manifest = muster_trainer::dataset::prepare(&[text], &out).unwrap();
+        (dir, manifest)
+    }
+
+    #[test]
+    fn what_cannot_reach_the_bits_is_not_in_the_identity() {
+        let (_dir, data) = data();
+        let base = resolve(&with("workers.count", json!(1)), &data).unwrap();
+        assert_eq!(base.digest, Digest::of(&base.bytes));
+        assert_eq!(base.dataset, data.digest().unwrap());
+        for (path, value) in [
+            ("workers.count", json!(2)),
+            ("training.intervalSteps", json!(2)),
+            ("priority", json!(7)),
+            ("suspend", json!(true)),
+            ("placement", json!({"providers": ["east"]})),
+            ("data.digest", json!(data.digest().unwrap().to_string())),
+        ] {
+            assert_eq!(resolve(&with(path, value), &data).unwrap(), base, "{path}");
+        }
+        for (path, value) in [
+            ("training.seed", json!(1)),
+            ("training.steps", json!(5)),
+            ("training.shards", json!(1)),
+            ("training.optimizer", json!({"learningRate": "6.0e-4"})),
+            ("model.tiedEmbeddings", json!("Untied")),
+        ] {
+            let other = resolve(&with(path, value), &data).unwrap();
+            assert_ne!(other.training_digest, base.training_digest, "{path}");
+        }
+    }
+
+    #[test]
+    fn every_refusal_has_field_remedy_and_reason() {
+        let (_dir, data) = data();
+        let zeros = format!("sha256:{}", "0".repeat(64));
+        for (path, value, field, reason) in [
+            ("model.architecture", json!("llama"), "spec.model.architecture", "UnsupportedModel"),
+            ("training.arithmetic", json!("i16-exact"), "spec.training.arithmetic", "UnsupportedArithmetic"),
+            ("assurance", json!({"tier": "Silver"}), "spec.assurance.tier", "UnsupportedTier"),
+            ("budget", json!({"maxMicroCredits": 5}), "spec.budget", "Forbidden"),
+            ("data.digest", json!(zeros), "spec.data.digest", "DigestMismatch"),
+            ("model.width", json!(17), "spec.model.width", "InvalidSpec"),
+            ("model.vocabulary", json!(100), "spec.model.vocabulary", "InvalidSpec"),
+            ("model.context", json!(4096), "spec.data.dataset", "InvalidSpec"),
+            ("training.seed", json!(-1), "spec.training.seed", "InvalidSpec"),
+            ("training.optimizer", json!({"beta1": "1"}), "spec.training.optimizer.beta1", "InvalidSpec"),
+        ] {
+            let error = resolve(&with(path, value), &data).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains(field), "{path}: {text}");
+            assert!(text.contains("; ") || text.contains(": "), "{path}: no remedy in {text}");
+            assert_eq!(error.reason(), reason, "{path}: {text}");
+        }
+    }
+}
