@@ -1,9 +1,9 @@
 //! The corpus against a real API server: `MUSTER_TEST_KUBECONFIG` names a kubeconfig whose context `hub` (or
 //! `MUSTER_TEST_CONTEXT`) may install definitions. Without it nothing is tested, and a line says so.
 //!
-//! Installs the definitions of this checkout, then writes only to the namespace `muster-api-test` and to one
-//! ComputeProvider `api-test`. Jobs are managed by `example.com/api-test`, so a running hub leaves them
-//! alone; one that is running may act on the provider, so run this before it.
+//! Installs the definitions of this checkout, then writes only to the namespaces `muster-api-test` and
+//! `muster-p-api-test` and to one ComputeProvider `api-test`. The hub's admission policies may be installed;
+//! the hub should not be running, or it would act on the provider and sweep units without a job.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
@@ -91,13 +91,13 @@ fn without_status(object: &Value) -> Value {
 /// Examples name the namespaces and providers of the documentation, which a test must not touch.
 fn in_test_namespace(object: &Value) -> Value {
     let mut object = object.clone();
-    if object["metadata"].get("namespace").is_some() {
-        object["metadata"]["namespace"] = server::NAMESPACE.into();
-    } else if support::kind(&object) == "ComputeProvider" {
-        object["metadata"]["name"] = "api-test".into();
-    }
-    if support::kind(&object) == "TrainingJob" {
-        object["spec"]["managedBy"] = "example.com/api-test".into();
+    match support::kind(&object) {
+        "ComputeProvider" => object["metadata"]["name"] = "api-test".into(),
+        "TrainingJob" => {
+            object["metadata"]["namespace"] = server::NAMESPACE.into();
+            object["spec"]["managedBy"] = "example.com/api-test".into();
+        }
+        _ => {}
     }
     object
 }

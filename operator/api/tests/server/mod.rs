@@ -13,8 +13,15 @@ use serde_json::{Value, json};
 
 use crate::support;
 
-/// Where the test writes.
+/// Where the test writes jobs.
 pub const NAMESPACE: &str = "muster-api-test";
+/// Where it writes units and reports: the namespace of its own provider, `api-test`.
+const PROVIDER_NAMESPACE: &str = "muster-p-api-test";
+/// Whose requests these are. The hub's admission policies, where they are installed, let nobody else write
+/// units and the status of units and reports; membership in system:masters makes the test independent of
+/// RBAC.
+const HUB: &str = "system:serviceaccount:muster-system:muster-hub";
+const AGENT: &str = "system:serviceaccount:muster-agents:api-test";
 
 /// A connection to the API server.
 pub struct Server {
@@ -45,9 +52,14 @@ impl Server {
         for crd in muster_api::crds() {
             self.served(&crd).await;
         }
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
         let api: Api<Namespace> = Api::all(self.client.clone());
-        api.patch(NAMESPACE, &apply, &Patch::Apply(&namespace)).await.unwrap();
+        for (name, labels) in
+            [(NAMESPACE, json!({})), (PROVIDER_NAMESPACE, json!({"muster.dev/provider": "api-test"}))]
+        {
+            let metadata = json!({"name": name, "labels": labels});
+            let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata});
+            api.patch(name, &apply, &Patch::Apply(&namespace)).await.unwrap();
+        }
     }
 
     async fn served(&self, crd: &CustomResourceDefinition) {
@@ -65,7 +77,7 @@ impl Server {
     /// Creates the object, without its status.
     pub async fn create(&self, object: &Value) -> Result<Value, String> {
         let request = Request::new(path(object)).create(&PostParams::default(), bytes(object)).unwrap();
-        self.strict(request).await
+        self.strict(request, HUB).await
     }
 
     /// Updates the object that is stored as `old`.
@@ -73,7 +85,7 @@ impl Server {
         let object = over(object, old);
         let request =
             Request::new(path(&object)).replace(name(&object), &PostParams::default(), bytes(&object));
-        self.strict(request.unwrap()).await
+        self.strict(request.unwrap(), HUB).await
     }
 
     /// Writes the status of the object that is stored as `old`.
@@ -86,7 +98,8 @@ impl Server {
             &parameters,
             bytes(&object),
         );
-        self.strict(request.unwrap()).await
+        let agent = matches!(support::kind(&object), "WorkUnit" | "ProviderReport");
+        self.strict(request.unwrap(), if agent { AGENT } else { HUB }).await
     }
 
     /// Creates the object or updates the one stored as `old`, and writes its status if it has one.
@@ -120,7 +133,9 @@ impl Server {
         selected.map(drop).map_err(|error| format!("field selector status.phase: {error}"))
     }
 
-    async fn strict(&self, mut request: http::Request<Vec<u8>>) -> Result<Value, String> {
+    async fn strict(&self, mut request: http::Request<Vec<u8>>, user: &str) -> Result<Value, String> {
+        request.headers_mut().insert("impersonate-user", user.parse().unwrap());
+        request.headers_mut().insert("impersonate-group", "system:masters".parse().unwrap());
         *request.uri_mut() = format!("{}&fieldValidation=Strict", request.uri()).parse().unwrap();
         self.client.request(request).await.map_err(|error| match error {
             kube::Error::Api(status) => status.message,
