@@ -41,7 +41,7 @@ built=$SECONDS
 
 step "Clusters: a hub and a member, real Kubernetes each in its own network namespace"
 make -s clusters
-RUN_DIR=$RUN "$here/image.sh" east >/dev/null
+"$here/image.sh" east
 
 step "Operator: hub and agent under their own ServiceAccounts, provider east"
 "$here/stack.sh" up

@@ -193,6 +193,8 @@ pub struct World {
     pub checkpoint_step: i64,
     /// The last step that the current attempt reported.
     pub step: i64,
+    /// What the relay says if worker processes of the current attempt die again and again inside their pods.
+    pub crash_loop: Option<String>,
     /// The newest attempt number that the hub's status knows, for an agent that lost its state.
     pub known_attempt: i64,
     /// What the unit must wait for before it may start, if anything: capacity.

@@ -230,6 +230,24 @@ impl BlobDir {
         absent(fs::remove_file(self.path(digest)).await).map(|_| ())
     }
 
+    /// The blobs that were stored longer ago than `age`.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub async fn older_than(&self, age: std::time::Duration) -> io::Result<Vec<Digest>> {
+        let mut old = Vec::new();
+        let mut folders = fs::read_dir(self.root.join("sha256")).await?;
+        while let Some(folder) = folders.next_entry().await? {
+            let mut files = fs::read_dir(folder.path()).await?;
+            while let Some(file) = files.next_entry().await? {
+                let elapsed = file.metadata().await?.modified()?.elapsed().unwrap_or_default();
+                let digest = file.file_name().to_str().and_then(|hex| Digest::from_hex(hex).ok());
+                old.extend(digest.filter(|_| elapsed > age));
+            }
+        }
+        Ok(old)
+    }
+
     /// Answers `GET` (`body` true) or `HEAD`: 200 with the length, or 404.
     pub async fn answer(&self, digest: &Digest, body: bool) -> Response {
         let (file, size) = match self.file(digest).await {
@@ -249,11 +267,19 @@ impl BlobDir {
 
     /// Answers `PUT`: 201 stored, 200 was there, else the error's code.
     pub async fn answer_put(&self, digest: &Digest, body: Body, max: u64) -> Response {
-        match self.put(digest, body.into_data_stream(), max).await {
+        let mut body = body.into_data_stream();
+        let answer = match self.put(digest, &mut body, max).await {
             Ok(Stored::New) => StatusCode::CREATED.into_response(),
             Ok(Stored::Existing) => StatusCode::OK.into_response(),
             Err(error) => error.into_response(),
+        };
+        // A sender that is cut off in the middle sees a broken connection instead of the answer.
+        let (mut rest, mut left) = (0, max);
+        while let (true, Some(Ok(piece))) = (rest <= left, body.next().await) {
+            rest = piece.len() as u64;
+            left -= rest.min(left);
         }
+        answer
     }
 }
 

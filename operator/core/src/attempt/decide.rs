@@ -152,7 +152,12 @@ fn conclude_attempt(plan: &Plan, memory: &mut Memory, world: &World) {
     if let Some((rank, end)) = most_telling(ends) {
         return end_attempt(plan, memory, world, Some(rank), end);
     }
-    // 2. All ended well.
+    // 2. The relay saw its worker processes die again and again.
+    if let Some(message) = &world.crash_loop {
+        let end = End { reason: Reason::Crashed, exit_code: None, message: message.clone() };
+        return end_attempt(plan, memory, world, None, &end);
+    }
+    // 3. All ended well.
     let done = |pod: &&&Pod| pod.state == PodState::Done;
     if covers_all_ranks(plan, pods.iter().filter(done).map(|pod| pod.rank)) {
         if world.checkpoint_step >= plan.steps {
@@ -166,7 +171,7 @@ fn conclude_attempt(plan: &Plan, memory: &mut Memory, world: &World) {
         }
         return;
     }
-    // 3. The Job is gone or given up although no pod of it shows why: the pod went before it was seen.
+    // 4. The Job is gone or given up although no pod of it shows why: the pod went before it was seen.
     let lost = match job {
         None if memory.created => Some("its Job was deleted".to_owned()),
         None => None,
@@ -176,7 +181,7 @@ fn conclude_attempt(plan: &Plan, memory: &mut Memory, world: &World) {
         let end = End { reason: Reason::PodLost, exit_code: None, message };
         return end_attempt(plan, memory, world, None, &end);
     }
-    // 4. It does not get started.
+    // 5. It does not get started.
     if !memory.ran && remaining(plan, memory, world.now) == Some(0) {
         let why = obstacle(job, &pods).map_or_else(String::new, |obstacle| format!(": {}", obstacle.message));
         memory.last_failure = Some(Failure {
@@ -240,6 +245,8 @@ fn pause(barren: i64) -> i64 {
 fn wind_down(memory: Memory, outcome: Outcome, world: &World) -> Decision {
     let clean = world.jobs.is_empty() && world.pods.is_empty();
     let phase = match outcome {
+        // The hub takes a finished phase as proof that no worker of the unit can train any more.
+        _ if !is_quiet(world) => "Draining",
         Outcome::Stopped if !clean => "Draining",
         Outcome::Stopped => "Released",
         _ if clean && world.desired == Desired::Stop => "Released",
@@ -285,9 +292,7 @@ fn between(plan: &Plan, mut memory: Memory, world: &World) -> Decision {
         wake: Some(2),
         memory: memory.clone(),
     };
-    // Rule 1: a pod that is terminal but still listed cannot run again; a Job may still make pods.
-    let clear = world.jobs.iter().all(|job| job.deleting) && world.pods.iter().all(|pod| pod.terminal);
-    if !clear {
+    if !is_quiet(world) {
         return decision;
     }
     if let Some(until) = memory.not_before.filter(|until| *until > world.now) {
@@ -361,6 +366,11 @@ fn during(plan: &Plan, memory: Memory, world: &World) -> Decision {
 /// The first start is no restart.
 fn starting(memory: &Memory) -> &'static str {
     if memory.last_failure.is_some() { "Restarting" } else { "Starting" }
+}
+
+/// Rule 1: a pod that is terminal but still listed cannot run again; a Job that is not being deleted may make pods.
+fn is_quiet(world: &World) -> bool {
+    world.jobs.iter().all(|job| job.deleting) && world.pods.iter().all(|pod| pod.terminal)
 }
 
 /// Deletions of the Jobs and pods of the chosen attempts that are not on their way out yet. A pod that someone else

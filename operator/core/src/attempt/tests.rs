@@ -22,6 +22,7 @@ fn world(now: i64) -> World {
         stop: None,
         checkpoint_step: 0,
         step: 0,
+        crash_loop: None,
         known_attempt: 0,
         waits_for: None,
         jobs: vec![],
@@ -86,8 +87,14 @@ fn the_first_attempt_starts_runs_and_succeeds() {
     let mut done = with(1, [PodState::Done, PodState::Done], world(4));
     done.checkpoint_step = 100;
     let last = decide(&plan(), &one.memory, &done);
-    assert_eq!((last.phase, last.memory.outcome), ("Succeeded", Some(Outcome::Succeeded)));
+    assert_eq!(
+        (last.phase, last.memory.outcome),
+        ("Draining", Some(Outcome::Succeeded)),
+        "the Job still stands"
+    );
     assert!(!last.released.status);
+    done.jobs.clear();
+    assert_eq!(decide(&plan(), &last.memory, &done).phase, "Succeeded");
     let after = decide(&plan(), &last.memory, &world(5));
     assert_eq!((after.phase, after.released.reason), ("Succeeded", "ChildrenGone"));
     let stopped = decide(&plan(), &last.memory, &World { desired: Desired::Stop, ..world(6) });
@@ -234,8 +241,13 @@ fn what_does_not_start_says_why_and_times_out() {
     assert_eq!((scheduled.reason, scheduled.status), ("ImagePullFailed", false));
     assert_eq!(early.wake, Some(1));
     let late = decide(&plan(), &memory, &stuck(60));
-    let failure = late.memory.last_failure.unwrap();
-    assert_eq!((late.phase, failure.reason.as_str()), ("Failed", "ScheduleTimeout"));
+    let failure = late.memory.last_failure.clone().unwrap();
+    assert_eq!((late.phase, failure.reason.as_str()), ("Draining", "ScheduleTimeout"));
+    assert_eq!(
+        decide(&plan(), &late.memory, &world(61)).phase,
+        "Failed",
+        "only when nothing can run any more"
+    );
     assert_eq!(failure.message, "1 of 2 workers ran after 60 s: image x is not there");
 
     let mut refused = world(5);
@@ -310,7 +322,15 @@ fn a_unit_waits_for_room_and_ends_by_the_agents_own_reasons() {
     let stop = Stop { reason: "GraceExpired", message: "no word from the hub for 900 s".into() };
     let both = with(1, [PodState::Running, PodState::Running], World { stop: Some(stop), ..world(5) });
     let over = decide(&plan(), &running(1, 0), &both);
-    assert_eq!((over.phase, over.ready.reason, over.actions.len()), ("Failed", "GraceExpired", 3));
+    assert_eq!((over.phase, over.ready.reason, over.actions.len()), ("Draining", "GraceExpired", 3));
+}
+
+#[test]
+fn a_crash_loop_inside_the_pods_ends_the_attempt() {
+    let both = with(1, [PodState::Running, PodState::Running], world(5));
+    let looping = World { crash_loop: Some("worker processes died 5 times in a row".into()), ..both };
+    let failure = decide(&plan(), &running(1, 0), &looping).memory.last_failure.unwrap();
+    assert_eq!(failure.reason, "Crashed");
 }
 
 #[test]

@@ -1,0 +1,415 @@
+//! One task per unit: dereference, validate, observe, decide, apply, say. Decisions are `muster-core`'s.
+//!
+//! The tasks are woken by the hub's watch, the member's watch and the relay, and run on their own clock otherwise.
+//! kube's Controller is not used: it reconciles only what its store holds, and a unit must go on when the hub's list
+//! is empty because the hub is down.
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::{Api, ResourceExt};
+use muster_api::v1alpha1::{self as api, WorkUnit, WorkUnitPhase};
+use muster_core::attempt::{self, Action, Condition, Decision, Desired, Plan, Stop, World, decide};
+use muster_core::envelope::Payload;
+use muster_proof::key::PublicKey;
+
+use super::hub::{Contact, Look, View};
+use super::hub_blobs::HubBlobs;
+use super::member::{Member, MemberError};
+use super::relay::rounds;
+use super::state::{Commit, UnitState};
+use super::status::Wanted;
+use super::units::{Unit, Units, locked};
+use super::{Settings, accept, status, upload};
+use crate::runtime::blobdir::BlobDir;
+use crate::runtime::{Shutdown, backoff};
+
+/// What all units share.
+#[derive(Debug)]
+pub struct Controller {
+    /// The agent's configuration.
+    pub settings: Arc<Settings>,
+    /// Keys whose envelopes are believed.
+    pub trusted: Vec<PublicKey>,
+    /// All known units.
+    pub units: Arc<Units>,
+    /// The hub's list.
+    pub view: Arc<View>,
+    /// The hub's WorkUnits of our namespace.
+    pub hub: Api<WorkUnit>,
+    /// The member's API.
+    pub member: Arc<Member>,
+    /// Since when the hub is silent.
+    pub contact: Arc<Contact>,
+    /// The cache.
+    pub blobs: Arc<BlobDir>,
+    /// The hub's store.
+    pub hub_blobs: Arc<dyn HubBlobs>,
+    /// Ends everything.
+    pub shutdown: Shutdown,
+    /// Units with a task.
+    pub running: Mutex<HashSet<String>>,
+}
+
+/// Why a turn did not finish; it is taken again.
+#[derive(Debug, thiserror::Error)]
+enum TurnError {
+    #[error(transparent)]
+    Member(#[from] MemberError),
+    #[error("state directory: {0}")]
+    State(#[from] std::io::Error),
+}
+
+/// What comes after a turn.
+enum Next {
+    /// Another turn, at the latest after this.
+    Again(Duration),
+    /// The unit is gone and nothing of it is left.
+    Forget,
+}
+
+/// The longest sleep without a reason: everything is checked this often even if no watch said anything.
+const IDLE: Duration = Duration::from_secs(30);
+
+impl Controller {
+    /// Makes sure that a unit has its task, and wakes it.
+    pub fn touch(self: &Arc<Self>, name: &str) {
+        let unit = self.units.ensure(name);
+        if locked(&self.running).insert(name.to_owned()) {
+            tokio::spawn(self.clone().run(unit));
+        } else {
+            unit.wake.notify_one();
+        }
+    }
+
+    async fn run(self: Arc<Self>, unit: Arc<Unit>) {
+        let state = unit.state().await;
+        unit.durable.send_replace(state.newest_durable().map_or(0, |commit| commit.step));
+        let view = self.view.clone();
+        let name = unit.name().to_owned();
+        let read = move || view.get(&name).and_then(|object| object.status);
+        let writer = tokio::spawn(status::write(unit.clone(), self.hub.clone(), read, self.shutdown.clone()));
+        let uploader = tokio::spawn(upload::run(
+            unit.clone(),
+            self.units.clone(),
+            self.blobs.clone(),
+            self.hub_blobs.clone(),
+            self.shutdown.clone(),
+        ));
+        self.turns(&unit).await;
+        writer.abort();
+        uploader.abort();
+        locked(&self.running).remove(unit.name());
+    }
+
+    async fn turns(&self, unit: &Unit) {
+        let mut failures = 0;
+        loop {
+            let pause = match self.turn(unit).await {
+                Ok(Next::Again(pause)) => {
+                    failures = 0;
+                    pause
+                }
+                Ok(Next::Forget) => {
+                    tracing::info!(unit = unit.name(), "unit is gone");
+                    return;
+                }
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!(unit = unit.name(), %error, "will try again");
+                    let jitter = backoff::jitter_of(unit.name());
+                    backoff::delay(Duration::from_millis(500), IDLE, failures, jitter)
+                }
+            };
+            tokio::select! {
+                biased;
+                () = self.shutdown.wait() => return,
+                () = unit.wake.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn turn(&self, unit: &Unit) -> Result<Next, TurnError> {
+        // 1. What the hub wants, if it can be known.
+        let look = self.view.look(&self.hub, unit.name()).await;
+        let object = match &look {
+            Look::Object(object) => Some(&**object),
+            _ => None,
+        };
+        let gone = matches!(look, Look::Gone);
+        unit.update(|state| remember(state, object, gone)).await?;
+        // 2. Whether we want it too.
+        let mut state = unit.state().await;
+        if let (None, None, Some(object)) = (&state.payload, &state.refused, object) {
+            let verdict = accept::accept(&self.settings, &self.trusted, &self.units, object).await;
+            if let Err(refusal) = &verdict {
+                tracing::warn!(unit = unit.name(), reason = refusal.reason(), %refusal, "unit refused");
+            }
+            unit.update(|state| match verdict {
+                Ok(payload) => state.payload = Some(payload),
+                Err(refusal) => state.refused = Some((refusal.reason().to_owned(), refusal.to_string())),
+            })
+            .await?;
+            state = unit.state().await;
+        }
+        // 3. What there is.
+        let (jobs, pods) = self.member.children(unit.name()).await?;
+        if state.gone && jobs.is_empty() && pods.is_empty() {
+            return self.forget(unit, &state).await;
+        }
+        match state.payload.clone() {
+            Some(payload) if state.refused.is_none() => {
+                self.attend(unit, object, state, &payload, jobs, pods).await
+            }
+            // Not known yet: nothing is started and nothing is stopped.
+            None if state.refused.is_none() && !state.gone => Ok(Next::Again(Duration::from_secs(2))),
+            _ => self.clear(unit, object, &state, jobs, pods).await,
+        }
+    }
+
+    /// A unit that may run: decide, remember, act, say.
+    async fn attend(
+        &self,
+        unit: &Unit,
+        object: Option<&WorkUnit>,
+        state: UnitState,
+        payload: &Payload,
+        mut jobs: Vec<attempt::Job>,
+        pods: Vec<attempt::Pod>,
+    ) -> Result<Next, TurnError> {
+        self.explain_missing_pods(payload, &mut jobs, &pods).await;
+        let known_attempt = object.and_then(|object| object.status.as_ref()?.attempt).unwrap_or(0);
+        let progress = unit.progress().filter(|progress| progress.attempt == state.memory.attempt);
+        let rounds_now = (state.rounds.attempt == state.memory.attempt).then_some(&state.rounds);
+        let world = World {
+            now: Timestamp::now(),
+            desired: state.desired.unwrap_or(Desired::Run),
+            stop: self.stop(payload).await,
+            checkpoint_step: state.checkpoint_step(),
+            step: progress.map_or(0, |progress| progress.step),
+            crash_loop: rounds_now.and_then(rounds::crash_loop),
+            known_attempt: i64::from(known_attempt),
+            waits_for: self.waits_for(payload).await,
+            jobs,
+            pods,
+        };
+        let decision = decide(&plan(payload), &state.memory, &world);
+        let news = decision.memory != state.memory;
+        if news {
+            tracing::info!(
+                unit = unit.name(), phase = decision.phase, attempt = decision.memory.attempt,
+                outcome = ?decision.memory.outcome, ready = decision.ready.message, "decided"
+            );
+        }
+        unit.update(|state| state.memory = decision.memory.clone()).await?;
+        unit.round.send_modify(|count| *count += 1);
+        // Said before it is done: a deletion may take a while, and people watch.
+        say(unit, object, payload, &decision);
+        for action in &decision.actions {
+            self.act(unit, &state.uid, payload, action).await?;
+        }
+        if news || !decision.actions.is_empty() {
+            return Ok(Next::Again(Duration::from_millis(if news { 50 } else { 1000 })));
+        }
+        let wake = decision.wake.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
+        Ok(Next::Again(wake.unwrap_or(IDLE).min(IDLE)))
+    }
+
+    async fn act(&self, unit: &Unit, uid: &str, payload: &Payload, action: &Action) -> Result<(), TurnError> {
+        match action {
+            Action::Create { attempt } => match self.member.create(payload, uid, *attempt).await {
+                Ok(()) => {
+                    tracing::info!(unit = unit.name(), attempt, "Job made");
+                    unit.update(|state| state.memory.created = true).await?;
+                }
+                Err(error @ MemberError::Foreign(_)) => {
+                    tracing::warn!(unit = unit.name(), %error, "unit refused");
+                    let refused = Some(("ForeignObject".to_owned(), error.to_string()));
+                    unit.update(|state| state.refused = refused).await?;
+                    unit.wake.notify_one();
+                }
+                Err(error) => return Err(error.into()),
+            },
+            Action::DeleteJob { name, uid } => self.member.delete_job(name, uid).await?,
+            Action::DeletePod { name, uid } => self.member.delete_pod(name, uid).await?,
+        }
+        Ok(())
+    }
+
+    /// A unit that is refused, or gone before it was understood: nothing of it may stay.
+    async fn clear(
+        &self,
+        unit: &Unit,
+        object: Option<&WorkUnit>,
+        state: &UnitState,
+        jobs: Vec<attempt::Job>,
+        pods: Vec<attempt::Pod>,
+    ) -> Result<Next, TurnError> {
+        let clean = jobs.is_empty() && pods.is_empty();
+        if let (Some(object), Some((reason, message))) = (object, &state.refused) {
+            let released = state.desired == Some(Desired::Stop) && clean;
+            let phase = if released { WorkUnitPhase::Released } else { WorkUnitPhase::Refused };
+            let reason = accept::known_reason(reason);
+            let refused = Condition { status: false, reason, message: message.clone() };
+            let children = Condition {
+                status: clean,
+                reason: if clean { "ChildrenGone" } else { "PodsTerminating" },
+                message: format!("{} pods, {} Jobs", pods.len(), jobs.len()),
+            };
+            let conditions = vec![
+                ("Accepted", refused.clone()),
+                ("Ready", Condition { reason: "Finished", ..refused }),
+                ("Released", children),
+            ];
+            want(unit, Wanted { generation: object.metadata.generation, phase, conditions });
+        }
+        for job in jobs.iter().filter(|job| !job.deleting) {
+            self.member.delete_job(&job.name, &job.uid).await?;
+        }
+        for pod in pods.iter().filter(|pod| pod.grace.is_none()) {
+            self.member.delete_pod(&pod.name, &pod.uid).await?;
+        }
+        Ok(Next::Again(if clean { IDLE } else { Duration::from_secs(2) }))
+    }
+
+    async fn forget(&self, unit: &Unit, state: &UnitState) -> Result<Next, TurnError> {
+        self.units.forget(unit.name())?;
+        upload::remove_checkpoints(&self.units, &self.blobs, &state.checkpoints).await;
+        Ok(Next::Forget)
+    }
+
+    /// A reason of our own to end the unit.
+    async fn stop(&self, payload: &Payload) -> Option<Stop> {
+        let grace = Duration::from_secs(payload.disconnect_grace_seconds.unsigned_abs());
+        let silence = self.contact.silence();
+        if silence > grace {
+            let message = format!(
+                "no word from the hub for {} s, the grace is {} s",
+                silence.as_secs(),
+                grace.as_secs()
+            );
+            return Some(Stop { reason: "GraceExpired", message });
+        }
+        if Timestamp::now() > payload.not_after {
+            let message = format!("the envelope expired at {}", payload.not_after);
+            return Some(Stop { reason: "Expired", message });
+        }
+        let highest = self.units.highest_epoch(&payload.job_uid, payload.island).await;
+        (highest > payload.epoch).then(|| Stop {
+            reason: "Superseded",
+            message: format!("epoch {highest} of this island is here, this is epoch {}", payload.epoch),
+        })
+    }
+
+    /// All workers must fit at once: half a unit only takes room.
+    async fn waits_for(&self, payload: &Payload) -> Option<String> {
+        let idle = self.settings.workers - self.units.workers_in_use(&payload.name).await;
+        (idle < payload.workers)
+            .then(|| format!("waits for {} idle workers, {} are", payload.workers, idle.max(0)))
+    }
+
+    /// A Job that lacks pods says why in events only.
+    async fn explain_missing_pods(
+        &self,
+        payload: &Payload,
+        jobs: &mut [attempt::Job],
+        pods: &[attempt::Pod],
+    ) {
+        let Some(job) = jobs.iter_mut().max_by_key(|job| job.attempt) else { return };
+        let there = pods.iter().filter(|pod| pod.attempt == job.attempt).count();
+        let young = Timestamp::now().duration_since(job.created).as_secs() < 2;
+        if job.deleting || young || i64::try_from(there).is_ok_and(|there| there >= payload.workers) {
+            return;
+        }
+        match self.member.failed_create(&job.uid).await {
+            Ok(why) => job.failed_create = why,
+            Err(error) => tracing::warn!(unit = payload.name, %error, "cannot read the Job's events"),
+        }
+    }
+}
+
+/// Takes over what the object says; what the hub has once asked for stays asked for.
+fn remember(state: &mut UnitState, object: Option<&WorkUnit>, gone: bool) {
+    if gone {
+        state.gone = true;
+        state.desired = Some(Desired::Stop);
+    }
+    let Some(object) = object else { return };
+    let uid = object.uid().unwrap_or_default();
+    if state.uid != uid {
+        // Another object of the same name. The old one's children go first, and no attempt number is used twice.
+        let memory = attempt::Memory {
+            attempt: state.memory.attempt,
+            over: true,
+            created: true,
+            ..attempt::Memory::default()
+        };
+        *state = UnitState { uid, memory, ..UnitState::default() };
+    }
+    state.gone = false;
+    let asked = match (object.spec.desired, object.metadata.deletion_timestamp.is_some()) {
+        (_, true) | (api::Desired::Stop, _) => Desired::Stop,
+        (api::Desired::Drain, _) => Desired::Drain,
+        (api::Desired::Run, _) => Desired::Run,
+    };
+    state.desired = state.desired.max(Some(asked));
+    // An agent that lost its state learns from its own words what is durable.
+    let said = object.status.as_ref().and_then(|status| status.checkpoint.as_ref());
+    if let Some(said) = said
+        && state.newest().is_none_or(|newest| newest.step < said.step)
+        && let (Ok(manifest), Ok(state_root)) = (said.manifest.parse(), said.state_root.parse())
+    {
+        state.checkpoints.push(Commit { step: said.step, manifest, state_root, durable: true });
+    }
+}
+
+fn plan(payload: &Payload) -> Plan {
+    Plan {
+        unit: payload.name.clone(),
+        workers: payload.workers,
+        steps: payload.steps,
+        memory: payload.resources.memory.clone(),
+        max_restarts: payload.max_restarts,
+        schedule_timeout_seconds: payload.schedule_timeout_seconds,
+    }
+}
+
+fn say(unit: &Unit, object: Option<&WorkUnit>, payload: &Payload, decision: &Decision) {
+    let accepted = Condition {
+        status: true,
+        reason: "PolicyMatched",
+        message: format!("signed by the hub, {} workers of {}", payload.workers, payload.device_class),
+    };
+    let mut conditions = vec![("Accepted", accepted)];
+    conditions.extend(decision.scheduled.clone().map(|scheduled| ("Scheduled", scheduled)));
+    conditions.push(("Ready", decision.ready.clone()));
+    conditions.push(("Released", decision.released.clone()));
+    let generation = object.and_then(|object| object.metadata.generation);
+    want(unit, Wanted { generation, phase: phase(decision.phase), conditions });
+}
+
+fn want(unit: &Unit, wanted: Wanted) {
+    unit.wanted.send_if_modified(|known| {
+        let mut wanted = wanted;
+        if wanted.generation.is_none() {
+            wanted.generation = known.as_ref().and_then(|known| known.generation);
+        }
+        let news = known.as_ref() != Some(&wanted);
+        *known = Some(wanted);
+        news
+    });
+}
+
+fn phase(name: &str) -> WorkUnitPhase {
+    match name {
+        "Queued" => WorkUnitPhase::Queued,
+        "Running" => WorkUnitPhase::Running,
+        "Draining" => WorkUnitPhase::Draining,
+        "Succeeded" => WorkUnitPhase::Succeeded,
+        "Failed" => WorkUnitPhase::Failed,
+        "Released" => WorkUnitPhase::Released,
+        _ => WorkUnitPhase::Starting,
+    }
+}

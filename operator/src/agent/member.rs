@@ -1,0 +1,297 @@
+//! The member's API: Jobs and pods of a unit, and whose token a pod shows. The only module with the member's client.
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Event, Pod, ResourceQuota};
+use kube::api::{DeleteParams, ListParams, PostParams, Preconditions, PropagationPolicy};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, ResourceExt};
+use muster_api::names::labels;
+use muster_core::attempt::{self, GRACE_SECONDS};
+use muster_core::envelope::Payload;
+
+use super::observe;
+use super::relay::identity::{ReviewError, Reviewer, Worker};
+use super::render::{self, MANAGED_BY, SERVICE_ACCOUNT, Site, UNIT_UID};
+use super::units::Units;
+use crate::runtime::{Shutdown, sanitise};
+
+/// One request may take this long.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why the member's API did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum MemberError {
+    /// It refused, or could not be reached.
+    #[error("member: {what}: {source}")]
+    Api {
+        /// What was asked.
+        what: &'static str,
+        /// kube's reason.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// It did not answer.
+    #[error("member: {0}: no answer in time")]
+    Timeout(&'static str),
+    /// Something else has the name of our Job. It is not ours to touch.
+    #[error("Job {0} exists and is not this unit's; remove it, or let the hub place the job anew")]
+    Foreign(String),
+}
+
+/// A client for one namespace.
+#[derive(Clone)]
+pub struct Member {
+    client: Client,
+    site: Site,
+}
+
+impl std::fmt::Debug for Member {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Member").field("site", &self.site).finish_non_exhaustive()
+    }
+}
+
+impl Member {
+    /// Jobs are made in `site.namespace`.
+    #[must_use]
+    pub fn new(client: Client, site: Site) -> Self {
+        Self { client, site }
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), &self.site.namespace)
+    }
+
+    /// The Jobs and pods of a unit, read live: a decision on a stale copy could make two attempts.
+    ///
+    /// # Errors
+    /// [`MemberError`].
+    pub async fn children(&self, unit: &str) -> Result<(Vec<attempt::Job>, Vec<attempt::Pod>), MemberError> {
+        let ours = ListParams::default().labels(&selector(unit));
+        let (jobs, pods) = (self.api::<Job>(), self.api::<Pod>());
+        let (jobs, pods) =
+            tokio::try_join!(within("list jobs", jobs.list(&ours)), within("list pods", pods.list(&ours)))?;
+        let jobs = jobs.iter().filter_map(observe::job).collect();
+        Ok((jobs, pods.iter().filter_map(observe::pod).collect()))
+    }
+
+    /// Why a Job cannot make its pods, from its newest FailedCreate event.
+    ///
+    /// # Errors
+    /// [`MemberError`].
+    pub async fn failed_create(&self, job_uid: &str) -> Result<Option<String>, MemberError> {
+        let fields = format!("involvedObject.uid={job_uid},reason=FailedCreate");
+        let events = self.api::<Event>();
+        let events = within("list events", events.list(&ListParams::default().fields(&fields))).await?;
+        let newest = events.into_iter().max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
+        Ok(newest.and_then(|event| event.message).map(|text| sanitise::line(&text, 200)))
+    }
+
+    /// Makes the Job of an attempt. It is fine if it is there already and is this unit's.
+    ///
+    /// # Errors
+    /// [`MemberError::Foreign`] if the name is taken by something else.
+    pub async fn create(&self, payload: &Payload, unit_uid: &str, attempt: i64) -> Result<(), MemberError> {
+        let job = render::job(&self.site, payload, unit_uid, attempt);
+        let api = self.api::<Job>();
+        match within("create job", api.create(&PostParams::default(), &job)).await {
+            Err(MemberError::Api { source, .. }) if is_code(&source, 409) => {}
+            other => return other.map(|_| ()),
+        }
+        let name = job.name_any();
+        let there = within("get job", api.get(&name)).await?;
+        let ours = there.labels().get(labels::UNIT) == Some(&payload.name)
+            && there.labels().get(labels::MANAGED_BY).map(String::as_str) == Some(MANAGED_BY)
+            && there.annotations().get(UNIT_UID).map(String::as_str) == Some(unit_uid);
+        if ours { Ok(()) } else { Err(MemberError::Foreign(name)) }
+    }
+
+    /// Deletes a Job, its pods in the background. Gone or replaced is as good.
+    ///
+    /// # Errors
+    /// [`MemberError`].
+    pub async fn delete_job(&self, name: &str, uid: &str) -> Result<(), MemberError> {
+        let params = DeleteParams {
+            propagation_policy: Some(PropagationPolicy::Background),
+            preconditions: Some(same(uid)),
+            ..DeleteParams::default()
+        };
+        settled(within("delete job", self.api::<Job>().delete(name, &params)).await.map(|_| ()))
+    }
+
+    /// Deletes a pod with a short grace. Gone or replaced is as good.
+    ///
+    /// # Errors
+    /// [`MemberError`].
+    pub async fn delete_pod(&self, name: &str, uid: &str) -> Result<(), MemberError> {
+        let params = DeleteParams {
+            grace_period_seconds: u32::try_from(GRACE_SECONDS).ok(),
+            preconditions: Some(same(uid)),
+            ..DeleteParams::default()
+        };
+        settled(within("delete pod", self.api::<Pod>().delete(name, &params)).await.map(|_| ()))
+    }
+
+    /// Names of all units that have Jobs or pods here, remembered or not.
+    ///
+    /// # Errors
+    /// [`MemberError`].
+    pub async fn unit_names(&self) -> Result<BTreeSet<String>, MemberError> {
+        let ours = ListParams::default().labels(&format!("{}={MANAGED_BY}", labels::MANAGED_BY));
+        let (jobs, pods) = (self.api::<Job>(), self.api::<Pod>());
+        let (jobs, pods) =
+            tokio::try_join!(within("list jobs", jobs.list(&ours)), within("list pods", pods.list(&ours)))?;
+        let names = jobs.iter().map(unit_of).chain(pods.iter().map(unit_of));
+        Ok(names.flatten().collect())
+    }
+
+    /// Version of the member's Kubernetes.
+    ///
+    /// # Errors
+    /// [`MemberError`].
+    pub async fn version(&self) -> Result<String, MemberError> {
+        Ok(within("get version", self.client.apiserver_version()).await?.git_version)
+    }
+
+    /// The ResourceQuotas of the namespace.
+    ///
+    /// # Errors
+    /// [`MemberError`].
+    pub async fn quotas(&self) -> Result<Vec<ResourceQuota>, MemberError> {
+        let api = self.api::<ResourceQuota>();
+        Ok(within("list resourcequotas", api.list(&ListParams::default())).await?.items)
+    }
+
+    /// Wakes a unit whenever a Job or pod of it changes.
+    pub async fn watch(&self, units: std::sync::Arc<Units>, shutdown: Shutdown) {
+        let config = || watcher::Config::default().labels(&format!("{}={MANAGED_BY}", labels::MANAGED_BY));
+        let jobs = watcher(self.api::<Job>(), config()).default_backoff().map_ok(touched).boxed();
+        let pods = watcher(self.api::<Pod>(), config()).default_backoff().map_ok(touched).boxed();
+        let mut both = futures::stream::select(jobs, pods);
+        loop {
+            let event = tokio::select! {
+                biased;
+                () = shutdown.wait() => return,
+                event = both.next() => event,
+            };
+            match event {
+                Some(Ok(Some(name))) => {
+                    if let Some(unit) = units.get(&name) {
+                        unit.wake.notify_one();
+                    }
+                }
+                Some(Ok(None)) => {}
+                Some(Err(error)) => tracing::warn!(%error, "watch of the member interrupted"),
+                None => return,
+            }
+        }
+    }
+
+    async fn review_token(&self, token: &str) -> Result<Worker, ReviewError> {
+        let review = TokenReview {
+            spec: TokenReviewSpec {
+                audiences: Some(vec![self.site.audience.clone()]),
+                token: Some(token.to_owned()),
+            },
+            ..TokenReview::default()
+        };
+        let unavailable = |error: MemberError| ReviewError::Unavailable(error.to_string());
+        let api: Api<TokenReview> = Api::all(self.client.clone());
+        let answer = within("create tokenreview", api.create(&PostParams::default(), &review)).await;
+        let status = answer.map_err(unavailable)?.status.unwrap_or_default();
+        let ours = status.audiences.is_some_and(|audiences| audiences.contains(&self.site.audience));
+        let user = status.user.filter(|_| status.authenticated == Some(true) && ours);
+        let user =
+            user.ok_or_else(|| ReviewError::Refused("the token is not one for this relay".to_owned()))?;
+        let account = format!("system:serviceaccount:{}:{SERVICE_ACCOUNT}", self.site.namespace);
+        let (Some(name), Some(uid), true) = (
+            extra(&user, "authentication.kubernetes.io/pod-name"),
+            extra(&user, "authentication.kubernetes.io/pod-uid"),
+            user.username.as_deref() == Some(&account),
+        ) else {
+            return Err(ReviewError::Refused(format!("the token is not one of a pod of {account}")));
+        };
+        let pod = match within("get pod", self.api::<Pod>().get_opt(&name)).await {
+            Ok(pod) => pod.filter(|pod| pod.uid().as_deref() == Some(&uid)),
+            Err(error) => return Err(unavailable(error)),
+        };
+        let pod = pod.ok_or_else(|| ReviewError::Refused(format!("pod {name} with uid {uid} is gone")))?;
+        worker_of(&pod, uid)
+            .ok_or_else(|| ReviewError::Refused(format!("pod {name} is not a worker of a unit")))
+    }
+}
+
+impl Reviewer for Member {
+    fn review<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Worker, ReviewError>> {
+        Box::pin(self.review_token(token))
+    }
+}
+
+fn worker_of(pod: &Pod, uid: String) -> Option<Worker> {
+    let managed = pod.labels().get(labels::MANAGED_BY).map(String::as_str) == Some(MANAGED_BY);
+    if !managed {
+        return None;
+    }
+    Some(Worker {
+        unit: unit_of(pod)?,
+        attempt: observe::number(pod, labels::ATTEMPT)?,
+        rank: observe::rank(pod)?,
+        pod: uid,
+        address: observe::address(pod),
+    })
+}
+
+fn extra(user: &UserInfo, key: &str) -> Option<String> {
+    user.extra.as_ref()?.get(key)?.first().cloned()
+}
+
+fn unit_of(object: &impl ResourceExt) -> Option<String> {
+    object.labels().get(labels::UNIT).cloned()
+}
+
+fn touched<K: ResourceExt>(event: watcher::Event<K>) -> Option<String> {
+    match event {
+        watcher::Event::Apply(object)
+        | watcher::Event::Delete(object)
+        | watcher::Event::InitApply(object) => unit_of(&object),
+        _ => None,
+    }
+}
+
+fn selector(unit: &str) -> String {
+    format!("{}={MANAGED_BY},{}={unit}", labels::MANAGED_BY, labels::UNIT)
+}
+
+fn same(uid: &str) -> Preconditions {
+    Preconditions { uid: Some(uid.to_owned()), resource_version: None }
+}
+
+/// 404: it is gone. 409: another object has its name now.
+fn settled(result: Result<(), MemberError>) -> Result<(), MemberError> {
+    match result {
+        Err(MemberError::Api { source, .. }) if is_code(&source, 404) || is_code(&source, 409) => Ok(()),
+        other => other,
+    }
+}
+
+fn is_code(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
+}
+
+async fn within<T>(
+    what: &'static str,
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, MemberError> {
+    match tokio::time::timeout(TIMEOUT, request).await {
+        Ok(answer) => answer.map_err(|source| MemberError::Api { what, source: Box::new(source) }),
+        Err(_) => Err(MemberError::Timeout(what)),
+    }
+}

@@ -1,0 +1,200 @@
+//! From the member's Jobs and pods to what [`muster_core::attempt`] decides on. Pure; text by others is sanitised here.
+use std::net::IpAddr;
+
+use k8s_openapi::api::batch::v1 as batch;
+use k8s_openapi::api::core::v1 as core;
+use kube::ResourceExt;
+use muster_api::names::labels;
+use muster_core::attempt::{Container, End, Job, Obstacle, Pod, PodState, classify};
+
+use crate::runtime::sanitise;
+
+/// The label and annotation that Kubernetes puts on the pods of an Indexed Job.
+const INDEX: &str = "batch.kubernetes.io/job-completion-index";
+/// Room for a message inside a message of 256 characters.
+const MESSAGE: usize = 160;
+
+/// A Job of ours; `None` if its attempt label is not a number.
+#[must_use]
+pub fn job(job: &batch::Job) -> Option<Job> {
+    let conditions = job.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let failed = conditions.into_iter().flatten().find(|c| c.type_ == "Failed" && c.status == "True");
+    Some(Job {
+        name: job.name_any(),
+        uid: job.uid().unwrap_or_default(),
+        attempt: number(job, labels::ATTEMPT)?,
+        created: job.metadata.creation_timestamp.as_ref().map(|time| time.0).unwrap_or_default(),
+        deleting: job.metadata.deletion_timestamp.is_some(),
+        failed: failed.map(|c| sanitise::line(c.message.as_deref().unwrap_or("the Job failed"), MESSAGE)),
+        failed_create: None,
+    })
+}
+
+/// A pod of ours; `None` if it lacks the numbers that our template and the Job controller give it.
+#[must_use]
+pub fn pod(pod: &core::Pod) -> Option<Pod> {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    Some(Pod {
+        name: pod.name_any(),
+        uid: pod.uid().unwrap_or_default(),
+        attempt: number(pod, labels::ATTEMPT)?,
+        rank: rank(pod)?,
+        grace: (pod.metadata.deletion_timestamp.is_some())
+            .then(|| pod.metadata.deletion_grace_period_seconds.unwrap_or(0)),
+        terminal: matches!(phase, Some("Succeeded" | "Failed")),
+        state: state(pod),
+    })
+}
+
+/// The completion index of a pod.
+#[must_use]
+pub fn rank(pod: &core::Pod) -> Option<i64> {
+    let text = pod.annotations().get(INDEX).or_else(|| pod.labels().get(INDEX))?;
+    text.parse().ok()
+}
+
+/// A label that holds a number of ours.
+#[must_use]
+pub fn number(object: &impl ResourceExt, label: &str) -> Option<i64> {
+    object.labels().get(label)?.parse().ok()
+}
+
+/// The pod's address, once its status has it.
+#[must_use]
+pub fn address(pod: &core::Pod) -> Option<IpAddr> {
+    pod.status.as_ref()?.pod_ip.as_deref()?.parse().ok()
+}
+
+/// The container's status is looked at before the pod's phase: with other containers beside it, the phase changes late.
+fn state(pod: &core::Pod) -> PodState {
+    let Some(status) = &pod.status else { return PodState::Waiting(None) };
+    let container = status.container_statuses.iter().flatten().find(|c| c.name == "trainer");
+    let state = container.and_then(|c| c.state.as_ref());
+    let terminated = state.and_then(|state| state.terminated.as_ref());
+    let deleting = pod.metadata.deletion_timestamp.is_some();
+    if terminated.is_none() && !deleting && status.phase.as_deref() != Some("Failed") {
+        // A DisruptionTarget comes just before the deletion; waiting for that loses nothing.
+        if state.is_some_and(|state| state.running.is_some()) {
+            return PodState::Running;
+        }
+        let waiting = state.and_then(|state| state.waiting.as_ref());
+        return PodState::Waiting(obstacle(pod, status, waiting));
+    }
+    let disruption =
+        status.conditions.iter().flatten().find(|c| c.type_ == "DisruptionTarget" && c.status == "True");
+    let end = terminated.map(|t| Container {
+        exit_code: i64::from(t.exit_code),
+        reason: t.reason.as_deref().unwrap_or(""),
+        message: t.message.as_deref().unwrap_or(""),
+    });
+    let disruption_reason = disruption.map(|c| c.reason.as_deref().unwrap_or(""));
+    let Some(reason) = classify(disruption_reason, status.reason.as_deref(), deleting, end) else {
+        return PodState::Done;
+    };
+    let said = [
+        end.map(|end| end.message),
+        disruption.and_then(|c| c.message.as_deref()),
+        status.message.as_deref(),
+    ];
+    let message = said.into_iter().flatten().find(|text| !text.trim().is_empty()).unwrap_or("");
+    let exit_code = end.map(|end| end.exit_code);
+    PodState::Ended(End { reason, exit_code, message: sanitise::line(message, MESSAGE) })
+}
+
+fn obstacle(
+    pod: &core::Pod,
+    status: &core::PodStatus,
+    waiting: Option<&core::ContainerStateWaiting>,
+) -> Option<Obstacle> {
+    let said = |text: Option<&String>| sanitise::line(text.map_or("", String::as_str), MESSAGE);
+    if let Some(waiting) = waiting {
+        let reason = waiting.reason.as_deref().unwrap_or("");
+        let image =
+            pod.spec.as_ref().and_then(|spec| spec.containers.first()?.image.clone()).unwrap_or_default();
+        match reason {
+            "ErrImagePull"
+            | "ImagePullBackOff"
+            | "ErrImageNeverPull"
+            | "InvalidImageName"
+            | "ImageInspectError"
+            | "RegistryUnavailable" => {
+                let message = format!(
+                    "image {image} cannot be pulled; load it into the member or make it pullable there ({})",
+                    said(waiting.message.as_ref())
+                );
+                return Some(Obstacle { reason: "ImagePullFailed", message });
+            }
+            "CreateContainerConfigError" | "CreateContainerError" => {
+                return Some(Obstacle { reason: "Unschedulable", message: said(waiting.message.as_ref()) });
+            }
+            _ => {}
+        }
+    }
+    let scheduled =
+        status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False")?;
+    Some(Obstacle { reason: "Unschedulable", message: said(scheduled.message.as_ref()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_core::attempt::Reason;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod_with(status: Value) -> Pod {
+        let object = json!({
+            "metadata": {
+                "name": "u-0-1-2-1-abcde", "uid": "p1",
+                "labels": {"muster.dev/attempt": "2"},
+                "annotations": {"batch.kubernetes.io/job-completion-index": "1"},
+            },
+            "spec": {"containers": [{"name": "trainer", "image": "muster-trainer@sha256:00"}]},
+            "status": status,
+        });
+        pod(&serde_json::from_value(object).unwrap()).unwrap()
+    }
+
+    fn container(state: Value) -> Value {
+        let status = json!({"name": "trainer", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state});
+        json!({"phase": "Running", "containerStatuses": [status]})
+    }
+
+    #[test]
+    fn a_pod_is_read() {
+        let running = pod_with(container(json!({"running": {}})));
+        assert_eq!((running.attempt, running.rank, &running.state), (2, 1, &PodState::Running));
+        assert!(!running.terminal && running.grace.is_none());
+        let done = pod_with(container(json!({"terminated": {"exitCode": 0}})));
+        assert_eq!(done.state, PodState::Done);
+        let words = json!({"terminated": {"exitCode": 65, "reason": "Error", "message": "step 7: \u{1b}[31mloss is NaN\n"}});
+        let PodState::Ended(end) = pod_with(container(words)).state else { panic!() };
+        assert_eq!((end.reason, end.exit_code), (Reason::NonFinite, Some(65)));
+        assert_eq!(end.message, "step 7: [31mloss is NaN");
+    }
+
+    #[test]
+    fn an_eviction_without_containers_is_an_end() {
+        let evicted = pod_with(json!({"phase": "Failed", "reason": "Evicted", "message": "low on memory"}));
+        let PodState::Ended(end) = evicted.state else { panic!() };
+        assert_eq!((end.reason, end.message.as_str()), (Reason::Evicted, "low on memory"));
+        assert!(evicted.terminal);
+    }
+
+    #[test]
+    fn what_a_pod_waits_for_is_named() {
+        let pull = json!({"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}});
+        let PodState::Waiting(Some(obstacle)) = pod_with(container(pull)).state else { panic!() };
+        assert_eq!(obstacle.reason, "ImagePullFailed");
+        assert!(obstacle.message.contains("muster-trainer@sha256:00"), "{}", obstacle.message);
+        let creating = json!({"waiting": {"reason": "ContainerCreating"}});
+        assert_eq!(pod_with(container(creating)).state, PodState::Waiting(None));
+        let unschedulable = json!({"phase": "Pending", "conditions": [
+            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes: Insufficient cpu"}]});
+        let PodState::Waiting(Some(obstacle)) = pod_with(unschedulable).state else { panic!() };
+        assert_eq!(
+            (obstacle.reason, obstacle.message.as_str()),
+            ("Unschedulable", "0/1 nodes: Insufficient cpu")
+        );
+    }
+}

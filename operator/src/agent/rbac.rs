@@ -1,0 +1,87 @@
+//! What the agent may do on the member cluster, each right with its reason. `muster rbac member` prints it; nothing
+//! else grants rights to ServiceAccount `muster-agent`.
+
+/// Where a rule applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The namespace of the lent capacity, by a Role.
+    Namespace,
+    /// The cluster, by a ClusterRole.
+    Cluster,
+}
+
+/// One rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rule {
+    /// Where.
+    pub scope: Scope,
+    /// API group, empty for core.
+    pub group: &'static str,
+    /// Resources, plural.
+    pub resources: &'static [&'static str],
+    /// Verbs.
+    pub verbs: &'static [&'static str],
+    /// Why the agent needs it.
+    pub reason: &'static str,
+}
+
+/// All rules of ServiceAccount `muster-lent/muster-agent`.
+pub const MEMBER: &[Rule] = &[
+    Rule {
+        scope: Scope::Namespace,
+        group: "batch",
+        resources: &["jobs"],
+        verbs: &["create", "get", "list", "watch", "delete"],
+        reason: "one Job per attempt at a unit; never changed, only made, watched and deleted",
+    },
+    Rule {
+        scope: Scope::Namespace,
+        group: "",
+        resources: &["pods"],
+        verbs: &["get", "list", "watch", "delete"],
+        reason: "how workers end, who asks the relay, and ending a doomed attempt's survivors at once",
+    },
+    Rule {
+        scope: Scope::Namespace,
+        group: "",
+        resources: &["events"],
+        verbs: &["list"],
+        reason: "why a Job cannot make its pods (Pod Security, quota) is said in events only",
+    },
+    Rule {
+        scope: Scope::Namespace,
+        group: "",
+        resources: &["resourcequotas"],
+        verbs: &["get", "list"],
+        reason: "how much the provider lends",
+    },
+    Rule {
+        scope: Scope::Cluster,
+        group: "authentication.k8s.io",
+        resources: &["tokenreviews"],
+        verbs: &["create"],
+        reason: "which pod speaks to the relay; reads nothing",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What no rule may ever hold, whoever edits the list.
+    #[test]
+    fn rights_stay_narrow() {
+        for rule in MEMBER {
+            assert!(!rule.reason.is_empty());
+            for word in rule.verbs.iter().chain(rule.resources) {
+                assert!(
+                    !["*", "secrets", "escalate", "bind", "impersonate", "patch", "update"].contains(word),
+                    "{rule:?}"
+                );
+            }
+            if rule.scope == Scope::Cluster {
+                assert_eq!(rule.verbs, ["create"], "nothing cluster-wide can be read: {rule:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The relay: the only service that the pods talk to (docs/spec/protocol.md section 3). It knows no Kubernetes: who
+//! asks is the [`Reviewer`]'s business, what the hub has is [`HubBlobs`]'.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`identity`] | from a token to a worker |
+//! | [`rounds`] | rendezvous, start checkpoint, key |
+//! | [`blobs`] | the cache, read through from the hub; what a pod may read |
+//! | [`checkpoints`] | commits, and what they must satisfy |
+//! | [`routes`] | HTTP |
+
+pub mod blobs;
+pub mod checkpoints;
+pub mod identity;
+pub mod rounds;
+mod routes;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum_server::tls_rustls::RustlsConfig;
+
+use super::hub_blobs::HubBlobs;
+use super::units::Units;
+use crate::runtime::Shutdown;
+use crate::runtime::blobdir::BlobDir;
+use identity::{Kept, Reviewer};
+
+/// What the handlers share.
+#[derive(Debug)]
+pub struct Relay {
+    units: Arc<Units>,
+    blobs: Arc<BlobDir>,
+    hub: Arc<dyn HubBlobs>,
+    reviewer: Arc<dyn Reviewer>,
+    secret: [u8; 32],
+    kept: Kept,
+    flights: blobs::Flights,
+}
+
+impl Relay {
+    /// `secret` must be the same whenever the agent starts: the keys of running rounds come from it.
+    #[must_use]
+    pub fn new(
+        units: Arc<Units>,
+        blobs: Arc<BlobDir>,
+        hub: Arc<dyn HubBlobs>,
+        reviewer: Arc<dyn Reviewer>,
+        secret: [u8; 32],
+    ) -> Arc<Self> {
+        let (kept, flights) = (Kept::default(), blobs::Flights::default());
+        Arc::new(Self { units, blobs, hub, reviewer, secret, kept, flights })
+    }
+
+    /// Serves until `shutdown`, then gives open requests a moment.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: std::net::TcpListener,
+        tls: RustlsConfig,
+        shutdown: Shutdown,
+    ) -> std::io::Result<()> {
+        let handle = axum_server::Handle::<SocketAddr>::new();
+        let stop = handle.clone();
+        let stopping = tokio::spawn(async move {
+            shutdown.wait().await;
+            stop.graceful_shutdown(Some(std::time::Duration::from_secs(1)));
+        });
+        let served = axum_server::from_tcp_rustls(listener, tls)?
+            .handle(handle)
+            .serve(routes::router(self).into_make_service())
+            .await;
+        stopping.abort();
+        served
+    }
+}

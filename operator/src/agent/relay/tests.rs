@@ -1,0 +1,458 @@
+//! The relay over real TLS, with the member's and the hub's answers made up.
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use muster_core::attempt::Desired;
+use muster_proof::Digest;
+use muster_trainer::checkpoint::{FILES, FileEntry, Manifest};
+use muster_trainer::dataset;
+use muster_trainer::protocol::{Assignment, Joined, OtherRound};
+use reqwest::{Method, Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::identity::{ReviewError, Worker};
+use super::*;
+use crate::agent::state::{StateDir, UnitState};
+use crate::agent::testing::{MemoryBlobs, payload};
+use crate::agent::units::{Unit, locked};
+use crate::agent::{hub_blobs::HubBlobs, upload};
+use crate::runtime::tls::{Authority, pinned_client};
+
+const UNIT: &str = "4f2a9c1b-0-1";
+
+/// Tokens are the workers' pod UIDs.
+#[derive(Debug, Default)]
+struct Pods(Mutex<HashMap<String, Worker>>);
+
+impl Pods {
+    fn add(&self, pod: &str, unit: &str, attempt: i64, rank: i64) {
+        let address = Some("10.0.0.1".parse().unwrap());
+        let worker = Worker { unit: unit.to_owned(), attempt, rank, pod: pod.to_owned(), address };
+        locked(&self.0).insert(pod.to_owned(), worker);
+    }
+}
+
+impl Reviewer for Pods {
+    fn review<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Worker, ReviewError>> {
+        Box::pin(async move {
+            match (token, locked(&self.0).get(token).cloned()) {
+                (_, Some(worker)) => Ok(worker),
+                ("api-down", None) => Err(ReviewError::Unavailable("no answer".to_owned())),
+                _ => Err(ReviewError::Refused("not a token for this relay".to_owned())),
+            }
+        })
+    }
+}
+
+/// One agent process.
+struct Agent {
+    base: String,
+    client: reqwest::Client,
+    units: Arc<Units>,
+    blobs: Arc<BlobDir>,
+    shutdown: Shutdown,
+}
+
+/// What outlives it.
+struct World {
+    dir: tempfile::TempDir,
+    hub: Arc<MemoryBlobs>,
+    pods: Arc<Pods>,
+}
+
+impl World {
+    /// A dataset of one shard and a spec at the hub, and unit [`UNIT`] with two workers in its first attempt.
+    async fn new() -> (Self, Agent) {
+        let world = Self { dir: tempfile::tempdir().unwrap(), hub: Arc::default(), pods: Arc::default() };
+        let mut payload = payload();
+        payload.spec = world.hub.insert(b"spec");
+        let shard = world.hub.insert(b"to be or not to be");
+        let shards = vec![dataset::Shard { path: "tokens-00000.bin".to_owned(), size: 18, sha256: shard }];
+        let manifest = dataset::Manifest::new(Digest::of(b"root"), shards).unwrap();
+        payload.dataset = world.hub.insert(&manifest.to_bytes().unwrap());
+        world.pods.add("pod-0", UNIT, 1, 0);
+        world.pods.add("pod-1", UNIT, 1, 1);
+        let agent = world.start().await;
+        let unit = agent.units.ensure(UNIT);
+        unit.update(|state| {
+            *state = UnitState { uid: "u".to_owned(), payload: Some(payload), ..UnitState::default() };
+            state.memory.attempt = 1;
+        })
+        .await
+        .unwrap();
+        (world, agent)
+    }
+
+    async fn start(&self) -> Agent {
+        let root: &Path = self.dir.path();
+        let authority = Authority::open(&root.join("relay-ca"), "muster relay").unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let base = format!("https://{}", listener.local_addr().unwrap());
+        let units = Arc::new(Units::open(StateDir::open(root).unwrap()).unwrap());
+        let blobs = Arc::new(BlobDir::open(&root.join("blobs")).await.unwrap());
+        let shutdown = Shutdown::manual();
+        let relay = Relay::new(units.clone(), blobs.clone(), self.hub.clone(), self.pods.clone(), [7; 32]);
+        let tls = authority.server(&["127.0.0.1".to_owned()]).unwrap();
+        tokio::spawn(relay.serve(listener, tls, shutdown.clone()));
+        Agent { base, client: pinned_client(authority.pem()).unwrap(), units, blobs, shutdown }
+    }
+}
+
+impl Agent {
+    fn unit(&self) -> Arc<Unit> {
+        self.units.get(UNIT).unwrap()
+    }
+
+    async fn ask(&self, pod: &str, method: Method, path: &str, body: Option<Value>) -> Response {
+        let mut request = self.client.request(method, format!("{}{path}", self.base)).bearer_auth(pod);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        request.send().await.unwrap()
+    }
+
+    async fn get(&self, pod: &str, path: &str) -> Response {
+        self.ask(pod, Method::GET, path, None).await
+    }
+
+    async fn join(&self, pod: &str, round: u32, port: u16) -> Response {
+        let body = json!({ "address": format!("10.0.0.1:{port}") });
+        self.ask(pod, Method::POST, &format!("/v1/rounds/{round}/join"), Some(body)).await
+    }
+
+    async fn put(&self, pod: &str, digest: &Digest, bytes: &[u8]) -> StatusCode {
+        let url = format!("{}/v1/blobs/sha256/{}", self.base, digest.to_hex());
+        self.client.put(url).bearer_auth(pod).body(bytes.to_vec()).send().await.unwrap().status()
+    }
+
+    async fn blob(&self, pod: &str, digest: &Digest) -> Response {
+        self.get(pod, &format!("/v1/blobs/sha256/{}", digest.to_hex())).await
+    }
+
+    async fn commit(&self, pod: &str, step: u64, manifest: &Digest) -> Response {
+        let body = json!({"step": step, "manifest": manifest, "stateRoot": Digest::of(b"state")});
+        self.ask(pod, Method::POST, "/v1/checkpoints", Some(body)).await
+    }
+
+    /// Puts a whole checkpoint of this step and returns its manifest's digest.
+    async fn upload(&self, step: u64, training: Digest) -> Digest {
+        let (manifest, blobs) = checkpoint(step, training);
+        for bytes in blobs {
+            assert!(self.put("pod-0", &Digest::of(&bytes), &bytes).await.is_success());
+        }
+        manifest
+    }
+}
+
+/// The manifest's digest and all blobs of a checkpoint, the manifest last.
+fn checkpoint(step: u64, training: Digest) -> (Digest, Vec<Vec<u8>>) {
+    let mut blobs: Vec<Vec<u8>> =
+        FILES.iter().map(|name| format!("{name} of step {step}").into_bytes()).collect();
+    let files = FILES
+        .iter()
+        .zip(&blobs)
+        .map(|(path, bytes)| FileEntry {
+            path: (*path).to_owned(),
+            size: bytes.len() as u64,
+            sha256: Digest::of(bytes),
+        })
+        .collect();
+    let manifest = Manifest::new(step, training, Digest::of(b"state"), [0.5, 0.5], files).unwrap();
+    blobs.push(manifest.to_bytes().unwrap());
+    (Digest::of(blobs.last().unwrap()), blobs)
+}
+
+async fn json<T: serde::de::DeserializeOwned>(response: Response) -> T {
+    assert_eq!(response.status(), StatusCode::OK);
+    response.json().await.unwrap()
+}
+
+#[tokio::test]
+async fn workers_meet_and_get_one_key() {
+    let (_world, agent) = World::new().await;
+    let assignment: Assignment = json(agent.get("pod-1", "/v1/rounds/1").await).await;
+    assert_eq!((assignment.rank, assignment.workers, assignment.attempt, assignment.start), (1, 2, 1, None));
+    // The late joiner is waited for.
+    let (first, second) = tokio::join!(agent.join("pod-0", 1, 1000), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        agent.join("pod-1", 1, 1001).await
+    });
+    let (first, second): (Joined, Joined) = (json(first).await, json(second).await);
+    assert_eq!(first, second);
+    assert_eq!(first.key.len(), 64);
+    let ports: Vec<u16> = first.addresses.iter().map(std::net::SocketAddr::port).collect();
+    assert_eq!(ports, [1000, 1001]);
+}
+
+#[tokio::test]
+async fn one_and_three_workers_meet_too() {
+    for workers in [1, 3] {
+        let (world, agent) = World::new().await;
+        agent.unit().update(|state| state.payload.as_mut().unwrap().workers = workers).await.unwrap();
+        world.pods.add("pod-2", UNIT, 1, 2);
+        let pods = ["pod-0", "pod-1", "pod-2"];
+        let joins = (0..workers).map(|rank| agent.join(pods[rank as usize], 1, 1000 + rank as u16));
+        for joined in futures::future::join_all(joins).await {
+            assert_eq!(json::<Joined>(joined).await.addresses.len(), workers as usize);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_restart_of_the_agent_disturbs_nobody() {
+    let (world, agent) = World::new().await;
+    let (first, second) = tokio::join!(agent.join("pod-0", 1, 1000), agent.join("pod-1", 1, 1001));
+    let key = json::<Joined>(first).await.key;
+    drop(second); // its answer was lost with the agent
+    agent.shutdown.trigger();
+    let agent = world.start().await;
+    let again: Joined = json(agent.join("pod-1", 1, 1001).await).await;
+    assert_eq!(again.key, key);
+    // The next round is another one.
+    let _: Assignment = json(agent.get("pod-0", "/v1/rounds/2").await).await;
+    let behind = agent.join("pod-1", 1, 1001).await;
+    assert_eq!(behind.status(), StatusCode::CONFLICT);
+    assert_eq!(behind.json::<OtherRound>().await.unwrap(), OtherRound { round: 2 });
+    let (first, second) = tokio::join!(agent.join("pod-0", 2, 1002), agent.join("pod-1", 2, 1003));
+    assert_ne!(json::<Joined>(first).await.key, key);
+    assert_eq!(second.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn strangers_are_refused() {
+    let (world, agent) = World::new().await;
+    world.pods.add("pod-of-another-attempt", UNIT, 2, 0);
+    world.pods.add("pod-of-no-unit", "a-0-1", 1, 0);
+    world.pods.add("second-pod-of-rank-0", UNIT, 1, 0);
+    world.pods.add("rank-too-high", UNIT, 1, 2);
+    assert_eq!(agent.get("pod-0", "/v1/rounds/1").await.status(), StatusCode::OK);
+    for (token, want) in [
+        ("nonsense", StatusCode::UNAUTHORIZED),
+        ("api-down", StatusCode::SERVICE_UNAVAILABLE),
+        ("pod-of-another-attempt", StatusCode::GONE),
+        ("pod-of-no-unit", StatusCode::GONE),
+        ("second-pod-of-rank-0", StatusCode::FORBIDDEN),
+        ("rank-too-high", StatusCode::FORBIDDEN),
+    ] {
+        assert_eq!(agent.get(token, "/v1/rounds/1").await.status(), want, "{token}");
+    }
+    let bare = agent.client.get(format!("{}/v1/rounds/1", agent.base)).send().await.unwrap();
+    assert_eq!(bare.status(), StatusCode::UNAUTHORIZED);
+    let elsewhere = json!({ "address": "10.0.0.9:1000" });
+    let join = agent.ask("pod-0", Method::POST, "/v1/rounds/1/join", Some(elsewhere)).await;
+    assert_eq!(join.status(), StatusCode::FORBIDDEN, "a pod speaks for its own address only");
+    // Somebody else's certificate is not believed.
+    let other = Authority::open(&world.dir.path().join("other"), "other").unwrap();
+    let client = pinned_client(other.pem()).unwrap();
+    assert!(client.get(format!("{}/v1/rounds/1", agent.base)).send().await.is_err());
+}
+
+#[tokio::test]
+async fn an_attempt_that_is_over_hears_so() {
+    let (_world, agent) = World::new().await;
+    let waiting = agent.join("pod-0", 1, 1000);
+    let ending = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        agent.unit().update(|state| state.memory.over = true).await.unwrap();
+        agent.unit().round.send_modify(|count| *count += 1);
+    };
+    let (waiting, ()) = tokio::join!(waiting, ending);
+    assert_eq!(waiting.status(), StatusCode::GONE);
+    assert_eq!(agent.get("pod-0", "/v1/rounds/1").await.status(), StatusCode::GONE);
+}
+
+#[tokio::test]
+async fn bodies_are_closed_and_capped() {
+    let (_world, agent) = World::new().await;
+    let bad = [
+        ("/v1/rounds/1/join", json!({"address": "10.0.0.1:1", "extra": 1}), "extra"),
+        ("/v1/rounds/1/join", json!({"address": "nowhere"}), "socket address"),
+        ("/v1/progress", json!({"step": 101, "loss": "1", "tokensPerSecond": 1}), "step"),
+        ("/v1/progress", json!({"step": 1, "loss": "\u{1b}[31m", "tokensPerSecond": 1}), "loss"),
+        ("/v1/checkpoints", json!({"step": 20}), "manifest"),
+    ];
+    for (path, body, want) in bad {
+        let answer = agent.ask("pod-0", Method::POST, path, Some(body)).await;
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{path}");
+        let text = answer.text().await.unwrap();
+        assert!(text.contains(want), "{path}: {text}");
+    }
+    let long = json!({ "address": "x".repeat(100_000) });
+    let answer = agent.ask("pod-0", Method::POST, "/v1/rounds/1/join", Some(long)).await;
+    assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test]
+async fn a_pod_reads_what_its_unit_leads_to_and_nothing_else() {
+    let (world, agent) = World::new().await;
+    let secret = world.hub.insert(b"another tenant's data");
+    assert_eq!(agent.blob("pod-0", &secret).await.status(), StatusCode::NOT_FOUND);
+    let shard = Digest::of(b"to be or not to be");
+    // Two ranks ask at once; the hub is asked once.
+    let before = world.hub.gets.load(Ordering::SeqCst);
+    let (first, second) = tokio::join!(agent.blob("pod-0", &shard), agent.blob("pod-1", &shard));
+    assert_eq!(first.bytes().await.unwrap(), &b"to be or not to be"[..]);
+    assert_eq!(second.status(), StatusCode::OK);
+    assert!(world.hub.gets.load(Ordering::SeqCst) <= before + 2, "the shard once, the manifest at most once");
+    // From now on the hub is not needed.
+    world.hub.down.store(true, Ordering::SeqCst);
+    assert_eq!(agent.blob("pod-1", &shard).await.status(), StatusCode::OK);
+    let spec = agent.unit().state().await.payload.unwrap().spec;
+    assert_eq!(agent.blob("pod-1", &spec).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    world.hub.down.store(false, Ordering::SeqCst);
+    let spec = agent.blob("pod-1", &spec).await;
+    assert_eq!(spec.headers()["content-length"], "4");
+    assert_eq!(agent.get("pod-1", "/v1/blobs/sha256/abc").await.status(), StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn blobs_are_taken_if_they_are_what_they_are_called() {
+    let (_world, agent) = World::new().await;
+    let digest = Digest::of(b"blob");
+    assert_eq!(agent.put("pod-0", &digest, b"blub").await, StatusCode::BAD_REQUEST);
+    assert_eq!(agent.put("pod-0", &digest, b"blob").await, StatusCode::CREATED);
+    assert_eq!(agent.put("pod-0", &digest, b"blob").await, StatusCode::OK);
+    assert_eq!(agent.put("nonsense", &digest, b"blob").await, StatusCode::UNAUTHORIZED);
+    let path = format!("/v1/blobs/sha256/{}", digest.to_hex());
+    assert_eq!(agent.ask("pod-0", Method::HEAD, &path, None).await.status(), StatusCode::OK);
+    let absent = format!("/v1/blobs/sha256/{}", Digest::of(b"x").to_hex());
+    assert_eq!(agent.ask("pod-0", Method::HEAD, &absent, None).await.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn checkpoints_are_checked_before_anyone_may_start_from_them() {
+    let (_world, agent) = World::new().await;
+    let training = agent.unit().state().await.payload.unwrap().training_digest;
+    let (manifest, blobs) = checkpoint(20, training);
+    assert_eq!(agent.commit("pod-0", 20, &manifest).await.status(), StatusCode::CONFLICT, "no manifest");
+    agent.put("pod-0", &manifest, blobs.last().unwrap()).await;
+    let missing = agent.commit("pod-0", 20, &manifest).await;
+    assert_eq!(missing.status(), StatusCode::CONFLICT);
+    assert!(missing.text().await.unwrap().contains(&Digest::of(&blobs[0]).to_string()));
+    agent.upload(20, training).await;
+    for (pod, step, status, want) in [
+        ("pod-1", 20, StatusCode::FORBIDDEN, "rank 0"),
+        ("pod-0", 21, StatusCode::BAD_REQUEST, "neither the end of an interval"),
+        ("pod-0", 120, StatusCode::BAD_REQUEST, "neither the end of an interval"),
+        ("pod-0", 0, StatusCode::BAD_REQUEST, "neither the end of an interval"),
+        ("pod-0", 40, StatusCode::BAD_REQUEST, "manifest.step is 20, want 40"),
+    ] {
+        let answer = agent.commit(pod, step, &manifest).await;
+        assert_eq!(answer.status(), status);
+        let text = answer.text().await.unwrap();
+        assert!(text.contains(want), "{text}");
+    }
+    let foreign = agent.upload(20, Digest::of(b"another job")).await;
+    let text = agent.commit("pod-0", 20, &foreign).await.text().await.unwrap();
+    assert!(text.contains("manifest.trainingDigest"), "{text}");
+    agent.put("pod-0", &Digest::of(b"{}"), b"{}").await;
+    assert_eq!(agent.commit("pod-0", 20, &Digest::of(b"{}")).await.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(agent.unit().state().await.checkpoints, []);
+    // Good, twice, and then other bits for the same step.
+    assert_eq!(agent.commit("pod-0", 20, &manifest).await.status(), StatusCode::ACCEPTED);
+    assert_eq!(agent.commit("pod-0", 20, &manifest).await.status(), StatusCode::ACCEPTED);
+    let mut other = blobs.clone();
+    let text = String::from_utf8(other.pop().unwrap()).unwrap();
+    let other = text.replace("\"b1p\":\"3fe0000000000000\"", "\"b1p\":\"3fd0000000000000\"").into_bytes();
+    agent.put("pod-0", &Digest::of(&other), &other).await;
+    let text = agent.commit("pod-0", 20, &Digest::of(&other)).await.text().await.unwrap();
+    assert!(text.contains("not reproducible"), "{text}");
+    assert_eq!(agent.unit().state().await.checkpoints.len(), 1);
+}
+
+#[tokio::test]
+async fn the_next_round_starts_from_the_newest_commit_even_if_the_hub_is_down() {
+    let (world, agent) = World::new().await;
+    let training = agent.unit().state().await.payload.unwrap().training_digest;
+    world.hub.down.store(true, Ordering::SeqCst);
+    let hub: Arc<dyn HubBlobs> = world.hub.clone();
+    let uploading = tokio::spawn(upload::run(
+        agent.unit(),
+        agent.units.clone(),
+        agent.blobs.clone(),
+        hub,
+        agent.shutdown.clone(),
+    ));
+    let _: Assignment = json(agent.get("pod-0", "/v1/rounds/1").await).await;
+    let manifest = agent.upload(20, training).await;
+    assert_eq!(agent.commit("pod-0", 20, &manifest).await.status(), StatusCode::ACCEPTED);
+    let same: Assignment = json(agent.get("pod-1", "/v1/rounds/1").await).await;
+    assert_eq!(same.start, None, "the round's start is fixed");
+    let next: Assignment = json(agent.get("pod-1", "/v1/rounds/2").await).await;
+    assert_eq!(next.start.map(|start| (start.step, start.manifest)), Some((20, manifest)));
+    let (_, blobs) = checkpoint(20, training);
+    for blob in &blobs {
+        assert_eq!(agent.blob("pod-1", &Digest::of(blob)).await.status(), StatusCode::OK);
+    }
+    assert_eq!(*agent.unit().durable.borrow(), 0);
+    // The hub is back: it gets everything, and the pod hears of it once the object says so too.
+    world.hub.down.store(false, Ordering::SeqCst);
+    let unit = agent.unit();
+    let mut durable = unit.durable.subscribe();
+    tokio::time::timeout(Duration::from_secs(30), durable.wait_for(|step| *step == 20))
+        .await
+        .unwrap()
+        .unwrap();
+    for blob in &blobs {
+        assert!(locked(&world.hub.blobs).contains_key(&Digest::of(blob)));
+    }
+    assert_eq!(agent.commit("pod-0", 20, &manifest).await.status(), StatusCode::ACCEPTED);
+    agent.unit().published.send_replace(20);
+    assert_eq!(agent.commit("pod-0", 20, &manifest).await.status(), StatusCode::OK);
+    agent.shutdown.trigger();
+    uploading.await.unwrap();
+}
+
+#[tokio::test]
+async fn old_checkpoints_leave_the_cache() {
+    let (world, agent) = World::new().await;
+    let training = agent.unit().state().await.payload.unwrap().training_digest;
+    let hub: Arc<dyn HubBlobs> = world.hub.clone();
+    tokio::spawn(upload::run(
+        agent.unit(),
+        agent.units.clone(),
+        agent.blobs.clone(),
+        hub,
+        agent.shutdown.clone(),
+    ));
+    let unit = agent.unit();
+    let mut durable = unit.durable.subscribe();
+    for step in [20, 40, 60] {
+        let manifest = agent.upload(step, training).await;
+        agent.commit("pod-0", step, &manifest).await;
+        let reached = durable.wait_for(|durable| *durable == step as i64);
+        tokio::time::timeout(Duration::from_secs(10), reached).await.unwrap().unwrap();
+    }
+    let steps: Vec<i64> = unit.state().await.checkpoints.iter().map(|commit| commit.step).collect();
+    assert_eq!(steps, [40, 60], "keepLast is 2");
+    let (_, first) = checkpoint(20, training);
+    for _ in 0..50 {
+        if agent.blobs.size(&Digest::of(&first[0])).await.unwrap().is_none() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for blob in first {
+        assert_eq!(agent.blobs.size(&Digest::of(&blob)).await.unwrap(), None);
+        assert!(locked(&world.hub.blobs).contains_key(&Digest::of(&blob)), "the hub keeps its own");
+    }
+}
+
+#[tokio::test]
+async fn progress_is_taken_and_the_hubs_wish_given() {
+    let (_world, agent) = World::new().await;
+    let report = json!({"step": 7, "loss": "2.5", "tokensPerSecond": 900});
+    for (desired, want) in [(None, "Run"), (Some(Desired::Drain), "Drain"), (Some(Desired::Stop), "Stop")] {
+        agent.unit().update(|state| state.desired = desired).await.unwrap();
+        let answer: Value =
+            json(agent.ask("pod-0", Method::POST, "/v1/progress", Some(report.clone())).await).await;
+        assert_eq!(answer, json!({ "desired": want }));
+    }
+    let progress = agent.unit().progress().unwrap();
+    assert_eq!((progress.step, progress.loss.as_str(), progress.attempt), (7, "2.5", 1));
+}

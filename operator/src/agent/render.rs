@@ -1,0 +1,253 @@
+//! From a verified payload to the one Job of an attempt. Pure and infallible: what a hub can ask for ends here, in a
+//! fixed, restricted template (docs/spec/protocol.md section 3). Nothing of the payload becomes a command, a volume,
+//! a privilege or a name outside this unit's own.
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::batch::v1::{Job, JobSpec};
+use k8s_openapi::api::core::v1::{
+    Capabilities, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, ObjectFieldSelector,
+    PodSecurityContext, PodSpec, PodTemplateSpec, ProjectedVolumeSource, ResourceRequirements,
+    SeccompProfile, SecurityContext, ServiceAccountTokenProjection, Toleration, Volume, VolumeMount,
+    VolumeProjection,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::api::ObjectMeta;
+use muster_api::names::labels;
+use muster_core::envelope::Payload;
+
+/// Value of the label managed-by on everything the agent makes.
+pub const MANAGED_BY: &str = "muster-agent";
+/// Annotation on Jobs: UID of the WorkUnit they belong to, to tell a unit from another of the same name.
+pub const UNIT_UID: &str = "muster.dev/unit-uid";
+/// ServiceAccount of the pods; it has no rights.
+pub const SERVICE_ACCOUNT: &str = "muster-trainer";
+/// Where the pod finds its token (`token`).
+pub const TOKEN_DIR: &str = "/var/run/muster";
+/// The pod's scratch directory.
+pub const WORK_DIR: &str = "/work";
+/// The user and group of every worker.
+const USER: i64 = 65532;
+/// A worker's disk: dataset, and a few checkpoints.
+const WORK_SIZE: &str = "16Gi";
+
+/// What the template takes from the agent's own configuration.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// Namespace of the pods.
+    pub namespace: String,
+    /// Audience of the pods' tokens, `muster-agent/<provider>`.
+    pub audience: String,
+    /// Base URL of the relay.
+    pub relay_url: String,
+    /// PEM that pods pin for it.
+    pub relay_ca: String,
+}
+
+/// `<unit>-<attempt>`.
+#[must_use]
+pub fn job_name(unit: &str, attempt: i64) -> String {
+    format!("{unit}-{attempt}")
+}
+
+/// The Indexed Job of this attempt.
+#[must_use]
+pub fn job(site: &Site, payload: &Payload, unit_uid: &str, attempt: i64) -> Job {
+    let labels = job_labels(payload, attempt);
+    let workers = i32::try_from(payload.workers).unwrap_or(i32::MAX);
+    Job {
+        metadata: ObjectMeta {
+            name: Some(job_name(&payload.name, attempt)),
+            namespace: Some(site.namespace.clone()),
+            labels: Some(labels.clone()),
+            annotations: Some(BTreeMap::from([(UNIT_UID.to_owned(), unit_uid.to_owned())])),
+            ..ObjectMeta::default()
+        },
+        spec: Some(JobSpec {
+            completion_mode: Some("Indexed".to_owned()),
+            completions: Some(workers),
+            parallelism: Some(workers),
+            // Any pod's end ends the attempt. Failed is set only after all pods are terminal, and no pod is replaced
+            // while another may still run.
+            backoff_limit: Some(0),
+            pod_replacement_policy: Some("Failed".to_owned()),
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }),
+                spec: Some(pod(site, payload)),
+            },
+            ..JobSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn job_labels(payload: &Payload, attempt: i64) -> BTreeMap<String, String> {
+    BTreeMap::from(
+        [
+            (labels::JOB_UID, payload.job_uid.clone()),
+            (labels::ISLAND, payload.island.to_string()),
+            (labels::EPOCH, payload.epoch.to_string()),
+            (labels::ATTEMPT, attempt.to_string()),
+            (labels::UNIT, payload.name.clone()),
+            (labels::MANAGED_BY, MANAGED_BY.to_owned()),
+            (labels::COMPONENT, "trainer".to_owned()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value)),
+    )
+}
+
+fn pod(site: &Site, payload: &Payload) -> PodSpec {
+    PodSpec {
+        restart_policy: Some("Never".to_owned()),
+        service_account_name: Some(SERVICE_ACCOUNT.to_owned()),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        // A trainer that is told to stop does so at the next step boundary.
+        termination_grace_period_seconds: Some(15),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(USER),
+            run_as_group: Some(USER),
+            fs_group: Some(USER),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                localhost_profile: None,
+            }),
+            ..PodSecurityContext::default()
+        }),
+        tolerations: Some(vec![toleration("not-ready"), toleration("unreachable")]),
+        containers: vec![container(site, payload)],
+        volumes: Some(vec![
+            Volume {
+                name: "token".to_owned(),
+                projected: Some(ProjectedVolumeSource {
+                    sources: Some(vec![VolumeProjection {
+                        service_account_token: Some(ServiceAccountTokenProjection {
+                            audience: Some(site.audience.clone()),
+                            expiration_seconds: Some(3600),
+                            path: "token".to_owned(),
+                        }),
+                        ..VolumeProjection::default()
+                    }]),
+                    ..ProjectedVolumeSource::default()
+                }),
+                ..Volume::default()
+            },
+            Volume {
+                name: "work".to_owned(),
+                empty_dir: Some(EmptyDirVolumeSource {
+                    size_limit: Some(Quantity(WORK_SIZE.to_owned())),
+                    ..EmptyDirVolumeSource::default()
+                }),
+                ..Volume::default()
+            },
+        ]),
+        ..PodSpec::default()
+    }
+}
+
+fn container(site: &Site, payload: &Payload) -> Container {
+    let resources = BTreeMap::from([
+        ("cpu".to_owned(), Quantity(payload.resources.cpu.clone())),
+        ("memory".to_owned(), Quantity(payload.resources.memory.clone())),
+    ]);
+    let value =
+        |name: &str, value: String| EnvVar { name: name.to_owned(), value: Some(value), value_from: None };
+    let pod_ip = ObjectFieldSelector { field_path: "status.podIP".to_owned(), api_version: None };
+    Container {
+        name: "trainer".to_owned(),
+        image: Some(payload.image.clone()),
+        // The image is named by digest: what is there is what was asked for.
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        args: Some(vec!["pod".to_owned()]),
+        env: Some(vec![
+            value("MUSTER_RELAY", site.relay_url.clone()),
+            value("MUSTER_RELAY_CA", site.relay_ca.clone()),
+            EnvVar {
+                name: "MUSTER_POD_IP".to_owned(),
+                value: None,
+                value_from: Some(EnvVarSource { field_ref: Some(pod_ip), ..EnvVarSource::default() }),
+            },
+            value("MUSTER_THREADS", threads(&payload.resources.cpu).to_string()),
+        ]),
+        resources: Some(ResourceRequirements {
+            requests: Some(resources.clone()),
+            limits: Some(resources),
+            claims: None,
+        }),
+        security_context: Some(SecurityContext {
+            run_as_non_root: Some(true),
+            read_only_root_filesystem: Some(true),
+            allow_privilege_escalation: Some(false),
+            privileged: Some(false),
+            capabilities: Some(Capabilities { add: None, drop: Some(vec!["ALL".to_owned()]) }),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                localhost_profile: None,
+            }),
+            ..SecurityContext::default()
+        }),
+        volume_mounts: Some(vec![
+            VolumeMount {
+                name: "token".to_owned(),
+                mount_path: TOKEN_DIR.to_owned(),
+                read_only: Some(true),
+                ..VolumeMount::default()
+            },
+            VolumeMount {
+                name: "work".to_owned(),
+                mount_path: WORK_DIR.to_owned(),
+                ..VolumeMount::default()
+            },
+        ]),
+        ..Container::default()
+    }
+}
+
+/// The default of 300 s would leave a unit waiting for a node that is not coming back.
+fn toleration(condition: &str) -> Toleration {
+    Toleration {
+        key: Some(format!("node.kubernetes.io/{condition}")),
+        operator: Some("Exists".to_owned()),
+        effect: Some("NoExecute".to_owned()),
+        toleration_seconds: Some(10),
+        value: None,
+    }
+}
+
+/// Whole cores, at least one: more threads than cores only take turns. The bits do not depend on it.
+fn threads(cpu: &str) -> i64 {
+    let (number, unit) = match cpu.strip_suffix('m') {
+        Some(millis) => (millis, 1000),
+        None => (cpu, 1),
+    };
+    let number: i64 = number.parse().unwrap_or(1);
+    (number / unit + i64::from(number % unit != 0)).clamp(1, 256)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::testing::payload;
+
+    fn site() -> Site {
+        Site {
+            namespace: "muster-lent".to_owned(),
+            audience: "muster-agent/east".to_owned(),
+            relay_url: "https://10.9.0.2:7443".to_owned(),
+            relay_ca: "-----BEGIN CERTIFICATE-----\n".to_owned(),
+        }
+    }
+
+    /// The whole template, for a person to read and to see change.
+    #[test]
+    fn the_job_of_an_attempt() {
+        let job = job(&site(), &payload(), "0b5c6f0e-7d0d-4d0b-9f33-000000000001", 3);
+        insta::assert_yaml_snapshot!("job", job);
+    }
+
+    #[test]
+    fn threads_are_whole_cores() {
+        let got = ["1m", "600m", "1000m", "1001m", "2", "2500m", "9999"].map(threads);
+        assert_eq!(got, [1, 1, 1, 2, 2, 3, 256]);
+    }
+}

@@ -1,0 +1,212 @@
+//! The agent's memory: one small durable file per unit, in the state directory. Whatever a running pod or the hub
+//! has been told is in here before it is told, so that an agent that starts again continues the same story.
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use muster_core::attempt::{Desired, Memory};
+use muster_core::envelope::{CheckpointRef, Payload};
+use muster_proof::Digest;
+use serde::{Deserialize, Serialize};
+
+use crate::runtime::files::{self, Access};
+
+/// No state file is longer: a unit of 256 workers has some 40 KB.
+const MAX_FILE: u64 = 1 << 20;
+
+/// What is remembered of a unit.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UnitState {
+    /// UID of the WorkUnit.
+    pub uid: String,
+    /// Its payload, once signature, mirror and policy were good.
+    pub payload: Option<Payload>,
+    /// Reason and message of a refusal; final.
+    pub refused: Option<(String, String)>,
+    /// The most that the hub has asked for.
+    pub desired: Option<Desired>,
+    /// Set when the API said NotFound for the unit.
+    pub gone: bool,
+    /// About its attempts.
+    pub memory: Memory,
+    /// About the current attempt's rounds.
+    pub rounds: Rounds,
+    /// Committed checkpoints, oldest first, their blobs all in the cache or at the hub.
+    pub checkpoints: Vec<Commit>,
+}
+
+/// One committed checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Commit {
+    /// The state after this step.
+    pub step: i64,
+    /// Its manifest's blob.
+    pub manifest: Digest,
+    /// Digest of the state.
+    pub state_root: Digest,
+    /// The hub's store has all of it.
+    pub durable: bool,
+}
+
+/// The rounds of one attempt. A round is one start of all its workers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rounds {
+    /// The attempt these are rounds of.
+    pub attempt: i64,
+    /// The current round, from 1.
+    pub number: u32,
+    /// Where all its workers start.
+    pub start: Option<CheckpointRef>,
+    /// The last step known when it began.
+    pub step: i64,
+    /// Rounds in a row that ended without a step.
+    pub barren: u32,
+    /// By rank: who has joined, and where it listens.
+    pub addresses: BTreeMap<i64, SocketAddr>,
+    /// By rank: the one pod that is admitted.
+    pub pods: BTreeMap<i64, String>,
+}
+
+impl UnitState {
+    /// The newest committed checkpoint.
+    #[must_use]
+    pub fn newest(&self) -> Option<&Commit> {
+        self.checkpoints.last()
+    }
+
+    /// The newest checkpoint that the hub has.
+    #[must_use]
+    pub fn newest_durable(&self) -> Option<&Commit> {
+        self.checkpoints.iter().rev().find(|commit| commit.durable)
+    }
+
+    /// Where the next round starts: the newest committed checkpoint, else what the envelope says.
+    #[must_use]
+    pub fn start(&self) -> Option<CheckpointRef> {
+        let given = self.payload.as_ref().and_then(|payload| payload.start);
+        let newest = self.newest().map(|c| CheckpointRef { step: c.step, manifest: c.manifest });
+        match (newest, given) {
+            (Some(newest), Some(given)) if given.step > newest.step => Some(given),
+            (newest, given) => newest.or(given),
+        }
+    }
+
+    /// The step of [`UnitState::start`], 0 for genesis.
+    #[must_use]
+    pub fn checkpoint_step(&self) -> i64 {
+        self.start().map_or(0, |start| start.step)
+    }
+}
+
+/// The directory of the unit files.
+#[derive(Debug)]
+pub struct StateDir {
+    units: PathBuf,
+}
+
+impl StateDir {
+    /// Opens `root`, which only this user can read.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub fn open(root: &Path) -> io::Result<Self> {
+        files::create_private_dir(root)?;
+        let units = root.join("units");
+        files::create_private_dir(&units)?;
+        Ok(Self { units })
+    }
+
+    /// All remembered units by name. A file that cannot be read is left alone and named in the log: the member's Jobs
+    /// and the hub still know its unit.
+    ///
+    /// # Errors
+    /// The directory itself cannot be listed.
+    pub fn load(&self) -> io::Result<BTreeMap<String, UnitState>> {
+        let mut all = BTreeMap::new();
+        for entry in std::fs::read_dir(&self.units)? {
+            let path = entry?.path();
+            let Some(name) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".json"))
+            else {
+                continue;
+            };
+            match files::read_capped(&path, MAX_FILE).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?)) {
+                Ok(state) => {
+                    all.insert(name.to_owned(), state);
+                }
+                Err(error) => {
+                    tracing::error!(path = %path.display(), %error, "unit state unreadable; ignored")
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Makes `state` durable.
+    ///
+    /// # Errors
+    /// Any error of the file system; the old state stays.
+    pub fn save(&self, name: &str, state: &UnitState) -> io::Result<()> {
+        files::write_atomic(&self.path(name), &serde_json::to_vec_pretty(state)?, Access::Private)
+    }
+
+    /// Forgets a unit.
+    ///
+    /// # Errors
+    /// Any error of the file system but absence.
+    pub fn forget(&self, name: &str) -> io::Result<()> {
+        match std::fs::remove_file(self.path(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => files::sync_dir(&self.units),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.units.join(format!("{name}.json"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::testing::payload;
+
+    #[test]
+    fn units_survive_and_damage_is_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let address: SocketAddr = "10.1.2.3:4567".parse().unwrap();
+        let one = UnitState {
+            uid: "u".to_owned(),
+            payload: Some(payload()),
+            rounds: Rounds { addresses: BTreeMap::from([(1, address)]), ..Rounds::default() },
+            ..UnitState::default()
+        };
+        state.save("a-0-1", &one).unwrap();
+        std::fs::write(dir.path().join("units/b-0-1.json"), b"{\"uid\":").unwrap();
+        std::fs::write(dir.path().join("units/.c.json.1.2.tmp"), b"{").unwrap();
+        let all = StateDir::open(dir.path()).unwrap().load().unwrap();
+        assert_eq!(all, BTreeMap::from([("a-0-1".to_owned(), one)]));
+        state.forget("a-0-1").unwrap();
+        state.forget("a-0-1").unwrap();
+        assert!(state.load().unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_start_is_the_newest_known_state() {
+        let given = CheckpointRef { step: 40, manifest: Digest::of(b"given") };
+        let mut state = UnitState { payload: Some(payload()), ..UnitState::default() };
+        assert_eq!((state.start(), state.checkpoint_step()), (None, 0));
+        if let Some(payload) = &mut state.payload {
+            payload.start = Some(given);
+        }
+        assert_eq!(state.start(), Some(given));
+        let digest = Digest::of(b"m");
+        state.checkpoints.push(Commit { step: 60, manifest: digest, state_root: digest, durable: false });
+        assert_eq!(state.start(), Some(CheckpointRef { step: 60, manifest: digest }));
+        assert_eq!(state.newest_durable(), None);
+    }
+}

@@ -1,0 +1,98 @@
+//! What the tests of several modules need.
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use axum::body::Bytes;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use muster_core::envelope::{FORMAT, Kind, Payload, Resources};
+use muster_proof::Digest;
+use tokio::fs::File;
+
+use super::hub_blobs::{Blob, HubBlobs, HubError};
+use super::units::locked;
+
+/// A payload for two workers, 100 steps, a checkpoint every 20.
+pub fn payload() -> Payload {
+    Payload {
+        format: FORMAT.to_owned(),
+        kind: Kind::Train,
+        name: "4f2a9c1b-0-1".to_owned(),
+        provider: "east".to_owned(),
+        job_uid: "4f2a9c1b-0000-4000-8000-000000000000".to_owned(),
+        island: 0,
+        epoch: 1,
+        workers: 2,
+        device_class: "cpu".to_owned(),
+        resources: Resources { cpu: "600m".to_owned(), memory: "1Gi".to_owned() },
+        image: format!("muster-trainer@{}", Digest::of(b"image")),
+        spec: Digest::of(b"spec"),
+        training_digest: Digest::of(b"training"),
+        dataset: Digest::of(b"dataset"),
+        arithmetic: "f32-chain".to_owned(),
+        steps: 100,
+        interval_steps: 20,
+        keep_last: 2,
+        start: None,
+        max_restarts: 5,
+        schedule_timeout_seconds: 60,
+        disconnect_grace_seconds: 900,
+        incarnation: 1,
+        not_after: "2030-01-01T00:00:00Z".parse().unwrap(),
+    }
+}
+
+/// A store in memory that can be taken down.
+#[derive(Debug, Default)]
+pub struct MemoryBlobs {
+    /// What it has.
+    pub blobs: Mutex<BTreeMap<Digest, Bytes>>,
+    /// While set, nothing is answered.
+    pub down: AtomicBool,
+    /// Downloads so far.
+    pub gets: AtomicUsize,
+}
+
+impl MemoryBlobs {
+    fn check(&self) -> Result<(), HubError> {
+        match self.down.load(Ordering::SeqCst) {
+            true => Err(HubError::Unreachable("taken down".to_owned())),
+            false => Ok(()),
+        }
+    }
+
+    /// Puts bytes in and says how they are called.
+    pub fn insert(&self, bytes: &[u8]) -> Digest {
+        let digest = Digest::of(bytes);
+        locked(&self.blobs).insert(digest, Bytes::copy_from_slice(bytes));
+        digest
+    }
+}
+
+impl HubBlobs for MemoryBlobs {
+    fn get(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Blob>, HubError>> {
+        Box::pin(async move {
+            self.check()?;
+            self.gets.fetch_add(1, Ordering::SeqCst);
+            let blob = locked(&self.blobs).get(&digest).cloned();
+            Ok(blob.map(|bytes| futures::stream::iter([Ok(bytes)]).boxed()))
+        })
+    }
+
+    fn has(&self, digest: Digest) -> BoxFuture<'_, Result<bool, HubError>> {
+        Box::pin(async move { self.check().map(|()| locked(&self.blobs).contains_key(&digest)) })
+    }
+
+    fn put(&self, digest: Digest, mut file: File, _size: u64) -> BoxFuture<'_, Result<(), HubError>> {
+        Box::pin(async move {
+            self.check()?;
+            let mut bytes = Vec::new();
+            tokio::io::AsyncReadExt::read_to_end(&mut file, &mut bytes)
+                .await
+                .map_err(|error| HubError::Unreachable(error.to_string()))?;
+            locked(&self.blobs).insert(digest, Bytes::from(bytes));
+            Ok(())
+        })
+    }
+}

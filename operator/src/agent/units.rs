@@ -1,0 +1,202 @@
+//! The units that this agent knows, shared by the controller and the relay. A unit's durable state changes in one
+//! place only, [`Unit::update`], which saves it before anyone sees it.
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use muster_proof::Digest;
+use tokio::sync::{Notify, watch};
+
+use super::state::{StateDir, UnitState};
+use super::status::Wanted;
+
+/// The last report of the workers; not durable, it comes again.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Progress {
+    /// Attempt that reported.
+    pub attempt: i64,
+    /// Last finished step.
+    pub step: i64,
+    /// Shortest f32 text.
+    pub loss: String,
+    /// All workers together.
+    pub tokens_per_second: i64,
+    /// When it came.
+    pub time: Timestamp,
+}
+
+/// One unit.
+#[derive(Debug)]
+pub struct Unit {
+    name: String,
+    dir: Arc<StateDir>,
+    state: tokio::sync::Mutex<UnitState>,
+    progress: Mutex<Option<Progress>>,
+    /// Wakes the controller: something happened that may change its decision.
+    pub wake: Notify,
+    /// Wakes the uploader: a checkpoint was committed.
+    pub committed: Notify,
+    /// Counts changes of rounds, for the long poll.
+    pub round: watch::Sender<u64>,
+    /// Step of the newest checkpoint that the hub's store has.
+    pub durable: watch::Sender<i64>,
+    /// The newest status that the controller wants the hub to see.
+    pub wanted: watch::Sender<Option<Wanted>>,
+    /// Step of the newest checkpoint that the hub has and that its object names.
+    pub published: watch::Sender<i64>,
+    /// By manifest: the blobs that a pod may read because of it.
+    pub closures: Mutex<HashMap<Digest, Arc<Vec<Digest>>>>,
+}
+
+impl Unit {
+    fn new(name: &str, dir: Arc<StateDir>, state: UnitState) -> Self {
+        Self {
+            name: name.to_owned(),
+            dir,
+            state: tokio::sync::Mutex::new(state),
+            progress: Mutex::new(None),
+            wake: Notify::new(),
+            committed: Notify::new(),
+            round: watch::Sender::new(0),
+            durable: watch::Sender::new(0),
+            wanted: watch::Sender::new(None),
+            published: watch::Sender::new(0),
+            closures: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Its name, that of the WorkUnit.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A copy of what is remembered.
+    pub async fn state(&self) -> UnitState {
+        self.state.lock().await.clone()
+    }
+
+    /// Changes the state durably: what `change` did is saved before this returns, or is undone.
+    ///
+    /// # Errors
+    /// The state could not be saved; nothing has changed.
+    pub async fn update<R>(&self, change: impl FnOnce(&mut UnitState) -> R) -> io::Result<R> {
+        let mut state = self.state.lock().await;
+        let mut changed = state.clone();
+        let answer = change(&mut changed);
+        if changed == *state {
+            return Ok(answer);
+        }
+        let (dir, name, save) = (self.dir.clone(), self.name.clone(), changed.clone());
+        // A save is two fsyncs: not on the runtime's threads.
+        tokio::task::spawn_blocking(move || dir.save(&name, &save)).await.map_err(io::Error::other)??;
+        *state = changed;
+        Ok(answer)
+    }
+
+    /// The last report.
+    #[must_use]
+    pub fn progress(&self) -> Option<Progress> {
+        locked(&self.progress).clone()
+    }
+
+    /// Takes a report. Steps of one attempt may go back: a new round starts from an older checkpoint.
+    pub fn report(&self, progress: Progress) {
+        *locked(&self.progress) = Some(progress);
+    }
+}
+
+/// All known units.
+#[derive(Debug)]
+pub struct Units {
+    dir: Arc<StateDir>,
+    units: Mutex<BTreeMap<String, Arc<Unit>>>,
+}
+
+impl Units {
+    /// The units of the state directory.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn open(dir: StateDir) -> io::Result<Self> {
+        let dir = Arc::new(dir);
+        let remembered = dir.load()?;
+        let units = remembered
+            .into_iter()
+            .map(|(name, state)| (name.clone(), Arc::new(Unit::new(&name, dir.clone(), state))))
+            .collect();
+        Ok(Self { dir, units: Mutex::new(units) })
+    }
+
+    /// A known unit.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<Arc<Unit>> {
+        locked(&self.units).get(name).cloned()
+    }
+
+    /// The unit of this name, made known if it is not.
+    pub fn ensure(&self, name: &str) -> Arc<Unit> {
+        let new = || Arc::new(Unit::new(name, self.dir.clone(), UnitState::default()));
+        locked(&self.units).entry(name.to_owned()).or_insert_with(new).clone()
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Unit>> {
+        locked(&self.units).values().cloned().collect()
+    }
+
+    /// Forgets a unit, on disk too.
+    ///
+    /// # Errors
+    /// The file could not be removed.
+    pub fn forget(&self, name: &str) -> io::Result<()> {
+        self.dir.forget(name)?;
+        locked(&self.units).remove(name);
+        Ok(())
+    }
+
+    /// Workers of the units that hold or will hold capacity, but for the unit `except`.
+    pub async fn workers_in_use(&self, except: &str) -> i64 {
+        let mut sum = 0;
+        for unit in self.all() {
+            if unit.name == except {
+                continue;
+            }
+            let state = unit.state().await;
+            let holds = state.memory.attempt > 0 && state.memory.outcome.is_none();
+            // An unit that is over may still have pods; its Job's pods are few seconds from gone and the scheduler
+            // keeps the peace meanwhile.
+            if let (true, Some(payload)) = (holds, &state.payload) {
+                sum += payload.workers;
+            }
+        }
+        sum
+    }
+
+    /// The highest epoch known of an island, whatever became of it.
+    pub async fn highest_epoch(&self, job_uid: &str, island: i64) -> i64 {
+        let mut highest = 0;
+        for unit in self.all() {
+            if let Some(payload) = unit.state().await.payload
+                && payload.job_uid == job_uid
+                && payload.island == island
+            {
+                highest = highest.max(payload.epoch);
+            }
+        }
+        highest
+    }
+}
+
+/// Whether the unit's current attempt may still do anything.
+#[must_use]
+pub fn is_live(state: &UnitState, attempt: i64) -> bool {
+    state.memory.attempt == attempt && !state.memory.over && state.memory.outcome.is_none()
+}
+
+/// A lock whose holder panicked guards data that is replaced whole, so it is as good as before.
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,176 @@
+//! Brings committed checkpoints to the hub, newest first, and keeps the cache small.
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_proof::Digest;
+use muster_trainer::{checkpoint, dataset};
+
+use super::hub_blobs::{HubBlobs, HubError};
+use super::relay::checkpoints::prune;
+use super::state::Commit;
+use super::units::{Unit, Units};
+use crate::runtime::blobdir::BlobDir;
+use crate::runtime::{Shutdown, backoff};
+
+/// A blob that no unit leads to may be one that a pod is still sending parts of; after this it is litter.
+const LITTER_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// Why a checkpoint is not at the hub yet.
+#[derive(Debug, thiserror::Error)]
+enum UploadError {
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    #[error("cache: {0}")]
+    Cache(#[from] std::io::Error),
+    #[error("blob {0} is not in the cache any more")]
+    Lost(Digest),
+    #[error("manifest {0} is damaged")]
+    Manifest(Digest),
+}
+
+/// Uploads a unit's checkpoints until it is forgotten.
+pub async fn run(
+    unit: Arc<Unit>,
+    units: Arc<Units>,
+    blobs: Arc<BlobDir>,
+    hub: Arc<dyn HubBlobs>,
+    shutdown: Shutdown,
+) {
+    let mut failures = 0;
+    loop {
+        let state = unit.state().await;
+        let due = state.newest().filter(|commit| !commit.durable).cloned();
+        let pause = match &due {
+            None => Duration::from_secs(3600),
+            Some(commit) => match push(commit, &blobs, &*hub).await {
+                Ok(()) => {
+                    tracing::info!(
+                        unit = unit.name(),
+                        step = commit.step,
+                        "checkpoint is durable at the hub"
+                    );
+                    failures = 0;
+                    settle(&unit, &units, &blobs, commit).await
+                }
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!(unit = unit.name(), step = commit.step, %error, "checkpoint not uploaded yet");
+                    let jitter = backoff::jitter_of(unit.name());
+                    backoff::delay(Duration::from_secs(1), Duration::from_secs(15), failures, jitter)
+                }
+            },
+        };
+        tokio::select! {
+            biased;
+            () = shutdown.wait() => return,
+            () = unit.committed.notified() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Files first, then the manifest: whoever finds the manifest finds the rest.
+async fn push(commit: &Commit, blobs: &BlobDir, hub: &dyn HubBlobs) -> Result<(), UploadError> {
+    let bytes = blobs.read(&commit.manifest, checkpoint::MAX_MANIFEST).await?;
+    let bytes = bytes.ok_or(UploadError::Lost(commit.manifest))?;
+    let manifest = checkpoint::Manifest::parse(&bytes).map_err(|_| UploadError::Manifest(commit.manifest))?;
+    for digest in manifest.files().iter().map(|file| file.sha256).chain([commit.manifest]) {
+        if hub.has(digest).await? {
+            continue;
+        }
+        let (file, size) = blobs.file(&digest).await?.ok_or(UploadError::Lost(digest))?;
+        hub.put(digest, file, size).await?;
+    }
+    Ok(())
+}
+
+/// Records that the hub has it, and lets go of what keepLast no longer covers.
+async fn settle(unit: &Unit, units: &Units, blobs: &BlobDir, commit: &Commit) -> Duration {
+    let settled = unit
+        .update(|state| {
+            for known in state.checkpoints.iter_mut().filter(|known| known.step == commit.step) {
+                known.durable = true;
+            }
+            let keep = state.payload.as_ref().map_or(1, |payload| payload.keep_last);
+            prune(state, keep)
+        })
+        .await;
+    match settled {
+        Ok(old) => {
+            unit.durable.send_replace(commit.step);
+            remove_checkpoints(units, blobs, &old).await;
+            Duration::ZERO
+        }
+        Err(error) => {
+            tracing::error!(unit = unit.name(), %error, "cannot save the unit's state");
+            Duration::from_secs(5)
+        }
+    }
+}
+
+/// Removes the blobs of these checkpoints that nothing else leads to.
+pub async fn remove_checkpoints(units: &Units, blobs: &BlobDir, old: &[Commit]) {
+    if old.is_empty() {
+        return;
+    }
+    let live = live(units, blobs).await;
+    for commit in old {
+        for digest in checkpoint_blobs(blobs, &commit.manifest).await {
+            if !live.contains(&digest)
+                && let Err(error) = blobs.remove(&digest).await
+            {
+                tracing::warn!(%digest, %error, "cannot remove a blob");
+            }
+        }
+    }
+}
+
+/// Removes litter: blobs that no unit leads to and that have been there for a day.
+pub async fn sweep(units: &Units, blobs: &BlobDir) {
+    let live = live(units, blobs).await;
+    let old = match blobs.older_than(LITTER_AGE).await {
+        Ok(old) => old,
+        Err(error) => return tracing::warn!(%error, "cannot list the blob cache"),
+    };
+    for digest in old.into_iter().filter(|digest| !live.contains(digest)) {
+        if let Err(error) = blobs.remove(&digest).await {
+            tracing::warn!(%digest, %error, "cannot remove a blob");
+        }
+    }
+}
+
+/// Everything that some unit leads to, as far as the cache knows.
+async fn live(units: &Units, blobs: &BlobDir) -> BTreeSet<Digest> {
+    let mut live = BTreeSet::new();
+    for unit in units.all() {
+        let state = unit.state().await;
+        let mut starts: Vec<Digest> = state.checkpoints.iter().map(|commit| commit.manifest).collect();
+        starts.extend(state.rounds.start.map(|start| start.manifest));
+        if let Some(payload) = &state.payload {
+            live.insert(payload.spec);
+            starts.extend(payload.start.map(|start| start.manifest));
+            live.insert(payload.dataset);
+            if let Ok(Some(bytes)) = blobs.read(&payload.dataset, dataset::MAX_MANIFEST).await
+                && let Ok(manifest) = dataset::Manifest::parse(&bytes)
+            {
+                live.extend(manifest.shards().iter().map(|shard| shard.sha256));
+            }
+        }
+        for start in starts {
+            live.extend(checkpoint_blobs(blobs, &start).await);
+        }
+    }
+    live
+}
+
+/// A checkpoint's manifest and, if the cache has it, the files it names.
+async fn checkpoint_blobs(blobs: &BlobDir, manifest: &Digest) -> Vec<Digest> {
+    let mut all = vec![*manifest];
+    if let Ok(Some(bytes)) = blobs.read(manifest, checkpoint::MAX_MANIFEST).await
+        && let Ok(parsed) = checkpoint::Manifest::parse(&bytes)
+    {
+        all.extend(parsed.files().iter().map(|file| file.sha256));
+    }
+    all
+}
