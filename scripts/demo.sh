@@ -41,7 +41,7 @@ built=$SECONDS
 
 step "Clusters: a hub and a member, real Kubernetes each in its own network namespace"
 make -s clusters
-"$here/image.sh" east
+RUN_DIR=$RUN "$here/image.sh" east >/dev/null
 
 step "Operator: hub and agent under their own ServiceAccounts, provider east"
 "$here/stack.sh" up

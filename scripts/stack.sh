@@ -194,8 +194,8 @@ start-hub) need_clusters && start_hub && { wait_for 60 "the hub to publish its a
 stop-hub) end hub "$signal" ;;
 start-agent) need_clusters && start_agent ;;
 stop-agent) end agent "$signal" ;;
-stop-api) "$REPO/e2e/localcluster/ctl.sh" stop hub apiserver ;;
-start-api) "$REPO/e2e/localcluster/ctl.sh" start hub apiserver ;;
+stop-api) "$REPO/e2e/localcluster/ctl.sh" stop-apiserver hub ;;
+start-api) "$REPO/e2e/localcluster/ctl.sh" start-apiserver hub ;;
 status) need_clusters && status ;;
 logs) tail -n 50 "$LOGS/hub.log" "$LOGS/agent.log" ;;
 *)

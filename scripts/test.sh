@@ -90,7 +90,7 @@ trap summary EXIT
 scenarios() {
     local log=$LOGS/test-e2e.log code=0 line
     check clusters make -s clusters || return
-    check image "$here/image.sh" east || return
+    check image env RUN_DIR="$RUN" "$here/image.sh" east || return
     check stack "$here/stack.sh" up || return
     printf '\n=== muster-e2e run --suite %s\n' "$SUITE"
     "$MUSTER_BIN/muster-e2e" run --root "$REPO" --suite "$SUITE" 2>&1 | tee "$log"

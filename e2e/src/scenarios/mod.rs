@@ -3,6 +3,7 @@ mod api;
 mod bits;
 mod deletion;
 mod lifecycle;
+mod local;
 mod outages;
 mod person;
 mod recovery;
@@ -135,6 +136,34 @@ pub fn all() -> Vec<Scenario> {
             "invalid-job",
             refusals::invalid_job,
             "an invalid TrainingJob is refused by the API server with the field's path"
+        ),
+        scenario!(
+            Full,
+            120,
+            "local-bad-data",
+            local::bad_data,
+            "data that is absent, truncated, flipped or of another vocabulary ends with 66 and says so"
+        ),
+        scenario!(
+            Full,
+            180,
+            "local-bad-checkpoint",
+            local::bad_checkpoint,
+            "a corrupt checkpoint or another job's directory never reaches a result"
+        ),
+        scenario!(
+            Full,
+            60,
+            "local-not-finite",
+            local::not_finite,
+            "a loss that is no number ends with 65 and names the step"
+        ),
+        scenario!(
+            Full,
+            180,
+            "local-disk-full",
+            local::disk_full,
+            "a full disk ends with 74; with room again the same directory goes on to the same bits"
         ),
         scenario!(
             Full,

@@ -20,6 +20,13 @@ pub async fn tampered_unit(world: &World) -> Result<Verdict> {
     let units = job::units(world, &done).await?;
     let honest = units.first().context("the job has no unit")?;
 
+    // Only the hub's account may write units: not even an administrator, by accident or otherwise.
+    let answer = world.hub.create(WORK_UNIT, Some(EAST_NAMESPACE), &copy_of(honest, 2)).await;
+    let answer =
+        answer.err().map(|error| error.to_string()).context("an administrator could create a WorkUnit")?;
+    println!("     an administrator's unit: {answer}");
+
+    // What follows has the hub's own token: a hub that was broken into.
     // A unit's name follows from its mirror, so each copy takes the next free epoch or another job's name.
     let mut later = copy_of(honest, 2);
     refused(world, "mirror says epoch 2", &later, &["MirrorMismatch"]).await?;
@@ -68,14 +75,15 @@ fn copy_of(unit: &Value, epoch: u32) -> Value {
 
 async fn refused(world: &World, what: &str, unit: &Value, reasons: &[&str]) -> Result<()> {
     let name = crate::cluster::name(unit).to_owned();
-    world.hub.create(WORK_UNIT, Some(EAST_NAMESPACE), unit).await?;
+    let hub = Cluster::connect_current(&world.run.join("hub.kubeconfig"), "the hub's account").await?;
+    hub.create(WORK_UNIT, Some(EAST_NAMESPACE), unit).await?;
     let ask = || async {
         let now = world.hub.get(WORK_UNIT, Some(EAST_NAMESPACE), &name).await?.context("the unit is gone")?;
         let text = conditions(&now);
         Ok(reasons.iter().any(|reason| text.contains(reason)).then_some((now, text)))
     };
     let outcome = eventually(&format!("{name} to be refused ({what})"), Duration::from_secs(30), ask).await;
-    world.hub.delete(WORK_UNIT, Some(EAST_NAMESPACE), &name, None).await?;
+    hub.delete(WORK_UNIT, Some(EAST_NAMESPACE), &name, None).await?;
     let (unit, text) = outcome?;
     println!("     {what}: {} {text}", phase(&unit));
     ensure!(matches!(phase(&unit), "Refused" | "Released"), "its phase is {}", phase(&unit));

@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use crate::v1alpha1::{ComputeProvider, ProviderReport, TrainingJob, WorkUnit};
 
-/// The definitions of all kinds. Use these and not [`CustomResourceExt::crd`], which lets `null` stand for an absent
-/// field: to the API server that is a value of its own, which no default replaces.
+/// The definitions of all kinds. Use these and not [`CustomResourceExt::crd`], which lets `null` stand for an
+/// absent field: to the API server that is a value of its own, which no default replaces.
 pub fn crds() -> Vec<CustomResourceDefinition> {
     [TrainingJob::crd(), ComputeProvider::crd(), ProviderReport::crd(), WorkUnit::crd()]
         .into_iter()
@@ -75,8 +75,8 @@ fn tidy(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     crd
 }
 
-/// Takes out of a schema what says nothing: `nullable`, `null` among an enum's values, titles that repeat Rust names,
-/// line breaks of the source in descriptions.
+/// Takes out of a schema what says nothing: `nullable`, `null` among an enum's values, titles that repeat
+/// Rust names, line breaks of the source in descriptions.
 fn tidy_schema(value: &mut Value) {
     let Value::Object(schema) = value else { return };
     schema.remove("nullable");
@@ -100,7 +100,8 @@ fn name_the_name(root: &mut Value) {
     }
 }
 
-/// The schemas right inside a schema. Properties may be called `title` or `default`, so not every value is one.
+/// The schemas right inside a schema. Properties may be called `title` or `default`, so not every value is
+/// one.
 fn subschemas(schema: &mut Map<String, Value>) -> impl Iterator<Item = &mut Value> {
     schema.iter_mut().flat_map(|(keyword, value)| -> Vec<&mut Value> {
         match (keyword.as_str(), value) {

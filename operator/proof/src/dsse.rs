@@ -1,13 +1,13 @@
-//! Signed envelopes after DSSE v1.0 (github.com/secure-systems-lab/dsse): the signature covers the exact bytes of
-//! the payload and its type, so the payload is verified first and parsed after.
+//! Signed envelopes after DSSE v1.0 (github.com/secure-systems-lab/dsse): the signature covers the exact
+//! bytes of the payload and its type, so the payload is verified first and parsed after.
 //!
 //! ```text
 //! PAE(type, payload) = "DSSEv1" SP len(type) SP type SP len(payload) SP payload     (lengths in decimal ASCII)
 //! record id          = SHA-256(PAE)      never of a signature: ECDSA signatures are not unique
 //! ```
 //!
-//! This profile is narrower than DSSE: P-256 only, `keyid` is required and is the key's id, standard base64 with
-//! padding only, no unknown fields, sizes capped.
+//! This profile is narrower than DSSE: P-256 only, `keyid` is required and is the key's id, standard base64
+//! with padding only, no unknown fields, sizes capped.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

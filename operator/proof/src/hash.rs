@@ -16,8 +16,8 @@ use crate::Digest;
 pub struct Context(&'static str);
 
 impl Context {
-    /// A context of this name; by convention `muster.<thing>/<version>`. Make it a `const`, so that a name that
-    /// is too long does not compile.
+    /// A context of this name; by convention `muster.<thing>/<version>`. Make it a `const`, so that a name
+    /// that is too long does not compile.
     pub const fn new(name: &'static str) -> Self {
         assert!(name.len() <= 255, "a context has at most 255 bytes");
         Self(name)
@@ -33,6 +33,8 @@ impl Context {
 pub const TENSOR: Context = Context::new("muster.tensor/1");
 /// The scalars of a training state: step and the running products of Adam's betas.
 pub const SCALARS: Context = Context::new("muster.scalars/1");
+/// The bytes of a resolved spec: gives the training digest.
+pub const TRAINING: Context = Context::new("muster.training/1");
 
 /// `H(context; parts)`, see the module.
 pub fn h(context: Context, parts: &[&[u8]]) -> Digest {

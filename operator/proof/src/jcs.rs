@@ -1,8 +1,8 @@
 //! Canonical JSON after RFC 8785 (JCS) and strict parsing.
 //!
 //! Two limits make the format exact without a float printer: numbers are integers within +-(2^53 - 1), and
-//! nesting is at most [`MAX_DEPTH`]. Decimals travel as strings. Fractions, exponents and `-0` are refused when
-//! parsing and when printing, with an error that says so.
+//! nesting is at most [`MAX_DEPTH`]. Decimals travel as strings. Fractions, exponents and `-0` are refused
+//! when parsing and when printing, with an error that says so.
 //!
 //! Parsing refuses what ordinary parsers forgive and attackers use: duplicate keys, bytes after the value,
 //! endless nesting.
@@ -115,8 +115,8 @@ fn write_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
-/// Reads one JSON value strictly: no duplicate keys, integers only, at most [`MAX_DEPTH`] levels, nothing after
-/// it but whitespace. The form need not be canonical.
+/// Reads one JSON value strictly: no duplicate keys, integers only, at most [`MAX_DEPTH`] levels, nothing
+/// after it but whitespace. The form need not be canonical.
 ///
 /// # Errors
 /// [`Error::Json`] with line and column. Limits on the size of `bytes` are the caller's.
@@ -136,7 +136,8 @@ pub fn parse_canonical(bytes: &[u8]) -> Result<Value, Error> {
     if to_vec(&value)? != bytes { Err(Error::NotCanonical) } else { Ok(value) }
 }
 
-/// [`parse_canonical`] into a type. Let the type deny unknown fields, or a field nobody looks at is signed too.
+/// [`parse_canonical`] into a type. Let the type deny unknown fields, or a field nobody looks at is signed
+/// too.
 ///
 /// # Errors
 /// As [`parse_canonical`], and if the value does not fit `T`.

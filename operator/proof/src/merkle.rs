@@ -115,8 +115,8 @@ fn split(n: usize) -> usize {
     1 << (n - 1).ilog2()
 }
 
-/// Whether `path` shows that the leaf hash `leaf` is number `index` (from 0) of the `size` leaves under `root`:
-/// RFC 9162 section 2.1.3.2, which is RFC 6962's tree with the check spelt out. Never panics.
+/// Whether `path` shows that the leaf hash `leaf` is number `index` (from 0) of the `size` leaves under
+/// `root`: RFC 9162 section 2.1.3.2, which is RFC 6962's tree with the check spelt out. Never panics.
 pub fn verify(root: &Digest, index: u64, size: u64, leaf: &Digest, path: &[Digest]) -> bool {
     if index >= size {
         return false;

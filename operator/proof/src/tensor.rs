@@ -5,10 +5,10 @@
 //! header      = canonical JSON {"dtype":"F32","name":N,"ops":"muster.ops/1","role":"w"|"m"|"v","shape":[..]}
 //! ```
 //!
-//! A matrix is cut into tiles of 64 x 64, a vector into tiles of 4096, row-major, smaller at the right and lower
-//! edge and never padded. Tiles are numbered row by row: `tile_row * ceil(cols / 64) + tile_col`. A tile's data
-//! are its f32 values, row-major, little-endian, bits as they are. One tile can so be shown and recomputed
-//! without the rest of the tensor.
+//! A matrix is cut into tiles of 64 x 64, a vector into tiles of 4096, row-major, smaller at the right and
+//! lower edge and never padded. Tiles are numbered row by row: `tile_row * ceil(cols / 64) + tile_col`. A
+//! tile's data are its f32 values, row-major, little-endian, bits as they are. One tile can so be shown and
+//! recomputed without the rest of the tensor.
 
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -83,8 +83,8 @@ pub enum Error {
     Duplicate(String),
 }
 
-/// Computes a tensor root from its values as they come, in row-major order and in pieces of any size. Holds one
-/// SHA-256 state per 64 columns, and no values.
+/// Computes a tensor root from its values as they come, in row-major order and in pieces of any size. Holds
+/// one SHA-256 state per 64 columns, and no values.
 #[derive(Debug, Clone)]
 pub struct TensorHasher {
     name: String,

@@ -1,4 +1,8 @@
 //! `muster hub`: provider and job controllers, placement, blob service.
+pub mod blobs;
+pub mod names;
+pub mod rbac;
+pub mod store;
 
 /// Flags of `muster hub`.
 #[derive(Debug, Clone, clap::Args)]

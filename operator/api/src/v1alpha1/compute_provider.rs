@@ -63,8 +63,8 @@ pub struct ComputeProviderSpec {
     /// How far it is trusted.
     #[serde(default)]
     pub trust_tier: TrustTier,
-    /// Identity keys that are let in. To accept a provider is to copy status.presentedKey here; to rotate, list
-    /// two for a while.
+    /// Identity keys that are let in. To accept a provider is to copy status.presentedKey here; to rotate,
+    /// list two for a while.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 3))]
     #[schemars(transform = schema::map_by("fingerprint"))]

@@ -20,8 +20,9 @@ use super::{Arithmetic, rules, schema};
     derive = "Default",
     shortname = "pr",
     category = "muster",
-    doc = "What a provider's agent says it has: capacity, prices, policy. The object is the hub's, the status \
-           the agent's, written when something changed and at most every 30 seconds. The heartbeat is a Lease.",
+    doc = "What a provider's agent says it has: capacity, prices, policy. The object is the hub's, the \
+           status the agent's, written when something changed and at most every 30 seconds. The heartbeat \
+           is a Lease.",
     validation = rules::name(
         "self.metadata.name == 'report'",
         "must be 'report': there is one in each provider's namespace, made by the hub"

@@ -1,5 +1,5 @@
-//! CEL rules, for `#[schemars(transform = ..)]`. Every rule has a message of its own that reads well after the path
-//! of the field it blames, since `kubectl` prints `spec.model: Invalid value: "object": <message>`.
+//! CEL rules, for `#[schemars(transform = ..)]`. Every rule has a message of its own that reads well after
+//! the path of the field it blames, since `kubectl` prints `spec.model: Invalid value: "object": <message>`.
 
 use kube::core::{Rule, validate};
 use schemars::Schema;
@@ -24,8 +24,8 @@ fn add(schema: &mut Schema, rule: Rule) {
     debug_assert!(added.is_ok());
 }
 
-/// The field is part of what the job is. A rule on the field itself sees changes only while the field is there,
-/// so an optional field needs [`keeps`] at its parent as well.
+/// The field is part of what the job is. A rule on the field itself sees changes only while the field is
+/// there, so an optional field needs [`keeps`] at its parent as well.
 pub(super) fn identity(schema: &mut Schema) {
     rule("self == oldSelf", "is part of the job's identity and cannot change; create a new TrainingJob")(
         schema,

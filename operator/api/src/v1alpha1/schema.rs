@@ -1,5 +1,5 @@
-//! Schema fragments for `#[schemars(schema_with = ..)]`: strings with a form, and lists from Kubernetes' own types,
-//! which come without bounds.
+//! Schema fragments for `#[schemars(schema_with = ..)]`: strings with a form, and lists from Kubernetes' own
+//! types, which come without bounds.
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{rules, schema};
 
-/// What the hub asks of a provider. The agent acts on the signed envelope alone; the fields beside it repeat it
-/// for people and columns, and the agent refuses a unit where they differ.
+/// What the hub asks of a provider. The agent acts on the signed envelope alone; the fields beside it repeat
+/// it for people and columns, and the agent refuses a unit where they differ.
 #[derive(CustomResource, Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[kube(
     group = "muster.dev",

@@ -125,8 +125,8 @@ pub struct Training {
     /// Sequences per step.
     #[schemars(range(min = 1, max = 1_048_576))]
     pub batch: i64,
-    /// Logical shards of the batch, a power of two up to 256. Fixes the order of the sums, so it is part of the
-    /// result; how many workers share the shards is not.
+    /// Logical shards of the batch, a power of two up to 256. Fixes the order of the sums, so it is part of
+    /// the result; how many workers share the shards is not.
     #[schemars(range(min = 1, max = 256))]
     #[schemars(transform = rules::rule(
         "self in [1, 2, 4, 8, 16, 32, 64, 128, 256]",

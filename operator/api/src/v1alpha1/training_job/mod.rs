@@ -50,7 +50,12 @@ use super::{rules, schema};
         json_path = ".status.conditions[?(@.type=='Ready')].reason",
         priority = 1
     ),
-    printcolumn(name = "Spent", type_ = "integer", json_path = ".status.cost.spentMicroCredits", priority = 1),
+    printcolumn(
+        name = "Spent",
+        type_ = "integer",
+        json_path = ".status.cost.spentMicroCredits",
+        priority = 1
+    ),
     printcolumn(name = "Digest", type_ = "string", json_path = ".status.trainingDigest", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
@@ -105,7 +110,8 @@ pub struct TrainingJobSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 31_536_000))]
     pub active_deadline_seconds: Option<i64>,
-    /// Removes the object so many seconds after its end. Its checkpoints and records have policies of their own.
+    /// Removes the object so many seconds after its end. Its checkpoints and records have policies of their
+    /// own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 31_536_000))]
     pub ttl_seconds_after_finished: Option<i64>,

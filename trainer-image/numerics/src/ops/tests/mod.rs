@@ -2,6 +2,7 @@
 
 pub(crate) mod harness;
 pub(crate) mod reference;
+mod vectors;
 
 use harness::{Operands, SPREADS, Spread, assert_same, ids, values};
 use reference::Heads;
