@@ -9,7 +9,7 @@
 #   stack.sh status | logs
 #
 # Settings: MUSTER_RUN (state, default .run), MUSTER_BIN (folder of muster and muster-trainer), MUSTER_TRAINER_IMAGE,
-# MUSTER_HOST (this host as the clusters see it).
+# MUSTER_HOST (this host as the clusters see it), MUSTER_WORKERS (how many the member lends, default 8).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=scripts/common.sh
@@ -124,8 +124,9 @@ start_agent() {
     local image
     image=$(trainer_image)
     mint "$PROVIDER" muster-lent muster-agent "$RUN/member.kubeconfig"
-    launch agent "$MUSTER" agent run --hub "$RUN/$PROVIDER.join" --kubeconfig "$RUN/member.kubeconfig" \
-        --state "$RUN/agent" --listen "$RELAY_LISTEN" --url "https://$RELAY_LISTEN" --allow-image "$image"
+    launch agent "$MUSTER" agent run --join-file "$RUN/$PROVIDER.join" --member-kubeconfig "$RUN/member.kubeconfig" \
+        --state "$RUN/agent" --relay-listen "$RELAY_LISTEN" --relay-url "https://$RELAY_LISTEN" \
+        --allow-image "$image" --workers "${MUSTER_WORKERS:-8}"
 }
 hub_serves() { alive hub && admin hub get configmap muster-hub-public --namespace=muster-system >/dev/null 2>&1; }
 account_made() { admin hub get serviceaccount "$PROVIDER" --namespace=muster-agents >/dev/null 2>&1; }

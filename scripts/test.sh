@@ -89,6 +89,8 @@ trap summary EXIT
 
 scenarios() {
     local log=$LOGS/test-e2e.log code=0 line
+    # Tests alone do not leave every program where the scenarios look for it.
+    check build cargo build --locked --workspace || return
     check clusters make -s clusters || return
     check image env RUN_DIR="$RUN" "$here/image.sh" east || return
     check stack "$here/stack.sh" up || return
