@@ -15,13 +15,13 @@ use crate::support;
 
 /// Where the test writes jobs.
 pub const NAMESPACE: &str = "muster-api-test";
-/// Where it writes units and reports: the namespace of its own provider, `api-test`.
-const PROVIDER_NAMESPACE: &str = "muster-p-api-test";
+/// Where it writes units and reports: the namespace of a provider `api-units` that a hub has never heard of.
+const PROVIDER_NAMESPACE: &str = "muster-p-api-units";
 /// Whose requests these are. The hub's admission policies, where they are installed, let nobody else write
 /// units and the status of units and reports; membership in system:masters makes the test independent of
 /// RBAC.
 const HUB: &str = "system:serviceaccount:muster-system:muster-hub";
-const AGENT: &str = "system:serviceaccount:muster-agents:api-test";
+const AGENT: &str = "system:serviceaccount:muster-agents:api-units";
 
 /// A connection to the API server.
 pub struct Server {
@@ -54,7 +54,7 @@ impl Server {
         }
         let api: Api<Namespace> = Api::all(self.client.clone());
         for (name, labels) in
-            [(NAMESPACE, json!({})), (PROVIDER_NAMESPACE, json!({"muster.dev/provider": "api-test"}))]
+            [(NAMESPACE, json!({})), (PROVIDER_NAMESPACE, json!({"muster.dev/provider": "api-units"}))]
         {
             let metadata = json!({"name": name, "labels": labels});
             let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata});
@@ -80,45 +80,33 @@ impl Server {
         self.strict(request, HUB).await
     }
 
-    /// Updates the object that is stored as `old`.
-    pub async fn replace(&self, object: &Value, old: &Value) -> Result<Value, String> {
-        let object = over(object, old);
-        let request =
-            Request::new(path(&object)).replace(name(&object), &PostParams::default(), bytes(&object));
-        self.strict(request.unwrap(), HUB).await
+    /// Updates the object.
+    pub async fn replace(&self, object: &Value) -> Result<Value, String> {
+        self.update(object, None, HUB).await
     }
 
-    /// Writes the status of the object that is stored as `old`.
-    pub async fn replace_status(&self, object: &Value, old: &Value) -> Result<Value, String> {
-        let object = over(object, old);
-        let parameters = PostParams::default();
-        let request = Request::new(path(&object)).replace_subresource(
-            "status",
-            name(&object),
-            &parameters,
-            bytes(&object),
-        );
-        let agent = matches!(support::kind(&object), "WorkUnit" | "ProviderReport");
-        self.strict(request.unwrap(), if agent { AGENT } else { HUB }).await
+    /// Writes the object's status.
+    pub async fn replace_status(&self, object: &Value) -> Result<Value, String> {
+        let agents = matches!(support::kind(object), "WorkUnit" | "ProviderReport");
+        self.update(object, Some("status"), if agents { AGENT } else { HUB }).await
     }
 
-    /// Creates the object or updates the one stored as `old`, and writes its status if it has one.
-    pub async fn put(&self, object: &Value, old: Option<&Value>) -> Result<Value, String> {
-        let made = match old {
-            None => self.create(object).await?,
-            Some(old) => self.replace(object, old).await?,
-        };
-        if object.get("status").is_some() { self.replace_status(object, &made).await } else { Ok(made) }
+    /// Creates the object, or updates it if it `exists`, and writes its status if it has one.
+    pub async fn put(&self, object: &Value, exists: bool) -> Result<Value, String> {
+        let stored = if exists { self.replace(object).await? } else { self.create(object).await? };
+        if object.get("status").is_some() { self.replace_status(object).await } else { Ok(stored) }
     }
 
-    /// Deletes the object, if it is there, and waits until it is gone.
+    /// Deletes the object. Waits until it is gone, except for providers, which have finalizers and unique
+    /// names.
     pub async fn delete(&self, object: &Value) {
-        let request = || Request::new(path(object));
         for _ in 0..100 {
-            let delete = request().delete(name(object), &DeleteParams::default()).unwrap();
-            let gone = self.client.request::<Value>(delete).await;
-            let get = request().get(name(object), &GetParams::default()).unwrap();
-            if gone.is_err() || self.client.request::<Value>(get).await.is_err() {
+            let delete = Request::new(path(object)).delete(name(object), &DeleteParams::default()).unwrap();
+            let deleted = self.client.request::<Value>(delete).await;
+            if support::kind(object) == "ComputeProvider"
+                || deleted.is_err()
+                || self.get(object).await.is_err()
+            {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -133,6 +121,34 @@ impl Server {
         selected.map(drop).map_err(|error| format!("field selector status.phase: {error}"))
     }
 
+    async fn get(&self, object: &Value) -> Result<Value, kube::Error> {
+        let get = Request::new(path(object)).get(name(object), &GetParams::default()).unwrap();
+        self.client.request(get).await
+    }
+
+    /// Replaces the object or a subresource over the newest stored one; again if another writer came between.
+    async fn update(&self, object: &Value, subresource: Option<&str>, user: &str) -> Result<Value, String> {
+        let mut refusal = String::new();
+        for _ in 0..10 {
+            let mut object = object.clone();
+            object["metadata"] = match self.get(&object).await {
+                Ok(stored) => stored["metadata"].clone(),
+                Err(error) => return Err(format!("the object is gone: {error}")),
+            };
+            let (request, parameters) = (Request::new(path(&object)), PostParams::default());
+            let request = match subresource {
+                None => request.replace(name(&object), &parameters, bytes(&object)),
+                Some(part) => request.replace_subresource(part, name(&object), &parameters, bytes(&object)),
+            };
+            match self.strict(request.unwrap(), user).await {
+                Err(error) if error.contains("the object has been modified") => refusal = error,
+                outcome => return outcome,
+            }
+        }
+        Err(refusal)
+    }
+
+    /// Sends the request as this user, and wants unknown fields to be errors.
     async fn strict(&self, mut request: http::Request<Vec<u8>>, user: &str) -> Result<Value, String> {
         request.headers_mut().insert("impersonate-user", user.parse().unwrap());
         request.headers_mut().insert("impersonate-group", "system:masters".parse().unwrap());
@@ -142,13 +158,6 @@ impl Server {
             other => panic!("{other}"),
         })
     }
-}
-
-/// The new object over the stored one: the stored metadata, so that the update is of what is there.
-fn over(object: &Value, old: &Value) -> Value {
-    let mut object = object.clone();
-    object["metadata"] = old["metadata"].clone();
-    object
 }
 
 fn path(object: &Value) -> String {
@@ -168,14 +177,11 @@ fn bytes(object: &Value) -> Vec<u8> {
 }
 
 /// How the stored object differs from what Rust makes of the file, defaults included.
-pub fn differs_from_rust(object: &Value, stored: &Value) -> Option<String> {
+pub fn difference_to_rust(object: &Value, stored: &Value) -> Option<String> {
     let rust = support::through_rust(object);
     let mut stored = stored.clone();
     if let Some(cpu) = stored.pointer_mut("/spec/workers/resources/cpu").filter(|cpu| cpu.is_number()) {
         *cpu = cpu.to_string().into();
-    }
-    if let Some(managed_by) = stored.pointer_mut("/spec/managedBy") {
-        *managed_by = rust["spec"]["managedBy"].clone();
     }
     let (got, want) = (&rust["spec"], &stored["spec"]);
     if got != want {
