@@ -55,9 +55,9 @@ pub struct AgentArgs {
     #[arg(long, value_name = "NAME", default_value = "muster-lent")]
     pub namespace: String,
     /// Where the relay listens
-    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:7443")]
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:9443")]
     pub relay_listen: SocketAddr,
-    /// How pods reach the relay, such as https://10.0.0.2:7443; must stay the same while pods run
+    /// How pods reach the relay, such as https://10.0.0.2:9443; must stay the same while pods run
     #[arg(long, value_name = "URL")]
     pub relay_url: String,
     /// State directory; keep it over restarts

@@ -21,6 +21,8 @@ pub const MANAGED_BY: &str = "muster-agent";
 pub const UNIT_UID: &str = "muster.dev/unit-uid";
 /// ServiceAccount of the pods; it has no rights.
 pub const SERVICE_ACCOUNT: &str = "muster-trainer";
+/// PriorityClass of the pods (`manifests/member`): the owner's pods go first.
+pub const PRIORITY_CLASS: &str = "muster-lent";
 /// Where the pod finds its token (`token`).
 pub const TOKEN_DIR: &str = "/var/run/muster";
 /// The pod's scratch directory.
@@ -101,6 +103,7 @@ fn pod(site: &Site, payload: &Payload) -> PodSpec {
         service_account_name: Some(SERVICE_ACCOUNT.to_owned()),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
+        priority_class_name: Some(PRIORITY_CLASS.to_owned()),
         // A trainer that is told to stop does so at the next step boundary.
         termination_grace_period_seconds: Some(15),
         security_context: Some(PodSecurityContext {
@@ -233,7 +236,7 @@ mod tests {
         Site {
             namespace: "muster-lent".to_owned(),
             audience: "muster-agent/east".to_owned(),
-            relay_url: "https://10.9.0.2:7443".to_owned(),
+            relay_url: "https://10.9.0.2:9443".to_owned(),
             relay_ca: "-----BEGIN CERTIFICATE-----\n".to_owned(),
         }
     }

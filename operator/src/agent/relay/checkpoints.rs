@@ -79,9 +79,11 @@ impl Relay {
         let step = i64::try_from(notice.step).map_err(|_| CommitError::NotABoundary(notice.step))?;
         let commit =
             Commit { step, manifest: notice.manifest, state_root: notice.state_root, durable: false };
-        unit.update(|state| record(state, commit)).await.map_err(PutError::from)??;
-        unit.committed.notify_one();
-        unit.wake.notify_one();
+        // A pod asks again and again until the hub has it: only the first time is news.
+        if unit.update(|state| record(state, commit)).await.map_err(PutError::from)?? == Recorded::New {
+            unit.committed.notify_one();
+            unit.wake.notify_one();
+        }
         Ok(())
     }
 }
@@ -120,18 +122,26 @@ async fn check(blobs: &BlobDir, state: &UnitState, notice: &CheckpointNotice) ->
 }
 
 /// Adds the commit. A step that is there already must be the same state: a new round may pass old steps again.
-fn record(state: &mut UnitState, commit: Commit) -> Result<(), CommitError> {
+fn record(state: &mut UnitState, commit: Commit) -> Result<Recorded, CommitError> {
     if let Some(known) = state.checkpoints.iter().find(|known| known.step == commit.step) {
         if (known.manifest, known.state_root) == (commit.manifest, commit.state_root) {
-            return Ok(());
+            return Ok(Recorded::Before);
         }
         return Err(CommitError::Conflict { step: commit.step, known: known.manifest, got: commit.manifest });
     }
     // An older step than the newest one was forgotten by keepLast, or never known here: nobody needs it again.
-    if state.newest().is_none_or(|newest| newest.step < commit.step) {
-        state.checkpoints.push(commit);
+    if state.newest().is_some_and(|newest| newest.step > commit.step) {
+        return Ok(Recorded::Before);
     }
-    Ok(())
+    state.checkpoints.push(commit);
+    Ok(Recorded::New)
+}
+
+/// What a commit did.
+#[derive(Debug, PartialEq, Eq)]
+enum Recorded {
+    New,
+    Before,
 }
 
 /// Splits off what `keep_last` no longer covers. The newest durable one always stays: it is the hub's.
