@@ -63,6 +63,9 @@ mod tests {
         bytes.extend([0; 8]);
         assert_eq!(h(TEST, &[b"ab", b""]), Digest::of(&bytes));
         assert_eq!(h(TEST, &[]), Digest::of(&[2, 1, b't']));
+        // The example of docs/spec/formats.md.
+        let want = "7fb34f4ae4de6bf2e8ddf6f444030c5fcf95ad82a62723e4713738a3e06bdd8c";
+        assert_eq!(h(Context::new("muster.test/1"), &[b"ab", b""]).to_hex(), want);
     }
 
     #[test]

@@ -115,6 +115,29 @@ mod tests {
         assert_eq!(state.finish(), merkle::root(leaves.iter().map(Digest::as_bytes)));
     }
 
+    /// The examples of docs/spec/formats.md, computed by another implementation.
+    #[test]
+    fn examples_of_the_specification() {
+        let ramp = |n: usize, scale: f32| (0..n).map(|i| i as f32 * scale).collect::<Vec<_>>();
+        let weights = |n: usize| ramp(n, 0.5).iter().map(|x| x - 3.0).collect::<Vec<_>>();
+
+        let wte = tensor_root("wte", Role::Weight, &[2, 3], &weights(6)).unwrap();
+        assert_eq!(wte.to_hex(), "8f9b650ff43cf05a65e4f54da5917fb3d48ab13684858e1d4c880fdc6cbee98c");
+
+        let mut genesis = StateRootBuilder::new(0, 1.0, 1.0);
+        genesis.tensor("wte", &[2, 3], &weights(6), &[0.0; 6], &[0.0; 6]).unwrap();
+        let want = "cd239f93951c225dbe012498fc40a9be30571c57e81844a338ed433a9e00de46";
+        assert_eq!(genesis.finish().to_hex(), want);
+
+        let mut later = StateRootBuilder::new(3, 0.729, 0.857375);
+        for (name, shape) in [("h.0.attn.qkv.weight", &[65, 130][..]), ("h.0.attn.qkv.bias", &[4097])] {
+            let n = shape.iter().product();
+            later.tensor(name, shape, &weights(n), &ramp(n, 0.25), &ramp(n, 0.125)).unwrap();
+        }
+        let want = "2a1bc5bc01de70bf9b6407239569bb563e05980cc5c686959620c414100fb193";
+        assert_eq!(later.finish().to_hex(), want);
+    }
+
     #[test]
     fn each_input_counts() {
         let root = |step, b1p, name, w: f32, m: f32| {
