@@ -30,6 +30,12 @@ pub struct Request {
     pub allowed: Vec<String>,
     /// Least trust the job asks for.
     pub min_trust: TrustTier,
+    /// Owners the job avoids.
+    pub exclude_owners: Vec<String>,
+    /// Regions the job allows; empty = all.
+    pub regions: Vec<String>,
+    /// Highest price the job pays; `None` = any.
+    pub max_price: Option<i64>,
 }
 
 /// Whether the hub may send new work to a provider, and if not, why.
@@ -54,6 +60,8 @@ pub struct Device {
     pub assigned: u32,
     /// The part of `assigned` that does not run yet, so that `idle` cannot have seen it.
     pub pending: u32,
+    /// Its price, if it names one.
+    pub price: Option<i64>,
 }
 
 impl Device {
@@ -74,6 +82,10 @@ pub struct Candidate {
     pub availability: Availability,
     /// Administrator's trust.
     pub trust: TrustTier,
+    /// Who stands behind it.
+    pub owner: String,
+    /// Where it is.
+    pub region: Option<String>,
     /// Lowest epoch the provider accepts.
     pub min_epoch: u64,
     /// Units the hub may still add (quota minus units that have not ended); `None` = no limit.
@@ -93,6 +105,10 @@ pub struct Candidate {
 pub enum Rejection {
     /// Not in the job's allow-list.
     NotAllowed,
+    /// Of an owner the job avoids.
+    OwnerExcluded,
+    /// Not in a region of the job's list.
+    Region,
     /// Trusted less than the job asks.
     TrustTooLow,
     /// Cordoned, drained, revoked or being removed.
@@ -101,6 +117,8 @@ pub enum Rejection {
     NotReady,
     /// Has no device of the class.
     NoDeviceClass(String),
+    /// Costs more than the job pays, or names no price.
+    Price,
     /// Does not compute in this arithmetic.
     Arithmetic(String),
     /// Does not have the trainer image on its allow-list.
@@ -116,6 +134,9 @@ impl Rejection {
         let verb = |one: &'static str, many: &'static str| if count == 1 { one } else { many };
         match self {
             Self::NotAllowed => "not in placement.providers".into(),
+            Self::OwnerExcluded => "of an owner in placement.excludeOwners".into(),
+            Self::Region => "not in placement.regions".into(),
+            Self::Price => "over placement.maxPrice".into(),
             Self::TrustTooLow => "below placement.minTrustTier".into(),
             Self::Cordoned => "cordoned".into(),
             Self::NotReady => "not ready".into(),
@@ -156,12 +177,39 @@ pub enum Placement {
 type Filter = fn(&Request, &Candidate) -> Result<(), Rejection>;
 
 /// In the order a person would ask: may it, is it there, can it, has it room. The first no is the one reported.
-const FILTERS: &[Filter] =
-    &[allowed, trusted, schedulable, ready, device_class, arithmetic, image, unit_quota, room];
+const FILTERS: &[Filter] = &[
+    allowed,
+    owner,
+    region,
+    trusted,
+    schedulable,
+    ready,
+    device_class,
+    price,
+    arithmetic,
+    image,
+    unit_quota,
+    room,
+];
 
 fn allowed(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
     let listed = request.allowed.is_empty() || request.allowed.contains(&candidate.name);
     listed.then_some(()).ok_or(Rejection::NotAllowed)
+}
+
+fn owner(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
+    (!request.exclude_owners.contains(&candidate.owner)).then_some(()).ok_or(Rejection::OwnerExcluded)
+}
+
+fn region(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
+    let listed = candidate.region.as_ref().is_some_and(|region| request.regions.contains(region));
+    (request.regions.is_empty() || listed).then_some(()).ok_or(Rejection::Region)
+}
+
+fn price(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
+    let Some(max) = request.max_price else { return Ok(()) };
+    let price = candidate.devices.get(&request.device_class).and_then(|device| device.price);
+    price.is_some_and(|price| price <= max).then_some(()).ok_or(Rejection::Price)
 }
 
 fn trusted(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
@@ -256,15 +304,20 @@ mod tests {
             image_digest: IMAGE.into(),
             allowed: vec![],
             min_trust: TrustTier::Untrusted,
+            exclude_owners: vec![],
+            regions: vec![],
+            max_price: None,
         }
     }
 
     fn candidate(name: &str, idle: u32) -> Candidate {
-        let cpu = Device { workers: 8, idle, assigned: 0, pending: 0 };
+        let cpu = Device { workers: 8, idle, assigned: 0, pending: 0, price: None };
         Candidate {
             name: name.into(),
             availability: Availability::Ready,
             trust: TrustTier::Untrusted,
+            owner: "acme".into(),
+            region: Some("eu-north".into()),
             min_epoch: 1,
             units_left: None,
             devices: BTreeMap::from([("cpu".into(), cpu)]),
@@ -299,6 +352,21 @@ mod tests {
                 Request { min_trust: TrustTier::Standard, ..request(2) },
                 base(),
                 "NoneEligible 0/1 providers: 1 below placement.minTrustTier",
+            ),
+            (
+                Request { exclude_owners: vec!["acme".into()], ..request(2) },
+                base(),
+                "NoneEligible 0/1 providers: 1 of an owner in placement.excludeOwners",
+            ),
+            (
+                Request { regions: vec!["us-east".into()], ..request(2) },
+                base(),
+                "NoneEligible 0/1 providers: 1 not in placement.regions",
+            ),
+            (
+                Request { max_price: Some(100), ..request(2) },
+                base(),
+                "NoneEligible 0/1 providers: 1 over placement.maxPrice",
             ),
             (
                 request(2),
@@ -370,7 +438,7 @@ mod tests {
 
     #[test]
     fn a_starting_unit_is_counted_before_the_report_sees_it() {
-        let free = |workers, idle, assigned, pending| Device { workers, idle, assigned, pending }.free();
+        let free = |workers, idle, assigned, pending| Device { workers, idle, assigned, pending, price: None }.free();
         assert_eq!(free(8, 8, 0, 0), 8);
         assert_eq!(free(8, 8, 6, 6), 2, "sent, not running, not in the report yet");
         assert_eq!(free(8, 2, 6, 0), 2, "running, in the report");

@@ -50,10 +50,13 @@ pub trait Reviewer: Send + Sync + 'static {
     fn review(&self, token: &str) -> impl Future<Output = Result<String, Denied>> + Send;
 }
 
+/// When it was asked, and the answer.
+type Remembered = (Instant, Result<String, Denied>);
+
 /// A [`Reviewer`] with a memory.
 pub struct Authenticator<R> {
     reviewer: R,
-    remembered: Mutex<HashMap<Digest, (Instant, Result<String, Denied>)>>,
+    remembered: Mutex<HashMap<Digest, Remembered>>,
     slots: Semaphore,
 }
 

@@ -1,0 +1,86 @@
+//! Garbage collection of the store, now and then. The list of jobs is read live each time: a job that a stale list lacks
+//! would lose its checkpoints.
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use kube::api::ListParams;
+use kube::core::DeserializeGuard;
+use kube::{Api, ResourceExt};
+use muster_api::v1alpha1::{TrainingJob, WorkUnit};
+
+use super::context::Context;
+use super::error::Error;
+use super::job::gather::payload;
+use super::store::gc::{Collected, JobRoots, Retention};
+use crate::runtime::Shutdown;
+use crate::runtime::client::within;
+
+/// How often, and how long an upload may be older than its name.
+#[derive(Debug, Clone, Copy)]
+pub struct Schedule {
+    /// Between two collections.
+    pub every: Duration,
+    /// Younger blobs stay.
+    pub grace: Duration,
+}
+
+/// Runs until shutdown.
+pub async fn run(ctx: Arc<Context>, schedule: Schedule, shutdown: Shutdown) {
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.wait() => return,
+            () = tokio::time::sleep(schedule.every) => {}
+        }
+        match collect(&ctx, schedule.grace).await {
+            Ok(done) if done == Collected::default() => {}
+            Ok(done) => {
+                let Collected { checkpoints, blobs, bytes } = done;
+                tracing::info!(checkpoints, blobs, bytes, "garbage collected");
+            }
+            Err(error) => tracing::warn!(%error, "garbage not collected, trying again later"),
+        }
+    }
+}
+
+async fn collect(ctx: &Context, grace: Duration) -> Result<Collected, Error> {
+    let mut jobs = roots(ctx).await?;
+    pin_starts(ctx, &mut jobs).await?;
+    Ok(ctx.store.collect(&jobs, SystemTime::now(), grace).await?)
+}
+
+async fn roots(ctx: &Context) -> Result<BTreeMap<String, JobRoots>, Error> {
+    // Not guarded: a job that does not parse must stop the collection, not lose its checkpoints.
+    let api: Api<TrainingJob> = Api::all(ctx.client.clone());
+    let list = within("list trainingjobs", api.list(&ListParams::default())).await?;
+    let root = |job: TrainingJob| {
+        let resolved = job.status.as_ref().and_then(|status| status.resolved.as_ref());
+        let digest = |text: Option<&String>| text.and_then(|text| text.parse().ok()).into_iter().collect();
+        let policy = &job.spec.checkpoints;
+        let roots = JobRoots {
+            retention: Retention {
+                keep_last: usize::try_from(policy.keep_last).unwrap_or(1),
+                keep_every: policy.keep_every_steps.and_then(|steps| u64::try_from(steps).ok()),
+            },
+            pinned_steps: BTreeSet::new(),
+            blobs: digest(resolved.map(|resolved| &resolved.spec)),
+            datasets: digest(resolved.map(|resolved| &resolved.dataset)),
+        };
+        Some((job.uid()?, roots))
+    };
+    Ok(list.items.into_iter().filter_map(root).collect())
+}
+
+/// The start checkpoint of a unit stays while the unit may still read it.
+async fn pin_starts(ctx: &Context, jobs: &mut BTreeMap<String, JobRoots>) -> Result<(), Error> {
+    let api: Api<DeserializeGuard<WorkUnit>> = Api::all(ctx.client.clone());
+    let units = within("list workunits", api.list(&ListParams::default())).await?;
+    for unit in units.items.into_iter().filter_map(|unit| unit.0.ok()) {
+        let start = payload(&unit).and_then(|payload| payload.start);
+        if let (Some(start), Some(roots)) = (start, jobs.get_mut(&unit.spec.job_uid)) {
+            roots.pinned_steps.extend(u64::try_from(start.step));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! What the hub's controllers share.
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use kube::Client;
+use kube::runtime::controller::Action;
+
+use super::error::Error;
+use super::events::Recorder;
+use super::provider::leases::LeaseBook;
+use super::state::Identity;
+use super::store::Store;
+use crate::runtime::backoff::{Backoff, jitter_of};
+
+/// See the module.
+pub struct Context {
+    /// The hub's API server.
+    pub client: Client,
+    /// Blobs, datasets, checkpoints.
+    pub store: Arc<Store>,
+    /// The signing key and the incarnation.
+    pub identity: Identity,
+    /// `NAME@sha256:...` of the trainer.
+    pub image: Image,
+    /// Heartbeats as this process saw them.
+    pub leases: LeaseBook,
+    /// Tells people.
+    pub recorder: Recorder,
+    /// Held while a provider is chosen and its unit made: two jobs must not get the same worker.
+    pub placing: tokio::sync::Mutex<()>,
+    /// What is remembered of objects between two looks; losing it costs a delay, never a decision.
+    pub memory: Memory,
+    failures: Backoff<String>,
+}
+
+impl Context {
+    /// Everything at its start.
+    pub fn new(client: Client, store: Arc<Store>, identity: Identity, image: Image) -> Self {
+        Self {
+            recorder: Recorder::new(client.clone()),
+            client,
+            store,
+            identity,
+            image,
+            leases: LeaseBook::default(),
+            placing: tokio::sync::Mutex::default(),
+            memory: Memory::default(),
+            failures: Backoff::new(Duration::from_millis(500), Duration::from_secs(60)),
+        }
+    }
+
+    /// The hub's wall clock: for what is written into objects. Durations that decide are measured with [`Instant`].
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    /// After a failed look at `object`: again, later each time.
+    pub fn retry(&self, object: &str, error: &Error) -> Action {
+        let delay = self.failures.failed(&object.to_owned(), jitter_of(object));
+        if error.is_conflict() {
+            // Somebody else wrote first; the news is on its way, and waiting long would only delay it.
+            tracing::debug!(object, %error, "conflict, looking again");
+        } else {
+            tracing::warn!(object, %error, retry_in = ?delay, "cannot finish, trying again");
+        }
+        Action::requeue(delay)
+    }
+
+    /// After a successful look at `object`.
+    pub fn succeeded(&self, object: &str) {
+        self.failures.succeeded(&object.to_owned());
+    }
+}
+
+/// The trainer's image as the flag names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// `NAME@sha256:...`.
+    pub reference: String,
+    /// `sha256:...`.
+    pub digest: String,
+}
+
+impl std::str::FromStr for Image {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("{text:?} is not NAME@sha256:<64 hex>; a tag would let the image change under a job");
+        let (name, digest) = text.split_once('@').ok_or_else(wrong)?;
+        let valid = !name.is_empty() && digest.parse::<muster_proof::Digest>().is_ok();
+        valid.then(|| Self { reference: text.into(), digest: digest.into() }).ok_or_else(wrong)
+    }
+}
+
+/// Moments by object and what happened then, on the monotonic clock.
+#[derive(Debug, Default)]
+pub struct Memory {
+    moments: Mutex<HashMap<(String, What), Instant>>,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum What {
+    /// Progress was written into a job's status.
+    Progress,
+    /// A CheckpointSaved event was sent.
+    CheckpointEvent,
+    /// A unit was first seen at its end.
+    UnitEnded,
+}
+
+impl Memory {
+    /// How long ago it happened, if it did.
+    pub fn since(&self, object: &str, what: What) -> Option<Duration> {
+        let moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
+        moments.get(&(object.to_owned(), what)).map(Instant::elapsed)
+    }
+
+    /// It happens now.
+    pub fn mark(&self, object: &str, what: What) {
+        let mut moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
+        moments.insert((object.to_owned(), what), Instant::now());
+    }
+
+    /// How long ago it happened first; now, if this is the first time.
+    pub fn first(&self, object: &str, what: What) -> Duration {
+        let mut moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
+        moments.entry((object.to_owned(), what)).or_insert_with(Instant::now).elapsed()
+    }
+
+    /// Forgets all about an object.
+    pub fn forget(&self, object: &str) {
+        let mut moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
+        moments.retain(|(name, _), _| name != object);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_needs_a_digest() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let image: Image = format!("docker.io/library/muster-trainer@{digest}").parse().unwrap();
+        assert_eq!(image.digest, digest);
+        for bad in ["muster-trainer:1", "muster-trainer@sha256:12", &format!("@{digest}")] {
+            assert!(bad.parse::<Image>().is_err(), "{bad}");
+        }
+    }
+}

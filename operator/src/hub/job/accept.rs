@@ -1,0 +1,135 @@
+//! Acceptance: what a schema cannot say is checked, names become digests, and the result is written down once.
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+use muster_api::v1alpha1::{Resolved as ResolvedStatus, TrainingJobSpec, TrainingJobStatus};
+use muster_core::lifecycle::conditions::{self, Acceptance, Pause, Started, View};
+use muster_proof::Digest;
+use muster_trainer::dataset::Manifest;
+
+use super::{CATALOGUE_AGAIN, Look, status};
+use crate::hub::error::Error;
+use crate::resolve::{self, ResolveError, Resolved};
+
+/// Resolutions by what they depend on. Genesis takes seconds for a large model; jobs of one YAML share it.
+static CACHE: LazyLock<Mutex<HashMap<Digest, Arc<Resolved>>>> = LazyLock::new(Mutex::default);
+/// A few recent ones are enough.
+const CACHE_AT_MOST: usize = 32;
+
+/// Says once that another controller has this job, and nothing ever after: its status is the other's.
+pub async fn not_managed(look: &Look<'_>) -> Result<Action, Error> {
+    if look.job.status.as_ref().is_none_or(|status| status.conditions.is_empty()) {
+        let message = format!(
+            "spec.managedBy is {}, so this hub leaves the job alone; its own value is {}",
+            look.job.spec.managed_by,
+            muster_api::names::MANAGED_BY
+        );
+        refuse(look, "NotManaged", message).await?;
+    }
+    Ok(Action::await_change())
+}
+
+/// Resolves the job or says what is in the way.
+pub async fn accept(look: &Look<'_>) -> Result<Action, Error> {
+    let spec = &look.job.spec;
+    if let Err(error) = resolve::check_supported(spec) {
+        refuse(look, error.reason(), error.to_string()).await?;
+        return Ok(Action::await_change());
+    }
+    let namespace = look.job.namespace().unwrap_or_default();
+    let manifest = match look.ctx.store.dataset(&namespace, &spec.data.dataset).await? {
+        Some(digest) => look.ctx.store.dataset_manifest(&digest).await?,
+        None => None,
+    };
+    let Some(manifest) = manifest else {
+        let known = look.ctx.store.datasets(&namespace).await?;
+        refuse(look, "UnknownDataset", unknown_dataset(&namespace, &spec.data.dataset, &known)).await?;
+        return Ok(Action::requeue(CATALOGUE_AGAIN));
+    };
+    match resolve_cached(spec, manifest).await? {
+        Ok(resolved) => {
+            // The blob first: whoever reads the digest in the status may ask for it.
+            look.ctx.store.put_bytes(resolved.bytes.clone()).await?;
+            write_resolved(look, &resolved).await?;
+            Ok(Action::await_change())
+        }
+        Err(error) => {
+            refuse(look, error.reason(), error.to_string()).await?;
+            let again = matches!(error, ResolveError::DigestMismatch { .. });
+            Ok(if again { Action::requeue(CATALOGUE_AGAIN) } else { Action::await_change() })
+        }
+    }
+}
+
+fn unknown_dataset(namespace: &str, name: &str, known: &[String]) -> String {
+    let there = match known {
+        [] => "it has none yet".to_owned(),
+        _ => format!("it has: {}", known.join(", ")),
+    };
+    format!(
+        "no dataset {name} in the catalogue of namespace {namespace} ({there}); prepare one with `muster data prepare \
+         FILE... --out DIR` and import it with `muster data import {namespace}/{name} DIR`"
+    )
+}
+
+async fn resolve_cached(
+    spec: &TrainingJobSpec,
+    manifest: Manifest,
+) -> Result<Result<Arc<Resolved>, ResolveError>, Error> {
+    let parts = serde_json::to_vec(&(&spec.model, &spec.data, &spec.training, &spec.assurance, &manifest))?;
+    let key = Digest::of(&parts);
+    let cached = CACHE.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+    if let Some(found) = cached {
+        return Ok(Ok(found));
+    }
+    let spec = spec.clone();
+    let resolved = tokio::task::spawn_blocking(move || resolve::resolve(&spec, &manifest)).await?;
+    Ok(resolved.map(|resolved| {
+        let resolved = Arc::new(resolved);
+        let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
+        if cache.len() >= CACHE_AT_MOST {
+            cache.clear();
+        }
+        cache.insert(key, resolved.clone());
+        resolved
+    }))
+}
+
+async fn write_resolved(look: &Look<'_>, resolved: &Resolved) -> Result<(), Error> {
+    let digest = resolved.training_digest.to_string();
+    let mut new = said(look, Acceptance::Resolved(digest.clone()));
+    new.training_digest = Some(digest);
+    new.resolved = Some(ResolvedStatus {
+        spec: resolved.digest.to_string(),
+        dataset: resolved.dataset.to_string(),
+        genesis: resolved.genesis.to_string(),
+        image: look.ctx.image.digest.clone(),
+    });
+    look.write(&new).await?;
+    Ok(())
+}
+
+async fn refuse(look: &Look<'_>, reason: &str, message: String) -> Result<(), Error> {
+    let new = said(look, Acceptance::No(reason.to_owned(), message));
+    look.write(&new).await?;
+    Ok(())
+}
+
+/// The status of a job of which only its acceptance is known.
+fn said(look: &Look<'_>, accepted: Acceptance) -> TrainingJobStatus {
+    let steps = u64::try_from(look.job.spec.training.steps).unwrap_or(0);
+    let all = conditions::conditions(&View {
+        accepted,
+        pause: Pause::Never,
+        unit: None,
+        unplaced: None,
+        after: None,
+        started: Started::Never,
+        steps,
+        durable_step: 0,
+        outcome: None,
+    });
+    status::with_conditions(look, &all, look.ctx.now())
+}

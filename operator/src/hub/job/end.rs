@@ -1,0 +1,65 @@
+//! After the end of a job, and its deletion.
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+use muster_api::names::finalizers;
+use muster_api::v1alpha1::Desired;
+
+use super::gather::{self, units_of};
+use super::{Look, ask, key};
+use crate::hub::apply::{self, Presence};
+use crate::hub::error::Error;
+use crate::hub::units;
+
+/// Units of a deleted job are looked at again after this even without news: a member may be gone.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Stops the job's units, waits until nothing of them can run, lets them and then the job go.
+pub async fn delete(look: &Look<'_>) -> Result<Action, Error> {
+    let (ctx, job) = (look.ctx, look.job);
+    if !job.finalizers().iter().any(|finalizer| finalizer == finalizers::JOB) {
+        return Ok(Action::await_change());
+    }
+    let mut left = 0;
+    for unit in units_of(ctx, &look.uid).await? {
+        let provider = gather::provider(ctx, &unit).await?;
+        let (member, _) = gather::member(&unit, provider.as_ref(), ctx.now());
+        if units::over(&unit, member) {
+            units::release(ctx, &unit).await?;
+        } else {
+            ask(ctx, &unit, Desired::Stop).await?;
+            left += 1;
+        }
+    }
+    if left > 0 {
+        tracing::info!(job = key(job), units = left, "waiting for units to end before the job goes");
+        return Ok(Action::requeue(LOOK_AGAIN));
+    }
+    // Its checkpoints' names go now, their blobs with the next garbage collection.
+    ctx.store.forget_job(&look.uid).await?;
+    apply::finalizer(&look.api, "trainingjob", job, finalizers::JOB, Presence::Absent).await?;
+    ctx.memory.forget(&look.uid);
+    tracing::info!(job = key(job), "gone");
+    Ok(Action::await_change())
+}
+
+/// A job that succeeded or failed: its units clean up, and the object goes after its TTL.
+pub async fn finished(look: &Look<'_>) -> Result<Action, Error> {
+    for unit in units_of(look.ctx, &look.uid).await? {
+        ask(look.ctx, &unit, Desired::Stop).await?;
+    }
+    let completed = look.old().completion_time;
+    let (Some(ttl), Some(completed)) = (look.job.spec.ttl_seconds_after_finished, completed) else {
+        return Ok(Action::await_change());
+    };
+    let due = completed.0.checked_add(SignedDuration::from_secs(ttl)).unwrap_or(jiff::Timestamp::MAX);
+    let left = Duration::try_from(due.duration_since(look.ctx.now())).unwrap_or_default();
+    if !left.is_zero() {
+        return Ok(Action::requeue(left + Duration::from_millis(100)));
+    }
+    tracing::info!(job = key(look.job), ttl, "removing the finished job after its TTL");
+    apply::delete(&look.api, "trainingjob", &look.job.name_any(), Some(look.uid.clone())).await?;
+    Ok(Action::await_change())
+}

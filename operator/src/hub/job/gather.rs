@@ -1,0 +1,315 @@
+//! What the API server and the store say about a job right now, as facts for the decision.
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::ListParams;
+use kube::core::DeserializeGuard;
+use kube::{Api, ResourceExt};
+use muster_api::names::labels;
+use muster_api::v1alpha1::{self as api, ComputeProvider, JobCheckpoint, WorkUnit};
+use muster_core::envelope::Payload;
+use muster_core::lifecycle::{
+    Action, Deadline, Desired, Facts, Failure, Member, Rule, Tenure, Unit, UnitPhase, Wish,
+};
+use muster_proof::Digest;
+
+use super::Look;
+use crate::hub::context::Context;
+use crate::hub::error::Error;
+use crate::hub::names::{RESTARTS_BEFORE, provider_of};
+use crate::hub::provider::CONNECTED;
+use crate::hub::store::Whole;
+use crate::runtime::client::within;
+use crate::runtime::sanitise::line;
+
+/// Added to a unit's grace before its member counts as gone: the agent measures from its last word with the hub, which
+/// was earlier than ours with it, and needs a moment to stop its pods.
+const GRACE_MARGIN: Duration = Duration::from_secs(30);
+
+/// Everything one look needs.
+pub struct Gathered {
+    /// For the decision.
+    pub facts: Facts,
+    /// Unit of the highest epoch.
+    pub current: Option<WorkUnit>,
+    /// Units of lower epochs that still exist.
+    pub older: Vec<WorkUnit>,
+    /// Highest epoch ever used, 0 if none.
+    pub last_epoch: i64,
+    /// Newest checkpoint that is whole in the store.
+    pub checkpoint: Option<JobCheckpoint>,
+    /// A unit names a newer checkpoint whose blobs are not all there.
+    pub checkpoint_pending: bool,
+    /// Seconds of running so far.
+    pub active_seconds: i64,
+    /// Time left until activeDeadlineSeconds, while it runs.
+    pub deadline_in: Option<Duration>,
+    /// Time left until an absent member counts as gone.
+    pub member_gone_in: Option<Duration>,
+}
+
+/// Reads all of it, live.
+pub async fn gather(look: &Look<'_>) -> Result<Gathered, Error> {
+    let (ctx, job, now) = (look.ctx, look.job, look.ctx.now());
+    let status = look.old();
+    let mut units = units_of(ctx, &look.uid).await?;
+    units.sort_by_key(|unit| unit.spec.epoch);
+    let mut checkpoint = status.checkpoint.clone();
+    let mut checkpoint_pending = false;
+    for unit in &units {
+        match newer_checkpoint(look, unit, checkpoint.as_ref()).await? {
+            Newer::No => {}
+            Newer::Pending => checkpoint_pending = true,
+            Newer::Yes(newer) => checkpoint = Some(newer),
+        }
+    }
+    let current = units.pop();
+    let known_epoch = status.islands.iter().filter_map(|island| island.epoch).max().unwrap_or(0);
+    let last_epoch = current.as_ref().map_or(0, |unit| unit.spec.epoch).max(known_epoch);
+    let (unit, member_gone_in) = match &current {
+        Some(unit) => {
+            let provider = provider(ctx, unit).await?;
+            let (member, gone_in) = member(unit, provider.as_ref(), now);
+            (Some(unit_facts(unit, provider.as_ref(), member)), gone_in)
+        }
+        None => (None, None),
+    };
+    let (active_seconds, running) = active(&status, now);
+    let left = job.spec.active_deadline_seconds.map(|limit| limit - active_seconds);
+    let facts = Facts {
+        wish: if job.spec.suspend { Wish::Suspend } else { Wish::Run },
+        steps: number(job.spec.training.steps),
+        durable_step: checkpoint.as_ref().map(|checkpoint| number(checkpoint.step)),
+        deadline: if left.is_some_and(|left| left <= 0) { Deadline::Passed } else { Deadline::Ahead },
+        max_restarts: small(job.spec.failure_policy.max_restarts),
+        rules: job.spec.failure_policy.rules.iter().map(rule).collect(),
+        restarts: status.restarts.map_or(0, small),
+        unit,
+    };
+    Ok(Gathered {
+        facts,
+        current,
+        older: units,
+        last_epoch,
+        checkpoint,
+        checkpoint_pending,
+        active_seconds,
+        deadline_in: left.filter(|_| running).map(|left| Duration::from_secs(number(left))),
+        member_gone_in,
+    })
+}
+
+/// All units with the job's label, in whatever namespace.
+pub async fn units_of(ctx: &Context, job_uid: &str) -> Result<Vec<WorkUnit>, Error> {
+    let api: Api<DeserializeGuard<WorkUnit>> = Api::all(ctx.client.clone());
+    let mine = ListParams::default().labels(&format!("{}={job_uid}", labels::JOB_UID));
+    let list = within("list workunits", api.list(&mine)).await?;
+    Ok(list.items.into_iter().filter_map(|unit| unit.0.ok()).collect())
+}
+
+/// The provider in whose namespace the unit is.
+pub async fn provider(ctx: &Context, unit: &WorkUnit) -> Result<Option<ComputeProvider>, Error> {
+    let namespace = unit.namespace().unwrap_or_default();
+    let Some(name) = provider_of(&namespace) else { return Ok(None) };
+    let api: Api<ComputeProvider> = Api::all(ctx.client.clone());
+    Ok(within("get computeprovider", api.get_opt(name)).await?)
+}
+
+/// Whether the unit's member is heard of, and if not, for how long it may still train.
+pub fn member(
+    unit: &WorkUnit,
+    provider: Option<&ComputeProvider>,
+    now: Timestamp,
+) -> (Member, Option<Duration>) {
+    // A provider is let go only after its units; one that is missing was removed by force.
+    let Some(provider) = provider else { return (Member::Gone, None) };
+    let conditions = provider.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let Some(silent) = conditions.iter().find(|c| c.type_ == CONNECTED && c.status == "False") else {
+        return (Member::Connected, None);
+    };
+    let grace = payload(unit).map_or(86_400, |payload| payload.disconnect_grace_seconds);
+    let grace = Duration::from_secs(number(grace)) + GRACE_MARGIN;
+    let silence = now.duration_since(silent.last_transition_time.0);
+    let silence = Duration::try_from(silence).unwrap_or_default();
+    match grace.checked_sub(silence).filter(|left| !left.is_zero()) {
+        Some(left) => (Member::Away, Some(left)),
+        None => (Member::Gone, None),
+    }
+}
+
+/// What this hub signed. Not verified: nobody else may write a WorkUnit's spec, and nothing is run by it here.
+pub fn payload(unit: &WorkUnit) -> Option<Payload> {
+    use base64::Engine as _;
+    let bytes = base64::engine::general_purpose::STANDARD.decode(&unit.spec.envelope.payload).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+/// A WorkUnit as the decision sees it.
+pub fn unit_facts(unit: &WorkUnit, provider: Option<&ComputeProvider>, member: Member) -> Unit {
+    let status = unit.status.clone().unwrap_or_default();
+    let phase = phase(status.phase);
+    let failure = match phase {
+        UnitPhase::Refused => condition(&status.conditions, "Accepted").map(said_by),
+        _ => status.last_failure.as_ref().map(failure),
+    };
+    let waiting = condition(&status.conditions, "Scheduled")
+        .filter(|c| c.status == "False" && c.reason != "Starting")
+        .map(said_by);
+    let restarts_before = unit.annotations().get(RESTARTS_BEFORE).and_then(|text| text.parse().ok());
+    Unit {
+        name: unit.name_any(),
+        provider: provider_of(&unit.namespace().unwrap_or_default()).unwrap_or("?").to_owned(),
+        epoch: number(unit.spec.epoch),
+        desired: match unit.spec.desired {
+            api::Desired::Run => Desired::Run,
+            api::Desired::Drain => Desired::Drain,
+            api::Desired::Stop => Desired::Stop,
+        },
+        phase,
+        attempt: status.attempt.map_or(0, small),
+        workers: small(unit.spec.workers),
+        step: status.step.map_or(0, number),
+        failure,
+        waiting,
+        member,
+        tenure: tenure(unit, provider),
+        restarts_before: restarts_before.unwrap_or(0),
+    }
+}
+
+fn tenure(unit: &WorkUnit, provider: Option<&ComputeProvider>) -> Tenure {
+    // Somebody deleted the unit: it is let go, and the job goes on with the next epoch.
+    if unit.metadata.deletion_timestamp.is_some() {
+        return Tenure::Revoked;
+    }
+    match provider {
+        Some(provider) if provider.spec.scheduling == api::Scheduling::Revoked => Tenure::Revoked,
+        Some(provider) if provider.metadata.deletion_timestamp.is_some() => Tenure::Leaves,
+        Some(provider) if provider.spec.scheduling == api::Scheduling::Drained => Tenure::Leaves,
+        _ => Tenure::Keeps,
+    }
+}
+
+fn phase(phase: Option<api::WorkUnitPhase>) -> UnitPhase {
+    use api::WorkUnitPhase as Api;
+    match phase {
+        None => UnitPhase::Unseen,
+        Some(Api::Accepted) => UnitPhase::Accepted,
+        Some(Api::Refused) => UnitPhase::Refused,
+        Some(Api::Queued) => UnitPhase::Queued,
+        Some(Api::Starting) => UnitPhase::Starting,
+        Some(Api::Running) => UnitPhase::Running,
+        Some(Api::Draining) => UnitPhase::Draining,
+        Some(Api::Succeeded) => UnitPhase::Succeeded,
+        Some(Api::Failed) => UnitPhase::Failed,
+        Some(Api::Released) => UnitPhase::Released,
+    }
+}
+
+fn condition<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|c| c.type_ == kind)
+}
+
+/// Longest text of a member that is passed on.
+const MAX_SAID: usize = 300;
+
+fn said_by(condition: &Condition) -> Failure {
+    Failure {
+        rank: None,
+        exit_code: None,
+        reason: line(&condition.reason, 63),
+        message: line(&condition.message, MAX_SAID),
+    }
+}
+
+fn failure(failure: &api::UnitFailure) -> Failure {
+    Failure {
+        rank: failure.rank.map(small),
+        exit_code: failure.exit_code,
+        reason: line(failure.reason.as_deref().unwrap_or("Unknown"), 63),
+        message: line(failure.message.as_deref().unwrap_or_default(), MAX_SAID),
+    }
+}
+
+fn rule(rule: &api::FailureRule) -> Rule {
+    let reasons = rule.on_reasons.iter().flatten();
+    // The schema's spelling is the agent's: one enum for both.
+    let spelled = reasons.filter_map(|reason| serde_json::to_value(reason).ok()?.as_str().map(str::to_owned));
+    Rule {
+        name: rule.name.clone(),
+        on_reasons: spelled.collect(),
+        on_exit_codes: rule.on_exit_codes.clone().unwrap_or_default(),
+        action: match rule.action {
+            api::FailureAction::Restart => Action::Restart,
+            api::FailureAction::RestartFree => Action::RestartFree,
+            api::FailureAction::Move => Action::Move,
+            api::FailureAction::FailJob => Action::FailJob,
+        },
+    }
+}
+
+enum Newer {
+    No,
+    Pending,
+    Yes(JobCheckpoint),
+}
+
+/// Believes a unit's checkpoint only after reading its manifest and seeing all its files; then it is remembered.
+async fn newer_checkpoint(
+    look: &Look<'_>,
+    unit: &WorkUnit,
+    newest: Option<&JobCheckpoint>,
+) -> Result<Newer, Error> {
+    let named = unit.status.as_ref().and_then(|status| status.checkpoint.as_ref());
+    let Some(named) = named.filter(|c| newest.is_none_or(|newest| c.step > newest.step)) else {
+        return Ok(Newer::No);
+    };
+    let name = unit.name_any();
+    let Ok(digest) = named.manifest.parse::<Digest>() else { return Ok(Newer::No) };
+    let manifest = match look.ctx.store.whole_checkpoint(&digest).await? {
+        Whole::Yes(manifest) => manifest,
+        Whole::Missing(blob) => {
+            tracing::warn!(unit = name, step = named.step, %blob, "checkpoint named before its blobs are here");
+            return Ok(Newer::Pending);
+        }
+        Whole::Invalid(why) => {
+            tracing::error!(unit = name, step = named.step, why, "unit names a checkpoint that is none");
+            return Ok(Newer::No);
+        }
+    };
+    let mine = look.old().training_digest;
+    if number(named.step) != manifest.step()
+        || mine.as_deref() != Some(manifest.training_digest().to_string().as_str())
+    {
+        tracing::error!(unit = name, step = named.step, "unit names a checkpoint of another step or job");
+        return Ok(Newer::No);
+    }
+    look.ctx.store.record_checkpoint(&look.uid, manifest.step(), &digest).await?;
+    Ok(Newer::Yes(JobCheckpoint {
+        step: named.step,
+        state_root: manifest.state_root().to_string(),
+        manifest: digest.to_string(),
+        log_index: None,
+    }))
+}
+
+/// Seconds of running so far, and whether it runs now.
+fn active(status: &api::TrainingJobStatus, now: Timestamp) -> (i64, bool) {
+    let before = status.active_seconds.unwrap_or(0);
+    match condition(&status.conditions, "Ready").filter(|c| c.status == "True") {
+        Some(ready) => {
+            let current = now.duration_since(ready.last_transition_time.0).as_secs();
+            (before.saturating_add(current.max(0)), true)
+        }
+        None => (before, false),
+    }
+}
+
+fn number(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+fn small(value: i32) -> u32 {
+    u32::try_from(value).unwrap_or(0)
+}

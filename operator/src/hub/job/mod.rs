@@ -1,0 +1,309 @@
+//! The job controller. One look at a TrainingJob is: read everything live, decide (muster-core), act, write one status,
+//! tell people what changed. Watches only wake it; nothing is decided from a cache.
+//!
+//! | file | step |
+//! |---|---|
+//! | `accept` | names become digests, once |
+//! | `gather` | what the API server and the store say, as facts |
+//! | `place` | a provider and a unit for the next epoch |
+//! | `unit` | the WorkUnit and its signed envelope, pure |
+//! | `status` | the new status, pure |
+//! | `news` | events from old and new status, pure |
+//! | `end` | deletion, and what follows after the end |
+mod accept;
+mod end;
+pub mod gather;
+mod news;
+mod place;
+mod status;
+mod unit;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::api::{Patch, PatchParams};
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::{Action, Controller};
+use kube::runtime::reflector::{ObjectRef, Store as Cache};
+use kube::runtime::watcher;
+use kube::{Api, Resource, ResourceExt};
+use muster_api::names::{MANAGED_BY, finalizers, labels};
+use muster_api::v1alpha1::{ComputeProvider, Desired, TrainingJob, TrainingJobStatus, WorkUnit};
+use muster_core::lifecycle::conditions::Unplaced;
+use muster_core::lifecycle::{self, Decision, Next, Outcome};
+
+use super::apply::{self, Presence, Written};
+use super::context::{Context, What};
+use super::error::Error;
+use crate::runtime::Shutdown;
+use crate::runtime::client::within;
+use gather::Gathered;
+
+type Guarded = DeserializeGuard<TrainingJob>;
+/// The controller before it runs.
+pub type Unstarted = Controller<Guarded>;
+
+/// Progress alone is written at most this often; a change of state at once.
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+/// Without a place: look again after this even if no provider changed.
+const PLACE_AGAIN: Duration = Duration::from_secs(30);
+/// The catalogue is a directory and cannot wake us.
+const CATALOGUE_AGAIN: Duration = Duration::from_secs(5);
+/// A checkpoint is named whose blobs are not all there (yet).
+const CHECKPOINT_AGAIN: Duration = Duration::from_secs(3);
+
+/// All jobs as last seen: only to find out whom an event concerns.
+pub type Jobs = Cache<Guarded>;
+
+/// The controller, not yet running, and its cache of jobs.
+pub fn controller(ctx: &Context) -> (Controller<Guarded>, Jobs) {
+    let client = ctx.client.clone();
+    let everything = watcher::Config::default;
+    let controller = Controller::new(Api::<Guarded>::all(client.clone()), everything());
+    let (by_uid, unfinished) = (controller.store(), controller.store());
+    let jobs = controller.store();
+    let controller = controller
+        .watches(
+            Api::<DeserializeGuard<WorkUnit>>::all(client.clone()),
+            everything(),
+            move |unit: DeserializeGuard<WorkUnit>| {
+                let uid = unit.labels().get(labels::JOB_UID).cloned();
+                uid.and_then(|uid| by_uid.find(|job| job.uid().as_deref() == Some(&uid)))
+                    .map(|job| ObjectRef::from_obj(job.as_ref()))
+            },
+        )
+        .watches(
+            Api::<DeserializeGuard<ComputeProvider>>::all(client),
+            everything(),
+            // Capacity, loss and return of a provider concern every job that is not over.
+            move |_: DeserializeGuard<ComputeProvider>| {
+                let open = unfinished.state_filter(|job| {
+                    let status = job.0.as_ref().ok().and_then(|job| job.status.as_ref());
+                    !status.and_then(|status| status.phase).is_some_and(|phase| phase.is_finished())
+                });
+                open.iter().map(|job| ObjectRef::from_obj(job.as_ref())).collect::<Vec<_>>()
+            },
+        );
+    (controller, jobs)
+}
+
+/// Runs until shutdown.
+pub async fn run(controller: Controller<Guarded>, ctx: Arc<Context>, shutdown: Shutdown) {
+    controller
+        .graceful_shutdown_on(shutdown.wait())
+        .run(reconcile, error_policy, ctx)
+        .for_each(|result| async move {
+            if let Err(error) = result {
+                tracing::debug!(%error, "job controller");
+            }
+        })
+        .await;
+}
+
+fn error_policy(object: Arc<Guarded>, error: &Error, ctx: Arc<Context>) -> Action {
+    ctx.retry(&key(object.as_ref()), error)
+}
+
+fn key(object: &impl Resource) -> String {
+    let meta = object.meta();
+    let part = |text: &Option<String>| text.clone().unwrap_or_default();
+    format!("trainingjob/{}/{}", part(&meta.namespace), part(&meta.name))
+}
+
+async fn reconcile(object: Arc<Guarded>, ctx: Arc<Context>) -> Result<Action, Error> {
+    let job = match &object.0 {
+        Ok(job) => job,
+        Err(invalid) => {
+            tracing::warn!(job = key(object.as_ref()), %invalid, "TrainingJob does not parse; left alone");
+            return Ok(Action::await_change());
+        }
+    };
+    let action = look(&Look::new(&ctx, job)?).await;
+    if action.is_ok() {
+        ctx.succeeded(&key(job));
+    }
+    action
+}
+
+/// One job and what is needed to act on it.
+pub struct Look<'a> {
+    ctx: &'a Context,
+    job: &'a TrainingJob,
+    api: Api<TrainingJob>,
+    uid: String,
+}
+
+impl<'a> Look<'a> {
+    fn new(ctx: &'a Context, job: &'a TrainingJob) -> Result<Self, Error> {
+        let namespace = job.namespace().ok_or(Error::Incomplete("TrainingJob", "namespace"))?;
+        let uid = job.uid().ok_or(Error::Incomplete("TrainingJob", "uid"))?;
+        Ok(Self { ctx, job, api: Api::namespaced(ctx.client.clone(), &namespace), uid })
+    }
+
+    fn old(&self) -> TrainingJobStatus {
+        self.job.status.clone().unwrap_or_default()
+    }
+
+    /// Writes the status if it changed, and only then tells people what is new.
+    async fn write(&self, new: &TrainingJobStatus) -> Result<Written, Error> {
+        let old = self.old();
+        let written = apply::status(&self.api, "trainingjob", self.job, &old, new).await?;
+        if written == Written::Changed {
+            let ready = new.conditions.iter().find(|c| c.type_ == "Ready");
+            tracing::info!(
+                job = key(self.job),
+                phase = new.phase.map(|phase| format!("{phase:?}")),
+                reason = ready.map(|c| c.reason.as_str()),
+                step = new.progress.as_ref().map(|progress| progress.step),
+                "job"
+            );
+            self.tell(&old, new).await;
+        }
+        Ok(written)
+    }
+
+    async fn tell(&self, old: &TrainingJobStatus, new: &TrainingJobStatus) {
+        let object = self.job.object_ref(&());
+        for item in news::between(old, new) {
+            let steady = item.reason == news::CHECKPOINT_SAVED;
+            let recent = self.ctx.memory.since(&self.uid, What::CheckpointEvent);
+            if steady && recent.is_some_and(|age| age < PROGRESS_EVERY) {
+                continue;
+            }
+            if steady {
+                self.ctx.memory.mark(&self.uid, What::CheckpointEvent);
+            }
+            self.ctx.recorder.tell(&object, &item, self.ctx.now()).await;
+        }
+    }
+}
+
+async fn look(look: &Look<'_>) -> Result<Action, Error> {
+    let (ctx, job) = (look.ctx, look.job);
+    // 1. Somebody else's.
+    if job.spec.managed_by != MANAGED_BY {
+        return accept::not_managed(look).await;
+    }
+    // 2. On its way out, at whatever phase.
+    if job.metadata.deletion_timestamp.is_some() {
+        return end::delete(look).await;
+    }
+    // 3. Over: nothing but cleaning up.
+    if job.status.as_ref().and_then(|status| status.phase).is_some_and(|phase| phase.is_finished()) {
+        return end::finished(look).await;
+    }
+    // 4. From here on it cannot vanish without step 2. The patch itself wakes us again.
+    let finalizer = finalizers::JOB;
+    if apply::finalizer(&look.api, "trainingjob", job, finalizer, Presence::Present).await?
+        == Written::Changed
+    {
+        return Ok(Action::await_change());
+    }
+    // 5. Names become digests, once.
+    if job.status.as_ref().is_none_or(|status| status.resolved.is_none()) {
+        return accept::accept(look).await;
+    }
+    // 6. Read, decide, act.
+    let seen = gather::gather(look).await?;
+    let decision = lifecycle::decide(&seen.facts);
+    tracing::debug!(job = key(job), ?decision, "decided");
+    let acted = act(look, &seen, &decision).await?;
+    // 7. One status.
+    let new = status::render(look, &seen, &decision, &acted, ctx.now());
+    let old = look.old();
+    if status::differs_in_progress_only(&old, &new) && old != new {
+        let age = ctx.memory.since(&look.uid, What::Progress).unwrap_or(PROGRESS_EVERY);
+        if age < PROGRESS_EVERY {
+            return Ok(Action::requeue(PROGRESS_EVERY - age));
+        }
+    }
+    if look.write(&new).await? == Written::Changed {
+        ctx.memory.mark(&look.uid, What::Progress);
+    }
+    Ok(next_look(&seen, &decision, &acted))
+}
+
+/// What was done about a decision.
+pub enum Acted {
+    /// Nothing was to be done.
+    Nothing,
+    /// This unit was made.
+    Placed(Box<WorkUnit>),
+    /// Nobody can have it now.
+    Unplaced(Unplaced),
+    /// Too soon after the last failure.
+    Delayed(Duration),
+}
+
+async fn act(look: &Look<'_>, seen: &Gathered, decision: &Decision) -> Result<Acted, Error> {
+    if let (Some(current), Some(desired)) = (&seen.current, decision.desired) {
+        ask(look.ctx, current, to_api(desired)).await?;
+    }
+    for older in &seen.older {
+        ask(look.ctx, older, Desired::Stop).await?;
+    }
+    match &decision.next {
+        Next::Place { restarts, after } => {
+            if let (Some(unit), Some(_)) = (&seen.facts.unit, after) {
+                let wait = Duration::from_secs(lifecycle::failure::restart_delay_seconds(*restarts));
+                let age = look.ctx.memory.first(&unit.name, What::UnitEnded);
+                if age < wait {
+                    return Ok(Acted::Delayed(wait - age));
+                }
+            }
+            place::place(look, seen, *restarts).await
+        }
+        Next::Finish(Outcome::Failed { reason, .. }) => {
+            tracing::info!(job = key(look.job), reason, "job fails");
+            Ok(Acted::Nothing)
+        }
+        Next::Wait | Next::Rest | Next::Finish(_) => Ok(Acted::Nothing),
+    }
+}
+
+fn next_look(seen: &Gathered, decision: &Decision, acted: &Acted) -> Action {
+    let waits = [
+        seen.checkpoint_pending.then_some(CHECKPOINT_AGAIN),
+        seen.deadline_in,
+        seen.member_gone_in,
+        match acted {
+            Acted::Delayed(wait) => Some(*wait),
+            Acted::Unplaced(_) => Some(PLACE_AGAIN),
+            Acted::Placed(_) | Acted::Nothing => None,
+        },
+    ];
+    if matches!(decision.next, Next::Finish(_)) {
+        return Action::await_change();
+    }
+    waits.into_iter().flatten().min().map_or_else(Action::await_change, Action::requeue)
+}
+
+fn to_api(desired: lifecycle::Desired) -> Desired {
+    match desired {
+        lifecycle::Desired::Run => Desired::Run,
+        lifecycle::Desired::Drain => Desired::Drain,
+        lifecycle::Desired::Stop => Desired::Stop,
+    }
+}
+
+/// Asks a unit for more than it was asked so far; never for less.
+pub async fn ask(ctx: &Context, unit: &WorkUnit, desired: Desired) -> Result<(), Error> {
+    if unit.spec.desired >= desired {
+        return Ok(());
+    }
+    let namespace = unit.namespace().unwrap_or_default();
+    let api: Api<WorkUnit> = Api::namespaced(ctx.client.clone(), &namespace);
+    let name = unit.name_any();
+    let patch = serde_json::json!({"metadata": {"uid": unit.uid()}, "spec": {"desired": desired}});
+    let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
+    let what = format!("patch workunit {name}");
+    match within(&what, api.patch(&name, &params, &patch)).await.map_err(Error::from) {
+        Ok(_) => {
+            tracing::info!(unit = name, namespace, ?desired, "asked");
+            Ok(())
+        }
+        Err(error) if error.is_gone() => Ok(()),
+        Err(error) => Err(error),
+    }
+}

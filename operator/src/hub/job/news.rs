@@ -1,0 +1,116 @@
+//! What a person should hear about a job: the difference of two statuses, in words. Pure.
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use muster_api::v1alpha1::{TrainingJobPhase, TrainingJobStatus};
+
+use crate::hub::events::{Fold, News};
+
+/// Reason of the one kind of news that keeps coming.
+pub const CHECKPOINT_SAVED: &str = "CheckpointSaved";
+
+/// News in the order in which things happened.
+pub fn between(old: &TrainingJobStatus, new: &TrainingJobStatus) -> Vec<News> {
+    let mut news = Vec::new();
+    acceptance(old, new, &mut news);
+    suspension(old, new, &mut news);
+    placement(old, new, &mut news);
+    training(old, new, &mut news);
+    if let Some(checkpoint) = &new.checkpoint
+        && old.checkpoint.as_ref().is_none_or(|before| before.step < checkpoint.step)
+    {
+        let message =
+            format!("the state after step {} is durable, {}", checkpoint.step, checkpoint.state_root);
+        news.push(News { fold: Fold::Newest, ..News::normal(CHECKPOINT_SAVED, message) });
+    }
+    ending(old, new, &mut news);
+    news
+}
+
+fn find<'a>(status: &'a TrainingJobStatus, kind: &str) -> Option<&'a Condition> {
+    status.conditions.iter().find(|c| c.type_ == kind)
+}
+
+/// The new condition, if its status or reason is new.
+fn turned<'a>(old: &TrainingJobStatus, new: &'a TrainingJobStatus, kind: &str) -> Option<&'a Condition> {
+    let now = find(new, kind)?;
+    let same = find(old, kind).is_some_and(|was| was.status == now.status && was.reason == now.reason);
+    (!same).then_some(now)
+}
+
+fn acceptance(old: &TrainingJobStatus, new: &TrainingJobStatus, news: &mut Vec<News>) {
+    match turned(old, new, "Accepted") {
+        Some(accepted) if accepted.status == "True" => {
+            let dataset = new.resolved.as_ref().map_or("", |resolved| resolved.dataset.as_str());
+            news.push(News::normal("Resolved", format!("{}; dataset {dataset}", accepted.message)));
+        }
+        Some(accepted) if accepted.status == "False" => {
+            news.push(News::warning(&accepted.reason, accepted.message.clone()));
+        }
+        _ => {}
+    }
+}
+
+fn suspension(old: &TrainingJobStatus, new: &TrainingJobStatus, news: &mut Vec<News>) {
+    if let Some(suspended) = turned(old, new, "Suspended") {
+        let reason = match suspended.reason.as_str() {
+            "SuspendedByUser" => "Suspended",
+            other => other,
+        };
+        news.push(News::normal(reason, suspended.message.clone()));
+    }
+}
+
+fn placement(old: &TrainingJobStatus, new: &TrainingJobStatus, news: &mut Vec<News>) {
+    let unit =
+        |status: &TrainingJobStatus| status.islands.first().and_then(|island| island.work_unit.clone());
+    if unit(new).is_some() && unit(new) != unit(old) {
+        let start = match &new.checkpoint {
+            Some(checkpoint) => format!("starts from the checkpoint of step {}", checkpoint.step),
+            None => "starts from step 0".to_owned(),
+        };
+        let place = find(new, "Placed").map_or("", |placed| placed.message.as_str());
+        news.push(News::normal("Placed", format!("{place}; {start}")));
+    }
+    if let Some(placed) = turned(old, new, "Placed").filter(|placed| placed.status == "False") {
+        news.push(News::warning(&placed.reason, placed.message.clone()));
+    }
+}
+
+fn training(old: &TrainingJobStatus, new: &TrainingJobStatus, news: &mut Vec<News>) {
+    let ready = find(new, "Ready").map_or("", |ready| ready.message.as_str());
+    let progressing = find(new, "Progressing");
+    let restarted = new.restarts.unwrap_or(0) > old.restarts.unwrap_or(0);
+    // A loss is news even if training went on before the next look.
+    match turned(old, new, "Progressing") {
+        Some(progress) if progress.status == "False" => {
+            news.push(News::warning(&progress.reason, progress.message.clone()));
+        }
+        Some(progress) if progress.status == "Unknown" && progress.reason != "Starting" => {
+            news.push(News::warning(&progress.reason, progress.message.clone()));
+        }
+        _ if restarted => {
+            let why = progressing.map_or("", |progress| progress.message.as_str());
+            news.push(News::warning("Restarted", format!("restart {}: {why}", new.restarts.unwrap_or(0))));
+        }
+        _ => {}
+    }
+    if new.phase != Some(TrainingJobPhase::Running) {
+        return;
+    }
+    match old.phase {
+        _ if old.start_time.is_none() => news.push(News::normal("Started", ready)),
+        Some(TrainingJobPhase::Recovering) => news.push(News::normal("Recovered", ready)),
+        _ => {}
+    }
+}
+
+fn ending(old: &TrainingJobStatus, new: &TrainingJobStatus, news: &mut Vec<News>) {
+    if let Some(failed) = turned(old, new, "Failed") {
+        news.push(News::warning("Failed", format!("{}: {}", failed.reason, failed.message)));
+    }
+    if turned(old, new, "Succeeded").is_some() {
+        let result = new.result.as_ref();
+        let root = result.map_or("", |result| result.state_root.as_str());
+        let step = result.map_or(0, |result| result.step);
+        news.push(News::normal("Succeeded", format!("all {step} steps are done, state root {root}")));
+    }
+}

@@ -1,0 +1,216 @@
+//! A provider and a unit for the next epoch of a job.
+use std::collections::{BTreeMap, HashMap};
+
+use kube::api::{ListParams, PostParams};
+use kube::core::DeserializeGuard;
+use kube::{Api, ResourceExt};
+use muster_api::v1alpha1::{
+    self as api, ComputeProvider, ProviderReport, Scheduling, WorkUnit, WorkUnitPhase,
+};
+use muster_core::lifecycle::conditions::Unplaced;
+use muster_core::lifecycle::next_epoch;
+use muster_core::placement::{self, Availability, Candidate, Device, Placement, Request, TrustTier};
+
+use super::gather::{self, Gathered};
+use super::unit::{Particulars, render};
+use super::{Acted, Look, key};
+use crate::hub::apply;
+use crate::hub::context::Context;
+use crate::hub::error::Error;
+use crate::hub::names::{provider_namespace, provider_of};
+use crate::hub::provider;
+use crate::runtime::client::{ClientError, within};
+
+/// Chooses a provider and makes the unit. Everything is read again, live, under one lock: two jobs must not get the same
+/// worker, and one job must not get two units.
+pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Acted, Error> {
+    let ctx = look.ctx;
+    let _only_one = ctx.placing.lock().await;
+    let units = all_units(ctx).await?;
+    let mine = |unit: &&WorkUnit| unit.spec.job_uid == look.uid;
+    if let Some(newer) = units.iter().filter(mine).find(|unit| unit.spec.epoch > seen.last_epoch) {
+        // Made by an earlier look whose answer was lost. The watch brings it.
+        return Ok(Acted::Placed(Box::new(newer.clone())));
+    }
+    let candidates = candidates(ctx, &units, &look.uid).await?;
+    let (provider, min_epoch) = match placement::place(&request(look), &candidates) {
+        Placement::On { provider, min_epoch } => (provider, min_epoch),
+        Placement::NoProviders => {
+            let message =
+                "there is no ComputeProvider yet; the hub's admin makes one and its owner connects an agent";
+            return Ok(unplaced("NoProviders", message.into()));
+        }
+        Placement::NoCapacity { message } => return Ok(unplaced("NoCapacity", message)),
+        Placement::NoneEligible { message } => return Ok(unplaced("NoneEligible", message)),
+    };
+    let last = u64::try_from(seen.last_epoch).unwrap_or(0);
+    let epoch = i64::try_from(next_epoch(last, min_epoch)).unwrap_or(i64::MAX);
+    let start = seen.checkpoint.as_ref();
+    let particulars = Particulars { provider: &provider, epoch, start, restarts };
+    let unit = render(look.job, &look.old(), &particulars, &ctx.image, &ctx.identity, ctx.now())?;
+    let unit = create(ctx, unit, &look.uid).await?;
+    tracing::info!(job = key(look.job), provider, unit = unit.name_any(), epoch, "placed");
+    Ok(Acted::Placed(Box::new(unit)))
+}
+
+fn unplaced(reason: &str, message: String) -> Acted {
+    Acted::Unplaced(Unplaced { reason: reason.into(), message })
+}
+
+async fn create(ctx: &Context, unit: WorkUnit, job_uid: &str) -> Result<WorkUnit, Error> {
+    let (name, namespace) = (unit.name_any(), unit.namespace().unwrap_or_default());
+    let api: Api<WorkUnit> = Api::namespaced(ctx.client.clone(), &namespace);
+    let made = within(&format!("create workunit {name}"), api.create(&PostParams::default(), &unit)).await;
+    match made {
+        Ok(unit) => Ok(unit),
+        // The name is deterministic, so it can only be ours, unless somebody plays tricks: then it stays theirs.
+        Err(ClientError::Request { source, .. }) if apply::is_code(&source, &[409]) => {
+            let found = within(&format!("get workunit {name}"), api.get(&name)).await?;
+            let ours = found.spec.job_uid == job_uid && found.metadata.deletion_timestamp.is_none();
+            if ours { Ok(found) } else { Err(Error::Foreign(format!("workunit {namespace}/{name}"))) }
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn request(look: &Look<'_>) -> Request {
+    let spec = &look.job.spec;
+    Request {
+        workers: u32::try_from(spec.workers.count).unwrap_or(u32::MAX),
+        device_class: spec.workers.device_class.clone(),
+        arithmetic: spec.training.arithmetic.as_str().into(),
+        image_digest: look.ctx.image.digest.clone(),
+        allowed: spec.placement.providers.clone(),
+        min_trust: trust(spec.placement.min_trust_tier),
+        exclude_owners: spec.placement.exclude_owners.clone(),
+        regions: spec.placement.regions.clone(),
+        max_price: spec.placement.max_price,
+    }
+}
+
+fn trust(tier: api::TrustTier) -> TrustTier {
+    match tier {
+        api::TrustTier::Untrusted => TrustTier::Untrusted,
+        api::TrustTier::Standard => TrustTier::Standard,
+        api::TrustTier::Trusted => TrustTier::Trusted,
+    }
+}
+
+async fn all_units(ctx: &Context) -> Result<Vec<WorkUnit>, Error> {
+    let api: Api<DeserializeGuard<WorkUnit>> = Api::all(ctx.client.clone());
+    let list = within("list workunits", api.list(&ListParams::default())).await?;
+    Ok(list.items.into_iter().filter_map(|unit| unit.0.ok()).collect())
+}
+
+async fn candidates(ctx: &Context, units: &[WorkUnit], job_uid: &str) -> Result<Vec<Candidate>, Error> {
+    let providers: Api<DeserializeGuard<ComputeProvider>> = Api::all(ctx.client.clone());
+    let reports: Api<DeserializeGuard<ProviderReport>> = Api::all(ctx.client.clone());
+    let everything = ListParams::default();
+    let providers = within("list computeproviders", providers.list(&everything)).await?;
+    let reports = within("list providerreports", reports.list(&everything)).await?;
+    let reports: HashMap<String, ProviderReport> = reports
+        .items
+        .into_iter()
+        .filter_map(|report| report.0.ok())
+        .filter_map(|report| Some((report.namespace()?, report)))
+        .collect();
+    let candidate = |found: DeserializeGuard<ComputeProvider>| {
+        let found = found.0.ok()?;
+        let report = reports.get(&provider_namespace(&found.name_any()));
+        Some(self::candidate(&found, report, units, job_uid))
+    };
+    Ok(providers.items.into_iter().filter_map(candidate).collect())
+}
+
+fn candidate(
+    found: &ComputeProvider,
+    report: Option<&ProviderReport>,
+    units: &[WorkUnit],
+    job_uid: &str,
+) -> Candidate {
+    let name = found.name_any();
+    let status = found.status.clone().unwrap_or_default();
+    let report = report.and_then(|report| report.status.clone()).unwrap_or_default();
+    let accepts = report.accepts.clone().unwrap_or_default();
+    let here: Vec<&WorkUnit> = units
+        .iter()
+        .filter(|unit| provider_of(&unit.namespace().unwrap_or_default()) == Some(&name))
+        .collect();
+    let living: Vec<&WorkUnit> = here.iter().copied().filter(|unit| !ended(unit)).collect();
+    let quota = u32::try_from(found.spec.quota.units).unwrap_or(0);
+    Candidate {
+        availability: availability(found),
+        trust: trust(found.spec.trust_tier),
+        owner: found.spec.owner.clone(),
+        region: found.spec.region.clone(),
+        min_epoch: status.min_epoch.and_then(|epoch| u64::try_from(epoch).ok()).unwrap_or(1),
+        units_left: Some(quota.saturating_sub(u32::try_from(living.len()).unwrap_or(u32::MAX))),
+        devices: devices(found, &report, &living),
+        arithmetic: accepts.arithmetic.iter().map(|name| name.as_str().to_owned()).collect(),
+        images: accepts.images,
+        failures: u32::try_from(
+            here.iter().filter(|unit| unit.spec.job_uid == job_uid && failed(unit)).count(),
+        )
+        .unwrap_or(u32::MAX),
+        name,
+    }
+}
+
+fn availability(found: &ComputeProvider) -> Availability {
+    if found.metadata.deletion_timestamp.is_some() || found.spec.scheduling != Scheduling::Enabled {
+        return Availability::Cordoned;
+    }
+    let conditions = found.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let ready = conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+    if ready { Availability::Ready } else { Availability::NotReady }
+}
+
+fn devices(
+    found: &ComputeProvider,
+    report: &api::ProviderReportStatus,
+    living: &[&WorkUnit],
+) -> BTreeMap<String, Device> {
+    let quota = provider::worker_quota(found).unwrap_or(u32::MAX);
+    let in_class = |class: &str, only_pending: Option<()>| -> u32 {
+        let matching = living.iter().filter(|unit| {
+            let same = gather::payload(unit).is_none_or(|payload| payload.device_class == class);
+            same && (only_pending.is_none() || pending(unit))
+        });
+        matching.map(|unit| u32::try_from(unit.spec.workers).unwrap_or(0)).sum()
+    };
+    provider::devices(report)
+        .into_iter()
+        .map(|(class, lent, price)| {
+            let device = Device {
+                workers: lent.workers.min(quota),
+                idle: lent.idle,
+                assigned: in_class(&class, None),
+                pending: in_class(&class, Some(())),
+                price,
+            };
+            (class, device)
+        })
+        .collect()
+}
+
+fn phase_of(unit: &WorkUnit) -> Option<WorkUnitPhase> {
+    unit.status.as_ref().and_then(|status| status.phase)
+}
+
+fn ended(unit: &WorkUnit) -> bool {
+    phase_of(unit).is_some_and(WorkUnitPhase::is_finished)
+}
+
+/// Not running yet, so the report cannot have counted it.
+fn pending(unit: &WorkUnit) -> bool {
+    !matches!(phase_of(unit), Some(WorkUnitPhase::Running | WorkUnitPhase::Draining))
+}
+
+fn failed(unit: &WorkUnit) -> bool {
+    let failure = unit.status.as_ref().is_some_and(|status| status.last_failure.is_some());
+    match phase_of(unit) {
+        Some(WorkUnitPhase::Refused | WorkUnitPhase::Failed) => true,
+        Some(WorkUnitPhase::Released) => failure,
+        _ => false,
+    }
+}

@@ -1,0 +1,230 @@
+//! The new status of a TrainingJob, from what was seen, decided and done. Pure.
+use jiff::Timestamp;
+use muster_api::v1alpha1::{
+    Island, Progress, TrainingJob, TrainingJobPhase, TrainingJobStatus, WorkUnit, WorkUnitPhase,
+};
+use muster_core::lifecycle::conditions::{
+    Acceptance, Condition, Pause, Phase, Started, Unplaced, View, conditions, phase,
+};
+use muster_core::lifecycle::{Decision, Member, Next, Outcome, Unit, UnitPhase, Wish};
+
+use super::gather::{self, Gathered};
+use super::{Acted, Look};
+use crate::hub::apply::{self, Said, time};
+use crate::hub::names::provider_of;
+use crate::runtime::sanitise::line;
+use kube::ResourceExt;
+
+/// The old status with new conditions and the phase that follows from them.
+pub fn with_conditions(look: &Look<'_>, all: &[Condition], now: Timestamp) -> TrainingJobStatus {
+    conclude(look.job, look.old(), all, now)
+}
+
+fn conclude(
+    job: &TrainingJob,
+    old: TrainingJobStatus,
+    all: &[Condition],
+    now: Timestamp,
+) -> TrainingJobStatus {
+    let said = all.iter().map(|condition| Said {
+        kind: condition.kind.name(),
+        status: condition.status.name(),
+        reason: condition.reason.clone(),
+        message: condition.message.clone(),
+    });
+    let generation = job.metadata.generation;
+    TrainingJobStatus {
+        observed_generation: generation,
+        conditions: apply::conditions(&old.conditions, said, generation, now),
+        phase: Some(api_phase(phase(all))),
+        ..old
+    }
+}
+
+fn api_phase(phase: Phase) -> TrainingJobPhase {
+    match phase {
+        Phase::Pending => TrainingJobPhase::Pending,
+        Phase::Placing => TrainingJobPhase::Placing,
+        Phase::Running => TrainingJobPhase::Running,
+        Phase::Recovering => TrainingJobPhase::Recovering,
+        Phase::Suspended => TrainingJobPhase::Suspended,
+        Phase::Succeeded => TrainingJobPhase::Succeeded,
+        Phase::Failed => TrainingJobPhase::Failed,
+    }
+}
+
+/// The whole new status.
+pub fn render(
+    look: &Look<'_>,
+    seen: &Gathered,
+    decision: &Decision,
+    acted: &Acted,
+    now: Timestamp,
+) -> TrainingJobStatus {
+    of_job(look.job, seen, decision, acted, now)
+}
+
+/// [`render`] without anything that could do more than compute.
+pub fn of_job(
+    job: &TrainingJob,
+    seen: &Gathered,
+    decision: &Decision,
+    acted: &Acted,
+    now: Timestamp,
+) -> TrainingJobStatus {
+    let old = job.status.clone().unwrap_or_default();
+    let placed = match acted {
+        Acted::Placed(unit) => Some(gather::unit_facts(unit, None, Member::Connected)),
+        _ => None,
+    };
+    // The unit that trains or shall train; one that ended is only history.
+    let unit = placed.as_ref().or(match decision.next {
+        Next::Wait => seen.facts.unit.as_ref(),
+        _ => None,
+    });
+    let running = unit.is_some_and(|unit| unit.phase == UnitPhase::Running);
+    let started = old.start_time.is_some() || running;
+    let outcome = match &decision.next {
+        Next::Finish(outcome) => Some(outcome),
+        _ => None,
+    };
+    let all = conditions(&View {
+        accepted: Acceptance::Resolved(old.training_digest.clone().unwrap_or_default()),
+        pause: pause(&old, seen, &decision.next),
+        unit,
+        unplaced: unplaced(acted),
+        after: match &decision.next {
+            Next::Place { after, .. } => after.clone(),
+            _ => None,
+        },
+        started: if started { Started::Before } else { Started::Never },
+        steps: seen.facts.steps,
+        durable_step: seen.facts.durable_step.unwrap_or(0),
+        outcome,
+    });
+    let object = match acted {
+        Acted::Placed(unit) => Some(unit.as_ref()),
+        _ => seen.current.as_ref(),
+    };
+    let restarts = restarts(&old, unit, &decision.next);
+    let mut new = TrainingJobStatus {
+        progress: progress(job, &old, seen.current.as_ref(), outcome, running),
+        islands: islands(&old, object),
+        providers: unit.map(|unit| unit.provider.clone()),
+        checkpoint: seen.checkpoint.clone(),
+        restarts: (restarts > 0).then_some(restarts),
+        start_time: old.start_time.clone().or_else(|| running.then(|| time(now))),
+        ..conclude(job, old.clone(), &all, now)
+    };
+    if is_ready(&old) && !is_ready(&new) {
+        new.active_seconds = Some(seen.active_seconds);
+    }
+    if outcome.is_some() {
+        new.completion_time = Some(time(now));
+        new.providers.clone_from(&old.providers);
+    }
+    if outcome == Some(&Outcome::Succeeded) {
+        new.result.clone_from(&seen.checkpoint);
+    }
+    new
+}
+
+fn is_ready(status: &TrainingJobStatus) -> bool {
+    status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+fn pause(old: &TrainingJobStatus, seen: &Gathered, next: &Next) -> Pause {
+    match (seen.facts.wish, next) {
+        (Wish::Suspend, Next::Rest) => Pause::Resting,
+        (Wish::Suspend, _) => Pause::Draining,
+        (Wish::Run, _) if old.conditions.iter().any(|c| c.type_ == "Suspended") => Pause::Over,
+        (Wish::Run, _) => Pause::Never,
+    }
+}
+
+fn unplaced(acted: &Acted) -> Option<Unplaced> {
+    match acted {
+        Acted::Unplaced(why) => Some(why.clone()),
+        Acted::Delayed(_) => Some(Unplaced {
+            reason: "BackingOff".into(),
+            message: "waits a little longer after each restart".into(),
+        }),
+        Acted::Placed(_) | Acted::Nothing => None,
+    }
+}
+
+fn restarts(old: &TrainingJobStatus, unit: Option<&Unit>, next: &Next) -> i32 {
+    let now = match next {
+        Next::Place { restarts, .. } => *restarts,
+        _ => unit.map_or(0, Unit::restarts),
+    };
+    i32::try_from(now).unwrap_or(i32::MAX).max(old.restarts.unwrap_or(0))
+}
+
+fn islands(old: &TrainingJobStatus, object: Option<&WorkUnit>) -> Vec<Island> {
+    let Some(object) = object else {
+        // The unit is gone; its epoch must never be used again.
+        let forget = |island: &Island| Island { phase: None, ..island.clone() };
+        return old.islands.iter().map(forget).collect();
+    };
+    let namespace = object.namespace().unwrap_or_default();
+    vec![Island {
+        index: object.spec.island,
+        provider: provider_of(&namespace).map(str::to_owned),
+        work_unit: Some(object.name_any()),
+        epoch: Some(object.spec.epoch),
+        phase: object.status.as_ref().and_then(|status| status.phase),
+    }]
+}
+
+/// What the unit reported last. A loss is an agent's text, so it is checked to be a number before people see it.
+fn progress(
+    job: &TrainingJob,
+    old: &TrainingJobStatus,
+    unit: Option<&WorkUnit>,
+    outcome: Option<&Outcome>,
+    running: bool,
+) -> Option<Progress> {
+    let steps = job.spec.training.steps;
+    let reported = unit.and_then(|unit| unit.status.as_ref());
+    let step = match (outcome, reported.and_then(|status| status.step)) {
+        (Some(Outcome::Succeeded), _) => steps,
+        (_, Some(step)) => step.clamp(0, steps),
+        (_, None) => {
+            // A unit that has not stepped yet: what the last one reached still stands, but its speed does not.
+            return old.progress.clone().map(|before| Progress { tokens_per_second: None, ..before });
+        }
+    };
+    let loss = reported.and_then(|status| status.loss.as_deref()).map(|text| line(text, 24));
+    let before = old.progress.as_ref();
+    Some(Progress {
+        step: Some(step),
+        text: Some(format!("{step}/{steps}")),
+        loss: loss.filter(|text| text.parse::<f64>().is_ok()).or_else(|| before.and_then(|p| p.loss.clone())),
+        tokens_per_second: reported.filter(|_| running).and_then(|status| status.tokens_per_second),
+        update_time: reported
+            .and_then(|status| status.progress_time.clone())
+            .or_else(|| before.and_then(|p| p.update_time.clone())),
+    })
+}
+
+/// Whether only what may wait ten seconds is different: numbers, the checkpoint, and the words that repeat them.
+pub fn differs_in_progress_only(old: &TrainingJobStatus, new: &TrainingJobStatus) -> bool {
+    still(old) == still(new)
+}
+
+fn still(status: &TrainingJobStatus) -> TrainingJobStatus {
+    let mut still = TrainingJobStatus { progress: None, checkpoint: None, ..status.clone() };
+    for condition in &mut still.conditions {
+        if matches!(condition.type_.as_str(), "Ready" | "Progressing") {
+            condition.message.clear();
+        }
+    }
+    for island in &mut still.islands {
+        // The job's own phase says it; a unit's smaller steps may wait.
+        if island.phase.is_some_and(|phase| !WorkUnitPhase::is_finished(phase)) {
+            island.phase = None;
+        }
+    }
+    still
+}

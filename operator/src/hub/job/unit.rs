@@ -1,0 +1,126 @@
+//! A WorkUnit: the signed payload and the object around it. Pure.
+use jiff::{SignedDuration, Timestamp};
+use kube::api::ObjectMeta;
+use muster_api::names::{finalizers, labels};
+use muster_api::v1alpha1::{
+    Desired, Envelope, JobCheckpoint, TrainingJob, TrainingJobStatus, WorkUnit, WorkUnitKind, WorkUnitSpec,
+};
+use muster_core::envelope::{CheckpointRef, FORMAT, Kind, Payload, Resources, seal};
+
+use crate::hub::context::Image;
+use crate::hub::error::Error;
+use crate::hub::names::{MANAGER, RESTARTS_BEFORE, provider_namespace, unit};
+use crate::hub::state::Identity;
+
+/// How long an envelope is good. A unit that outlives it gets a new epoch; long enough that few do.
+const VALIDITY: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// What is particular about this unit of a job.
+pub struct Particulars<'a> {
+    /// Where it goes.
+    pub provider: &'a str,
+    /// Its epoch.
+    pub epoch: i64,
+    /// What it starts from; `None` is genesis.
+    pub start: Option<&'a JobCheckpoint>,
+    /// Restarts of the job counted so far.
+    pub restarts: u32,
+}
+
+/// The unit, ready to be created.
+///
+/// # Errors
+/// [`Error::Incomplete`] for a job that is not resolved, [`Error::Seal`].
+pub fn render(
+    job: &TrainingJob,
+    status: &TrainingJobStatus,
+    particulars: &Particulars<'_>,
+    image: &Image,
+    identity: &Identity,
+    now: Timestamp,
+) -> Result<WorkUnit, Error> {
+    let job_uid = job.metadata.uid.clone().ok_or(Error::Incomplete("TrainingJob", "uid"))?;
+    let payload = payload(job, &job_uid, status, particulars, image, identity, now)?;
+    let sealed = seal(&payload, &identity.key)?;
+    let envelope: Envelope =
+        serde_json::from_slice(&sealed.to_json().map_err(muster_core::envelope::SealError::from)?)?;
+    let text = |pairs: &[(&str, String)]| {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect()
+    };
+    Ok(WorkUnit {
+        metadata: ObjectMeta {
+            name: Some(payload.name.clone()),
+            namespace: Some(provider_namespace(particulars.provider)),
+            labels: Some(text(&[
+                (labels::JOB_UID, job_uid.clone()),
+                (labels::ISLAND, payload.island.to_string()),
+                (labels::EPOCH, payload.epoch.to_string()),
+                (labels::MANAGED_BY, MANAGER.to_owned()),
+            ])),
+            annotations: Some(text(&[(RESTARTS_BEFORE, particulars.restarts.to_string())])),
+            finalizers: Some(vec![finalizers::UNIT.into()]),
+            ..Default::default()
+        },
+        spec: WorkUnitSpec {
+            kind: WorkUnitKind::Train,
+            job_uid,
+            island: 0,
+            epoch: particulars.epoch,
+            workers: job.spec.workers.count,
+            envelope,
+            desired: Desired::Run,
+        },
+        status: None,
+    })
+}
+
+fn payload(
+    job: &TrainingJob,
+    job_uid: &str,
+    status: &TrainingJobStatus,
+    particulars: &Particulars<'_>,
+    image: &Image,
+    identity: &Identity,
+    now: Timestamp,
+) -> Result<Payload, Error> {
+    let missing = |what| Error::Incomplete("TrainingJob status", what);
+    let resolved = status.resolved.as_ref().ok_or(missing("resolved"))?;
+    let digest = |text: &str, what| text.parse().map_err(|_| missing(what));
+    let spec = &job.spec;
+    let start = particulars.start.map(|checkpoint| {
+        Ok::<_, Error>(CheckpointRef {
+            step: checkpoint.step,
+            manifest: digest(&checkpoint.manifest, "checkpoint.manifest")?,
+        })
+    });
+    let max_restarts = i64::from(spec.failure_policy.max_restarts) - i64::from(particulars.restarts);
+    Ok(Payload {
+        format: FORMAT.into(),
+        kind: Kind::Train,
+        name: unit(job_uid, 0, particulars.epoch),
+        provider: particulars.provider.into(),
+        job_uid: job_uid.into(),
+        island: 0,
+        epoch: particulars.epoch,
+        workers: i64::from(spec.workers.count),
+        device_class: spec.workers.device_class.clone(),
+        resources: Resources {
+            cpu: spec.workers.resources.cpu.0.clone(),
+            memory: spec.workers.resources.memory.0.clone(),
+        },
+        image: image.reference.clone(),
+        spec: digest(&resolved.spec, "resolved.spec")?,
+        training_digest: digest(status.training_digest.as_deref().unwrap_or_default(), "trainingDigest")?,
+        dataset: digest(&resolved.dataset, "resolved.dataset")?,
+        arithmetic: spec.training.arithmetic.as_str().into(),
+        steps: spec.training.steps,
+        interval_steps: spec.training.interval_steps,
+        keep_last: i64::from(spec.checkpoints.keep_last),
+        start: start.transpose()?,
+        max_restarts: max_restarts.max(0),
+        schedule_timeout_seconds: i64::from(spec.failure_policy.schedule_timeout_seconds),
+        disconnect_grace_seconds: i64::from(spec.placement.disconnect_grace_seconds),
+        incarnation: identity.incarnation,
+        not_after: now.checked_add(VALIDITY).unwrap_or(Timestamp::MAX),
+    })
+}

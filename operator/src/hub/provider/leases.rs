@@ -1,0 +1,84 @@
+//! Heartbeats: the moments at which this process saw agents' leases change, on its own monotonic clock.
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::coordination::v1::Lease;
+use muster_core::provider::{LeaseWatch, Pulse};
+
+/// See the module.
+pub struct LeaseBook {
+    start: Instant,
+    seen: Mutex<HashMap<String, (LeaseWatch, Pulse)>>,
+}
+
+impl Default for LeaseBook {
+    fn default() -> Self {
+        Self { start: Instant::now(), seen: Mutex::default() }
+    }
+}
+
+impl LeaseBook {
+    /// Notes a look at a provider's lease. True if the provider's status may have to change: its last verdict was not
+    /// "fresh".
+    pub fn saw(&self, provider: &str, lease: &Lease) -> bool {
+        let spec = lease.spec.as_ref();
+        // The text only: whether it moved is all that counts, the agent's clock is its own.
+        let mark = spec.and_then(|spec| spec.renew_time.as_ref()).map(|time| format!("{:?}", time.0));
+        let now = self.start.elapsed();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        match seen.get_mut(provider) {
+            Some((watch, pulse)) => {
+                watch.saw(mark, now);
+                *pulse != Pulse::Fresh
+            }
+            None => {
+                seen.insert(provider.to_owned(), (LeaseWatch::new(mark, now), Pulse::TooEarly));
+                true
+            }
+        }
+    }
+
+    /// How alive the provider looks, and how long that holds without news. Before the first look at its lease nothing can
+    /// be said.
+    pub fn pulse(&self, provider: &str, lease_seconds: i32) -> (Pulse, Option<Duration>) {
+        let duration = Duration::from_secs(u64::try_from(lease_seconds).unwrap_or(15));
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((watch, last)) = seen.get_mut(provider) else {
+            return (Pulse::TooEarly, Some(duration));
+        };
+        let (pulse, holds) = watch.pulse(duration, self.start.elapsed());
+        *last = pulse;
+        (pulse, holds)
+    }
+
+    /// The provider is gone.
+    pub fn forget(&self, provider: &str) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).remove(provider);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::coordination::v1::LeaseSpec;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+
+    fn lease(second: Option<i64>) -> Lease {
+        let renew_time = second.map(|s| MicroTime(jiff::Timestamp::from_second(s).unwrap()));
+        Lease { spec: Some(LeaseSpec { renew_time, ..Default::default() }), ..Default::default() }
+    }
+
+    #[test]
+    fn a_beating_heart_wakes_nobody() {
+        let book = LeaseBook::default();
+        assert_eq!(book.pulse("east", 15).0, Pulse::TooEarly);
+        assert!(book.saw("east", &lease(None)), "first look");
+        assert_eq!(book.pulse("east", 15).0, Pulse::NeverSeen);
+        assert!(book.saw("east", &lease(Some(100))), "it came alive");
+        assert_eq!(book.pulse("east", 15).0, Pulse::Fresh);
+        assert!(!book.saw("east", &lease(Some(105))));
+        assert_eq!(book.pulse("east", 0).0, Pulse::Expired);
+        assert!(book.saw("east", &lease(Some(110))), "it came back");
+    }
+}

@@ -1,0 +1,215 @@
+//! The status of a ComputeProvider from one look at it.
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use muster_api::v1alpha1 as api;
+use muster_core::provider::{self as core, Lent, Pulse, Report};
+
+use crate::hub::apply::{self, Said};
+use crate::hub::names::provider_namespace;
+use crate::runtime::sanitise::line;
+
+/// Condition of a provider whose `lastTransitionTime` says since when its agent has been silent. Ready cannot say it: a
+/// provider may be unready for other reasons long before.
+pub const CONNECTED: &str = "Connected";
+
+/// What was seen.
+pub struct Facts {
+    /// WorkUnits in its namespace.
+    pub units: Vec<api::WorkUnit>,
+    /// Its report, if there is one, or why it does not parse.
+    pub report: Option<Result<api::ProviderReport, String>>,
+    /// Its heartbeat, and how long the verdict holds.
+    pub pulse: (Pulse, Option<Duration>),
+}
+
+/// The status, and when to look again without news.
+pub fn render(
+    provider: &api::ComputeProvider,
+    facts: &Facts,
+    now: Timestamp,
+) -> (api::ComputeProviderStatus, Option<Duration>) {
+    let old = provider.status.clone().unwrap_or_default();
+    let (pulse, holds) = facts.pulse;
+    let (verdict, report) = judge(facts.report.as_ref());
+    let generation = provider.metadata.generation;
+    let said = said(&old, pulse, &verdict, scheduling(provider));
+    let mut new = api::ComputeProviderStatus {
+        observed_generation: generation,
+        namespace: Some(provider_namespace(&provider.name_any())),
+        units: i32::try_from(facts.units.iter().filter(|unit| !released(unit)).count()).ok(),
+        min_epoch: old.min_epoch.or(Some(1)),
+        conditions: apply::conditions(&old.conditions, said, generation, now),
+        ..old
+    };
+    if let Some(report) = report {
+        new.agent_version = report.agent_version.as_deref().map(|text| line(text, 64));
+        new.capacity = Some(capacity(provider, report));
+    }
+    (new, holds.map(|left| left + Duration::from_millis(50)))
+}
+
+fn released(unit: &api::WorkUnit) -> bool {
+    unit.status.as_ref().and_then(|status| status.phase) == Some(api::WorkUnitPhase::Released)
+}
+
+fn judge(
+    report: Option<&Result<api::ProviderReport, String>>,
+) -> (Report, Option<&api::ProviderReportStatus>) {
+    match report {
+        Some(Err(why)) => (Report::Invalid(why.clone()), None),
+        Some(Ok(report)) => match &report.status {
+            Some(status) if status.observed_at.is_some() => (Report::Valid, Some(status)),
+            _ => (Report::Missing, None),
+        },
+        None => (Report::Missing, None),
+    }
+}
+
+fn scheduling(provider: &api::ComputeProvider) -> core::Scheduling {
+    if provider.metadata.deletion_timestamp.is_some() {
+        return core::Scheduling::Deleting;
+    }
+    match provider.spec.scheduling {
+        api::Scheduling::Enabled => core::Scheduling::Enabled,
+        api::Scheduling::Cordoned => core::Scheduling::Cordoned,
+        api::Scheduling::Drained => core::Scheduling::Drained,
+        api::Scheduling::Revoked => core::Scheduling::Revoked,
+    }
+}
+
+fn said(
+    old: &api::ComputeProviderStatus,
+    pulse: Pulse,
+    report: &Report,
+    scheduling: core::Scheduling,
+) -> Vec<Said> {
+    let before = |kind: &'static str| {
+        let found = old.conditions.iter().find(|c| c.type_ == kind)?;
+        let status = match found.status.as_str() {
+            "True" => "True",
+            "False" => "False",
+            _ => "Unknown",
+        };
+        Some(Said { kind, status, reason: found.reason.clone(), message: found.message.clone() })
+    };
+    let say = |kind, status, reason: &str, message: &str| Said {
+        kind,
+        status,
+        reason: reason.into(),
+        message: message.into(),
+    };
+    let unknown = |kind| say(kind, "Unknown", "Starting", "the hub has not watched long enough to say");
+    let ready = match core::ready(pulse, report, scheduling) {
+        Some(ready) => say("Ready", if ready.ready { "True" } else { "False" }, ready.reason, &ready.message),
+        None => before("Ready").unwrap_or_else(|| unknown("Ready")),
+    };
+    let connected = match pulse {
+        Pulse::Fresh => say(CONNECTED, "True", "LeaseRenewed", "the agent renews its lease"),
+        Pulse::Expired => say(CONNECTED, "False", "LeaseExpired", "the agent does not renew its lease"),
+        Pulse::NeverSeen => say(CONNECTED, "False", "NeverSeen", "no agent has connected yet"),
+        Pulse::TooEarly => before(CONNECTED).unwrap_or_else(|| unknown(CONNECTED)),
+    };
+    let joined = match (pulse, before("Joined")) {
+        (_, Some(joined)) if joined.status == "True" => joined,
+        (Pulse::Fresh | Pulse::Expired, _) => {
+            say("Joined", "True", "JoinFile", "an agent connected with this provider's join file")
+        }
+        _ => say("Joined", "False", "NoToken", "waiting for an agent with this provider's join file"),
+    };
+    let by_file = "accepted by its join file: whoever the admin hands it to is the provider";
+    let accepted = match scheduling {
+        core::Scheduling::Revoked => say("Accepted", "False", "Revoked", "spec.scheduling is Revoked"),
+        _ => say("Accepted", "True", "JoinFile", by_file),
+    };
+    vec![ready, connected, joined, accepted]
+}
+
+/// The provider's devices by class as they may be used, each class once.
+pub fn devices(report: &api::ProviderReportStatus) -> Vec<(String, Lent, Option<i64>)> {
+    let number = |n: i32| u32::try_from(n).unwrap_or(0);
+    report
+        .devices
+        .iter()
+        .map(|d| (line(&d.class, 63), Lent { workers: number(d.workers), idle: number(d.idle) }, d.price))
+        .collect()
+}
+
+/// The quota of workers as a limit.
+pub fn worker_quota(provider: &api::ComputeProvider) -> Option<u32> {
+    u32::try_from(provider.spec.quota.workers).ok()
+}
+
+fn capacity(provider: &api::ComputeProvider, report: &api::ProviderReportStatus) -> api::Capacity {
+    let lent: Vec<_> = devices(report).into_iter().map(|(class, lent, _)| (class, lent)).collect();
+    let capped = core::capacity(&lent, worker_quota(provider));
+    api::Capacity {
+        text: Some(capped.text()),
+        workers: i32::try_from(capped.workers).ok(),
+        idle: i32::try_from(capped.idle).ok(),
+        devices: capped.classes.into_keys().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn provider(status: serde_json::Value) -> api::ComputeProvider {
+        serde_json::from_value(json!({
+            "apiVersion": "muster.dev/v1alpha1", "kind": "ComputeProvider",
+            "metadata": {"name": "east", "uid": "u", "generation": 2},
+            "spec": {"owner": "acme", "quota": {"units": 10, "workers": 4}},
+            "status": status,
+        }))
+        .unwrap()
+    }
+
+    fn report() -> api::ProviderReport {
+        serde_json::from_value(json!({
+            "apiVersion": "muster.dev/v1alpha1", "kind": "ProviderReport",
+            "metadata": {"name": "report", "namespace": "muster-p-east"},
+            "status": {
+                "observedAt": "2026-11-22T19:00:00Z", "agentVersion": "0.1.0\u{1b}[31m",
+                "devices": [{"class": "cpu", "workers": 8, "idle": 6}],
+            },
+        }))
+        .unwrap()
+    }
+
+    fn facts(pulse: Pulse) -> Facts {
+        Facts { units: vec![], report: Some(Ok(report())), pulse: (pulse, None) }
+    }
+
+    fn reason(status: &api::ComputeProviderStatus, kind: &str) -> String {
+        let found = status.conditions.iter().find(|c| c.type_ == kind);
+        found.map_or_else(String::new, |c| format!("{} {}", c.status, c.reason))
+    }
+
+    #[test]
+    fn a_connected_provider() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        let (status, _) = render(&provider(json!({})), &facts(Pulse::Fresh), now);
+        assert_eq!(reason(&status, "Ready"), "True Connected");
+        assert_eq!(reason(&status, "Joined"), "True JoinFile");
+        assert_eq!(status.agent_version.as_deref(), Some("0.1.0[31m"), "nothing that a terminal obeys");
+        let capacity = status.capacity.unwrap();
+        assert_eq!((capacity.text.as_deref(), capacity.idle), (Some("4/4 cpu"), Some(4)), "capped by quota");
+        assert_eq!((status.min_epoch, status.units), (Some(1), Some(0)));
+    }
+
+    #[test]
+    fn a_hub_that_just_started_does_not_judge() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        let (first, _) = render(&provider(json!({})), &facts(Pulse::Fresh), now);
+        let restarted = provider(serde_json::to_value(&first).unwrap());
+        let later = Timestamp::from_second(1_000_100).unwrap();
+        let (same, _) = render(&restarted, &facts(Pulse::TooEarly), later);
+        assert_eq!(same, first, "nothing to write");
+        let (gone, _) = render(&restarted, &facts(Pulse::Expired), later);
+        assert_eq!(reason(&gone, "Ready"), "False LeaseExpired");
+        assert_eq!(reason(&gone, "Joined"), "True JoinFile");
+    }
+}
