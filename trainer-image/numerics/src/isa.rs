@@ -10,19 +10,21 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isa {
     /// Plain Rust, no CPU feature assumed. Without an FMA unit every `fma` is emulated in f64: exact,
-    /// independent of any libm, and ten to a hundred times slower than [`Isa::Avx2`].
+    /// independent of any libm, and about a hundred times slower than [`Isa::Avx2`].
     Portable,
     /// x86-64 with AVX2 and FMA (Haswell, Zen and later).
     Avx2,
+    /// x86-64 with the AVX-512 of servers: F, VL, DQ, BW (Skylake-SP, Zen 4 and later).
+    Avx512,
 }
 
 impl Isa {
     /// Every instruction set this crate has kernels for, slowest first.
-    pub const ALL: [Isa; 2] = [Isa::Portable, Isa::Avx2];
+    pub const ALL: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512];
 
     /// The fastest instruction set of this CPU.
     pub fn detect() -> Isa {
-        if Isa::Avx2.is_available() { Isa::Avx2 } else { Isa::Portable }
+        Isa::ALL.into_iter().rfind(|isa| isa.is_available()).unwrap_or(Isa::Portable)
     }
 
     /// The instruction sets of this CPU, slowest first.
@@ -35,11 +37,12 @@ impl Isa {
         Isa::ALL.into_iter().filter(|isa| !isa.is_available()).map(Isa::name).collect()
     }
 
-    /// `portable` or `avx2`.
+    /// `portable`, `avx2` or `avx512`.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
         }
     }
 
@@ -49,8 +52,16 @@ impl Isa {
             Isa::Portable => true,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                Isa::Avx2.is_available()
+                    && std::is_x86_feature_detected!("avx512f")
+                    && std::is_x86_feature_detected!("avx512vl")
+                    && std::is_x86_feature_detected!("avx512dq")
+                    && std::is_x86_feature_detected!("avx512bw")
+            }
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 => false,
+            Isa::Avx2 | Isa::Avx512 => false,
         }
     }
 }
@@ -161,10 +172,20 @@ macro_rules! multiversion {
                 body::<$crate::isa::Fused>($($arg),*)
             }
 
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw")]
+            #[allow(clippy::too_many_arguments)]
+            fn avx512($($arg: $ty),*) $(-> $ret)? {
+                body::<$crate::isa::Fused>($($arg),*)
+            }
+
             match level.isa() {
                 // SAFETY: a `Level` of `Isa::Avx2` exists only where the CPU reported avx2 and fma.
                 #[cfg(target_arch = "x86_64")]
                 $crate::isa::Isa::Avx2 => unsafe { avx2($($arg),*) },
+                // SAFETY: likewise for `Isa::Avx512` and the features named above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::isa::Isa::Avx512 => unsafe { avx512($($arg),*) },
                 _ => body::<$crate::isa::Emulated>($($arg),*),
             }
         }

@@ -15,7 +15,7 @@ pub(crate) use tile::{MR, NR, Start};
 use crate::env::{Env, Failed, grown};
 use crate::isa::Level;
 use crate::pool::Chunks;
-use tile::tile;
+use tile::{tile, tile_pair};
 
 /// Steps of k per pass of the micro-kernel: a right panel of 16 KiB stays in the first-level cache.
 const KC: usize = 256;
@@ -24,6 +24,9 @@ const NC: usize = 1024;
 const KO: usize = 2048;
 /// Rows of the packed left operand: 72 KiB at most, for the second-level cache.
 const MC: usize = 72;
+
+/// Columns of the right operand that one thread packs at a time.
+const PACK: usize = 8 * NR;
 
 /// A read-only matrix inside a slice: element (i, k) is `data[i * row + k * col]`.
 #[derive(Clone, Copy)]
@@ -85,13 +88,25 @@ pub(crate) fn block(
         let left = grown(scratch, panels * MR * kc);
         pack_left(level, a.from(0, k0), m, kc, left);
         let start = if k0 == 0 { start } else { Start::Resume };
-        for j in (0..n).step_by(NR) {
-            let right = &b.data[(j / NR * b.depth + k0) * NR..][..kc * NR];
-            let cols = NR.min(n - j);
+        let panel = |j: usize| &b.data[(j / NR * b.depth + k0) * NR..][..kc * NR];
+        let mut j = 0;
+        while j < n {
+            let wide = j + 2 * NR <= n;
+            let cols = if wide { 2 * NR } else { NR.min(n - j) };
             let start = start.columns(j, cols);
             for (i, left) in (0..m).step_by(MR).zip(left.chunks_exact(MR * kc)) {
-                tile(level, left, right, start, &mut c[i * stride + j..], stride, MR.min(m - i), cols);
+                let (c, rows) = (&mut c[i * stride + j..], MR.min(m - i));
+                if !wide {
+                    tile(level, left, panel(j), start, c, stride, rows, cols);
+                    continue;
+                }
+                let right = [panel(j), panel(j + NR)];
+                if rows < MR || !tile_pair(level, left, right, start, c, stride) {
+                    tile(level, left, right[0], start.columns(0, NR), c, stride, rows, NR);
+                    tile(level, left, right[1], start.columns(NR, NR), &mut c[NR..], stride, rows, NR);
+                }
             }
+            j += cols;
         }
     }
 }
@@ -114,9 +129,9 @@ pub(crate) fn product(
         for k0 in (0..k).step_by(KO) {
             let kc = KO.min(k - k0);
             let right = grown(&mut env.shared, nc.div_ceil(NR) * NR * kc);
-            env.pool.each(Chunks::new(right, NR * kc), &mut env.scratch, |panel, out, _| {
-                let j = panel * NR;
-                pack_right(level, b.from(k0, j0 + j), NR.min(nc - j), kc, out);
+            env.pool.each(Chunks::new(right, PACK * kc), &mut env.scratch, |i, out, _| {
+                let j = i * PACK;
+                pack_right(level, b.from(k0, j0 + j), PACK.min(nc - j), kc, out);
             })?;
             let right = Packed { data: right, depth: kc };
             let start = match bias {

@@ -7,18 +7,41 @@ use crate::isa::multiversion;
 multiversion! {
     /// `m` rows and `k` columns of `a` as panels of `MR` rows: `out[panel][k][row]`.
     pub(crate) fn pack_left<A>(a: Matrix<'_>, m: usize, k: usize, out: &mut [f32]) {
-        for (i, out) in (0..m).step_by(MR).zip(out.chunks_exact_mut(MR * k)) {
-            panel::<MR>(a.from(i, 0), MR.min(m - i), k, out);
-        }
+        panels::<MR>(a, m, k, out);
     }
 }
 
 multiversion! {
     /// `k` rows and `n` columns of `b` as panels of `NR` columns: `out[panel][k][column]`.
     pub(crate) fn pack_right<A>(b: Matrix<'_>, n: usize, k: usize, out: &mut [f32]) {
-        let b = b.transposed();
-        for (j, out) in (0..n).step_by(NR).zip(out.chunks_exact_mut(NR * k)) {
-            panel::<NR>(b.from(j, 0), NR.min(n - j), k, out);
+        panels::<NR>(b.transposed(), n, k, out);
+    }
+}
+
+#[inline(always)]
+fn panels<const W: usize>(source: Matrix<'_>, rows: usize, k: usize, out: &mut [f32]) {
+    let mut done = 0;
+    if source.row == 1 {
+        done = rows / W * W;
+        interleave::<W>(source, done / W, k, out);
+    }
+    while done < rows {
+        panel::<W>(source.from(done, 0), W.min(rows - done), k, &mut out[done * k..]);
+        done += W;
+    }
+}
+
+/// Whole panels of a source whose rows lie side by side: all panels advance together, so that memory is
+/// read in long runs.
+#[inline(always)]
+fn interleave<const W: usize>(source: Matrix<'_>, panels: usize, k: usize, out: &mut [f32]) {
+    let (out, _) = out.as_chunks_mut::<W>();
+    for step in 0..k {
+        let line = &source.data[step * source.col..];
+        for panel in 0..panels {
+            if let Some(line) = line[panel * W..].first_chunk::<W>() {
+                out[panel * k + step] = *line;
+            }
         }
     }
 }
@@ -39,12 +62,6 @@ fn panel<const W: usize>(source: Matrix<'_>, rows: usize, k: usize, out: &mut [f
                 out[k][i] = data[i * row + k * col];
             }
         }
-    } else if row == 1 {
-        for k in 0..k {
-            if let Some(line) = data[k * col..].first_chunk::<W>() {
-                out[k] = *line;
-            }
-        }
     } else if col == 1 {
         transpose::<W>(data, row, out);
     } else {
@@ -60,40 +77,39 @@ fn panel<const W: usize>(source: Matrix<'_>, rows: usize, k: usize, out: &mut [f
 #[inline(always)]
 fn transpose<const W: usize>(data: &[f32], row: usize, out: &mut [[f32; W]]) {
     let k = out.len();
-    let quads = if cfg!(target_arch = "x86_64") { (W / 4 * 4, k / 4 * 4) } else { (0, 0) };
+    assert!(k > 0 && data.len() >= (W - 1) * row + k, "W rows of k elements");
+    let (rows, depth) = if cfg!(target_arch = "x86_64") { (W / 4 * 4, k / 4 * 4) } else { (0, 0) };
     #[cfg(target_arch = "x86_64")]
-    for i in (0..quads.0).step_by(4) {
-        let line = &data[i * row..];
-        let lines = [&line[..k], &line[row..][..k], &line[2 * row..][..k], &line[3 * row..][..k]];
-        for k in (0..quads.1).step_by(4) {
-            // SAFETY: k + 4 <= out.len() = the length of every line, and i + 4 <= W.
-            unsafe { quad(lines, k, out.as_mut_ptr().add(k).cast::<f32>().add(i), W) };
+    for k in (0..depth).step_by(4) {
+        for i in (0..rows).step_by(4) {
+            let (from, to) = (data.as_ptr(), out.as_mut_ptr());
+            // SAFETY: rows i .. i + 4 <= W have elements k .. k + 4 <= out.len() by the assert, and `out`
+            // has as many lines of W >= i + 4 elements.
+            unsafe { quad(from.add(i * row + k), row, to.add(k).cast::<f32>().add(i), W) };
         }
     }
     for i in 0..W {
         let line = &data[i * row..][..k];
-        let done = if i < quads.0 { quads.1 } else { 0 };
+        let done = if i < rows { depth } else { 0 };
         for k in done..k {
             out[k][i] = line[k];
         }
     }
 }
 
-/// Four elements of four rows to four columns, `stride` apart.
+/// Four elements of four lines, `row` apart, to four columns, `stride` apart.
 ///
 /// # Safety
-/// Every line has k + 4 elements; `out` may be written at four places `stride` apart, 4 elements each.
+/// `from` may be read and `out` written at four places `row` and `stride` apart, 4 elements each.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-unsafe fn quad(lines: [&[f32]; 4], k: usize, out: *mut f32, stride: usize) {
+unsafe fn quad(from: *const f32, row: usize, out: *mut f32, stride: usize) {
     use std::arch::x86_64::{_mm_loadu_ps, _mm_movehl_ps, _mm_movelh_ps, _mm_storeu_ps};
     use std::arch::x86_64::{_mm_unpackhi_ps, _mm_unpacklo_ps};
-    // SAFETY: inside the lengths of the contract; SSE is part of x86-64.
+    // SAFETY: inside the places of the contract; SSE is part of x86-64.
     unsafe {
-        let a = _mm_loadu_ps(lines[0].as_ptr().add(k));
-        let b = _mm_loadu_ps(lines[1].as_ptr().add(k));
-        let c = _mm_loadu_ps(lines[2].as_ptr().add(k));
-        let d = _mm_loadu_ps(lines[3].as_ptr().add(k));
+        let (a, b) = (_mm_loadu_ps(from), _mm_loadu_ps(from.add(row)));
+        let (c, d) = (_mm_loadu_ps(from.add(2 * row)), _mm_loadu_ps(from.add(3 * row)));
         let (ab, cd) = (_mm_unpacklo_ps(a, b), _mm_unpacklo_ps(c, d));
         _mm_storeu_ps(out, _mm_movelh_ps(ab, cd));
         _mm_storeu_ps(out.add(stride), _mm_movehl_ps(cd, ab));

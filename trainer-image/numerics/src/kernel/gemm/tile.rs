@@ -1,4 +1,5 @@
-//! The micro-kernel: a tile of 6 x 16 results whose chains run side by side, in registers under AVX2.
+//! The micro-kernel: a tile of 6 x 16 results whose chains run side by side, in registers under AVX2; two
+//! such tiles at once under AVX-512.
 
 use crate::isa::{Arith, Emulated, Isa, Level};
 
@@ -46,13 +47,13 @@ pub(crate) fn tile(
     let k = right.len() / NR;
     assert!(left.len() >= k * MR, "a left panel of k steps");
     #[cfg(target_arch = "x86_64")]
-    if level.isa() == Isa::Avx2 && rows == MR && cols == NR {
+    if level.isa() != Isa::Portable && rows == MR && cols == NR {
         assert!(c.len() >= (MR - 1) * stride + NR, "a tile inside the result");
         if let Start::Bias(bias) = start {
             assert!(bias.len() >= NR, "a bias per column");
         }
-        // SAFETY: a `Level` of Avx2 means the CPU has avx2 and fma; the asserts above are the lengths
-        // that the kernel's contract asks for.
+        // SAFETY: a `Level` of Avx2 or Avx512 means the CPU has avx2 and fma; the asserts above are the
+        // lengths that the kernel's contract asks for.
         return unsafe { avx2::tile(k, left.as_ptr(), right.as_ptr(), start, c.as_mut_ptr(), stride) };
     }
 
@@ -66,7 +67,7 @@ pub(crate) fn tile(
     }
     match level.isa() {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => {
+        Isa::Avx2 | Isa::Avx512 => {
             let acc = acc.as_flattened_mut();
             // SAFETY: as above; the tile is a whole one in `acc`.
             unsafe { avx2::tile(k, left.as_ptr(), right.as_ptr(), Start::Resume, acc.as_mut_ptr(), NR) }
@@ -76,6 +77,34 @@ pub(crate) fn tile(
     for (i, acc) in acc.iter().enumerate().take(rows) {
         c[i * stride..][..cols].copy_from_slice(&acc[..cols]);
     }
+}
+
+/// Two tiles side by side, where the instruction set does them at once: whole tiles only. Whether it did.
+#[inline]
+pub(crate) fn tile_pair(
+    level: Level,
+    left: &[f32],
+    right: [&[f32]; 2],
+    start: Start<'_>,
+    c: &mut [f32],
+    stride: usize,
+) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if level.isa() == Isa::Avx512 {
+        let k = right[0].len() / NR;
+        assert!(left.len() >= k * MR && right[1].len() >= k * NR, "panels of k steps");
+        assert!(c.len() >= (MR - 1) * stride + 2 * NR, "two tiles inside the result");
+        if let Start::Bias(bias) = start {
+            assert!(bias.len() >= 2 * NR, "a bias per column");
+        }
+        let right = right.map(<[f32]>::as_ptr);
+        // SAFETY: a `Level` of Avx512 means the CPU has avx512f; the asserts above are the lengths that
+        // the kernel's contract asks for.
+        unsafe { avx512::tile_pair(k, left.as_ptr(), right, start, c.as_mut_ptr(), stride) };
+        return true;
+    }
+    let _ = (level, left, right, start, c, stride);
+    false
 }
 
 /// The tile in plain Rust.
@@ -147,6 +176,65 @@ mod avx2 {
                 let row = c.add(i * stride);
                 _mm256_storeu_ps(row, _mm256_add_ps(acc[0], zero));
                 _mm256_storeu_ps(row.add(8), _mm256_add_ps(acc[1], zero));
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::{
+        _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+    };
+
+    use super::{MR, NR, Start};
+
+    /// 12 accumulators of 16 lanes: enough chains in flight for two FMA units of four cycles.
+    ///
+    /// # Safety
+    /// The CPU has avx512f. `left` has k * MR elements, each of `right` k * NR, `c` MR rows of 2 NR
+    /// elements `stride` apart, writable and not overlapping the others; a bias has 2 NR elements.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn tile_pair(
+        k: usize,
+        mut left: *const f32,
+        right: [*const f32; 2],
+        start: Start<'_>,
+        c: *mut f32,
+        stride: usize,
+    ) {
+        let [mut right0, mut right1] = right;
+        let mut acc = [[_mm512_setzero_ps(); 2]; MR];
+        // SAFETY (all accesses below): inside the lengths that the contract states.
+        unsafe {
+            match start {
+                Start::Zero => {}
+                Start::Bias(bias) => {
+                    acc = [[_mm512_loadu_ps(bias.as_ptr()), _mm512_loadu_ps(bias.as_ptr().add(NR))]; MR];
+                }
+                Start::Resume => {
+                    for (i, acc) in acc.iter_mut().enumerate() {
+                        let row = c.add(i * stride);
+                        *acc = [_mm512_loadu_ps(row), _mm512_loadu_ps(row.add(NR))];
+                    }
+                }
+            }
+            for _ in 0..k {
+                let b = [_mm512_loadu_ps(right0), _mm512_loadu_ps(right1)];
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    let a = _mm512_set1_ps(*left.add(i));
+                    acc[0] = _mm512_fmadd_ps(a, b[0], acc[0]);
+                    acc[1] = _mm512_fmadd_ps(a, b[1], acc[1]);
+                }
+                left = left.add(MR);
+                right0 = right0.add(NR);
+                right1 = right1.add(NR);
+            }
+            let zero = _mm512_setzero_ps();
+            for (i, acc) in acc.iter().enumerate() {
+                let row = c.add(i * stride);
+                _mm512_storeu_ps(row, _mm512_add_ps(acc[0], zero));
+                _mm512_storeu_ps(row.add(NR), _mm512_add_ps(acc[1], zero));
             }
         }
     }
