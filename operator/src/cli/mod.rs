@@ -4,6 +4,7 @@
 //! 2 wrong usage; `muster local` and `muster sample` end with the trainer's own code.
 mod crd;
 mod failure;
+mod job_file;
 mod output;
 mod run;
 mod version;
