@@ -6,6 +6,7 @@ mod crd;
 mod failure;
 mod job_file;
 mod output;
+mod rbac;
 mod run;
 mod version;
 
@@ -39,6 +40,8 @@ enum Command {
     Agent(run::AgentCommand),
     /// Print the CustomResourceDefinitions
     Crd(crd::CrdCommand),
+    /// Print the rights of hub, agent or member
+    Rbac(rbac::RbacCommand),
     /// Print versions of the program and of what it speaks
     Version(version::VersionCommand),
 }
@@ -70,6 +73,7 @@ impl Command {
             Self::Hub(command) => command.run(),
             Self::Agent(command) => command.run(),
             Self::Crd(command) => command.run(),
+            Self::Rbac(command) => command.run(),
             Self::Version(command) => command.run(),
         }
     }
