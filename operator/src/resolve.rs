@@ -58,6 +58,19 @@ pub enum ResolveError {
         /// The manifest's digest.
         found: Digest,
     },
+    /// The model cannot address all tokens of the dataset.
+    #[error(
+        "spec.model.vocabulary: is {model}, but dataset {name} has a vocabulary of {data}; set it to at least {data}, or \
+             name a dataset made for {model}"
+    )]
+    Vocabulary {
+        /// spec.data.dataset.
+        name: String,
+        /// spec.model.vocabulary.
+        model: u64,
+        /// The dataset's.
+        data: u64,
+    },
     /// A value is out of its bounds, alone or together with others or with the dataset.
     #[error("spec.{0}")]
     Invalid(String),
@@ -78,6 +91,12 @@ pub enum Unsupported {
 }
 
 impl ResolveError {
+    /// Whether the dataset is what does not fit, and not the job by itself.
+    #[must_use]
+    pub const fn is_about_data(&self) -> bool {
+        matches!(self, Self::DigestMismatch { .. } | Self::Vocabulary { .. } | Self::Dataset(_))
+    }
+
     /// The reason of condition Accepted=False.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
@@ -87,6 +106,7 @@ impl ResolveError {
             Self::Unsupported { what: Unsupported::Tier, .. } => "UnsupportedTier",
             Self::Budget => "Forbidden",
             Self::DigestMismatch { .. } => "DigestMismatch",
+            Self::Vocabulary { .. } => "VocabularyMismatch",
             Self::Invalid(_) => "InvalidSpec",
             Self::Dataset(_) => "InvalidDataset",
         }
@@ -130,7 +150,9 @@ pub fn resolve(spec: &api::TrainingJobSpec, data: &Manifest) -> Result<Resolved,
         return Err(ResolveError::DigestMismatch { name, pinned, found: dataset });
     }
     let (model, training) = (model(&spec.model)?, training(&spec.training)?);
-    let (spec, bytes) = resolved::resolved_spec(&model, &training, data).map_err(invalid)?;
+    let name = &spec.data.dataset;
+    let (spec, bytes) =
+        resolved::resolved_spec(&model, &training, data).map_err(|error| invalid(name, error))?;
     let genesis = spec.genesis.parse().map_err(|_| {
         ResolveError::Invalid(
             "genesis: not a digest; this is a fault of the program, please report it".into(),
@@ -141,15 +163,14 @@ pub fn resolve(spec: &api::TrainingJobSpec, data: &Manifest) -> Result<Resolved,
 }
 
 /// The resolver below speaks of fields of the resolved spec, which are those of the job: `model.width`.
-fn invalid(error: resolved::Error) -> ResolveError {
+fn invalid(name: &str, error: resolved::Error) -> ResolveError {
     match error {
         resolved::Error::Spec(SpecError::Field { field: "data.tokens", problem, remedy }) => {
             ResolveError::Invalid(format!("data.dataset: {problem}; {remedy}"))
         }
-        resolved::Error::Vocabulary { model, data } => ResolveError::Invalid(format!(
-            "model.vocabulary: is {model}, but the dataset has tokens up to {data}; set it to at least {data} or bring a \
-             dataset made for {model}"
-        )),
+        resolved::Error::Vocabulary { model, data } => {
+            ResolveError::Vocabulary { name: name.into(), model, data }
+        }
         other => ResolveError::Invalid(other.to_string()),
     }
 }
@@ -283,7 +304,7 @@ mod tests {
             ("budget", json!({"maxMicroCredits": 5}), "spec.budget", "Forbidden"),
             ("data.digest", json!(zeros), "spec.data.digest", "DigestMismatch"),
             ("model.width", json!(17), "spec.model.width", "InvalidSpec"),
-            ("model.vocabulary", json!(100), "spec.model.vocabulary", "InvalidSpec"),
+            ("model.vocabulary", json!(100), "spec.model.vocabulary", "VocabularyMismatch"),
             ("model.context", json!(4096), "spec.data.dataset", "InvalidSpec"),
             ("training.seed", json!(-1), "spec.training.seed", "InvalidSpec"),
             ("training.optimizer", json!({"beta1": "1"}), "spec.training.optimizer.beta1", "InvalidSpec"),
