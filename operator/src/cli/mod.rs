@@ -2,12 +2,18 @@
 //!
 //! What people read goes to stderr, what programs read (digests, YAML, JSON lines) to stdout. Exit codes: 0 done, 1 failed,
 //! 2 wrong usage; `muster local` and `muster sample` end with the trainer's own code.
+mod checkpoint;
 mod crd;
+mod data;
 mod failure;
 mod job_file;
+mod local;
 mod output;
+mod provider;
 mod rbac;
 mod run;
+mod sample;
+mod trainer;
 mod version;
 
 pub use failure::{Failure, Outcome};
@@ -38,6 +44,16 @@ enum Command {
     Hub(run::HubCommand),
     /// Run the agent of a member cluster
     Agent(run::AgentCommand),
+    /// Train a TrainingJob on this machine, without Kubernetes, to the same bits
+    Local(local::LocalCommand),
+    /// Make, import and list datasets
+    Data(data::DataCommand),
+    /// Fetch checkpoints of jobs that clusters trained
+    Checkpoint(checkpoint::CheckpointCommand),
+    /// Let member clusters join
+    Provider(provider::ProviderCommand),
+    /// Write text with a trained model
+    Sample(sample::SampleCommand),
     /// Print the CustomResourceDefinitions
     Crd(crd::CrdCommand),
     /// Print the rights of hub, agent or member
@@ -72,6 +88,11 @@ impl Command {
         match self {
             Self::Hub(command) => command.run(),
             Self::Agent(command) => command.run(),
+            Self::Local(command) => command.run(),
+            Self::Data(command) => command.run(),
+            Self::Checkpoint(command) => command.run(),
+            Self::Provider(command) => command.run(),
+            Self::Sample(command) => command.run(),
             Self::Crd(command) => command.run(),
             Self::Rbac(command) => command.run(),
             Self::Version(command) => command.run(),

@@ -50,6 +50,14 @@ impl Store {
         super::names(&self.root.join("catalogue").join(namespace).join("datasets")).await
     }
 
+    /// Namespaces that have a catalogue, sorted.
+    ///
+    /// # Errors
+    /// Any error of the file system but absence.
+    pub async fn namespaces(&self) -> io::Result<Vec<String>> {
+        super::names(&self.root.join("catalogue")).await
+    }
+
     /// Lets `name` lead to `manifest`, whose blobs must all be in the store.
     ///
     /// # Errors

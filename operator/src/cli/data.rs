@@ -1,0 +1,187 @@
+//! `muster data`: from text to a dataset, and into a hub's store.
+use super::run::block_on;
+use super::{Failure, Outcome};
+use crate::hub::store::Store;
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use muster_trainer::dataset::{self, MANIFEST_FILE, Manifest};
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+#[derive(Debug, Args)]
+pub struct DataCommand {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make a dataset of text files; each byte is a token
+    Prepare {
+        /// Text files, in the order in which they are read
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Directory to make; it appears whole or not at all
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Check a dataset and put it into a hub's store under a name of a namespace (on the hub's machine)
+    Import {
+        /// Namespace of the tenant and name that jobs use
+        #[arg(value_name = "NAMESPACE/NAME")]
+        name: String,
+        /// The dataset
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+        /// The hub's store
+        #[arg(long, value_name = "DIR")]
+        store: PathBuf,
+    },
+    /// List the datasets of a hub's store
+    List {
+        /// The hub's store
+        #[arg(long, value_name = "DIR")]
+        store: PathBuf,
+        /// Only of this namespace
+        #[arg(long, short, value_name = "NAME")]
+        namespace: Option<String>,
+    },
+}
+
+impl DataCommand {
+    pub fn run(self) -> Outcome {
+        match self.verb {
+            Verb::Prepare { files, out } => prepare(&files, &out),
+            Verb::Import { name, dir, store } => block_on(import(&name, &dir, &store))?,
+            Verb::List { store, namespace } => block_on(list(&store, namespace))?,
+        }
+    }
+}
+
+fn prepare(files: &[PathBuf], out: &Path) -> Outcome {
+    let bytes = files.iter().filter_map(|f| f.metadata().ok()).map(|m| m.len()).sum();
+    let busy = Busy::start("reading", bytes);
+    let manifest = dataset::prepare(files, out)?;
+    busy.end();
+    eprintln!("{}: {}", out.display(), describe(&manifest));
+    println!("{}", manifest.digest()?);
+    Ok(0)
+}
+
+async fn import(name: &str, dir: &Path, store: &Path) -> Outcome {
+    let (namespace, name) = split(name)?;
+    if !dir.join(MANIFEST_FILE).is_file() {
+        return Err(dataset::Error::Missing(dir.display().to_string()).into());
+    }
+    let busy = Busy::start("checking and copying", 0);
+    let store = Store::attach(store).await?;
+    let digest = store.import_dataset(namespace, name, dir).await?;
+    busy.end();
+    if let Some(manifest) = store.dataset_manifest(&digest).await? {
+        eprintln!("{namespace}/{name}: {}", describe(&manifest));
+    }
+    println!("{digest}");
+    Ok(0)
+}
+
+async fn list(path: &Path, namespace: Option<String>) -> Outcome {
+    if !path.is_dir() {
+        return Err(Failure::new(format!("no store in {}; name the hub's --store", path.display())));
+    }
+    let store = Store::attach(path).await?;
+    let namespaces = match namespace {
+        Some(one) => vec![one],
+        None => store.namespaces().await?,
+    };
+    let mut rows = vec![["NAMESPACE", "NAME", "TOKENS", "VOCABULARY", "DIGEST"].map(String::from)];
+    for namespace in namespaces {
+        for name in store.datasets(&namespace).await? {
+            let Some(digest) = store.dataset(&namespace, &name).await? else { continue };
+            let (tokens, vocabulary) = match store.dataset_manifest(&digest).await {
+                Ok(Some(m)) => (m.tokens().to_string(), m.vocabulary().to_string()),
+                _ => ("damaged".into(), "-".into()),
+            };
+            rows.push([namespace.clone(), name, tokens, vocabulary, digest.to_string()]);
+        }
+    }
+    print!("{}", table(&rows));
+    Ok(0)
+}
+
+/// `NAMESPACE/NAME`
+pub(super) fn split(text: &str) -> Result<(&str, &str), Failure> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok((namespace, name))
+        }
+        _ => Err(Failure::usage(format!("{text:?} is not NAMESPACE/NAME, like team-a/kjv"))),
+    }
+}
+
+fn describe(manifest: &Manifest) -> String {
+    format!(
+        "{} tokens in {} files, vocabulary {}, root {}",
+        manifest.tokens(),
+        manifest.shards().len(),
+        manifest.vocabulary(),
+        manifest.root()
+    )
+}
+
+/// Columns as wide as their widest cell.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |i: usize| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0);
+    let widths: Vec<_> = (0..N).map(width).collect();
+    let mut out = String::new();
+    for row in rows {
+        let line: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        out.push_str(line.join("  ").trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+/// Shows on a terminal that work goes on. How far it is only the trainer's library knows, and it does not tell.
+struct Busy(Option<ProgressBar>);
+
+impl Busy {
+    fn start(verb: &'static str, bytes: u64) -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self(None);
+        }
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+            bar.set_style(style);
+        }
+        let size = if bytes > 0 { format!(" {} MB", bytes.div_ceil(1_000_000)) } else { String::new() };
+        bar.set_message(format!("{verb}{size}"));
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Self(Some(bar))
+    }
+
+    fn end(self) {
+        if let Some(bar) = self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_two_parts() {
+        assert_eq!(split("team-a/kjv").ok(), Some(("team-a", "kjv")));
+        for bad in ["kjv", "/kjv", "team-a/", "a/b/c", ""] {
+            assert_eq!(split(bad).err().map(|f| f.code()), Some(2), "{bad}");
+        }
+    }
+
+    #[test]
+    fn tables_line_up() {
+        let rows = [["A", "B"], ["long", "x"]].map(|row| row.map(String::from));
+        assert_eq!(table(&rows), "A     B\nlong  x\n");
+    }
+}

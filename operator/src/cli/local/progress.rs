@@ -1,0 +1,131 @@
+//! What is seen of a run: a bar on a terminal, lines elsewhere, the workers' own events with `--output json`. All of it on
+//! stderr but results and events.
+use crate::cli::output::Output;
+use crate::runtime::sanitise;
+use indicatif::{ProgressBar, ProgressStyle};
+use muster_proof::Digest;
+use muster_trainer::protocol::Event;
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Without a terminal, a line at most so often: a log of a long run stays readable.
+const LINE_EVERY: Duration = Duration::from_secs(2);
+
+pub(super) struct Progress {
+    output: Output,
+    bar: Option<ProgressBar>,
+    steps: u64,
+    step: Option<u64>,
+    checkpoint: Option<u64>,
+    last_line: Option<Instant>,
+}
+
+impl Progress {
+    pub fn new(output: Output, steps: u64) -> Self {
+        let bar = (output == Output::Text && std::io::stderr().is_terminal()).then(|| {
+            let bar = ProgressBar::new(steps);
+            let template = "step {pos}/{len} {bar:32} {msg}";
+            bar.set_style(
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+            );
+            bar
+        });
+        Self { output, bar, steps, step: None, checkpoint: None, last_line: None }
+    }
+
+    /// The last step seen, if any.
+    pub const fn step(&self) -> Option<u64> {
+        self.step
+    }
+
+    /// The last checkpoint that this run wrote, if any.
+    pub const fn checkpoint(&self) -> Option<u64> {
+        self.checkpoint
+    }
+
+    /// A sentence for people.
+    pub fn note(&self, text: &str) {
+        let text = sanitise::line(text, 2000);
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    /// Takes the bar away, so that what follows stands on lines of its own.
+    pub fn close(&self) {
+        if let Some(bar) = &self.bar {
+            bar.abandon();
+        }
+    }
+
+    pub fn event(&mut self, rank: u32, event: &Event) {
+        // All workers say when they start and finish; rank 0 speaks for all.
+        if rank == 0
+            && self.output == Output::Json
+            && let Ok(line) = serde_json::to_string(event)
+        {
+            println!("{line}");
+        }
+        match event {
+            Event::Started { step, isa, threads, .. } if rank == 0 => {
+                let from = if *step == 0 { "the beginning".into() } else { format!("step {step}") };
+                self.note(&format!("from {from}, {threads} threads a worker, {isa}"));
+                if let Some(bar) = &self.bar {
+                    bar.set_position(*step);
+                }
+            }
+            Event::Step { step, loss, tokens_per_second, eta_seconds, .. } => {
+                self.step = Some(*step);
+                self.show(*step, loss, *tokens_per_second, *eta_seconds);
+            }
+            Event::Checkpoint { step, .. } => self.checkpoint = Some(*step),
+            _ => {}
+        }
+    }
+
+    fn show(&mut self, step: u64, loss: &str, speed: u64, eta: u64) {
+        let loss: f32 = loss.parse().unwrap_or(f32::NAN);
+        let text = format!("loss {loss:.4}  {speed} tok/s  {} left", clock(eta));
+        if let Some(bar) = &self.bar {
+            bar.set_position(step);
+            bar.set_message(text);
+            return;
+        }
+        let due = self.last_line.is_none_or(|at| at.elapsed() >= LINE_EVERY);
+        if self.output == Output::Text && (due || step == self.steps) {
+            eprintln!("step {step}/{}  {text}", self.steps);
+            self.last_line = Some(Instant::now());
+        }
+    }
+
+    /// The result: the one line of stdout that scripts look for.
+    pub fn finish(&mut self, step: u64, root: &Digest, out: &Path) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(step);
+        }
+        self.close();
+        let out = out.display();
+        self.note(&format!(
+            "done: {out}/checkpoints/step-{step:08}; try `muster sample {out} --prompt TEXT`"
+        ));
+        if self.output == Output::Text {
+            println!("stateRoot {root}");
+        }
+    }
+}
+
+fn clock(seconds: u64) -> String {
+    let (h, m, s) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if h > 0 { format!("{h}:{m:02}:{s:02}") } else { format!("{m}:{s:02}") }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn time_left_reads_like_a_clock() {
+        assert_eq!(super::clock(59), "0:59");
+        assert_eq!(super::clock(3 * 3600 + 62), "3:01:02");
+    }
+}
