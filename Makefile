@@ -7,6 +7,28 @@ LOCALCLUSTER := e2e/localcluster
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+##@ Code
+
+.PHONY: build
+build: ## Build muster and muster-trainer
+	@cargo build --locked --workspace
+
+.PHONY: generate
+generate: ## Write the files that are generated from code: definitions and roles
+	@cargo run --quiet --locked --package muster -- crd --out crds
+	@cargo run --quiet --locked --package muster -- rbac hub --out manifests/hub/rbac-hub.yaml
+	@cargo run --quiet --locked --package muster -- rbac agent --out manifests/hub/rbac-agent.yaml
+	@cargo run --quiet --locked --package muster -- rbac member --out manifests/member/rbac-member.yaml
+
+.PHONY: fmt
+fmt: ## Format all code
+	@cargo fmt --all
+
+.PHONY: lint
+lint: ## Check formatting and lints; warnings fail
+	@cargo fmt --all --check
+	@cargo clippy --locked --workspace --all-targets -- --deny warnings
+
 ##@ Real clusters (root; settings in e2e/localcluster/README.md)
 
 .PHONY: deps
