@@ -5,7 +5,7 @@ use std::process;
 use clap::{Parser, Subcommand};
 use muster_numerics::isa::Isa;
 
-use crate::failure::Failure;
+use crate::pod;
 use crate::protocol::ExitCode;
 use crate::worker;
 
@@ -22,6 +22,8 @@ enum Command {
     /// One worker process of a run; its parent speaks to it over stdin and stdout.
     #[command(args_override_self = true)]
     Worker(Box<worker::Options>),
+    /// Process 1 of a trainer's pod: speaks to the agent's relay and runs the worker.
+    Pod(Box<pod::Options>),
     /// The instruction sets that kernels exist for, and which of them this CPU has.
     Isa,
 }
@@ -38,9 +40,9 @@ pub fn main() -> process::ExitCode {
     };
     match run(arguments.command) {
         Ok(()) => code(ExitCode::Done),
-        Err(failure) => {
-            eprintln!("muster-trainer: {failure}");
-            code(failure.code)
+        Err(pod::Ended { code, message }) => {
+            eprintln!("muster-trainer: {message}");
+            code.into()
         }
     }
 }
@@ -49,9 +51,10 @@ fn code(code: ExitCode) -> process::ExitCode {
     code.code().into()
 }
 
-fn run(command: Command) -> Result<(), Failure> {
+fn run(command: Command) -> Result<(), pod::Ended> {
     match command {
-        Command::Worker(options) => worker::run(&options),
+        Command::Worker(options) => Ok(worker::run(&options)?),
+        Command::Pod(options) => pod::run(&options),
         Command::Isa => {
             for isa in Isa::ALL {
                 println!("{isa} {}", if isa.is_available() { "available" } else { "missing" });

@@ -190,7 +190,7 @@ impl NewDir {
     pub fn file(&self, name: &str) -> Result<NewFile, FileError> {
         let path = self.target.join(name);
         let file = File::create_new(self.temporary.join(name)).named("write", &path)?;
-        Ok(NewFile { file: BufWriter::with_capacity(1 << 18, file), path, sha: Sha256::new(), size: 0 })
+        Ok(NewFile::start(file, path))
     }
 
     /// Makes the directory visible under its name, durably. All its files must be finished.
@@ -214,7 +214,7 @@ impl Drop for NewDir {
     }
 }
 
-/// A file of a [`NewDir`], digested while it is written.
+/// A file that is digested while it is written, usually of a [`NewDir`].
 #[derive(Debug)]
 pub struct NewFile {
     file: BufWriter<File>,
@@ -224,6 +224,19 @@ pub struct NewFile {
 }
 
 impl NewFile {
+    /// Starts a file at `path`, replacing what is there. For files whose readers check a digest.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn create(path: &Path) -> Result<Self, FileError> {
+        let file = File::create(path).named("write", path)?;
+        Ok(Self::start(file, path.to_owned()))
+    }
+
+    fn start(file: File, path: PathBuf) -> Self {
+        Self { file: BufWriter::with_capacity(1 << 18, file), path, sha: Sha256::new(), size: 0 }
+    }
+
     /// Appends bytes.
     ///
     /// # Errors

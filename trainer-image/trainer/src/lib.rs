@@ -8,6 +8,7 @@
 //! | [`checkpoint`], [`safetensors`] | states on disk, in files that `transformers` loads |
 //! | [`exchange`] | sums over the workers of a run, over TCP |
 //! | [`worker`] | one process of a training run |
+//! | [`pod`] | process 1 of a pod: relay, uploads, rounds |
 //! | [`cli`] | the command line |
 //! | [`files`], [`failure`] | whole-or-absent files; how a process ends badly |
 //!
@@ -22,6 +23,7 @@ pub mod dataset;
 pub mod exchange;
 pub mod failure;
 pub mod files;
+pub mod pod;
 pub mod protocol;
 pub mod resolved;
 pub mod safetensors;

@@ -29,8 +29,9 @@ use crate::protocol::ExitCode;
 pub const SILENCE: Duration = Duration::from_secs(10);
 /// How often a link without other traffic says that it lives.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(2);
-/// How long the workers of a run have to find each other.
-pub const MEETING: Duration = Duration::from_secs(60);
+/// How long the workers of a run have to find each other. All have loaded their state and listen before their addresses
+/// are given out, so this is long; one that died in between should not hold the others up for longer.
+pub const MEETING: Duration = Duration::from_secs(20);
 
 /// Why a worker cannot go on with its peers.
 #[derive(Debug, thiserror::Error)]

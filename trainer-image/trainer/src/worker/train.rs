@@ -66,8 +66,9 @@ pub(super) fn train(options: &Options, control: &Control, events: &Arc<Events>) 
     let mut run = Run::new(options, &job, reducer, state, saver, metrics)?;
     let end = run.steps(options, &mut job, control, events);
     let Run { reducer, saver, state, .. } = run;
-    // Before the saver, which may take long: peers wait for the goodbye. Not on a failure, where they may be stuck.
-    if end.is_ok() {
+    // Before the saver, which may take long: peers wait for the goodbye. After a step that is not finite too: all
+    // find it at the same step, if they get what was sent for it. Not on another failure, where they may be stuck.
+    if end.as_ref().err().is_none_or(|failure| failure.code == ExitCode::NonFinite) {
         reducer.close();
     }
     let saved = saver.map_or(Ok(None), Saver::finish)?;

@@ -1,0 +1,126 @@
+//! `muster-trainer pod`: process 1 of a trainer's pod. It speaks HTTPS to the agent's relay and lines to one worker
+//! process of this same binary; `docs/spec/protocol.md` section 3 is its contract.
+//!
+//! | file | thought |
+//! |---|---|
+//! | `relay` | one request, one answer |
+//! | `fetch` | what the worker needs, on the disk and checked |
+//! | `child` | the worker process: its lines, its end |
+//! | `upload` | checkpoints to the relay, on a thread, for as long as it takes |
+//! | `progress` | reports, and what the hub wants |
+//! | `attend` | one worker from its start to its end |
+//! | `rounds` | one round after the other until the pod is done |
+//!
+//! Training never waits for the relay: uploads and reports have threads of their own and try for ever.
+
+mod attend;
+mod child;
+mod fetch;
+mod progress;
+mod relay;
+mod rounds;
+mod upload;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::failure::Failure;
+
+/// The environment of a pod, as the agent's template sets it.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// The relay's URL.
+    #[arg(long, env = "MUSTER_RELAY", value_name = "URL")]
+    pub relay: String,
+    /// The relay's certificate authority.
+    #[arg(long, env = "MUSTER_RELAY_CA", value_name = "PEM", hide_env_values = true)]
+    pub relay_ca: String,
+    /// This pod's address: where its worker listens for the others.
+    #[arg(long, env = "MUSTER_POD_IP", value_name = "IP")]
+    pub pod_ip: IpAddr,
+    /// Compute threads of the worker.
+    #[arg(long, env = "MUSTER_THREADS", value_name = "T", default_value_t = 1)]
+    pub threads: u16,
+    /// The pod's ServiceAccount token, read anew for each request: the kubelet renews it.
+    #[arg(long, env = "MUSTER_TOKEN_FILE", value_name = "FILE", default_value = "/var/run/muster/token")]
+    pub token_file: PathBuf,
+    /// A scratch directory.
+    #[arg(long, env = "MUSTER_WORK", value_name = "DIR", default_value = "/work")]
+    pub work: PathBuf,
+    /// How many seconds the relay may be unreachable when a round begins.
+    #[arg(long, env = "MUSTER_PATIENCE_SECONDS", value_name = "N", default_value_t = 120, hide = true)]
+    pub patience_seconds: u64,
+    /// Where the last words go.
+    #[arg(long, env = "MUSTER_TERMINATION_LOG", value_name = "FILE", default_value = "/dev/termination-log")]
+    pub termination_log: PathBuf,
+}
+
+impl Options {
+    fn listen(&self) -> SocketAddr {
+        SocketAddr::new(self.pod_ip, 0)
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_secs(self.patience_seconds)
+    }
+}
+
+/// Longest termination message that Kubernetes keeps, in bytes.
+const MAX_LAST_WORDS: usize = 4096;
+
+/// How a pod ends that did not do its work. Its code is that of its worker, which may be one that no trainer means: 137
+/// for a process that the system killed for its memory.
+#[derive(Debug)]
+pub struct Ended {
+    /// What process 1 exits with.
+    pub code: u8,
+    /// What happened and what to do.
+    pub message: String,
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Self {
+        Self { code: failure.code.code(), message: failure.message }
+    }
+}
+
+/// Runs the pod to its end.
+///
+/// # Errors
+/// With the exit code the pod must end with.
+pub fn run(options: &Options) -> Result<(), Ended> {
+    let result = rounds::run(options);
+    let words = match &result {
+        Ok(done) => done.clone(),
+        Err(ended) => ended.message.clone(),
+    };
+    last_words(&options.termination_log, &words);
+    result.map(|done| println!("{done}"))
+}
+
+/// Best effort: without them the pod's logs still say it.
+fn last_words(path: &Path, words: &str) {
+    let mut end = words.len().min(MAX_LAST_WORDS);
+    while !words.is_char_boundary(end) {
+        end -= 1;
+    }
+    if let Err(error) = std::fs::write(path, &words[..end]) {
+        eprintln!("muster-trainer: warning: cannot write {}: {error}", path.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_are_cut_between_characters() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        last_words(&path, &"\u{e9}".repeat(3000));
+        assert_eq!(std::fs::read_to_string(&path).unwrap().len(), MAX_LAST_WORDS);
+        last_words(&path, &format!("a{}", "\u{e9}".repeat(3000)));
+        assert_eq!(std::fs::read_to_string(&path).unwrap().len(), MAX_LAST_WORDS - 1);
+    }
+}

@@ -1,0 +1,199 @@
+//! Requests to the relay: HTTPS with one trusted authority, no redirects, no proxies by environment, capped bodies,
+//! a token read anew each time.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_proof::Digest;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use ureq::http::Response;
+use ureq::tls::{PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
+use ureq::{Agent, Body};
+
+use super::Options;
+use crate::failure::Failure;
+use crate::files;
+use crate::protocol::{CheckpointNotice, Join, MAX_BODY, Progress};
+
+/// The largest token that is read, in bytes.
+const MAX_TOKEN: u64 = 64 * 1024;
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long an answer may take to begin: longer than a join is held.
+const ANSWER: Duration = Duration::from_secs(30);
+/// How long a whole blob may take: a gigabyte at 1 MB/s.
+const TRANSFER: Duration = Duration::from_secs(1200);
+
+/// The relay could not be asked, or gave an answer that means "later".
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("relay: {0}")]
+pub(super) struct Unavailable(pub String);
+
+/// An answer: a status that the caller knows how to read, and its body.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub status: u16,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    /// The body as what the protocol says it is.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Unavailable> {
+        serde_json::from_slice(&self.body)
+            .map_err(|error| Unavailable(format!("answer {} is not what it must be: {error}", self.status)))
+    }
+
+    /// For an answer that nobody expected: its status and the beginning of its text.
+    pub fn unexpected(&self) -> Unavailable {
+        let text: String =
+            String::from_utf8_lossy(&self.body).chars().filter(|c| !c.is_control()).take(200).collect();
+        Unavailable(format!("answered {} {text}", self.status))
+    }
+}
+
+/// A client of the relay; cheap to clone, one for each thread.
+#[derive(Debug, Clone)]
+pub(super) struct Relay {
+    agent: Agent,
+    url: String,
+    token_file: PathBuf,
+}
+
+impl Relay {
+    pub fn new(options: &Options) -> Result<Self, Failure> {
+        let url = options.relay.trim_end_matches('/').to_owned();
+        if !url.starts_with("https://") {
+            return Err(Failure::usage("MUSTER_RELAY: want a URL that begins with https://"));
+        }
+        let mut authorities = Vec::new();
+        for item in parse_pem(options.relay_ca.as_bytes()) {
+            match item {
+                Ok(PemItem::Certificate(certificate)) => authorities.push(certificate),
+                _ => return Err(Failure::usage("MUSTER_RELAY_CA: want certificates in PEM")),
+            }
+        }
+        if authorities.is_empty() {
+            return Err(Failure::usage("MUSTER_RELAY_CA: no certificate in it"));
+        }
+        let tls = TlsConfig::builder()
+            .provider(TlsProvider::Rustls)
+            .root_certs(RootCerts::Specific(Arc::new(authorities)))
+            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .build();
+        let agent = Agent::config_builder()
+            .tls_config(tls)
+            .https_only(true)
+            .proxy(None)
+            .max_redirects(0)
+            .http_status_as_error(false)
+            .timeout_connect(Some(CONNECT))
+            .timeout_recv_response(Some(ANSWER))
+            .timeout_per_read(Some(ANSWER))
+            .timeout_per_write(Some(ANSWER))
+            .timeout_global(Some(TRANSFER))
+            // A relay that was restarted has forgotten its connections; a fresh one costs two round trips.
+            .max_idle_age(Duration::from_secs(2))
+            .build()
+            .new_agent();
+        Ok(Self { agent, url, token_file: options.token_file.clone() })
+    }
+
+    fn bearer(&self) -> Result<String, Unavailable> {
+        let bytes = files::read_at_most(&self.token_file, MAX_TOKEN)
+            .map_err(|error| Unavailable(format!("no token: {error}")))?;
+        let token = String::from_utf8(bytes).map_err(|_| Unavailable("the token is not text".into()))?;
+        Ok(format!("Bearer {}", token.trim()))
+    }
+
+    fn get(&self, path: &str) -> Result<Response<Body>, Unavailable> {
+        self.agent
+            .get(format!("{}{path}", self.url))
+            .header("Authorization", self.bearer()?)
+            .call()
+            .map_err(broken)
+    }
+
+    fn post<T: Serialize>(&self, path: &str, body: &T) -> Result<Answer, Unavailable> {
+        let body = serde_json::to_vec(body).map_err(|error| Unavailable(error.to_string()))?;
+        let sent = self
+            .agent
+            .post(format!("{}{path}", self.url))
+            .header("Authorization", self.bearer()?)
+            .header("Content-Type", "application/json")
+            .send(&body[..]);
+        answer(sent.map_err(broken)?)
+    }
+
+    /// What to train in this round.
+    pub fn round(&self, round: u32) -> Result<Answer, Unavailable> {
+        answer(self.get(&format!("/v1/rounds/{round}"))?)
+    }
+
+    /// Joins a round; held by the relay until all are there or some seconds have passed.
+    pub fn join(&self, round: u32, join: &Join) -> Result<Answer, Unavailable> {
+        self.post(&format!("/v1/rounds/{round}/join"), join)
+    }
+
+    /// Announces a checkpoint whose blobs were all put.
+    pub fn checkpoint(&self, notice: &CheckpointNotice) -> Result<Answer, Unavailable> {
+        self.post("/v1/checkpoints", notice)
+    }
+
+    /// Reports progress and hears what is wanted.
+    pub fn progress(&self, progress: &Progress) -> Result<Answer, Unavailable> {
+        self.post("/v1/progress", progress)
+    }
+
+    /// The bytes of a blob as they come; a stream of at most `limit` bytes.
+    pub fn blob(&self, digest: &Digest, limit: u64) -> Result<impl Read + use<>, Unavailable> {
+        let response = self.get(&blob_path(digest))?;
+        if response.status() != 200 {
+            return Err(answer(response)?.unexpected());
+        }
+        Ok(response.into_body().into_with_config().limit(limit.saturating_add(1)).reader())
+    }
+
+    /// Whether the relay has a blob.
+    pub fn has_blob(&self, digest: &Digest) -> Result<bool, Unavailable> {
+        let url = format!("{}{}", self.url, blob_path(digest));
+        let response = self.agent.head(url).header("Authorization", self.bearer()?).call().map_err(broken)?;
+        match response.status().as_u16() {
+            200 => Ok(true),
+            404 => Ok(false),
+            status => Err(Unavailable(format!("answered {status} to HEAD of a blob"))),
+        }
+    }
+
+    /// Puts a blob.
+    pub fn put_blob(&self, digest: &Digest, file: &File) -> Result<Answer, Unavailable> {
+        let url = format!("{}{}", self.url, blob_path(digest));
+        let sent = self
+            .agent
+            .put(url)
+            .header("Authorization", self.bearer()?)
+            .header("Content-Type", "application/octet-stream")
+            .send(file);
+        answer(sent.map_err(broken)?)
+    }
+}
+
+fn blob_path(digest: &Digest) -> String {
+    format!("/v1/blobs/sha256/{}", digest.to_hex())
+}
+
+fn answer(response: Response<Body>) -> Result<Answer, Unavailable> {
+    let status = response.status().as_u16();
+    let body =
+        response.into_body().into_with_config().limit(MAX_BODY as u64).read_to_vec().map_err(broken)?;
+    Ok(Answer { status, body })
+}
+
+// By value because it is what `map_err` hands over.
+#[allow(clippy::needless_pass_by_value)]
+fn broken(error: ureq::Error) -> Unavailable {
+    Unavailable(error.to_string())
+}

@@ -1,0 +1,209 @@
+//! One round after the other until the pod is done. A round is one start of all workers of an attempt.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::attend::{Attend, Message};
+use super::child::Child;
+use super::fetch::{self, Work};
+use super::progress::Reporter;
+use super::relay::{Relay, Unavailable};
+use super::upload::{Uploads, after};
+use super::{Ended, Options};
+use crate::failure::Failure;
+use crate::protocol::{Assignment, Desired, ExitCode, OtherRound};
+
+/// First and longest pause between tries.
+pub(super) const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// From SIGTERM to the pod's end: below the pod's grace period of 15 s.
+pub(super) const GRACE: Duration = Duration::from_secs(12);
+/// How often children are reaped and signals looked at.
+pub(super) const TICK: Duration = Duration::from_millis(50);
+/// Wrong bytes for a blob are asked for again so often.
+const WRONG_BLOBS: u32 = 3;
+/// Crashes of the worker without a new step that end the pod.
+const CRASHES: u32 = 3;
+/// Rounds without a new step that end the pod, whoever's worker was lost.
+const BARREN: u32 = 10;
+
+/// How a round ended.
+pub(super) enum End {
+    /// The pod is done, with these words.
+    Done(String),
+    /// On to this round.
+    Next(u32),
+    /// The attempt is over.
+    Over,
+}
+
+/// What lives as long as the pod.
+pub(super) struct Pod<'a> {
+    pub options: &'a Options,
+    pub work: Work,
+    pub relay: Relay,
+    pub uploads: Uploads,
+    pub reporter: Reporter,
+    pub to: Sender<Message>,
+    pub from: Receiver<Message>,
+    /// Set by SIGTERM and SIGINT.
+    pub stop: Arc<AtomicBool>,
+    /// When the pod was first told to stop, by a signal or by the hub.
+    pub stopped_at: Option<Instant>,
+    /// What the hub wants.
+    pub wish: Desired,
+    /// The newest step any round has done.
+    best: u64,
+    crashes: u32,
+    barren: u32,
+}
+
+/// Runs rounds until the pod is done; the words are the last ones.
+pub(super) fn run(options: &Options) -> Result<String, Ended> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register(signal, stop.clone())
+            .map_err(|error| Failure::usage(format!("cannot handle signals: {error}")))?;
+    }
+    let relay = Relay::new(options)?;
+    let work = Work::new(&options.work);
+    let (to, from) = channel();
+    let mut pod = Pod {
+        uploads: Uploads::start(relay.clone(), &work)?,
+        reporter: Reporter::start(relay.clone(), to.clone())?,
+        options,
+        work,
+        relay,
+        to,
+        from,
+        stop,
+        stopped_at: None,
+        wish: Desired::Run,
+        best: 0,
+        crashes: 0,
+        barren: 0,
+    };
+    let mut round = 1;
+    loop {
+        match pod.round(round)? {
+            End::Done(words) => return Ok(words),
+            End::Next(next) => round = next,
+            End::Over => {
+                return Err(
+                    Failure::new(ExitCode::Stopped, "the agent says that this attempt is over").into()
+                );
+            }
+        }
+    }
+}
+
+impl Pod<'_> {
+    fn round(&mut self, round: u32) -> Result<End, Ended> {
+        let assignment = match self.assignment(round)? {
+            Ok(assignment) => assignment,
+            Err(end) => return Ok(end),
+        };
+        self.fetch(&assignment)?;
+        let start = assignment.start.as_ref().map_or(0, |start| start.step);
+        eprintln!(
+            "muster-trainer: {} attempt {} round {round}: worker {} of {}, from step {start}",
+            assignment.unit, assignment.attempt, assignment.rank, assignment.workers
+        );
+        let child = Child::spawn(self.options, &self.work, &assignment, round, self.to.clone())?;
+        Attend::new(self, child, round, start).run()
+    }
+
+    /// Asks until the relay answers, within the pod's patience.
+    fn assignment(&mut self, round: u32) -> Result<Result<Assignment, End>, Failure> {
+        self.patiently(|pod| {
+            let answer = pod.relay.round(round)?;
+            match answer.status {
+                200 => Ok(Ok(answer.json()?)),
+                409 => Ok(Err(End::Next(answer.json::<OtherRound>()?.round))),
+                410 => Ok(Err(End::Over)),
+                _ => Err(answer.unexpected()),
+            }
+        })
+    }
+
+    fn fetch(&mut self, assignment: &Assignment) -> Result<(), Failure> {
+        let mut wrong = 0;
+        self.patiently(|pod| match pod.work.fetch(&pod.relay, assignment) {
+            Ok(()) => Ok(Ok(())),
+            Err(fetch::Error::Later(error)) => Err(error),
+            Err(fetch::Error::Fatal(failure)) => Ok(Err(failure)),
+            Err(fetch::Error::Wrong(failure)) => {
+                wrong += 1;
+                if wrong < WRONG_BLOBS { Err(Unavailable(failure.message)) } else { Ok(Err(failure)) }
+            }
+        })?
+    }
+
+    fn patiently<T>(
+        &mut self,
+        mut ask: impl FnMut(&mut Self) -> Result<T, Unavailable>,
+    ) -> Result<T, Failure> {
+        let give_up = after(self.options.patience());
+        let mut pause = PAUSE.0;
+        loop {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Failure::new(ExitCode::Stopped, "stopped before training began"));
+            }
+            match ask(self) {
+                Ok(answer) => return Ok(answer),
+                Err(error) if give_up() => {
+                    let message = format!("{error}; gave up after {} s", self.options.patience_seconds);
+                    return Err(Failure::new(ExitCode::PeerLost, message));
+                }
+                Err(error) => {
+                    eprintln!("muster-trainer: warning: {error}; trying again");
+                    self.sleep(pause);
+                    pause = (pause * 2).min(PAUSE.1);
+                }
+            }
+        }
+    }
+
+    /// Sleeps, unless told to stop.
+    fn sleep(&self, pause: Duration) {
+        let over = after(pause);
+        while !over() && !self.stop.load(Ordering::Relaxed) {
+            thread::sleep(TICK.min(pause));
+        }
+    }
+
+    /// Waits until the last checkpoint is durable: the pod's good end says so. Only a signal shortens the waiting.
+    pub fn settle(&self, words: &str) -> Result<(), Failure> {
+        let told = Cell::new(None::<Instant>);
+        let give_up = || {
+            if self.stop.load(Ordering::Relaxed) && told.get().is_none() {
+                told.set(Some(Instant::now()));
+            }
+            told.get().is_some_and(|since| since.elapsed() > GRACE)
+        };
+        self.uploads.drain(give_up).map_err(|(code, why)| {
+            Failure::new(code, format!("{words}, but its checkpoint is not durable at the hub: {why}"))
+        })
+    }
+
+    /// Counts a round that ended before its time; gives up when rounds lead nowhere.
+    pub fn lost(&mut self, reached: u64, code: i32, crashed: bool, message: String) -> Result<(), Ended> {
+        if reached > self.best {
+            (self.best, self.crashes, self.barren) = (reached, 0, 0);
+        }
+        self.barren += 1;
+        self.crashes += u32::from(crashed);
+        if self.crashes >= CRASHES || self.barren >= BARREN {
+            let message = format!("{message}; {} times in a row without a new step", self.barren);
+            return Err(Ended { code: u8::try_from(code).unwrap_or(1), message });
+        }
+        eprintln!("muster-trainer: warning: {message}; asking for the next round");
+        self.sleep((PAUSE.0 * 2u32.pow(self.barren.min(6) - 1)).min(PAUSE.1));
+        Ok(())
+    }
+}
