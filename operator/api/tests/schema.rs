@@ -24,6 +24,10 @@ fn files_are_generated_from_the_types() {
             file.name
         );
     }
+    let list = fs::read_to_string(folder.join("kustomization.yaml")).unwrap();
+    for file in muster_api::crd_yaml().unwrap() {
+        assert!(list.contains(&file.name), "crds/kustomization.yaml leaves out {}", file.name);
+    }
     let definition = |text: &str| text.contains("kind: CustomResourceDefinition");
     let committed =
         fs::read_dir(folder).unwrap().map(|file| fs::read_to_string(file.unwrap().path()).unwrap());
