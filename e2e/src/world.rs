@@ -90,16 +90,6 @@ impl World {
         process::capture(&self.root, &self.muster, arguments, &[]).await
     }
 
-    /// A kubeconfig of the hub's administrator alone, for tools that take no context.
-    pub async fn hub_kubeconfig(&self) -> Result<PathBuf> {
-        let file = self.scratch.join("hub.kubeconfig");
-        let text = std::fs::read_to_string(&self.kubeconfig)?;
-        let mut config: serde_json::Value = serde_saphyr::from_str(&text).context("the kubeconfig")?;
-        config["current-context"] = json!("hub");
-        std::fs::write(&file, serde_saphyr::to_string(&config)?)?;
-        Ok(file)
-    }
-
     /// The agent's own credentials, as the administrator gave them to the provider.
     pub fn join_file(&self) -> PathBuf {
         self.run.join("east.join")
