@@ -27,7 +27,7 @@ pub async fn hub_api_down(world: &World) -> Result<Verdict> {
 /// Stops a part, asserts that the pods are the same ones and reach later steps without it, starts it again and
 /// compares the bits.
 async fn away(world: &World, name: &str, stop: &[&str], start: &[&str]) -> Result<Verdict> {
-    let wanted = job::lasting(name, 2, 75);
+    let wanted = job::lasting(name, 2, 60);
     let applied = job::apply(world, &wanted).await?;
     job::wait_checkpoint(world, name, 20, Duration::from_secs(90)).await?;
     let rank0 = pods::wait_running(world, &applied, 0, Duration::from_secs(10)).await?;
