@@ -118,7 +118,7 @@ start_hub() {
     image=$(trainer_image)
     mint hub muster-system muster-hub "$RUN/hub.kubeconfig"
     launch hub "$MUSTER" hub --kubeconfig "$RUN/hub.kubeconfig" --store "$STORE" --state "$RUN/hub" \
-        --listen "$HUB_LISTEN" --url "https://$HUB_LISTEN" --trainer-image "$image"
+        --listen "$HUB_LISTEN" --public-url "https://$HUB_LISTEN" --trainer-image "$image"
 }
 start_agent() {
     local image
