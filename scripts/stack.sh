@@ -70,6 +70,7 @@ launch() { # launch NAME COMMAND...: unless the same program with the same argum
             [ "$fd" -le 2 ] || eval "exec $fd>&-" 2>/dev/null || true
         done
         umask 077
+        export NO_COLOR=1 # a log file is no terminal
         exec setsid "$@" </dev/null >>"$LOGS/$name.log" 2>&1
     ) &
     local pid=$!
