@@ -5,6 +5,7 @@ use std::process;
 use clap::{Parser, Subcommand};
 use muster_numerics::isa::Isa;
 
+use crate::inference;
 use crate::pod;
 use crate::protocol::ExitCode;
 use crate::worker;
@@ -24,6 +25,14 @@ enum Command {
     Worker(Box<worker::Options>),
     /// Process 1 of a trainer's pod: speaks to the agent's relay and runs the worker.
     Pod(Box<pod::Options>),
+    /// Text from a trained model.
+    Sample(inference::SampleOptions),
+    /// A trained model's logits for one sequence.
+    Logits(inference::LogitOptions),
+    /// Loss and gradient of one batch, for comparison with other implementations.
+    Gradients(inference::GradientOptions),
+    /// Checks a checkpoint in full: files, digests, StateRoot.
+    VerifyCheckpoint(inference::Source),
     /// The instruction sets that kernels exist for, and which of them this CPU has.
     Isa,
 }
@@ -55,6 +64,10 @@ fn run(command: Command) -> Result<(), pod::Ended> {
     match command {
         Command::Worker(options) => Ok(worker::run(&options)?),
         Command::Pod(options) => pod::run(&options),
+        Command::Sample(options) => Ok(inference::sample(&options)?),
+        Command::Logits(options) => Ok(inference::logits(&options)?),
+        Command::Gradients(options) => Ok(inference::gradients(&options)?),
+        Command::VerifyCheckpoint(source) => Ok(inference::verify(&source)?),
         Command::Isa => {
             for isa in Isa::ALL {
                 println!("{isa} {}", if isa.is_available() { "available" } else { "missing" });

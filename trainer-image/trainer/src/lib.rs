@@ -9,6 +9,7 @@
 //! | [`exchange`] | sums over the workers of a run, over TCP |
 //! | [`worker`] | one process of a training run |
 //! | [`pod`] | process 1 of a pod: relay, uploads, rounds |
+//! | [`inference`] | logits, gradients, text from a trained model |
 //! | [`cli`] | the command line |
 //! | [`files`], [`failure`] | whole-or-absent files; how a process ends badly |
 //!
@@ -23,6 +24,7 @@ pub mod dataset;
 pub mod exchange;
 pub mod failure;
 pub mod files;
+pub mod inference;
 pub mod pod;
 pub mod protocol;
 pub mod resolved;

@@ -16,6 +16,7 @@ pub use config::{model_spec, render as render_config};
 pub use load::{load, model_of, open, read_manifest};
 pub use manifest::{FileEntry, MAX_MANIFEST, Manifest};
 pub use names::{Orientation, file_name};
+pub(crate) use save::write_tensors;
 pub use save::{Saved, save};
 pub use store::{Found, Store, resolve_dir};
 

@@ -94,7 +94,9 @@ pub(super) fn file_shape(tensor: &Tensor, orientation: Orientation) -> Vec<u64> 
     shape
 }
 
-fn write_tensors(
+/// Writes one safetensors file of the model's tensors: one flat buffer for each prefix of keys. The file is still to be
+/// finished.
+pub(crate) fn write_tensors(
     dir: &NewDir,
     name: &str,
     graph: &Graph,
