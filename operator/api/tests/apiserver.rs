@@ -23,7 +23,8 @@ async fn main() {
         );
         return;
     };
-    let server = Server::connect(&kubeconfig).await;
+    // cargo runs this in the crate's folder; a person names a file from the repository's.
+    let server = Server::connect(&support::repository().join(kubeconfig)).await;
     server.install().await;
     let mut failures = Vec::new();
 

@@ -33,8 +33,6 @@ impl Context {
 pub const TENSOR: Context = Context::new("muster.tensor/1");
 /// The scalars of a training state: step and the running products of Adam's betas.
 pub const SCALARS: Context = Context::new("muster.scalars/1");
-/// The bytes of a resolved spec: gives the training digest.
-pub const TRAINING: Context = Context::new("muster.training/1");
 
 /// `H(context; parts)`, see the module.
 pub fn h(context: Context, parts: &[&[u8]]) -> Digest {

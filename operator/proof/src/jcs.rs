@@ -46,7 +46,8 @@ pub fn to_vec(value: &Value) -> Result<Vec<u8>, Error> {
     Ok(out)
 }
 
-/// The canonical bytes of anything that serialises to JSON.
+/// The canonical bytes of anything that serialises to JSON. Its type must hold no floats: what is not a number
+/// would become `null`.
 ///
 /// # Errors
 /// As [`to_vec`], and what `T` itself refuses to serialise.

@@ -1,5 +1,6 @@
 //! The few requests that the API server test needs, with strict field validation as kubectl asks for it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
@@ -30,7 +31,7 @@ pub struct Server {
 
 impl Server {
     /// Connects to the context of the tests in this kubeconfig file.
-    pub async fn connect(kubeconfig: &str) -> Self {
+    pub async fn connect(kubeconfig: &Path) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let context = std::env::var("MUSTER_TEST_CONTEXT").unwrap_or_else(|_| "hub".to_owned());
         let options = KubeConfigOptions { context: Some(context), ..Default::default() };
