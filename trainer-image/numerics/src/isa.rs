@@ -145,12 +145,12 @@ fn fma_by_f64(a: f32, b: f32, c: f32) -> f32 {
     let bb = s - p;
     let err = (p - (s - bb)) + (c - bb);
     let bits = s.to_bits() as i64;
-    // s == 0 with err != 0 cannot be, so the sign of s tells which way its neighbours lie.
-    let up = ((err > 0.0) & (s > 0.0)) | ((err < 0.0) & (s < 0.0));
-    let down = ((err > 0.0) & (s < 0.0)) | ((err < 0.0) & (s > 0.0));
-    let even = 1 - (bits & 1);
-    let odd = bits + even * (i64::from(up) - i64::from(down));
-    f64::from_bits(odd as u64) as f32
+    // Inexact and even: one step away from zero if err has the sign of s, else one towards it. (s == 0
+    // is always exact.) Masks, so that the compiler can do several at once.
+    let inexact = -i64::from((err > 0.0) | (err < 0.0));
+    let even = (bits & 1) - 1;
+    let step = ((err.to_bits() as i64 ^ bits) >> 63) | 1;
+    f64::from_bits(bits.wrapping_add(step & inexact & even) as u64) as f32
 }
 
 /// Defines `fn name(level, args..)` that runs a body, generic over `A: Arith`, compiled for the
