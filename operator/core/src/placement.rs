@@ -438,7 +438,9 @@ mod tests {
 
     #[test]
     fn a_starting_unit_is_counted_before_the_report_sees_it() {
-        let free = |workers, idle, assigned, pending| Device { workers, idle, assigned, pending, price: None }.free();
+        let free = |workers, idle, assigned, pending| {
+            Device { workers, idle, assigned, pending, price: None }.free()
+        };
         assert_eq!(free(8, 8, 0, 0), 8);
         assert_eq!(free(8, 8, 6, 6), 2, "sent, not running, not in the report yet");
         assert_eq!(free(8, 2, 6, 0), 2, "running, in the report");

@@ -385,7 +385,7 @@ fn say(unit: &Unit, object: Option<&WorkUnit>, payload: &Payload, decision: &Dec
     let mut conditions = vec![("Accepted", accepted)];
     conditions.extend(decision.scheduled.clone().map(|scheduled| ("Scheduled", scheduled)));
     conditions.push(("Ready", decision.ready.clone()));
-    conditions.push(("Released", decision.released.clone()));
+    conditions.extend(decision.released.clone().map(|released| ("Released", released)));
     let generation = object.and_then(|object| object.metadata.generation);
     want(unit, Wanted { generation, phase: phase(decision.phase), conditions });
 }

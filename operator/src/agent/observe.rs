@@ -119,8 +119,8 @@ fn obstacle(
             | "ImageInspectError"
             | "RegistryUnavailable" => {
                 let message = format!(
-                    "image {image} cannot be pulled; load it into the member or make it pullable there ({})",
-                    said(waiting.message.as_ref())
+                    "image {image}: {}; load it into the member or make it pullable there",
+                    pull_problem(reason, waiting.message.as_deref().unwrap_or(""))
                 );
                 return Some(Obstacle { reason: "ImagePullFailed", message });
             }
@@ -133,6 +133,21 @@ fn obstacle(
     let scheduled =
         status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False")?;
     Some(Obstacle { reason: "Unschedulable", message: said(scheduled.message.as_ref()) })
+}
+
+/// In a few fixed words: the runtime's own change with every try, and each change would be a write and an event.
+fn pull_problem(reason: &str, said: &str) -> &'static str {
+    let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    match reason {
+        "InvalidImageName" => "its name is not valid",
+        "ErrImageNeverPull" => "not on the node, and pulling is forbidden",
+        _ if says(&["not found", "manifest unknown"]) => "its registry does not have it",
+        _ if says(&["unauthorized", "denied", "forbidden"]) => "its registry refuses access",
+        _ if says(&["no such host", "dial tcp", "timeout", "connection refused", "lookup "]) => {
+            "its registry cannot be reached"
+        }
+        _ => "cannot be pulled",
+    }
 }
 
 #[cfg(test)]
@@ -183,10 +198,11 @@ mod tests {
 
     #[test]
     fn what_a_pod_waits_for_is_named() {
-        let pull = json!({"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}});
+        let pull = json!({"waiting": {"reason": "ImagePullBackOff", "message": "Back-off: dial tcp: lookup muster.test: no such host"}});
         let PodState::Waiting(Some(obstacle)) = pod_with(container(pull)).state else { panic!() };
         assert_eq!(obstacle.reason, "ImagePullFailed");
-        assert!(obstacle.message.contains("muster-trainer@sha256:00"), "{}", obstacle.message);
+        let want = "image muster-trainer@sha256:00: its registry cannot be reached; load it";
+        assert!(obstacle.message.starts_with(want), "{}", obstacle.message);
         let creating = json!({"waiting": {"reason": "ContainerCreating"}});
         assert_eq!(pod_with(container(creating)).state, PodState::Waiting(None));
         let unschedulable = json!({"phase": "Pending", "conditions": [

@@ -60,8 +60,8 @@ pub struct Decision {
     pub scheduled: Option<Condition>,
     /// Condition Ready.
     pub ready: Condition,
-    /// Condition Released: the only proof that nothing runs any more.
-    pub released: Condition,
+    /// Condition Released, once the unit is over: the only proof that nothing runs any more.
+    pub released: Option<Condition>,
     /// Decide again after this many seconds even if nothing is seen to happen.
     pub wake: Option<i64>,
 }
@@ -271,7 +271,7 @@ fn wind_down(memory: Memory, outcome: Outcome, world: &World) -> Decision {
         phase,
         scheduled: None,
         ready: Condition { status: false, reason, message },
-        released: released(world),
+        released: Some(released(world)),
         wake: (!clean).then_some(2),
         memory,
     }
@@ -288,7 +288,7 @@ fn between(plan: &Plan, mut memory: Memory, world: &World) -> Decision {
         phase: "Starting",
         scheduled: None,
         ready: Condition { status: false, reason: starting(&memory), message: why },
-        released: released(world),
+        released: None,
         wake: Some(2),
         memory: memory.clone(),
     };
@@ -352,7 +352,7 @@ fn during(plan: &Plan, memory: Memory, world: &World) -> Decision {
         phase,
         ready: Condition { status: memory.ran && !draining, reason, message },
         scheduled: Some(scheduled),
-        released: released(world),
+        released: None,
         // While it starts, look now and then: events of a Job are not watched.
         wake: if memory.ran {
             None
