@@ -1,6 +1,6 @@
 //! Which instructions the kernels use: chosen at run time, invisible in the bits (spec 1.2).
 //!
-//! A kernel is written once as a generic function over [`Arith`] and compiled once per instruction
+//! A kernel is written once as a generic function over `Arith` and compiled once per instruction
 //! set by the `multiversion!` macro. The only thing that differs is how `fma` is spelled: the FMA
 //! unit where there is one, an exact emulation in f64 where there is none.
 

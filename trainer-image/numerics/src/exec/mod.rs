@@ -28,8 +28,8 @@ pub enum ExecError {
         /// The operating system's reason.
         reason: String,
     },
-    /// No sequences, or so many that sizes overflow.
-    #[error("{rows} tokens per shard need no or too much memory: use fewer sequences per shard, at least 1")]
+    /// No sequences, more than 2^24 tokens in a shard, or so many that sizes overflow.
+    #[error("a shard of {rows} tokens cannot be run: use 1 sequence per shard or more, at most 2^24 tokens")]
     TooLarge {
         /// Tokens of a shard.
         rows: usize,
@@ -94,7 +94,8 @@ impl Executor {
     ) -> Result<Executor, ExecError> {
         let level = Level::new(isa)?;
         let rows = sequences_per_shard.checked_mul(graph.context()).unwrap_or(0);
-        if rows == 0 {
+        // Row counts become f32, exactly (spec 1.5).
+        if rows == 0 || rows > 1 << 24 {
             return Err(ExecError::TooLarge { rows });
         }
         let plan = Plan::new(graph, rows)?;

@@ -111,3 +111,22 @@ fn bad_arguments_are_named() {
     assert!(matches!(Executor::new(&graph, 0, Isa::Portable, 1), Err(ExecError::TooLarge { .. })));
     assert!(matches!(Executor::new(&graph, usize::MAX, Isa::Portable, 1), Err(ExecError::TooLarge { .. })));
 }
+
+/// As if a library of the host process had switched subnormals off in the calling thread.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_polluted_caller_is_repaired() {
+    let graph = graph(TiedEmbeddings::Tied);
+    // Weights so small that products are subnormal: flushing would show.
+    let w: Vec<f32> = State::genesis(&graph, 7).w.iter().map(|w| w * 5e-14).collect();
+    let tokens = ids(1, 20, 37);
+    for isa in Isa::available() {
+        let want = executor(&graph, isa, 1).logits(&w, &tokens).unwrap();
+        assert!(want.iter().any(|x| x.is_subnormal()), "the case must be one that flushing changes");
+        let mut executor = executor(&graph, isa, 2);
+        crate::float::pollute();
+        let got = executor.logits(&w, &tokens).unwrap();
+        assert_eq!(crate::float::read_mxcsr() & !0x3f, 0x1f80);
+        assert_same(&got, &want, isa.name());
+    }
+}

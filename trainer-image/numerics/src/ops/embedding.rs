@@ -1,4 +1,4 @@
-//! embedding: x[r] = tokens[token of r] + positions[position of r] (spec 4.1).
+//! embedding: row r of x = tokens at token r + positions at position r (spec 4.1).
 
 use super::{Backward, Forward, Needs, Operator, cut, operand};
 use crate::env::{Env, Failed};
