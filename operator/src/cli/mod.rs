@@ -26,7 +26,6 @@ use std::process::ExitCode;
 #[command(
     name = "muster",
     version,
-    propagate_version = true,
     max_term_width = 110,
     after_help = "A first run without Kubernetes:\n  \
         muster data prepare book.txt --out data\n  \

@@ -69,7 +69,7 @@ impl JoinFile {
         write_atomic(&self.out, yaml.as_bytes(), Access::Private)?;
         eprintln!(
             "{}: admits provider {} until {until}. Hand it to the cluster's owner on a safe way; on that cluster:\n  \
-             muster agent run --hub {}",
+             muster agent run --join-file {} ...",
             self.out.display(),
             self.name,
             self.out.display()

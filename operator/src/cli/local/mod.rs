@@ -47,7 +47,7 @@ pub struct LocalCommand {
     /// Start from the checkpoint of step N instead of the newest; 0 starts over
     #[arg(long, value_name = "N")]
     from_step: Option<u64>,
-    /// Instruction set: auto, portable or avx2; the result does not depend on it
+    /// Instruction set: auto, portable, avx2, ..; the result does not depend on it
     #[arg(long, value_name = "ISA", default_value = "auto")]
     isa: String,
     /// `text` for people, `json` for the workers' events as they come

@@ -71,7 +71,8 @@ impl Progress {
         match event {
             Event::Started { step, isa, threads, .. } if rank == 0 => {
                 let from = if *step == 0 { "the beginning".into() } else { format!("step {step}") };
-                self.note(&format!("from {from}, {threads} threads a worker, {isa}"));
+                let plural = if *threads == 1 { "" } else { "s" };
+                self.note(&format!("from {from}, {threads} thread{plural} a worker, {isa}"));
                 if let Some(bar) = &self.bar {
                     bar.set_position(*step);
                 }

@@ -1,0 +1,93 @@
+//! The command line as a person meets it: help, wrong usage, exit codes, generated files.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that panics has failed")]
+
+mod support;
+
+use support::{Site, run};
+
+#[test]
+fn help_is_on_stdout_and_names_every_command() {
+    let ran = run(&["--help"]).succeeded();
+    for command in
+        ["hub", "agent", "local", "data", "sample", "checkpoint", "provider", "crd", "rbac", "version"]
+    {
+        assert!(ran.stdout.contains(&format!("\n  {command} ")), "{command}: {}", ran.stdout);
+    }
+    assert_eq!(ran.stderr, "");
+}
+
+#[test]
+fn wrong_usage_is_2_and_says_what_is_wrong() {
+    for (arguments, word) in [
+        (&["trian"][..], "trian"),
+        (&[], "Usage"),
+        (&["local"], "--data"),
+        (&["local", "job.yaml", "--data", "kjv", "--out", "o"], "NAME=DIR"),
+        (&["local", "job.yaml", "--data", "kjv=d", "--out", "o", "--workers", "0"], "--workers"),
+        (&["data", "import", "kjv", "dir", "--store", "s"], "NAMESPACE/NAME"),
+        (&["data", "prepare", "--out", "o"], "FILE"),
+        (&["rbac", "everyone"], "everyone"),
+        (&["checkpoint", "fetch", "--store", "s", "--out", "o"], "JOB"),
+    ] {
+        run(arguments).failed(2, &[word]);
+    }
+}
+
+#[test]
+fn missing_things_are_named_with_a_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    let none = dir.path().join("none");
+    let (none, out) = (none.to_str().unwrap(), dir.path().join("out"));
+    let out = out.to_str().unwrap();
+    run(&["data", "prepare", none, "--out", out]).failed(1, &["error: ", none]);
+    run(&["data", "import", "a/b", none, "--store", out]).failed(1, &[none, "muster data prepare"]);
+    run(&["data", "list", "--store", none]).failed(1, &[none, "--store"]);
+    run(&["checkpoint", "fetch", "--job-uid", "x", "--store", none, "--out", out])
+        .failed(1, &[none, "--store"]);
+    run(&["provider", "join-file", "east", "--out", out, "--kubeconfig", none])
+        .failed(1, &[none, "--kubeconfig"]);
+    run(&["local", none, "--data", "a=b", "--out", out]).failed(64, &[none]);
+    assert!(!dir.path().join("out").exists(), "a command that failed leaves nothing");
+}
+
+#[test]
+fn the_committed_definitions_are_the_generated_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    run(&["crd", "--out", dir.path().to_str().unwrap()]).succeeded();
+    let mut files = 0;
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let file = entry.unwrap();
+        let committed =
+            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds").join(file.file_name());
+        let same = std::fs::read(file.path()).unwrap() == std::fs::read(&committed).unwrap();
+        assert!(same, "{} is out of date: run `make generate`", committed.display());
+        files += 1;
+    }
+    assert!(files >= 4);
+    let all = run(&["crd"]).succeeded().stdout;
+    assert_eq!(all.matches("\nkind: CustomResourceDefinition").count(), files);
+}
+
+#[test]
+fn versions_are_told_to_programs_too() {
+    let text = run(&["version", "--output", "json"]).succeeded().stdout;
+    assert!(text.contains("\"arithmetic\":\"muster.ops/1\""), "{text}");
+}
+
+#[test]
+fn a_dataset_is_made_imported_and_listed() {
+    let site = Site::new();
+    let made = run(&["data", "prepare", &site.at("text"), "--out", &site.at("again")]).succeeded();
+    let digest = made.stdout.trim();
+    assert!(digest.starts_with("sha256:"), "{made:?}");
+    let imported =
+        run(&["data", "import", "team-a/tiny", &site.at("again"), "--store", &site.at("store")]).succeeded();
+    assert_eq!(imported.stdout.trim(), digest);
+    let listed = run(&["data", "list", "--store", &site.at("store")]).succeeded().stdout;
+    assert!(listed.contains("team-a     tiny") && listed.contains(digest), "{listed}");
+    run(&["data", "import", "Team/tiny", &site.at("again"), "--store", &site.at("store")])
+        .failed(1, &["Team"]);
+    std::fs::write(site.path("again/tokens-00000.bin"), b"xx").unwrap();
+    run(&["data", "import", "team-a/tiny", &site.at("again"), "--store", &site.at("store")])
+        .failed(1, &["tokens-00000.bin"]);
+}
