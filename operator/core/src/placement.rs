@@ -138,7 +138,7 @@ impl Rejection {
             Self::Region => "not in placement.regions".into(),
             Self::Price => "over placement.maxPrice".into(),
             Self::TrustTooLow => "below placement.minTrustTier".into(),
-            Self::Cordoned => "cordoned".into(),
+            Self::Cordoned => "not taking new work".into(),
             Self::NotReady => "not ready".into(),
             Self::NoDeviceClass(class) => format!("{} no {class} devices", verb("has", "have")),
             Self::Arithmetic(name) => format!("{} not offer {name}", verb("does", "do")),
@@ -371,7 +371,7 @@ mod tests {
             (
                 request(2),
                 Candidate { availability: Availability::Cordoned, ..base() },
-                "NoneEligible 0/1 providers: 1 cordoned",
+                "NoneEligible 0/1 providers: 1 not taking new work",
             ),
             (
                 request(2),

@@ -43,6 +43,9 @@ use blobs::auth::{Authenticator, KubeReviewer};
 use context::Context;
 use store::Store;
 
+/// After a stop was asked for, what is under way may go on for so long.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+
 /// Flags of `muster hub`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct HubArgs {
@@ -58,7 +61,7 @@ pub struct HubArgs {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:7443")]
     listen: SocketAddr,
     /// URL at which agents reach the blob service; its host goes into the certificate
-    #[arg(long, value_name = "https://HOST:PORT")]
+    #[arg(long, alias = "url", value_name = "https://HOST:PORT")]
     public_url: Uri,
     /// The trainer's image; a digest, so that it cannot change under a job
     #[arg(long, value_name = "NAME@sha256:HEX")]
@@ -95,22 +98,44 @@ pub async fn run(args: HubArgs) -> anyhow::Result<()> {
     tracing::info!(listen = %args.listen, public_url = public.blob_url, "hub starts");
 
     let auth = Authenticator::new(KubeReviewer::new(client.clone()));
-    let service = tokio::spawn(blobs::serve(args.listen, tls, store, auth, shutdown.clone()));
-    let controllers = tokio::spawn(everything(ctx, jobs, cache, client, public, schedule, shutdown.clone()));
-    let ended = tokio::select! {
+    let mut service = tokio::spawn(blobs::serve(args.listen, tls, store, auth, shutdown.clone()));
+    let mut controllers =
+        tokio::spawn(everything(ctx, jobs, cache, client, public, schedule, shutdown.clone()));
+    let (first, asked) = tokio::select! {
         biased;
-        served = service => served.context("blob service")?.with_context(|| format!("cannot listen on {}", args.listen)),
-        ran = controllers => ran.context("controllers"),
+        ended = &mut service => (served(ended, args.listen), shutdown.is_triggered()),
+        ended = &mut controllers => (ended.context("controllers"), shutdown.is_triggered()),
     };
-    // Whatever ended first, the other one follows.
-    let asked = shutdown.is_triggered();
+    // Whatever ended first, the other one finishes what it has begun.
     shutdown.trigger();
-    ended?;
+    let _ = tokio::time::timeout(STOP_WITHIN, async {
+        let _ = tokio::join!(
+            async {
+                if !service.is_finished() {
+                    let _ = service.await;
+                }
+            },
+            async {
+                if !controllers.is_finished() {
+                    let _ = controllers.await;
+                }
+            },
+        );
+    })
+    .await;
+    first?;
     if !asked {
         bail!("a part of the hub ended by itself; see the log above");
     }
     tracing::info!("hub stopped");
     Ok(())
+}
+
+fn served(
+    ended: Result<std::io::Result<()>, tokio::task::JoinError>,
+    listen: SocketAddr,
+) -> anyhow::Result<()> {
+    ended.context("blob service")?.with_context(|| format!("cannot listen on {listen}"))
 }
 
 async fn everything(

@@ -140,8 +140,8 @@ pub struct View<'a> {
     pub unplaced: Option<Unplaced>,
     /// Why the last unit ended, if it failed and no new one runs yet.
     pub after: Option<Failure>,
-    /// Whether workers of this job have ever run.
-    pub started: Started,
+    /// Whether training was under way at the last look and has not come back since.
+    pub before: Before,
     /// `spec.training.steps`.
     pub steps: u64,
     /// Newest durable step.
@@ -150,13 +150,13 @@ pub struct View<'a> {
     pub outcome: Option<&'a Outcome>,
 }
 
-/// Whether workers of a job have ever run.
+/// What the job did at the last look: the difference between a start (or a resumption) and a recovery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Started {
-    /// Not yet.
-    Never,
-    /// At least once.
-    Before,
+pub enum Before {
+    /// It did not train: new, or at rest.
+    Still,
+    /// It trained, or was recovering already.
+    Trained,
 }
 
 /// All conditions of the job, `Ready` first.
@@ -245,12 +245,12 @@ fn progressing(view: &View<'_>) -> Option<Condition> {
     let no =
         |reason: &str, message: String| Some(condition(Kind::Progressing, Status::False, reason, message));
     let resumes = format!("training goes on from step {}", view.durable_step);
-    // A job that never ran is Placing, not Recovering: False is kept for work that was interrupted.
+    // A job that did not train is Placing, not Recovering: False is kept for work that was interrupted.
     let (Some(unit), None) = (view.unit, &view.unplaced) else {
-        return match (&view.after, view.started) {
+        return match (&view.after, view.before) {
             (Some(failure), _) => no("Restarting", format!("{failure}; {resumes} once it is placed")),
-            (None, Started::Before) => no("Restarting", format!("{resumes} once it is placed")),
-            (None, Started::Never) => None,
+            (None, Before::Trained) => no("Restarting", format!("{resumes} once it is placed")),
+            (None, Before::Still) => None,
         };
     };
     if unit.member != Member::Connected {
@@ -265,14 +265,14 @@ fn progressing(view: &View<'_>) -> Option<Condition> {
             let message = format!("step {} of {}", unit.step, view.steps);
             Some(condition(Kind::Progressing, Status::True, "StepAdvanced", message))
         }
-        _ => match (&unit.waiting, &unit.failure, view.started) {
-            (Some(why), _, Started::Never) => {
+        _ => match (&unit.waiting, &unit.failure, view.before) {
+            (Some(why), _, Before::Still) => {
                 Some(condition(Kind::Progressing, Status::Unknown, &why.reason, why.message.clone()))
             }
-            (Some(why), _, Started::Before) => no(&why.reason, why.message.clone()),
+            (Some(why), _, Before::Trained) => no(&why.reason, why.message.clone()),
             (None, Some(failure), _) => no("PodLost", format!("{failure}; {resumes}")),
-            (None, _, Started::Before) => no("Restarting", format!("workers start; {resumes}")),
-            (None, _, Started::Never) => {
+            (None, _, Before::Trained) => no("Restarting", format!("workers start; {resumes}")),
+            (None, _, Before::Still) => {
                 let message = format!("{} workers start on {}", unit.workers, unit.provider);
                 Some(condition(Kind::Progressing, Status::Unknown, "Starting", message))
             }

@@ -195,7 +195,7 @@ fn view(unit: Option<&Unit>) -> View<'_> {
         unit,
         unplaced: None,
         after: None,
-        started: Started::Before,
+        before: Before::Trained,
         steps: 200,
         durable_step: 100,
         outcome: None,
@@ -220,11 +220,11 @@ fn a_refused_spec_is_pending_with_its_own_reason() {
 #[test]
 fn placing_explains_itself() {
     let unplaced = Unplaced { reason: "NoCapacity".into(), message: "0/1 providers: 1 lacks".into() };
-    let waiting = View { unplaced: Some(unplaced), started: Started::Never, ..view(None) };
+    let waiting = View { unplaced: Some(unplaced), before: Before::Still, ..view(None) };
     assert_eq!(story(&waiting), (Phase::Placing, "NoCapacity: 0/1 providers: 1 lacks".into()));
 
     let starting = unit(UnitPhase::Starting);
-    let starts = View { started: Started::Never, ..view(Some(&starting)) };
+    let starts = View { before: Before::Still, ..view(Some(&starting)) };
     assert_eq!(story(&starts), (Phase::Placing, "Placing: 2 workers start on east".into()));
 
     let why = Failure {
@@ -234,7 +234,7 @@ fn placing_explains_itself() {
         message: "image x is not on node n".into(),
     };
     let pulling = Unit { waiting: Some(why), ..starting };
-    let pulls = View { started: Started::Never, ..view(Some(&pulling)) };
+    let pulls = View { before: Before::Still, ..view(Some(&pulling)) };
     assert_eq!(story(&pulls), (Phase::Placing, "ImagePullFailed: image x is not on node n".into()));
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use muster_api::v1alpha1::{Resolved as ResolvedStatus, TrainingJobSpec, TrainingJobStatus};
-use muster_core::lifecycle::conditions::{self, Acceptance, Pause, Started, View};
+use muster_core::lifecycle::conditions::{self, Acceptance, Before, Pause, View};
 use muster_proof::Digest;
 use muster_trainer::dataset::Manifest;
 
@@ -126,7 +126,7 @@ fn said(look: &Look<'_>, accepted: Acceptance) -> TrainingJobStatus {
         unit: None,
         unplaced: None,
         after: None,
-        started: Started::Never,
+        before: Before::Still,
         steps,
         durable_step: 0,
         outcome: None,

@@ -16,6 +16,8 @@ pub mod gather;
 mod news;
 mod place;
 mod status;
+#[cfg(test)]
+mod tests;
 mod unit;
 
 use std::sync::Arc;

@@ -97,9 +97,9 @@ fn training(old: &TrainingJobStatus, new: &TrainingJobStatus, news: &mut Vec<New
         return;
     }
     match old.phase {
-        _ if old.start_time.is_none() => news.push(News::normal("Started", ready)),
+        Some(TrainingJobPhase::Running) => {}
         Some(TrainingJobPhase::Recovering) => news.push(News::normal("Recovered", ready)),
-        _ => {}
+        _ => news.push(News::normal("Started", ready)),
     }
 }
 

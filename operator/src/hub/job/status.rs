@@ -4,7 +4,7 @@ use muster_api::v1alpha1::{
     Island, Progress, TrainingJob, TrainingJobPhase, TrainingJobStatus, WorkUnit, WorkUnitPhase,
 };
 use muster_core::lifecycle::conditions::{
-    Acceptance, Condition, Pause, Phase, Started, Unplaced, View, conditions, phase,
+    Acceptance, Before, Condition, Pause, Phase, Unplaced, View, conditions, phase,
 };
 use muster_core::lifecycle::{Decision, Member, Next, Outcome, Unit, UnitPhase, Wish};
 
@@ -83,7 +83,7 @@ pub fn of_job(
         _ => None,
     });
     let running = unit.is_some_and(|unit| unit.phase == UnitPhase::Running);
-    let started = old.start_time.is_some() || running;
+    let trained = matches!(old.phase, Some(TrainingJobPhase::Running | TrainingJobPhase::Recovering));
     let outcome = match &decision.next {
         Next::Finish(outcome) => Some(outcome),
         _ => None,
@@ -97,7 +97,7 @@ pub fn of_job(
             Next::Place { after, .. } => after.clone(),
             _ => None,
         },
-        started: if started { Started::Before } else { Started::Never },
+        before: if trained { Before::Trained } else { Before::Still },
         steps: seen.facts.steps,
         durable_step: seen.facts.durable_step.unwrap_or(0),
         outcome,

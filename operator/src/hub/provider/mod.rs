@@ -27,7 +27,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Api, Resource, ResourceExt};
 use muster_api::names::{REPORT, finalizers, labels};
-use muster_api::v1alpha1::{ComputeProvider, ProviderReport, Scheduling, WorkUnit};
+use muster_api::v1alpha1::{ComputeProvider, ComputeProviderStatus, ProviderReport, Scheduling, WorkUnit};
 
 use super::apply::{self, Presence, Written, apply};
 use super::context::{Context, What};
@@ -182,15 +182,19 @@ async fn reconcile(object: Arc<Guarded>, providers: Arc<Providers>) -> Result<Ac
     if provider.finalizers().iter().any(|f| f == finalizers::PROVIDER)
         && apply::status(&api, "computeprovider", provider, &old, &new).await? == Written::Changed
     {
-        log_ready(&name, &new);
+        log_ready(&name, &old, &new);
     }
     ctx.succeeded(&format!("computeprovider/{name}"));
     Ok(again.map_or_else(Action::await_change, Action::requeue))
 }
 
-fn log_ready(name: &str, status: &muster_api::v1alpha1::ComputeProviderStatus) {
-    if let Some(ready) = status.conditions.iter().find(|c| c.type_ == "Ready") {
-        tracing::info!(provider = name, ready = ready.status, reason = ready.reason, "provider");
+fn log_ready(name: &str, old: &ComputeProviderStatus, new: &ComputeProviderStatus) {
+    let ready = |status: &ComputeProviderStatus| {
+        let found = status.conditions.iter().find(|c| c.type_ == "Ready")?;
+        Some((found.status.clone(), found.reason.clone()))
+    };
+    if let Some((status, reason)) = ready(new).filter(|now| ready(old).as_ref() != Some(now)) {
+        tracing::info!(provider = name, ready = status, reason, "provider");
     }
 }
 

@@ -22,22 +22,30 @@ pub enum Whole {
 }
 
 impl Store {
+    /// The manifest of a checkpoint, `None` if it is not in the store.
+    ///
+    /// # Errors
+    /// `InvalidData` if the blob is no checkpoint manifest, any other error of the file system.
+    pub async fn checkpoint_manifest(&self, digest: &Digest) -> io::Result<Option<Manifest>> {
+        let Some(bytes) = self.blobs.read(digest, MAX_MANIFEST).await? else { return Ok(None) };
+        let manifest = Manifest::parse(&bytes).map_err(|error| {
+            io::Error::new(ErrorKind::InvalidData, format!("checkpoint {digest}: {error}"))
+        })?;
+        Ok(Some(manifest))
+    }
+
     /// Whether the store has the manifest and every file it names.
     ///
     /// # Errors
     /// Any error of the file system but absence.
     pub async fn whole_checkpoint(&self, manifest: &Digest) -> io::Result<Whole> {
-        let bytes = match self.blobs.read(manifest, MAX_MANIFEST).await {
-            Ok(Some(bytes)) => bytes,
+        let parsed = match self.checkpoint_manifest(manifest).await {
+            Ok(Some(parsed)) => parsed,
             Ok(None) => return Ok(Whole::Missing(*manifest)),
             Err(error) if error.kind() == ErrorKind::InvalidData => {
                 return Ok(Whole::Invalid(error.to_string()));
             }
             Err(error) => return Err(error),
-        };
-        let parsed = match Manifest::parse(&bytes) {
-            Ok(parsed) => parsed,
-            Err(error) => return Ok(Whole::Invalid(format!("checkpoint {manifest}: {error}"))),
         };
         for file in parsed.files() {
             // Every blob was hashed when it came in; its size shows that nobody truncated it since.

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use muster_proof::Digest;
 use tokio::fs;
 
-use super::{Store, Whole, names};
+use super::{Store, names};
 
 /// Which checkpoints of a job to keep, beside the newest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +115,8 @@ impl Store {
         }
         for manifest in checkpoints.values() {
             live.insert(*manifest);
-            if let Whole::Yes(parsed) = self.whole_checkpoint(manifest).await? {
+            // Also of a checkpoint that lost a file: what is left may be all that a restore needs.
+            if let Some(parsed) = self.checkpoint_manifest(manifest).await? {
                 live.extend(parsed.files().iter().map(|file| file.sha256));
             }
         }
