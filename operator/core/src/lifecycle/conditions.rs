@@ -253,6 +253,14 @@ fn progressing(view: &View<'_>) -> Option<Condition> {
             (None, Before::Still) => None,
         };
     };
+    if let Some(failure) = &view.after {
+        // The unit is new and takes over from one that failed: this is the moment to say why.
+        let message = format!("{failure}; {resumes}");
+        return match view.before {
+            Before::Trained => no("Restarting", message),
+            Before::Still => Some(condition(Kind::Progressing, Status::Unknown, "Restarting", message)),
+        };
+    }
     if unit.member != Member::Connected {
         let message = format!(
             "{} does not renew its lease; it may go on training until its grace ends, then {resumes} elsewhere",

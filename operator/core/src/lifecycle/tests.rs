@@ -255,6 +255,18 @@ fn running_and_recovering() {
 }
 
 #[test]
+fn a_unit_that_takes_over_says_from_what() {
+    let new = unit(UnitPhase::Unseen);
+    let after = died(69, "PeerLost");
+    let recovers = View { after: after.clone(), ..view(Some(&new)) };
+    let expected = "Recovering: m (PeerLost, exit code 69); training goes on from step 100".to_string();
+    assert_eq!(story(&recovers), (Phase::Recovering, expected));
+    let refused = View { after, before: Before::Still, ..view(Some(&new)) };
+    let expected = "Restarting: m (PeerLost, exit code 69); training goes on from step 100".to_string();
+    assert_eq!(story(&refused), (Phase::Placing, expected));
+}
+
+#[test]
 fn paused_resumed_and_over() {
     let resting = View { pause: Pause::Resting, ..view(None) };
     assert_eq!(story(&resting).0, Phase::Suspended);

@@ -186,7 +186,10 @@ fn a_failed_unit_leads_to_a_new_epoch_from_the_newest_checkpoint() {
         "lastFailure": {"attempt": 1, "reason": "ScheduleTimeout", "message": "0 of 2 workers ran after 600 s"},
     });
     let made = with_status(unit(&job(&resolved()), 1, None, 0), failed);
-    let (new, _) = look(&job(&resolved()), Some(made), Some(40));
+    let old = resolved();
+    let (new, _) = look(&job(&old), Some(made), Some(40));
+    let told: Vec<_> = news::between(&old, &new).into_iter().map(|item| item.message).collect();
+    assert!(told.iter().any(|message| message.contains("0 of 2 workers ran")), "{told:?}");
     let island = &new.islands[0];
     assert_eq!((island.work_unit.as_deref(), island.epoch), (Some("4f2a9c1b-0-2"), Some(2)));
     assert_eq!(new.restarts, Some(1));

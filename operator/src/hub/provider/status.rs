@@ -38,7 +38,7 @@ pub fn render(
     let mut new = api::ComputeProviderStatus {
         observed_generation: generation,
         namespace: Some(provider_namespace(&provider.name_any())),
-        units: i32::try_from(facts.units.iter().filter(|unit| !released(unit)).count()).ok(),
+        units: i32::try_from(facts.units.iter().filter(|unit| !finished(unit)).count()).ok(),
         min_epoch: old.min_epoch.or(Some(1)),
         conditions: apply::conditions(&old.conditions, said, generation, now),
         ..old
@@ -50,8 +50,8 @@ pub fn render(
     (new, holds.map(|left| left + Duration::from_millis(50)))
 }
 
-fn released(unit: &api::WorkUnit) -> bool {
-    unit.status.as_ref().and_then(|status| status.phase) == Some(api::WorkUnitPhase::Released)
+fn finished(unit: &api::WorkUnit) -> bool {
+    unit.status.as_ref().and_then(|status| status.phase).is_some_and(api::WorkUnitPhase::is_finished)
 }
 
 fn judge(
