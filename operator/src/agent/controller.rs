@@ -205,6 +205,9 @@ impl Controller {
         }
         unit.update(|state| state.memory = decision.memory.clone()).await?;
         unit.round.send_modify(|count| *count += 1);
+        if news {
+            self.units.changed.notify_one();
+        }
         // Said before it is done: a deletion may take a while, and people watch.
         say(unit, object, payload, &decision);
         for action in &decision.actions {
@@ -276,7 +279,12 @@ impl Controller {
 
     async fn forget(&self, unit: &Unit, state: &UnitState) -> Result<Next, TurnError> {
         self.units.forget(unit.name())?;
-        upload::remove_checkpoints(&self.units, &self.blobs, &state.checkpoints).await;
+        self.units.changed.notify_one();
+        let starts = [state.rounds.start, state.payload.as_ref().and_then(|payload| payload.start)];
+        let manifests = state.checkpoints.iter().map(|commit| commit.manifest);
+        let manifests: Vec<_> =
+            manifests.chain(starts.into_iter().flatten().map(|start| start.manifest)).collect();
+        upload::remove_checkpoints(&self.units, &self.blobs, &manifests).await;
         Ok(Next::Forget)
     }
 

@@ -56,6 +56,7 @@ pub async fn run(
         tokio::select! {
             biased;
             () = shutdown.wait() => return,
+            () = units.changed.notified() => {}
             () = tokio::time::sleep(LOOK) => {}
         }
     }

@@ -16,8 +16,10 @@ use super::state::UnitState;
 use super::units::{Progress, Unit};
 use crate::runtime::{Shutdown, backoff, sanitise};
 
-/// Steps, loss and speed are written at most this often; everything else at once.
+/// Steps, loss and speed are written at most this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+/// A new checkpoint is written at most this often: short intervals are for tests. Everything else is written at once.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(2);
 /// One write may take this long.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -129,14 +131,18 @@ fn difference(before: &WorkUnitStatus, after: &WorkUnitStatus) -> Option<Value> 
     (!changed.is_empty()).then(|| serde_json::json!({ "status": changed }))
 }
 
-/// Whether only step, loss and speed differ.
-fn is_only_progress(before: &WorkUnitStatus, after: &WorkUnitStatus) -> bool {
+/// How long a change may wait after the last write.
+fn patience(before: &WorkUnitStatus, after: &WorkUnitStatus) -> Duration {
     let mut same = after.clone();
     same.step = before.step;
     same.loss.clone_from(&before.loss);
     same.tokens_per_second = before.tokens_per_second;
     same.progress_time.clone_from(&before.progress_time);
-    same == *before
+    if same == *before {
+        return PROGRESS_INTERVAL;
+    }
+    same.checkpoint.clone_from(&before.checkpoint);
+    if same == *before { CHECKPOINT_INTERVAL } else { Duration::ZERO }
 }
 
 /// Writes a unit's status until it is forgotten. `read` gives the object as last seen.
@@ -149,7 +155,7 @@ pub async fn write(
     let mut wanted = unit.wanted.subscribe();
     let mut durable = unit.durable.subscribe();
     let mut written: Option<WorkUnitStatus> = None;
-    let mut last_progress: Option<Instant> = None;
+    let mut last: Option<Instant> = None;
     let mut failures = 0;
     let mut pause = Duration::ZERO;
     loop {
@@ -165,12 +171,9 @@ pub async fn write(
         let before = written.clone().or_else(&read).unwrap_or_default();
         let state = unit.state().await;
         let after = compose(&before, &wish, &state, unit.progress().as_ref(), Timestamp::now());
-        let Some(patch) = difference(&before, &after) else {
-            publish(&unit, &before);
-            continue;
-        };
-        let wait = last_progress.map_or(Duration::ZERO, |at| PROGRESS_INTERVAL.saturating_sub(at.elapsed()));
-        if is_only_progress(&before, &after) && !wait.is_zero() {
+        let Some(patch) = difference(&before, &after) else { continue };
+        let wait = last.map_or(Duration::ZERO, |at| patience(&before, &after).saturating_sub(at.elapsed()));
+        if !wait.is_zero() {
             pause = wait;
             continue;
         }
@@ -179,8 +182,7 @@ pub async fn write(
         match tokio::time::timeout(WRITE_TIMEOUT, request).await {
             Ok(Ok(_)) => {
                 failures = 0;
-                last_progress = Some(Instant::now());
-                publish(&unit, &after);
+                last = Some(Instant::now());
                 written = Some(after);
             }
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
@@ -202,16 +204,6 @@ pub async fn write(
             }
         }
     }
-}
-
-/// Tells the relay which checkpoint the hub's object names.
-fn publish(unit: &Unit, status: &WorkUnitStatus) {
-    let step = status.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step);
-    unit.published.send_if_modified(|known| {
-        let news = step > *known;
-        *known = step.max(*known);
-        news
-    });
 }
 
 #[cfg(test)]
@@ -264,9 +256,9 @@ mod tests {
         let starting = wanted(WorkUnitPhase::Starting, false);
         let first = compose(&WorkUnitStatus::default(), &starting, &state, None, at(100));
         let stepping = compose(&first, &starting, &state, Some(&progress(1)), at(100));
-        assert!(is_only_progress(&first, &stepping));
+        assert_eq!(patience(&first, &stepping), PROGRESS_INTERVAL);
         let second = compose(&first, &wanted(WorkUnitPhase::Running, true), &state, None, at(150));
-        assert!(!is_only_progress(&first, &second));
+        assert_eq!(patience(&first, &second), Duration::ZERO);
         let patch = difference(&first, &second).unwrap();
         let keys: Vec<_> = patch["status"].as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(keys, ["conditions", "phase"]);

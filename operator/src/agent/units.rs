@@ -43,8 +43,6 @@ pub struct Unit {
     pub durable: watch::Sender<i64>,
     /// The newest status that the controller wants the hub to see.
     pub wanted: watch::Sender<Option<Wanted>>,
-    /// Step of the newest checkpoint that the hub has and that its object names.
-    pub published: watch::Sender<i64>,
     /// By manifest: the blobs that a pod may read because of it.
     pub closures: Mutex<HashMap<Digest, Arc<Vec<Digest>>>>,
 }
@@ -61,7 +59,6 @@ impl Unit {
             round: watch::Sender::new(0),
             durable: watch::Sender::new(0),
             wanted: watch::Sender::new(None),
-            published: watch::Sender::new(0),
             closures: Mutex::new(HashMap::new()),
         }
     }
@@ -112,6 +109,8 @@ impl Unit {
 pub struct Units {
     dir: Arc<StateDir>,
     units: Mutex<BTreeMap<String, Arc<Unit>>>,
+    /// Wakes the report: the idle workers may be others than before.
+    pub changed: Notify,
 }
 
 impl Units {
@@ -126,7 +125,7 @@ impl Units {
             .into_iter()
             .map(|(name, state)| (name.clone(), Arc::new(Unit::new(&name, dir.clone(), state))))
             .collect();
-        Ok(Self { dir, units: Mutex::new(units) })
+        Ok(Self { dir, units: Mutex::new(units), changed: Notify::new() })
     }
 
     /// A known unit.

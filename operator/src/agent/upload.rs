@@ -13,8 +13,9 @@ use super::units::{Unit, Units};
 use crate::runtime::blobdir::BlobDir;
 use crate::runtime::{Shutdown, backoff};
 
-/// A blob that no unit leads to may be one that a pod is still sending parts of; after this it is litter.
-const LITTER_AGE: Duration = Duration::from_secs(24 * 3600);
+/// A blob that no unit leads to may be part of a checkpoint that is still being sent, or a dataset that the next unit
+/// of its job asks for; after this it is litter.
+const LITTER_AGE: Duration = Duration::from_secs(4 * 3600);
 
 /// Why a checkpoint is not at the hub yet.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +100,7 @@ async fn settle(unit: &Unit, units: &Units, blobs: &BlobDir, commit: &Commit) ->
     match settled {
         Ok(old) => {
             unit.durable.send_replace(commit.step);
+            let old: Vec<Digest> = old.into_iter().map(|commit| commit.manifest).collect();
             remove_checkpoints(units, blobs, &old).await;
             Duration::ZERO
         }
@@ -109,14 +111,14 @@ async fn settle(unit: &Unit, units: &Units, blobs: &BlobDir, commit: &Commit) ->
     }
 }
 
-/// Removes the blobs of these checkpoints that nothing else leads to.
-pub async fn remove_checkpoints(units: &Units, blobs: &BlobDir, old: &[Commit]) {
+/// Removes the blobs of the checkpoints with these manifests that nothing else leads to.
+pub async fn remove_checkpoints(units: &Units, blobs: &BlobDir, old: &[Digest]) {
     if old.is_empty() {
         return;
     }
     let live = live(units, blobs).await;
-    for commit in old {
-        for digest in checkpoint_blobs(blobs, &commit.manifest).await {
+    for manifest in old {
+        for digest in checkpoint_blobs(blobs, manifest).await {
             if !live.contains(&digest)
                 && let Err(error) = blobs.remove(&digest).await
             {

@@ -218,7 +218,11 @@ fn end_attempt(plan: &Plan, memory: &mut Memory, world: &World, rank: Option<i64
     let give_up = if class == Class::Permanent {
         true
     } else if class == Class::Own && memory.own_faults >= limit {
-        failure.message += &format!(" ({} attempts in a row without a new checkpoint)", memory.own_faults);
+        // For lack of memory the remedy says it all.
+        if end.reason != Reason::OomKilled {
+            failure.message +=
+                &format!(" ({} attempts in a row without a new checkpoint)", memory.own_faults);
+        }
         true
     } else if memory.restarts > plan.max_restarts {
         failure.message += &format!(" (maxRestarts {} used up)", plan.max_restarts);

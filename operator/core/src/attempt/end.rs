@@ -179,6 +179,7 @@ pub(super) fn describe(plan: &Plan, attempt: i64, rank: Option<i64>, end: &End) 
         Reason::Evicted => format!("{who} was evicted{said}"),
         Reason::Preempted => format!("{who} made room for a pod of higher priority{said}"),
         Reason::NodeLost => format!("the node of {who} is gone{said}"),
+        Reason::PodLost if rank.is_none() => format!("{who} lost its pods{said}"),
         Reason::PodLost => format!("the pod of {who} was deleted{said}"),
         Reason::Killed => format!("{who} was killed by a signal{said}"),
         Reason::PeerLost => format!("{who} lost its peers or the relay{said}"),

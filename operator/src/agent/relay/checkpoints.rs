@@ -70,7 +70,7 @@ impl CommitError {
 }
 
 impl Relay {
-    /// Checks and records a checkpoint. Whether the hub has it is told by [`Unit::published`].
+    /// Checks and records a checkpoint. Whether the hub has it is told by [`Unit::durable`].
     ///
     /// # Errors
     /// See [`CommitError`]; nothing is recorded.

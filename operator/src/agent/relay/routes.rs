@@ -184,7 +184,7 @@ async fn checkpoint(State(relay): State<Arc<Relay>>, headers: HeaderMap, body: B
         tracing::warn!(unit = unit.name(), step = notice.step, %error, "checkpoint refused");
         return Err(said(error.status(), &error.to_string()));
     }
-    let durable = i64::try_from(notice.step).is_ok_and(|step| *unit.published.borrow() >= step);
+    let durable = i64::try_from(notice.step).is_ok_and(|step| *unit.durable.borrow() >= step);
     Ok(if durable { StatusCode::OK } else { StatusCode::ACCEPTED }.into_response())
 }
 
