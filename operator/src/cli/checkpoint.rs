@@ -75,9 +75,6 @@ impl Fetch {
             )));
         }
         copy(&store, &digest, &manifest, &self.out).await?;
-        let out = self.out.clone();
-        // Digests of files were checked while copying; this recomputes the StateRoot from the values themselves.
-        tokio::task::spawn_blocking(move || checkpoint::open(&out).map(|_| ())).await??;
         eprintln!("{}: the state after step {}", self.out.display(), manifest.step());
         println!("stateRoot {}", manifest.state_root());
         Ok(0)
@@ -136,6 +133,9 @@ async fn copy(store: &Store, digest: &Digest, manifest: &Manifest, out: &Path) -
             )));
         }
     }
+    // The files are what the manifest says; this recomputes the StateRoot from the values themselves.
+    let path = dir.path().to_owned();
+    tokio::task::spawn_blocking(move || checkpoint::open(&path).map(|_| ())).await??;
     dir.commit()?;
     Ok(())
 }

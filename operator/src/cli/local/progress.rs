@@ -53,10 +53,13 @@ impl Progress {
         }
     }
 
-    /// Takes the bar away, so that what follows stands on lines of its own.
-    pub fn close(&self) {
-        if let Some(bar) = &self.bar {
-            bar.abandon();
+    /// Takes the bar away and leaves its last words as an ordinary line, so that what follows stands on its own.
+    pub fn close(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+            if let Some(step) = self.step {
+                eprintln!("step {step}/{}  {}", self.steps, bar.message());
+            }
         }
     }
 
@@ -103,9 +106,6 @@ impl Progress {
 
     /// The result: the one line of stdout that scripts look for.
     pub fn finish(&mut self, step: u64, root: &Digest, out: &Path) {
-        if let Some(bar) = &self.bar {
-            bar.set_position(step);
-        }
         self.close();
         let out = out.display();
         self.note(&format!(
