@@ -8,6 +8,7 @@ use muster_numerics::isa::Isa;
 use crate::inference;
 use crate::pod;
 use crate::protocol::ExitCode;
+use crate::resolve;
 use crate::worker;
 
 /// Trains one model of a Muster job, the same bits on every machine.
@@ -33,6 +34,8 @@ enum Command {
     Gradients(inference::GradientOptions),
     /// Checks a checkpoint in full: files, digests, StateRoot.
     VerifyCheckpoint(inference::Source),
+    /// A job from a text and its parameters, without Kubernetes objects.
+    Resolve(resolve::ResolveOptions),
     /// The instruction sets that kernels exist for, and which of them this CPU has.
     Isa,
 }
@@ -68,6 +71,7 @@ fn run(command: Command) -> Result<(), pod::Ended> {
         Command::Logits(options) => Ok(inference::logits(&options)?),
         Command::Gradients(options) => Ok(inference::gradients(&options)?),
         Command::VerifyCheckpoint(source) => Ok(inference::verify(&source)?),
+        Command::Resolve(options) => Ok(resolve::resolve(&options)?),
         Command::Isa => {
             for isa in Isa::ALL {
                 println!("{isa} {}", if isa.is_available() { "available" } else { "missing" });

@@ -27,6 +27,7 @@ pub mod files;
 pub mod inference;
 pub mod pod;
 pub mod protocol;
+pub mod resolve;
 pub mod resolved;
 pub mod safetensors;
 pub mod worker;
