@@ -26,7 +26,7 @@ pub const TIMEOUT: Duration = Duration::from_secs(4);
 /// Name of our Lease, made by the hub.
 const LEASE: &str = "agent";
 /// How often the time of the last contact is saved.
-const SAVE: Duration = Duration::from_secs(20);
+const SAVE: Duration = Duration::from_secs(10);
 
 /// The WorkUnits of our namespace as the watch last showed them.
 #[derive(Debug, Default)]

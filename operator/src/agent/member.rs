@@ -18,7 +18,7 @@ use super::observe;
 use super::relay::identity::{ReviewError, Reviewer, Worker};
 use super::render::{self, MANAGED_BY, SERVICE_ACCOUNT, Site, UNIT_UID};
 use super::units::Units;
-use crate::runtime::{Shutdown, sanitise};
+use crate::runtime::Shutdown;
 
 /// One request may take this long.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -92,7 +92,7 @@ impl Member {
         let events = self.api::<Event>();
         let events = within("list events", events.list(&ListParams::default().fields(&fields))).await?;
         let newest = events.into_iter().max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
-        Ok(newest.and_then(|event| event.message).map(|text| sanitise::line(&text, 200)))
+        Ok(newest.and_then(|event| event.message).map(|text| observe::create_problem(&text)))
     }
 
     /// Makes the Job of an attempt. It is fine if it is there already and is this unit's.

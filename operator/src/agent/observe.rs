@@ -135,6 +135,18 @@ fn obstacle(
     Some(Obstacle { reason: "Unschedulable", message: said(scheduled.message.as_ref()) })
 }
 
+/// Why a Job cannot make its pods, from its FailedCreate event, without the pod's name, which changes with every try.
+#[must_use]
+pub fn create_problem(said: &str) -> String {
+    let why = said.split_once(" is forbidden: ").map_or(said, |(_, why)| why);
+    let remedy = if why.starts_with("exceeded quota") {
+        "ask for less in spec.workers, or lend more (ResourceQuota on the member); "
+    } else {
+        ""
+    };
+    sanitise::line(&format!("pods cannot be made: {remedy}{why}"), 2 * MESSAGE)
+}
+
 /// In a few fixed words: the runtime's own change with every try, and each change would be a write and an event.
 fn pull_problem(reason: &str, said: &str) -> &'static str {
     let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
@@ -194,6 +206,16 @@ mod tests {
         let PodState::Ended(end) = evicted.state else { panic!() };
         assert_eq!((end.reason, end.message.as_str()), (Reason::Evicted, "low on memory"));
         assert!(evicted.terminal);
+    }
+
+    #[test]
+    fn what_a_job_cannot_make_is_said_in_stable_words() {
+        let quota = "Error creating: pods \"u-0-1-1-abcde\" is forbidden: exceeded quota: muster-lent, requested: pods=1";
+        let want = "pods cannot be made: ask for less in spec.workers, or lend more (ResourceQuota on the member); \
+                    exceeded quota: muster-lent, requested: pods=1";
+        assert_eq!(create_problem(quota), want);
+        let security = "Error creating: pods \"u\" is forbidden: violates PodSecurity \"restricted:latest\": seccompProfile";
+        assert!(create_problem(security).contains("made: violates PodSecurity"));
     }
 
     #[test]
