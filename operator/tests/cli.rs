@@ -134,3 +134,18 @@ fn a_checkpoint_comes_out_of_the_store_as_it_went_in() {
     fetch("damaged", &[]).failed(1, &["damaged in the store", "model.safetensors"]);
     assert!(!site.path("damaged").exists());
 }
+
+/// `muster crd | head` once panicked: the standard library's `println!` does when nobody reads.
+#[test]
+fn a_reader_that_leaves_is_no_crash() {
+    let mut child = support::command(&["crd"]).spawn().unwrap();
+    drop(child.stdout.take());
+    let ran = support::end(child);
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(141), ""));
+    let site = Site::new();
+    let all = site.local("job.yaml", "out", &["--output", "json"]);
+    let mut child = support::command(&all.iter().map(String::as_str).collect::<Vec<_>>()).spawn().unwrap();
+    drop((child.stdout.take(), child.stderr.take()));
+    assert_eq!(support::end(child).code, Some(0));
+    assert!(site.path("out/checkpoints/step-00000024").is_dir());
+}

@@ -1,6 +1,7 @@
 //! `muster checkpoint fetch`: a job's checkpoint out of the hub's store, checked to the last bit. For administrators, on the
 //! hub's machine, until the gateway serves tenants.
 use super::data::split;
+use super::output::{line, note};
 use super::run::block_on;
 use super::{Failure, Outcome};
 use crate::hub::store::{Store, Whole};
@@ -75,8 +76,8 @@ impl Fetch {
             )));
         }
         copy(&store, &digest, &manifest, &self.out).await?;
-        eprintln!("{}: the state after step {}", self.out.display(), manifest.step());
-        println!("stateRoot {}", manifest.state_root());
+        note(format_args!("{}: the state after step {}", self.out.display(), manifest.step()));
+        line(format_args!("stateRoot {}", manifest.state_root()))?;
         Ok(0)
     }
 }

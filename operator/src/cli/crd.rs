@@ -1,5 +1,6 @@
 //! `muster crd`: the CustomResourceDefinitions, generated from the types that the program itself uses.
 use super::Outcome;
+use super::output::line;
 use crate::runtime::files::{Access, write_atomic};
 use clap::Args;
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ impl CrdCommand {
             }
             None => {
                 for file in files {
-                    println!("---\n{}", file.text.trim_end());
+                    line(format_args!("---\n{}", file.text.trim_end()))?;
                 }
             }
         }

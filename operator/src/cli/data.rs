@@ -1,4 +1,5 @@
 //! `muster data`: from text to a dataset, and into a hub's store.
+use super::output::{line, note, print};
 use super::run::block_on;
 use super::{Failure, Outcome};
 use crate::hub::store::Store;
@@ -64,8 +65,8 @@ fn prepare(files: &[PathBuf], out: &Path) -> Outcome {
     let busy = Busy::start("reading", bytes);
     let manifest = dataset::prepare(files, out)?;
     busy.end();
-    eprintln!("{}: {}", out.display(), describe(&manifest));
-    println!("{}", manifest.digest()?);
+    note(format_args!("{}: {}", out.display(), describe(&manifest)));
+    line(manifest.digest()?)?;
     Ok(0)
 }
 
@@ -79,9 +80,9 @@ async fn import(name: &str, dir: &Path, store: &Path) -> Outcome {
     let digest = store.import_dataset(namespace, name, dir).await?;
     busy.end();
     if let Some(manifest) = store.dataset_manifest(&digest).await? {
-        eprintln!("{namespace}/{name}: {}", describe(&manifest));
+        note(format_args!("{namespace}/{name}: {}", describe(&manifest)));
     }
-    println!("{digest}");
+    line(digest)?;
     Ok(0)
 }
 
@@ -105,7 +106,7 @@ async fn list(path: &Path, namespace: Option<String>) -> Outcome {
             rows.push([namespace.clone(), name, tokens, vocabulary, digest.to_string()]);
         }
     }
-    print!("{}", table(&rows));
+    print(&table(&rows))?;
     Ok(0)
 }
 

@@ -76,7 +76,7 @@ pub fn main() -> ExitCode {
     match cli.command.run() {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            eprintln!("error: {failure}");
+            output::note(format_args!("error: {failure}"));
             ExitCode::from(failure.code())
         }
     }

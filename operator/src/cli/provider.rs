@@ -1,4 +1,5 @@
 //! `muster provider join-file`: what a hub's administrator hands to the owner of a member cluster.
+use super::output::note;
 use super::run::block_on;
 use super::{Failure, Outcome};
 use crate::runtime::client::{Target, client_of, within};
@@ -67,13 +68,13 @@ impl JoinFile {
         let extension = HubExtension { provider: self.name.clone(), hub };
         let yaml = serde_saphyr::to_string(&join::build(&cluster, &token, &extension))?;
         write_atomic(&self.out, yaml.as_bytes(), Access::Private)?;
-        eprintln!(
+        note(format_args!(
             "{}: admits provider {} until {until}. Hand it to the cluster's owner on a safe way; on that cluster:\n  \
              muster agent run --join-file {} ...",
             self.out.display(),
             self.name,
             self.out.display()
-        );
+        ));
         Ok(0)
     }
 

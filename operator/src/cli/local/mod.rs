@@ -81,7 +81,7 @@ async fn train(prepared: &Prepared, output: Output) -> Outcome {
         let end = workers::run(&launch, &stop, &mut progress).await?;
         let crash = match end {
             End::Finished { step, state_root } => {
-                progress.finish(step, &state_root, &launch.out);
+                progress.finish(step, &state_root, &launch.out)?;
                 return Ok(0);
             }
             End::Stopped => {

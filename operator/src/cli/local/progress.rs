@@ -1,11 +1,11 @@
 //! What is seen of a run: a bar on a terminal, lines elsewhere, the workers' own events with `--output json`. All of it on
 //! stderr but results and events.
-use crate::cli::output::Output;
+use crate::cli::output::{self, Output};
 use crate::runtime::sanitise;
 use indicatif::{ProgressBar, ProgressStyle};
 use muster_proof::Digest;
 use muster_trainer::protocol::Event;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write, stdout};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,8 @@ pub(super) struct Progress {
     step: Option<u64>,
     checkpoint: Option<u64>,
     last_line: Option<Instant>,
+    /// Nobody reads the events any more. The training goes on: its result is on disk.
+    deaf: bool,
 }
 
 impl Progress {
@@ -31,7 +33,7 @@ impl Progress {
             );
             bar
         });
-        Self { output, bar, steps, step: None, checkpoint: None, last_line: None }
+        Self { output, bar, steps, step: None, checkpoint: None, last_line: None, deaf: false }
     }
 
     /// The last step seen, if any.
@@ -49,7 +51,7 @@ impl Progress {
         let text = sanitise::line(text, 2000);
         match &self.bar {
             Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
+            None => output::note(text),
         }
     }
 
@@ -58,7 +60,7 @@ impl Progress {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
             if let Some(step) = self.step {
-                eprintln!("step {step}/{}  {}", self.steps, bar.message());
+                output::note(format_args!("step {step}/{}  {}", self.steps, bar.message()));
             }
         }
     }
@@ -66,10 +68,11 @@ impl Progress {
     pub fn event(&mut self, rank: u32, event: &Event) {
         // All workers say when they start and finish; rank 0 speaks for all.
         if rank == 0
+            && !self.deaf
             && self.output == Output::Json
             && let Ok(line) = serde_json::to_string(event)
         {
-            println!("{line}");
+            self.deaf |= writeln!(stdout(), "{line}").and_then(|()| stdout().flush()).is_err();
         }
         match event {
             Event::Started { step, isa, threads, .. } if rank == 0 => {
@@ -99,21 +102,22 @@ impl Progress {
         }
         let due = self.last_line.is_none_or(|at| at.elapsed() >= LINE_EVERY);
         if self.output == Output::Text && (due || step == self.steps) {
-            eprintln!("step {step}/{}  {text}", self.steps);
+            output::note(format_args!("step {step}/{}  {text}", self.steps));
             self.last_line = Some(Instant::now());
         }
     }
 
     /// The result: the one line of stdout that scripts look for.
-    pub fn finish(&mut self, step: u64, root: &Digest, out: &Path) {
+    pub fn finish(&mut self, step: u64, root: &Digest, out: &Path) -> io::Result<()> {
         self.close();
         let out = out.display();
         self.note(&format!(
             "done: {out}/checkpoints/step-{step:08}; try `muster sample {out} --prompt TEXT`"
         ));
         if self.output == Output::Text {
-            println!("stateRoot {root}");
+            output::line(format_args!("stateRoot {root}"))?;
         }
+        Ok(())
     }
 }
 

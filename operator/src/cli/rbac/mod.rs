@@ -4,6 +4,7 @@ mod on_hub;
 mod render;
 
 use super::Outcome;
+use super::output::print;
 use crate::runtime::files::{Access, write_atomic};
 use clap::{Args, ValueEnum};
 use render::{Role, Rule, render};
@@ -34,7 +35,7 @@ impl RbacCommand {
         let yaml = self.who.yaml();
         match self.out {
             Some(path) => write_atomic(&path, yaml.as_bytes(), Access::Public)?,
-            None => print!("{yaml}"),
+            None => print(&yaml)?,
         }
         Ok(0)
     }
