@@ -44,6 +44,13 @@ impl LeaseWatch {
         }
     }
 
+    /// This hub could not see until `now` (the API server was away): silence up to here says nothing, since agents could
+    /// not renew either.
+    pub fn blind_until(&mut self, now: Duration) {
+        self.since = now;
+        self.renewed = None;
+    }
+
     /// The verdict at `now`, and how long it holds if nothing is seen until then.
     #[must_use]
     pub fn pulse(&self, duration: Duration, now: Duration) -> (Pulse, Option<Duration>) {
@@ -201,6 +208,17 @@ mod tests {
         lease.saw(mark("09:00"), s(120));
         assert_eq!(lease.pulse(s(15), s(120)), (Pulse::Fresh, Some(s(15))), "a clock set back is a renewal");
         assert_eq!(lease.pulse(s(15), s(135)), (Pulse::Expired, None));
+    }
+
+    #[test]
+    fn an_outage_of_the_hubs_own_server_is_nobodys_silence() {
+        let mut lease = LeaseWatch::new(mark("10:00"), s(0));
+        lease.saw(mark("10:05"), s(5));
+        lease.blind_until(s(60));
+        assert_eq!(lease.pulse(s(15), s(61)), (Pulse::TooEarly, Some(s(14))));
+        assert_eq!(lease.pulse(s(15), s(75)), (Pulse::Expired, None));
+        lease.saw(mark("10:06"), s(76));
+        assert_eq!(lease.pulse(s(15), s(76)).0, Pulse::Fresh);
     }
 
     #[test]

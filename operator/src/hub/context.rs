@@ -60,9 +60,9 @@ impl Context {
     /// After a failed look at `object`: again, later each time.
     pub fn retry(&self, object: &str, error: &Error) -> Action {
         let delay = self.failures.failed(&object.to_owned(), jitter_of(object));
-        if error.is_conflict() {
-            // Somebody else wrote first; the news is on its way, and waiting long would only delay it.
-            tracing::debug!(object, %error, "conflict, looking again");
+        if error.is_conflict() || error.is_gone() {
+            // Somebody else wrote or deleted it first; the news is on its way.
+            tracing::debug!(object, %error, "changed meanwhile, looking again");
         } else {
             tracing::warn!(object, %error, retry_in = ?delay, "cannot finish, trying again");
         }

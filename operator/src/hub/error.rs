@@ -45,6 +45,18 @@ impl Error {
         matches!(self.status(), Some(404))
     }
 
+    /// Whether the API server did not answer, or only to say that it cannot.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Api(ClientError::Timeout { .. }) => true,
+            Self::Api(ClientError::Request { .. }) => {
+                self.status().is_none_or(|code| code == 429 || code >= 500)
+            }
+            _ => false,
+        }
+    }
+
     fn status(&self) -> Option<u16> {
         match self {
             Self::Api(ClientError::Request { source, .. }) => match source.as_ref() {

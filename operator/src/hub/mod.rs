@@ -8,7 +8,7 @@
 //! | `units` | the end of WorkUnits |
 //! | `store`, `blobs`, `collector` | what outlives objects; its HTTPS service; its garbage collection |
 //! | `state`, `publish` | key, CA, incarnation; the public half of them |
-//! | `apply`, `events`, `context`, `error`, `names`, `rbac` | what the controllers share |
+//! | `apply`, `events`, `context`, `error`, `names`, `patience`, `rbac` | what the controllers share |
 //!
 //! Decisions live in `muster-core` and are pure. Nothing here trains, and no member's credentials are held.
 mod apply;
@@ -19,6 +19,7 @@ mod error;
 mod events;
 mod job;
 pub mod names;
+mod patience;
 mod provider;
 mod publish;
 pub mod rbac;

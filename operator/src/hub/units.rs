@@ -19,6 +19,7 @@ use super::apply::{self, Presence};
 use super::context::{Context, What};
 use super::error::Error;
 use super::job::{Jobs, ask, gather};
+use super::patience::Patience;
 use crate::runtime::Shutdown;
 use crate::runtime::client::within;
 
@@ -43,6 +44,7 @@ pub async fn run(ctx: Arc<Context>, jobs: Jobs, shutdown: Shutdown) {
         ready = jobs.wait_until_ready() => if ready.is_err() { return },
     }
     Controller::new(Api::<Guarded>::all(ctx.client.clone()), watcher::Config::default())
+        .trigger_backoff(Patience::default())
         .graceful_shutdown_on(shutdown.wait())
         .run(reconcile, error_policy, Arc::new(Units { ctx, jobs }))
         .for_each(|result| async move {

@@ -38,6 +38,7 @@ use muster_core::lifecycle::{self, Decision, Next, Outcome};
 use super::apply::{self, Presence, Written};
 use super::context::{Context, What};
 use super::error::Error;
+use super::patience::Patience;
 use crate::runtime::Shutdown;
 use crate::runtime::client::within;
 use gather::Gathered;
@@ -93,6 +94,7 @@ pub fn controller(ctx: &Context) -> (Controller<Guarded>, Jobs) {
 /// Runs until shutdown.
 pub async fn run(controller: Controller<Guarded>, ctx: Arc<Context>, shutdown: Shutdown) {
     controller
+        .trigger_backoff(Patience::default())
         .graceful_shutdown_on(shutdown.wait())
         .run(reconcile, error_policy, ctx)
         .for_each(|result| async move {

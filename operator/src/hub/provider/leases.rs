@@ -52,6 +52,16 @@ impl LeaseBook {
         (pulse, holds)
     }
 
+    /// The API server did not answer: nobody's silence up to now counts.
+    pub fn blind(&self) {
+        let now = self.start.elapsed();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        for (watch, pulse) in seen.values_mut() {
+            watch.blind_until(now);
+            *pulse = Pulse::TooEarly;
+        }
+    }
+
     /// The provider is gone.
     pub fn forget(&self, provider: &str) {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).remove(provider);

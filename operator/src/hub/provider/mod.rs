@@ -34,14 +34,19 @@ use super::context::{Context, What};
 use super::error::Error;
 use super::job::gather;
 use super::names::{AGENT_ROLE, AGENTS_NAMESPACE, LEASE, provider_namespace, provider_of};
+use super::patience::Patience;
 use super::units;
 use crate::runtime::Shutdown;
 use crate::runtime::client::{ClientError, within};
+use muster_core::provider::Pulse;
 
 type Guarded = DeserializeGuard<ComputeProvider>;
 
 /// A draining provider is looked at again after this even without news.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// While the API server is away: well below a lease's duration.
+const UNREACHABLE_AGAIN: Duration = Duration::from_secs(3);
 
 /// Counts changes of what the hub made for a provider, so that it is put right only after something happened to it.
 #[derive(Default)]
@@ -112,6 +117,7 @@ pub async fn run(ctx: Arc<Context>, shutdown: Shutdown) {
         )
         .watches(Api::<DeserializeGuard<WorkUnit>>::all(client), watcher::Config::default(), in_namespace_of);
     controller
+        .trigger_backoff(Patience::default())
         .graceful_shutdown_on(shutdown.wait())
         .run(reconcile, error_policy, Arc::new(Providers { ctx, upkeep }))
         .for_each(|result| async move {
@@ -139,7 +145,13 @@ fn in_namespace_of<K: Resource<DynamicType = ()>>(object: K) -> Option<ObjectRef
 }
 
 fn error_policy(object: Arc<Guarded>, error: &Error, providers: Arc<Providers>) -> Action {
-    providers.ctx.retry(&format!("computeprovider/{}", object.name_any()), error)
+    let retry = providers.ctx.retry(&format!("computeprovider/{}", object.name_any()), error);
+    if error.is_unreachable() {
+        // Agents cannot renew at a server that is away. Looked at often, so that their time starts when it is back.
+        providers.ctx.leases.blind();
+        return Action::requeue(UNREACHABLE_AGAIN);
+    }
+    retry
 }
 
 async fn reconcile(object: Arc<Guarded>, providers: Arc<Providers>) -> Result<Action, Error> {
@@ -171,7 +183,7 @@ async fn reconcile(object: Arc<Guarded>, providers: Arc<Providers>) -> Result<Ac
     let facts = status::Facts {
         units: units_at(ctx, &name).await?,
         report: report(ctx, &name).await?,
-        pulse: ctx.leases.pulse(&name, provider.spec.lease_duration_seconds),
+        pulse: pulse(ctx, provider).await?,
     };
     if facts.report.is_none() {
         upkeep.changed(&name);
@@ -186,6 +198,20 @@ async fn reconcile(object: Arc<Guarded>, providers: Arc<Providers>) -> Result<Ac
     }
     ctx.succeeded(&format!("computeprovider/{name}"));
     Ok(again.map_or_else(Action::await_change, Action::requeue))
+}
+
+/// Silence is believed only after a look at the lease itself: the watch may be the one that is silent.
+async fn pulse(ctx: &Context, provider: &ComputeProvider) -> Result<(Pulse, Option<Duration>), Error> {
+    let (name, seconds) = (provider.name_any(), provider.spec.lease_duration_seconds);
+    let pulse = ctx.leases.pulse(&name, seconds);
+    if pulse.0 != Pulse::Expired {
+        return Ok(pulse);
+    }
+    let leases: Api<Lease> = Api::namespaced(ctx.client.clone(), &provider_namespace(&name));
+    if let Some(lease) = within("get lease", leases.get_opt(LEASE)).await? {
+        ctx.leases.saw(&name, &lease);
+    }
+    Ok(ctx.leases.pulse(&name, seconds))
 }
 
 fn log_ready(name: &str, old: &ComputeProviderStatus, new: &ComputeProviderStatus) {
