@@ -102,16 +102,6 @@ impl Authority {
     }
 }
 
-/// A server configuration from PEM files of the administrator's own PKI.
-///
-/// # Errors
-/// When a file cannot be read, is not PEM, or the two do not belong together.
-pub fn server_from_files(certificate: &Path, key: &Path) -> Result<RustlsConfig, TlsError> {
-    let chain = certificates(&read_pem(certificate)?, certificate)?;
-    let der = PrivateKeyDer::from_pem_slice(read_pem(key)?.as_bytes()).map_err(|e| bad_pem(key, e))?;
-    server_config(chain, der)
-}
-
 /// A client that believes certificates of `ca` (PEM) and of nobody else, follows no redirect and asks no proxy.
 ///
 /// # Errors
@@ -127,11 +117,7 @@ pub fn pinned_client(ca: &str) -> Result<reqwest::Client, TlsError> {
         .build()?)
 }
 
-/// The rustls half of [`pinned_client`], for other HTTP clients.
-///
-/// # Errors
-/// When `ca` is not a PEM certificate.
-pub fn pinned_config(ca: &str) -> Result<rustls::ClientConfig, TlsError> {
+fn pinned_config(ca: &str) -> Result<rustls::ClientConfig, TlsError> {
     install_crypto();
     let mut roots = rustls::RootCertStore::empty();
     for certificate in certificates(ca, Path::new("pinned CA"))? {
