@@ -5,6 +5,8 @@
 mod common;
 
 use std::fs;
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 
@@ -73,6 +75,36 @@ fn commands() {
     assert!(matches!(worker.next(), Some(Event::Listening { .. })));
     worker.send(&Line::Peers { addresses: vec![], key: "xyz".into() });
     worker.end().assert_error(64, &["stdin", "64 lower-case hex digits"]);
+}
+
+/// Whoever finds the port of a waiting worker and sends anything, or nothing: turned away, and the bits are the same.
+#[test]
+fn strangers_on_the_port() {
+    let job = Job::new();
+    let want = run_one(&job, &job.out("want"), &[]).root();
+    let mut workers: Vec<_> =
+        (0..2).map(|rank| Worker::spawn(job.worker(&job.out("out"), rank, 2))).collect();
+    let addresses: Vec<_> = workers
+        .iter()
+        .map(|worker| match worker.next() {
+            Some(Event::Listening { address }) => address,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let strangers: Vec<_> = [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 300], &[]]
+        .into_iter()
+        .map(|bytes| {
+            let mut stream = TcpStream::connect(addresses[0]).unwrap();
+            stream.write_all(bytes).unwrap();
+            stream
+        })
+        .collect();
+    let peers = Line::Peers { addresses, key: "5a".repeat(32) };
+    workers.iter_mut().for_each(|worker| worker.send(&peers));
+    let ended: Vec<_> = workers.into_iter().map(Worker::end).collect();
+    drop(strangers);
+    assert_eq!(ended[0].root(), want);
+    assert!(ended[0].stderr.contains("a connection was refused"), "{ended:?}");
 }
 
 #[test]
