@@ -14,7 +14,7 @@ use crate::world::{LENT, TENANT, World, eventually};
 const MINUTE: Duration = Duration::from_secs(60);
 
 pub async fn suspend_resume(world: &World) -> Result<Verdict> {
-    let wanted = job::lasting("paused", 2, 45);
+    let wanted = job::lasting("paused", 2, 20);
     let applied = job::apply(world, &wanted).await?;
     job::wait_checkpoint(world, "paused", 20, 2 * MINUTE).await?;
     suspend(world, "paused", true).await?;

@@ -14,14 +14,14 @@ use crate::world::{World, eventually};
 const TARGET: Duration = Duration::from_secs(15);
 
 pub async fn once(world: &World) -> Result<Verdict> {
-    let wanted = job::lasting("killed", 2, 30);
+    let wanted = job::lasting("killed", 2, 12);
     let applied = job::apply(world, &wanted).await?;
     killed(world, &applied, 20, Way::Delete).await?;
     equal_to_local(world, &wanted).await
 }
 
 pub async fn three_times(world: &World) -> Result<Verdict> {
-    let wanted = job::lasting("killed-thrice", 2, 80);
+    let wanted = job::lasting("killed-thrice", 2, 45);
     let applied = job::apply(world, &wanted).await?;
     let mut least = 20;
     for way in [Way::Delete, Way::Kill, Way::Delete] {
@@ -34,7 +34,7 @@ pub async fn three_times(world: &World) -> Result<Verdict> {
 }
 
 pub async fn worker_process(world: &World) -> Result<Verdict> {
-    let wanted = job::lasting("process-killed", 2, 30);
+    let wanted = job::lasting("process-killed", 2, 15);
     let applied = job::apply(world, &wanted).await?;
     let durable = job::wait_checkpoint(world, cluster::name(&applied), 20, Duration::from_secs(90)).await?;
     let before = pods::wait_running(world, &applied, 1, Duration::from_secs(10)).await?;
