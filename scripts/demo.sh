@@ -37,6 +37,8 @@ PATH=$PATH:$HOME/.cargo/bin:/usr/local/go/bin
 step "Build: muster, muster-trainer, the trainer's image, Kubernetes"
 cd "$REPO"
 cargo build --release --locked --workspace --bin muster --bin muster-trainer
+e2e/localcluster/build.sh >/dev/null
+RUN_DIR=$RUN "$here/image.sh" >/dev/null
 built=$SECONDS
 
 step "Clusters: a hub and a member, real Kubernetes each in its own network namespace"
