@@ -65,7 +65,8 @@ step "kubectl apply -f manifests/examples/kjv-gpt.yaml"
 # A second run starts afresh, it does not show the first one's result.
 admin hub delete trainingjob "$JOB" --namespace="$NAMESPACE" --ignore-not-found --timeout=120s >/dev/null
 admin hub apply -f "$YAML"
-admin hub get trainingjob "$JOB" --namespace="$NAMESPACE" --watch >&2 &
+# Not through the function: what is killed below must be kubectl itself.
+"$RUN/bin/kubectl" --kubeconfig="$KUBECONFIG_ADMIN" --context=hub get trainingjob "$JOB" --namespace="$NAMESPACE" --watch >&2 &
 watch=$!
 trap 'kill "$watch" 2>/dev/null || true' EXIT
 phase() { admin hub get trainingjob "$JOB" --namespace="$NAMESPACE" -o jsonpath='{.status.phase}'; }
