@@ -154,7 +154,8 @@ pub async fn write(
 ) {
     let mut wanted = unit.wanted.subscribe();
     let mut durable = unit.durable.subscribe();
-    let mut written: Option<WorkUnitStatus> = None;
+    // With the object's UID: what was said of an earlier object of the same name was not said of this one.
+    let mut written: Option<(String, WorkUnitStatus)> = None;
     let mut last: Option<Instant> = None;
     let mut failures = 0;
     let mut pause = Duration::ZERO;
@@ -168,8 +169,9 @@ pub async fn write(
         }
         pause = PROGRESS_INTERVAL;
         let Some(wish) = wanted.borrow_and_update().clone() else { continue };
-        let before = written.clone().or_else(&read).unwrap_or_default();
         let state = unit.state().await;
+        let said = written.as_ref().filter(|(uid, _)| *uid == state.uid).map(|(_, status)| status.clone());
+        let before = said.or_else(&read).unwrap_or_default();
         let after = compose(&before, &wish, &state, unit.progress().as_ref(), Timestamp::now());
         let Some(patch) = difference(&before, &after) else { continue };
         let wait = last.map_or(Duration::ZERO, |at| patience(&before, &after).saturating_sub(at.elapsed()));
@@ -183,7 +185,7 @@ pub async fn write(
             Ok(Ok(_)) => {
                 failures = 0;
                 last = Some(Instant::now());
-                written = Some(after);
+                written = Some((state.uid, after));
             }
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
                 // The controller finds out what that means.
