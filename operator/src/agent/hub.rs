@@ -11,9 +11,11 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::PostParams;
 use kube::core::DeserializeGuard;
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
 use muster_api::v1alpha1::WorkUnit;
+
+use tokio::sync::Notify;
 
 use super::units::locked;
 use crate::runtime::Shutdown;
@@ -73,18 +75,32 @@ impl View {
         }
     }
 
-    /// Follows the hub's list; `touched` is called with the name of each unit that changed.
-    pub async fn follow(&self, api: Api<Guarded>, touched: impl Fn(&str), shutdown: Shutdown) {
-        let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
-        let mut listed = BTreeMap::new();
+    /// Follows the hub's list; `touched` is called with the name of each unit that changed. When the hub is `back`
+    /// after a silence the list is taken anew: a watch that a partition has cut may look alive for minutes.
+    pub async fn follow(&self, api: Api<Guarded>, touched: impl Fn(&str), back: &Notify, shutdown: Shutdown) {
+        let watch = || watcher(api.clone(), watcher::Config::default()).boxed();
+        let (mut events, mut listed) = (watch(), BTreeMap::new());
+        let mut pause = Duration::ZERO;
         loop {
+            let next = async {
+                tokio::time::sleep(pause).await;
+                events.next().await
+            };
             let event = tokio::select! {
                 biased;
                 () = shutdown.wait() => return,
-                event = events.next() => event,
+                () = back.notified() => {
+                    (events, pause) = (watch(), Duration::ZERO);
+                    continue;
+                }
+                event = next => event,
+            };
+            pause = match &event {
+                Some(Err(_)) => (pause * 2).clamp(Duration::from_millis(500), Duration::from_secs(10)),
+                _ => Duration::ZERO,
             };
             match event {
-                None => return,
+                None => events = watch(),
                 Some(Err(error)) => tracing::warn!(%error, "watch of the hub interrupted"),
                 Some(Ok(watcher::Event::Init)) => listed.clear(),
                 Some(Ok(watcher::Event::InitApply(object))) => {
@@ -138,6 +154,8 @@ pub struct Contact {
     before: Duration,
     last: Mutex<Option<Instant>>,
     saved: Mutex<Option<Instant>>,
+    /// Told when the hub answers again.
+    pub back: Notify,
 }
 
 impl Contact {
@@ -148,7 +166,14 @@ impl Contact {
         let then = text.and_then(|text| text.trim().parse::<i64>().ok());
         let silent = then.map_or(0, |then| Timestamp::now().as_second() - then);
         let before = Duration::from_secs(u64::try_from(silent).unwrap_or(0));
-        Self { path, started: Instant::now(), before, last: Mutex::new(None), saved: Mutex::new(None) }
+        Self {
+            path,
+            started: Instant::now(),
+            before,
+            last: Mutex::new(None),
+            saved: Mutex::new(None),
+            back: Notify::new(),
+        }
     }
 
     /// The hub has answered.
@@ -185,6 +210,7 @@ pub async fn renew(api: Api<Lease>, holder: String, contact: Arc<Contact>, shutd
                 contact.heard();
                 if std::mem::take(&mut silent) {
                     tracing::info!("the hub answers again");
+                    contact.back.notify_one();
                 }
             }
             failed => {

@@ -8,7 +8,7 @@ use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInf
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, Pod, ResourceQuota};
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions, PropagationPolicy};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 use muster_api::names::labels;
 use muster_core::attempt::{self, GRACE_SECONDS};
@@ -22,6 +22,9 @@ use crate::runtime::Shutdown;
 
 /// One request may take this long.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pause after an error of a watch.
+const REWATCH: Duration = Duration::from_secs(1);
 
 /// Why the member's API did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -173,8 +176,8 @@ impl Member {
     /// Wakes a unit whenever a Job or pod of it changes.
     pub async fn watch(&self, units: std::sync::Arc<Units>, shutdown: Shutdown) {
         let config = || watcher::Config::default().labels(&format!("{}={MANAGED_BY}", labels::MANAGED_BY));
-        let jobs = watcher(self.api::<Job>(), config()).default_backoff().map_ok(touched).boxed();
-        let pods = watcher(self.api::<Pod>(), config()).default_backoff().map_ok(touched).boxed();
+        let jobs = watcher(self.api::<Job>(), config()).map_ok(touched).boxed();
+        let pods = watcher(self.api::<Pod>(), config()).map_ok(touched).boxed();
         let mut both = futures::stream::select(jobs, pods);
         loop {
             let event = tokio::select! {
@@ -189,7 +192,11 @@ impl Member {
                     }
                 }
                 Some(Ok(None)) => {}
-                Some(Err(error)) => tracing::warn!(%error, "watch of the member interrupted"),
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "watch of the member interrupted");
+                    // Our own cluster, one agent: no reason to stay blind for longer when it is back.
+                    tokio::time::sleep(REWATCH).await;
+                }
                 None => return,
             }
         }

@@ -132,7 +132,7 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     });
     let view = controller.view.clone();
     let guarded = Api::namespaced(hub_client, &namespace);
-    view.follow(guarded, |name| controller.touch(name), shutdown).await;
+    view.follow(guarded, |name| controller.touch(name), &controller.contact.back, shutdown).await;
     relay.await??;
     Ok(())
 }
