@@ -32,7 +32,7 @@ pub struct Source {
     /// Compute threads; all cores if not given.
     #[arg(long, value_name = "T")]
     pub threads: Option<u16>,
-    /// Instruction set: auto, portable or avx2. The result does not depend on it.
+    /// Instruction set: auto, or one that `muster-trainer isa` lists. The result does not depend on it.
     #[arg(long, value_name = "ISA", default_value = "auto", value_parser = parse_isa)]
     pub isa: Isa,
 }

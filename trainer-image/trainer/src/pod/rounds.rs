@@ -92,7 +92,11 @@ pub(super) fn run(options: &Options) -> Result<String, Ended> {
     loop {
         match pod.round(round)? {
             End::Done(words) => return Ok(words),
-            End::Next(next) => round = next,
+            End::Next(next) => {
+                // A relay that sends us round in circles must not be flooded.
+                pod.sleep(TICK);
+                round = next;
+            }
             End::Over => {
                 return Err(
                     Failure::new(ExitCode::Stopped, "the agent says that this attempt is over").into()

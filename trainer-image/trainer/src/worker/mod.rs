@@ -63,7 +63,7 @@ pub struct Options {
     /// Where to listen for the other workers.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
     pub listen: SocketAddr,
-    /// Instruction set: auto, portable or avx2. The bits do not depend on it.
+    /// Instruction set: auto, or one that `muster-trainer isa` lists. The bits do not depend on it.
     #[arg(long, value_name = "ISA", default_value = "auto", value_parser = parse_isa)]
     pub isa: Isa,
 }
