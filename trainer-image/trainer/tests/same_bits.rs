@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs;
+use std::time::Duration;
 
 use common::{INTERVAL, Job, STEPS, run, run_one, start};
 use muster_numerics::isa::Isa;
@@ -96,6 +97,34 @@ fn a_killed_worker_does_not_show() {
         assert_eq!(ended[0].root(), want);
         assert!(ended[0].steps().len() as u64 <= STEPS - INTERVAL);
     }
+}
+
+/// kill -9 at all sorts of moments, many of them in the middle of writing a checkpoint: what is read back is whole, and
+/// the run gets to the same end.
+#[test]
+fn kills_at_any_moment_do_not_show() {
+    let mut training = common::training();
+    training.steps = 120;
+    let job = Job::with(&common::model(), &training);
+    let want = run_one(&job, &job.out("want"), &[]).root();
+    let (out, options) = (job.out("killed"), ["--interval-steps", "1", "--keep-last", "2"]);
+    for moment in 0..25u64 {
+        let mut command = job.worker(&out, 0, 1);
+        command.args(options);
+        let mut worker = common::Worker::spawn(command);
+        let started = worker.next();
+        assert!(matches!(started, Some(Event::Started { .. })), "{started:?}");
+        std::thread::sleep(Duration::from_millis(moment * 7 % 23));
+        worker.child.kill().unwrap();
+        let ended = worker.end();
+        assert!(!ended.stderr.contains("passed over"), "a half checkpoint was seen: {ended:?}");
+        if ended.code == Some(0) {
+            break; // faster than the killing
+        }
+    }
+    assert_eq!(run_one(&job, &out, &options).root(), want);
+    let left = fs::read_dir(out.join("checkpoints")).unwrap().count();
+    assert_eq!(left, 2, "nothing unfinished stays");
 }
 
 /// A drain asked of any rank stops all of them at one interval boundary, with a checkpoint.
