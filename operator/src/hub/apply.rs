@@ -12,6 +12,12 @@ use super::error::Error;
 use super::names::MANAGER;
 use crate::runtime::client::{ClientError, within};
 
+/// For merge patches: managedFields shall say who it was.
+#[must_use]
+pub fn params() -> PatchParams {
+    PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() }
+}
+
 /// Whether a write was needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
@@ -57,7 +63,7 @@ where
     };
     let patch = json!({"metadata": {"resourceVersion": object.resource_version()}, "status": change});
     let name = object.name_any();
-    let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
+    let (params, patch) = (params(), Patch::Merge(&patch));
     let request = api.patch_status(&name, &params, &patch);
     within(&format!("patch status of {what} {name}"), request).await?;
     Ok(Written::Changed)
@@ -86,7 +92,7 @@ where
     }
     let patch = json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": list}});
     let name = object.name_any();
-    let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
+    let (params, patch) = (params(), Patch::Merge(&patch));
     let request = api.patch(&name, &params, &patch);
     within(&format!("patch finalizers of {what} {name}"), request).await?;
     Ok(Written::Changed)

@@ -111,6 +111,8 @@ pub enum What {
     CheckpointEvent,
     /// A unit was first seen at its end.
     UnitEnded,
+    /// A unit was first seen to go on although its job has succeeded.
+    Lingers,
 }
 
 impl Memory {

@@ -287,7 +287,10 @@ fn why_ended(facts: &Facts, unit: &Unit) -> Failure {
 }
 
 fn finish(facts: &Facts, outcome: Outcome) -> Decision {
-    Decision { desired: facts.unit.as_ref().map(|_| Desired::Stop), next: Next::Finish(outcome) }
+    // Workers that did their last step are about to end by themselves, with exit code 0: let them.
+    let stop = |unit: &&Unit| outcome != Outcome::Succeeded || unit.phase.ended();
+    let desired = facts.unit.as_ref().filter(stop).map(|_| Desired::Stop);
+    Decision { desired, next: Next::Finish(outcome) }
 }
 
 /// The epoch of the next unit of an island: above every epoch used, not below what the provider accepts.

@@ -5,16 +5,20 @@ use jiff::SignedDuration;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use muster_api::names::finalizers;
-use muster_api::v1alpha1::Desired;
+use muster_api::v1alpha1::{Desired, TrainingJobPhase};
 
 use super::gather::{self, units_of};
 use super::{Look, ask, key};
 use crate::hub::apply::{self, Presence};
+use crate::hub::context::What;
 use crate::hub::error::Error;
 use crate::hub::units;
 
 /// Units of a deleted job are looked at again after this even without news: a member may be gone.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// The workers of a job that succeeded end by themselves; after so long they are asked to.
+const LINGER: Duration = Duration::from_secs(30);
 
 /// Stops the job's units, waits until nothing of them can run, lets them and then the job go.
 pub async fn delete(look: &Look<'_>) -> Result<Action, Error> {
@@ -47,8 +51,20 @@ pub async fn delete(look: &Look<'_>) -> Result<Action, Error> {
 
 /// A job that succeeded or failed: its units clean up, and the object goes after its TTL.
 pub async fn finished(look: &Look<'_>) -> Result<Action, Error> {
+    let succeeded = look.old().phase == Some(TrainingJobPhase::Succeeded);
+    let mut lingers = None;
     for unit in units_of(look.ctx, &look.uid).await? {
-        ask(look.ctx, &unit, Desired::Stop).await?;
+        let ended =
+            unit.status.as_ref().and_then(|status| status.phase).is_some_and(|phase| phase.is_finished());
+        let left = LINGER.saturating_sub(look.ctx.memory.first(&unit.name_any(), What::Lingers));
+        if succeeded && !ended && !left.is_zero() {
+            lingers = Some(left);
+        } else {
+            ask(look.ctx, &unit, Desired::Stop).await?;
+        }
+    }
+    if let Some(left) = lingers {
+        return Ok(Action::requeue(left));
     }
     let completed = look.old().completion_time;
     let (Some(ttl), Some(completed)) = (look.job.spec.ttl_seconds_after_finished, completed) else {

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use kube::api::{Patch, PatchParams};
+use kube::api::Patch;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::{ObjectRef, Store as Cache};
@@ -300,7 +300,7 @@ pub async fn ask(ctx: &Context, unit: &WorkUnit, desired: Desired) -> Result<(),
     let api: Api<WorkUnit> = Api::namespaced(ctx.client.clone(), &namespace);
     let name = unit.name_any();
     let patch = serde_json::json!({"metadata": {"uid": unit.uid()}, "spec": {"desired": desired}});
-    let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
+    let (params, patch) = (apply::params(), Patch::Merge(&patch));
     let what = format!("patch workunit {name}");
     match within(&what, api.patch(&name, &params, &patch)).await.map_err(Error::from) {
         Ok(_) => {

@@ -17,7 +17,7 @@ use super::{Acted, Look, key};
 use crate::hub::apply;
 use crate::hub::context::Context;
 use crate::hub::error::Error;
-use crate::hub::names::{provider_namespace, provider_of};
+use crate::hub::names::{MANAGER, provider_namespace, provider_of};
 use crate::hub::provider;
 use crate::runtime::client::{ClientError, within};
 
@@ -60,7 +60,8 @@ fn unplaced(reason: &str, message: String) -> Acted {
 async fn create(ctx: &Context, unit: WorkUnit, job_uid: &str) -> Result<WorkUnit, Error> {
     let (name, namespace) = (unit.name_any(), unit.namespace().unwrap_or_default());
     let api: Api<WorkUnit> = Api::namespaced(ctx.client.clone(), &namespace);
-    let made = within(&format!("create workunit {name}"), api.create(&PostParams::default(), &unit)).await;
+    let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
+    let made = within(&format!("create workunit {name}"), api.create(&params, &unit)).await;
     match made {
         Ok(unit) => Ok(unit),
         // The name is deterministic, so it can only be ours, unless somebody plays tricks: then it stays theirs.
