@@ -3,7 +3,7 @@
 //! call CEL functions that only the API server has, so nothing less will do.
 //!
 //! Needs the CRDs. Writes the policies of this checkout and namespaces `muster-policy-test` and `muster-p-policy-test`, which
-//! go again. A hub may be running: the job is not managed by it, and the unit belongs to no job.
+//! go again. A hub may be running: the job is not managed by it, and the unit is the job's, or the hub would remove it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that panics has failed")]
 
 use std::path::{Path, PathBuf};
@@ -40,16 +40,17 @@ async fn policies_decide_who_writes_what() {
     let target = Target { kubeconfig: Some(root.join(kubeconfig)), context: Some(context) };
     let site = Site { config: target.config().await.unwrap() };
     site.install(&root.join("manifests/hub")).await;
-    units(&site).await;
-    jobs(&site).await;
+    let uid = job_is_made(&site).await;
+    units(&site, &uid).await;
+    finished_job(&site).await;
     for name in [TENANT, PROVIDER] {
         site.all::<Namespace>().delete(name, &DeleteParams::default()).await.unwrap();
     }
 }
 
 /// Only the hub writes units, only in a provider's namespace; only that provider's agent writes their status.
-async fn units(site: &Site) {
-    let unit = unit();
+async fn units(site: &Site, uid: &str) {
+    let unit = unit(uid);
     let at = |user: Option<&str>, namespace: &str| site.within::<WorkUnit>(user, namespace);
     let post = PostParams::default();
     // Policies take a moment to be seen; a dry run leaves nothing if one is not.
@@ -59,7 +60,7 @@ async fn units(site: &Site) {
     at(Some(HUB), PROVIDER).create(&post, &unit).await.unwrap();
 
     let patch = |value: Value| Patch::Merge(value);
-    let (name, params) = ("00000000-0-1", PatchParams::default());
+    let (name, params) = (&*format!("{}-0-1", &uid[..8]), PatchParams::default());
     let status = patch(json!({"status": {"phase": "Accepted"}}));
     denied("by the agent of that provider only", || async {
         at(None, PROVIDER).patch_status(name, &params, &status).await
@@ -77,14 +78,18 @@ async fn units(site: &Site) {
     at(Some(GARBAGE_COLLECTOR), PROVIDER).patch(name, &params, &label).await.unwrap();
 }
 
-/// No job in a provider's namespace, and a finished one is a record.
-async fn jobs(site: &Site) {
+/// No job in a provider's namespace; in a tenant's it is made, and its UID comes back.
+async fn job_is_made(site: &Site) -> String {
     let at = |namespace: &str| site.within::<TrainingJob>(None, namespace);
-    let (post, params) = (PostParams::default(), PatchParams::default());
     let dry = PostParams { dry_run: true, ..PostParams::default() };
     denied("belongs to a provider", || async { at(PROVIDER).create(&dry, &job()).await }).await;
-    at(TENANT).create(&post, &job()).await.unwrap();
+    at(TENANT).create(&PostParams::default(), &job()).await.unwrap().metadata.uid.unwrap()
+}
 
+/// A finished job is a record.
+async fn finished_job(site: &Site) {
+    let at = |namespace: &str| site.within::<TrainingJob>(None, namespace);
+    let params = PatchParams::default();
     let patch = |value: Value| Patch::Merge(value);
     let suspend = patch(json!({"spec": {"suspend": true}}));
     at(TENANT).patch("policy-test", &params, &suspend).await.unwrap();
@@ -210,11 +215,11 @@ fn policies(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn unit() -> WorkUnit {
+fn unit(uid: &str) -> WorkUnit {
     let object = json!({
-        "apiVersion": "muster.dev/v1alpha1", "kind": "WorkUnit", "metadata": {"name": "00000000-0-1"},
+        "apiVersion": "muster.dev/v1alpha1", "kind": "WorkUnit", "metadata": {"name": format!("{}-0-1", &uid[..8])},
         "spec": {
-            "kind": "Train", "jobUID": "00000000-0000-4000-8000-000000000000", "island": 0, "epoch": 1, "workers": 1,
+            "kind": "Train", "jobUID": uid, "island": 0, "epoch": 1, "workers": 1,
             "envelope": {
                 "payloadType": "application/vnd.muster.workunit.v1+json", "payload": "e30=",
                 "signatures": [{"keyid": "ab".repeat(32), "sig": "AAAA"}]
