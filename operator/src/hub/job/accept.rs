@@ -1,5 +1,6 @@
 //! Acceptance: what a schema cannot say is checked, names become digests, and the result is written down once.
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use kube::ResourceExt;
@@ -39,14 +40,21 @@ pub async fn accept(look: &Look<'_>) -> Result<Action, Error> {
         return Ok(Action::await_change());
     }
     let namespace = look.job.namespace().unwrap_or_default();
-    let manifest = match look.ctx.store.dataset(&namespace, &spec.data.dataset).await? {
-        Some(digest) => look.ctx.store.dataset_manifest(&digest).await?,
-        None => None,
-    };
-    let Some(manifest) = manifest else {
-        let known = look.ctx.store.datasets(&namespace).await?;
-        refuse(look, "UnknownDataset", unknown_dataset(&namespace, &spec.data.dataset, &known)).await?;
-        return Ok(Action::requeue(CATALOGUE_AGAIN));
+    let name = &spec.data.dataset;
+    let manifest = match look.ctx.store.whole_dataset(&namespace, name).await {
+        Ok(Some(manifest)) => manifest,
+        Ok(None) => {
+            let known = look.ctx.store.datasets(&namespace).await?;
+            refuse(look, "UnknownDataset", unknown_dataset(&namespace, name, &known)).await?;
+            return Ok(Action::requeue(CATALOGUE_AGAIN));
+        }
+        // Not for a retry to solve: a person must bring the dataset again.
+        Err(error) if error.kind() == ErrorKind::InvalidData => {
+            let remedy = format!("import it again with `muster data import {namespace}/{name} DIR`");
+            refuse(look, "InvalidDataset", format!("dataset {name}: {error}; {remedy}")).await?;
+            return Ok(Action::requeue(CATALOGUE_AGAIN));
+        }
+        Err(error) => return Err(error.into()),
     };
     match resolve_cached(spec, manifest).await? {
         Ok(resolved) => {

@@ -113,6 +113,26 @@ impl Store {
         Ok(Some(manifest))
     }
 
+    /// The manifest that `name` leads to in `namespace`, once all its shards are seen to be in the store; `None` if there is no
+    /// such name.
+    ///
+    /// # Errors
+    /// `InvalidData` if the name leads to no manifest or a shard is missing or has another size, any other error of the file
+    /// system.
+    pub async fn whole_dataset(&self, namespace: &str, name: &str) -> io::Result<Option<Manifest>> {
+        let Some(digest) = self.dataset(namespace, name).await? else { return Ok(None) };
+        let missing = |what: &Digest| {
+            io::Error::new(ErrorKind::InvalidData, format!("its blob {what} is missing or damaged"))
+        };
+        let manifest = self.dataset_manifest(&digest).await?.ok_or_else(|| missing(&digest))?;
+        for shard in manifest.shards() {
+            if self.blobs.size(&shard.sha256).await? != Some(shard.size) {
+                return Err(missing(&shard.sha256));
+            }
+        }
+        Ok(Some(manifest))
+    }
+
     /// `None` for names that are not DNS labels: they cannot be in the catalogue, and must not become paths.
     fn dataset_path(&self, namespace: &str, name: &str) -> Option<PathBuf> {
         let valid = is_dns_label(namespace) && is_dns_label(name);

@@ -73,6 +73,17 @@ async fn a_dataset_is_found_by_its_name_in_its_namespace_only() {
 }
 
 #[tokio::test]
+async fn a_dataset_that_lost_a_shard_is_not_whole() {
+    let (_dir, store) = store().await;
+    assert!(store.whole_dataset("team-a", "kjv").await.unwrap().is_none());
+    dataset(&store, "kjv", &[b'a'; 5000]).await;
+    let manifest = store.whole_dataset("team-a", "kjv").await.unwrap().unwrap();
+    store.blobs().remove(&manifest.shards()[0].sha256).await.unwrap();
+    let error = store.whole_dataset("team-a", "kjv").await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+}
+
+#[tokio::test]
 async fn names_never_become_paths() {
     let (_dir, store) = store().await;
     for bad in ["..", "a/b", "", "A", "-a", "a.b"] {

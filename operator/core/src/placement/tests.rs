@@ -1,0 +1,160 @@
+use super::*;
+
+const IMAGE: &str = "sha256:55";
+
+fn request(workers: u32) -> Request {
+    Request {
+        workers,
+        device_class: "cpu".into(),
+        arithmetic: "f32-chain".into(),
+        image_digest: IMAGE.into(),
+        allowed: vec![],
+        min_trust: TrustTier::Untrusted,
+        exclude_owners: vec![],
+        regions: vec![],
+        max_price: None,
+    }
+}
+
+fn candidate(name: &str, idle: u32) -> Candidate {
+    let cpu = Device { workers: 8, idle, assigned: 0, pending: 0, price: None };
+    Candidate {
+        name: name.into(),
+        availability: Availability::Ready,
+        trust: TrustTier::Untrusted,
+        owner: "acme".into(),
+        region: Some("eu-north".into()),
+        min_epoch: 1,
+        units_left: None,
+        devices: BTreeMap::from([("cpu".into(), cpu)]),
+        arithmetic: vec!["f32-chain".into()],
+        images: vec![IMAGE.into()],
+        failures: 0,
+    }
+}
+
+fn on(provider: &str) -> Placement {
+    Placement::On { provider: provider.into(), min_epoch: 1 }
+}
+
+fn why(request: &Request, candidate: Candidate) -> String {
+    match place(request, &[candidate]) {
+        Placement::NoCapacity { message } => format!("NoCapacity {message}"),
+        Placement::NoneEligible { message } => format!("NoneEligible {message}"),
+        other => format!("{other:?}"),
+    }
+}
+
+#[test]
+fn each_filter_says_why() {
+    let base = || candidate("east", 8);
+    let cases: Vec<(Request, Candidate, &str)> = vec![
+        (
+            Request { allowed: vec!["west".into()], ..request(2) },
+            base(),
+            "NoneEligible 0/1 providers: 1 not in placement.providers",
+        ),
+        (
+            Request { min_trust: TrustTier::Standard, ..request(2) },
+            base(),
+            "NoneEligible 0/1 providers: 1 below placement.minTrustTier",
+        ),
+        (
+            Request { exclude_owners: vec!["acme".into()], ..request(2) },
+            base(),
+            "NoneEligible 0/1 providers: 1 of an owner in placement.excludeOwners",
+        ),
+        (
+            Request { regions: vec!["us-east".into()], ..request(2) },
+            base(),
+            "NoneEligible 0/1 providers: 1 not in placement.regions",
+        ),
+        (
+            Request { max_price: Some(100), ..request(2) },
+            base(),
+            "NoneEligible 0/1 providers: 1 over placement.maxPrice",
+        ),
+        (
+            request(2),
+            Candidate { availability: Availability::Cordoned, ..base() },
+            "NoneEligible 0/1 providers: 1 not taking new work",
+        ),
+        (
+            request(2),
+            Candidate { availability: Availability::NotReady, ..base() },
+            "NoneEligible 0/1 providers: 1 not ready",
+        ),
+        (
+            Request { device_class: "nvidia-h100-80gb".into(), ..request(2) },
+            base(),
+            "NoneEligible 0/1 providers: 1 has no nvidia-h100-80gb devices",
+        ),
+        (
+            Request { arithmetic: "i16-exact".into(), ..request(2) },
+            base(),
+            "NoneEligible 0/1 providers: 1 does not offer i16-exact",
+        ),
+        (
+            Request { image_digest: "sha256:66".into(), ..request(2) },
+            base(),
+            "NoneEligible 0/1 providers: 1 does not allow the trainer image",
+        ),
+        (
+            request(2),
+            Candidate { units_left: Some(0), ..base() },
+            "NoCapacity 0/1 providers: 1 has no quota of units left",
+        ),
+        (request(9), base(), "NoCapacity 0/1 providers: 1 lacks 9 idle workers"),
+        (request(1), candidate("east", 0), "NoCapacity 0/1 providers: 1 lacks 1 idle worker"),
+    ];
+    for (request, candidate, expected) in cases {
+        assert_eq!(why(&request, candidate), expected);
+    }
+}
+
+#[test]
+fn the_message_counts_and_orders_rejections() {
+    let providers = [
+        candidate("a", 1),
+        Candidate { availability: Availability::NotReady, ..candidate("b", 8) },
+        candidate("c", 0),
+    ];
+    let expected = "0/3 providers: 2 lack 2 idle workers, 1 not ready".to_string();
+    assert_eq!(place(&request(2), &providers), Placement::NoneEligible { message: expected });
+}
+
+#[test]
+fn no_provider_at_all_has_its_own_answer() {
+    assert_eq!(place(&request(1), &[]), Placement::NoProviders);
+}
+
+#[test]
+fn most_free_then_name_whatever_the_order() {
+    let (a, b, c) = (candidate("a", 4), candidate("b", 6), candidate("c", 6));
+    assert_eq!(place(&request(2), &[a.clone(), b.clone(), c.clone()]), on("b"));
+    assert_eq!(place(&request(2), &[c, b, a]), on("b"));
+}
+
+#[test]
+fn a_provider_that_failed_this_job_comes_last_but_not_never() {
+    let failed = Candidate { failures: 1, ..candidate("a", 8) };
+    assert_eq!(place(&request(2), &[failed.clone(), candidate("b", 2)]), on("b"));
+    assert_eq!(place(&request(2), &[failed]), on("a"));
+}
+
+#[test]
+fn a_starting_unit_is_counted_before_the_report_sees_it() {
+    let free =
+        |workers, idle, assigned, pending| Device { workers, idle, assigned, pending, price: None }.free();
+    assert_eq!(free(8, 8, 0, 0), 8);
+    assert_eq!(free(8, 8, 6, 6), 2, "sent, not running, not in the report yet");
+    assert_eq!(free(8, 2, 6, 0), 2, "running, in the report");
+    assert_eq!(free(4, 8, 3, 0), 1, "the quota is below what is idle");
+    assert_eq!(free(8, 1, 6, 6), 0, "never below zero");
+}
+
+#[test]
+fn the_epoch_floor_travels_with_the_choice() {
+    let fenced = Candidate { min_epoch: 7, ..candidate("east", 8) };
+    assert_eq!(place(&request(1), &[fenced]), Placement::On { provider: "east".into(), min_epoch: 7 });
+}
