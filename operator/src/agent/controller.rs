@@ -101,6 +101,10 @@ impl Controller {
         writer.abort();
         uploader.abort();
         locked(&self.running).remove(unit.name());
+        // A unit of the same name may have come between the last turn and this line.
+        if !self.shutdown.is_triggered() && self.view.get(unit.name()).is_some() {
+            self.touch(unit.name());
+        }
     }
 
     async fn turns(&self, unit: &Unit) {
@@ -139,7 +143,17 @@ impl Controller {
             _ => None,
         };
         let gone = matches!(look, Look::Gone);
-        unit.update(|state| remember(state, object, gone)).await?;
+        let replaced = unit
+            .update(|state| {
+                let before = state.uid.clone();
+                remember(state, object, gone);
+                !before.is_empty() && state.uid != before
+            })
+            .await?;
+        if replaced {
+            tracing::warn!(unit = unit.name(), "another object of the same name; what was known is void");
+            unit.forget_progress();
+        }
         // 2. Whether we want it too.
         let mut state = unit.state().await;
         if let (None, None, Some(object)) = (&state.payload, &state.refused, object) {

@@ -98,6 +98,11 @@ impl Unit {
         locked(&self.progress).clone()
     }
 
+    /// What was reported was not about this object.
+    pub fn forget_progress(&self) {
+        *locked(&self.progress) = None;
+    }
+
     /// Takes a report. Steps of one attempt may go back: a new round starts from an older checkpoint.
     pub fn report(&self, progress: Progress) {
         *locked(&self.progress) = Some(progress);
