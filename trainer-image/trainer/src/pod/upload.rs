@@ -127,7 +127,10 @@ impl Uploads {
                         warn(&format!("checkpoint of step {}: {why}", item.notice.step));
                         break Some((code, why));
                     }
-                    // Accepted: the agent is sending it on. No reason to wait longer and longer.
+                    // The agent has it. While the hub is away a new attempt starts from the newest that the agent has, so
+                    // a newer one does not wait for this one to be durable; its being durable is as good.
+                    Ok(Sent::Accepted) if self.with(|queue| !queue.waiting.is_empty()) => break None,
+                    // The agent is sending it on. No reason to wait longer and longer.
                     Ok(Sent::Accepted) => {
                         self.with(|queue| {
                             queue.trouble = Some("accepted, not yet durable at the hub".into())
