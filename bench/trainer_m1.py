@@ -181,6 +181,9 @@ def main():
         "samples": {"muster": [round(s, 4) for s in cpu_muster], "torch": [round(s, 4) for s in cpu_torch]},
     }
     about["loadAfter"] = os.getloadavg()[0]
+    if about["loadBefore"] > THREADS / 2:
+        # PyTorch's threads wait for each other several times per layer, so others on the machine slow it down more.
+        row["note"] = "measured on a busy machine, which flatters this ratio: believe the CPU seconds instead"
     rows = [row, cpu_row]
     path = REPOSITORY / "bench/results/trainer-m1.json"
     path.parent.mkdir(exist_ok=True)
