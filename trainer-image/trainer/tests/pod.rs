@@ -198,6 +198,21 @@ fn training_goes_on_without_the_relay() {
     assert_eq!(state.round, 1, "nobody asked for another round");
 }
 
+/// The hub is away, the agent is not: newer checkpoints do not wait for older ones to be durable, and the pod's end
+/// waits for the last.
+#[test]
+fn checkpoints_do_not_queue_behind_one_that_is_not_durable() {
+    let site = Site::new(40, 1);
+    site.relay.state().not_yet = u32::MAX;
+    let mut pod = site.pod(0);
+    site.relay.wait("the last checkpoint", |state| state.announced.contains(&40));
+    thread::sleep(Duration::from_millis(500));
+    assert!(pod.child.try_wait().unwrap().is_none(), "not durable, not done");
+    site.relay.state().not_yet = 0;
+    pod.end().assert(0, &["finished after step 40"]);
+    assert_eq!(site.relay.state().checkpoints.last().map(|last| last.step), Some(40));
+}
+
 /// A worker process dies: its pod asks for the next round, the other follows, the bits stay.
 #[test]
 fn a_crash_of_a_worker_is_the_next_round() {

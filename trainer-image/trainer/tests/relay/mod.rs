@@ -27,7 +27,10 @@ pub struct State {
     pub start: Option<Start>,
     pub blobs: BTreeMap<Digest, Vec<u8>>,
     pub joined: BTreeMap<u32, SocketAddr>,
+    /// Those that are durable.
     pub checkpoints: Vec<CheckpointNotice>,
+    /// Steps of all whose blobs were here when they were announced.
+    pub announced: Vec<u64>,
     pub progress: Vec<Progress>,
     pub desired: Desired,
     /// Connections are dropped.
@@ -82,6 +85,7 @@ impl Relay {
             blobs: all.map(|blob| (Digest::of(&blob), blob)).collect(),
             joined: BTreeMap::new(),
             checkpoints: Vec::new(),
+            announced: Vec::new(),
             progress: Vec::new(),
             desired: Desired::Run,
             down: false,
@@ -197,6 +201,7 @@ fn answer(request: &Request, shared: &(Mutex<State>, Condvar)) -> Answer {
             let Some(manifest) = state.blobs.get(&notice.manifest) else { return (409, Vec::new()) };
             let manifest = muster_trainer::checkpoint::Manifest::parse(manifest).unwrap();
             assert!(manifest.files().iter().all(|file| state.blobs.contains_key(&file.sha256)));
+            state.announced.push(notice.step);
             if state.not_yet > 0 {
                 state.not_yet -= 1;
                 return (202, Vec::new());
