@@ -107,7 +107,7 @@ impl Store {
         };
         let line = String::from_utf8_lossy(&bytes);
         line.trim_end().parse().map(Some).map_err(|_| {
-            let text = format!("{}: not one line sha256:<64 hex>; import or save it again", path.display());
+            let text = format!("{}: not one line sha256:<64 hex>", path.display());
             io::Error::new(ErrorKind::InvalidData, text)
         })
     }
