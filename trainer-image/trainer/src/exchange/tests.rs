@@ -163,9 +163,13 @@ fn strangers_do_not_disturb() {
         assert!(thief.join().unwrap(), "another key is refused");
         let one = meet(graph, identity(1, 2), second, addresses).unwrap();
         let zero = zero.join().unwrap();
-        let other = scope.spawn(move || step(&one, graph, 4, StepVotes::default()).unwrap());
+        // Both links live until both are done: a reducer that is dropped hangs up on its peer.
+        let other = scope.spawn(move || {
+            step(&one, graph, 4, StepVotes::default()).unwrap();
+            one
+        });
         step(&zero, graph, 4, StepVotes::default()).unwrap();
-        other.join().unwrap();
+        drop(other.join().unwrap());
     });
     let warnings = warnings.lock().unwrap().join("\n");
     for part in ["does not speak this protocol", "does not hold this run's key", "claims to be this worker"] {
