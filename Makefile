@@ -73,3 +73,7 @@ test: ## All that needs no cluster, then a short job on real clusters
 .PHONY: test-full
 test-full: ## As test, with every scenario and the comparisons with other people's tools
 	@scripts/test.sh full
+
+.PHONY: bench-torch
+bench-torch: ## Steps of the demo's model beside PyTorch eager, after the comparison of results
+	@tests/torch/run.sh --bench

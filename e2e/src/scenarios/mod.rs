@@ -216,7 +216,7 @@ pub fn all() -> Vec<Scenario> {
         ),
         scenario!(
             Full,
-            300,
+            900,
             "clusters-check",
             tools::clusters_check,
             "the clusters themselves: TLS, DNS, pods, restricted Pod Security"

@@ -23,7 +23,10 @@ async fn script(world: &World, path: &str) -> Result<Verdict> {
     }
     let bin = world.muster.parent().unwrap_or(&world.root).to_string_lossy();
     let kubeconfig = world.kubeconfig.to_string_lossy();
-    let env = [("MUSTER_BIN", &*bin), ("MUSTER_KUBECONFIG", &*kubeconfig)];
+    let trainer = world.muster.with_file_name("muster-trainer");
+    let trainer = trainer.to_string_lossy();
+    let env =
+        [("MUSTER_BIN", &*bin), ("TRAINER", &*trainer), ("KUBECONFIG", &*kubeconfig), ("CHECK_TRAINER", "0")];
     let output = process::capture(&world.root, Path::new("bash"), &[&file.to_string_lossy()], &env).await?;
     for line in output.stdout.lines() {
         println!("     {line}");
