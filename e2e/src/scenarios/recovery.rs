@@ -44,10 +44,7 @@ pub async fn worker_process(world: &World) -> Result<Verdict> {
     let begin = Instant::now();
     pods::kill_worker(&before)?;
     let step = beyond(world, &applied, reached, 0).await?;
-    println!(
-        "     step {step} after {:.1} s, last durable step was {durable}",
-        begin.elapsed().as_secs_f64()
-    );
+    println!("     step {step} after {:.1} s; it had reached {reached}", begin.elapsed().as_secs_f64());
     let after = pods::wait_running(world, &applied, 1, Duration::from_secs(10)).await?;
     ensure!(
         before["metadata"]["uid"] == after["metadata"]["uid"],
