@@ -12,6 +12,8 @@ use crate::world::{EAST_NAMESPACE, TENANT, World, eventually};
 
 const HUB: &str = "system:serviceaccount:muster-system:muster-hub";
 const AGENT: &str = "system:serviceaccount:muster-agents:east";
+/// Keeps a copy until its verdict was read: the hub removes units of jobs that it does not know.
+const HELD: &str = "muster.dev/test";
 const MEMBER_AGENT: &str = "system:serviceaccount:muster-lent:muster-agent";
 
 pub async fn tampered_unit(world: &World) -> Result<Verdict> {
@@ -68,7 +70,7 @@ fn copy_of(unit: &Value, epoch: u32) -> Value {
     json!({
         "apiVersion": unit["apiVersion"], "kind": unit["kind"],
         "metadata": {"name": format!("{prefix}-0-{epoch}"), "namespace": EAST_NAMESPACE,
-                     "labels": unit["metadata"]["labels"]},
+                     "labels": unit["metadata"]["labels"], "finalizers": [HELD]},
         "spec": spec,
     })
 }
@@ -84,6 +86,7 @@ async fn refused(world: &World, what: &str, unit: &Value, reasons: &[&str]) -> R
     };
     let outcome = eventually(&format!("{name} to be refused ({what})"), Duration::from_secs(30), ask).await;
     hub.delete(WORK_UNIT, Some(EAST_NAMESPACE), &name, None).await?;
+    hub.patch(WORK_UNIT, Some(EAST_NAMESPACE), &name, &json!({"metadata": {"finalizers": null}})).await?;
     let (unit, text) = outcome?;
     println!("     {what}: {} {text}", phase(&unit));
     ensure!(matches!(phase(&unit), "Refused" | "Released"), "its phase is {}", phase(&unit));
