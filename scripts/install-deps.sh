@@ -66,5 +66,15 @@ fi
 if ! command -v rustup >/dev/null && [ ! -x "${CARGO_HOME:-$HOME/.cargo}/bin/rustup" ]; then
     echo "missing: rustup (rust-toolchain.toml names the version it fetches): https://rustup.rs" >&2
     failed=1
+else
+    # rustup adds a target that the toolchain file names only when it installs the toolchain, not to one that is there.
+    PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+    cd "$(dirname "${BASH_SOURCE[0]}")/.."
+    for target in $(sed -n 's/^targets = \[\(.*\)\]/\1/p' rust-toolchain.toml | tr -d '",'); do
+        rustup target list --installed | grep -qx "$target" || rustup target add "$target" >&2 || {
+            echo "error: rustup could not add the target $target" >&2
+            failed=1
+        }
+    done
 fi
 exit "$failed"
