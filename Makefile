@@ -17,6 +17,8 @@ build: ## Build muster and muster-trainer
 generate: ## Write the files that are generated from code: definitions and roles
 	@cargo run --quiet --locked --package muster -- crd --out crds
 	@cargo run --quiet --locked --package muster -- rbac hub --out manifests/hub/rbac-hub.yaml
+	@cargo run --quiet --locked --package muster -- rbac registrar --out manifests/hub/rbac-registrar.yaml
+	@cargo run --quiet --locked --package muster -- rbac gateway --out manifests/hub/rbac-gateway.yaml
 	@cargo run --quiet --locked --package muster -- rbac agent --out manifests/hub/rbac-agent.yaml
 	@cargo run --quiet --locked --package muster -- rbac member --out manifests/member/rbac-member.yaml
 
@@ -36,7 +38,7 @@ deps: ## Install the Debian packages that building, testing and clusters need
 	@scripts/install-deps.sh
 
 .PHONY: clusters
-clusters: ## Start Kubernetes clusters hub and east on this machine, or repair them
+clusters: ## Start Kubernetes clusters hub, east and west on this machine, or repair them
 	@$(LOCALCLUSTER)/up.sh
 	@$(LOCALCLUSTER)/kubeconfig.sh
 
@@ -59,7 +61,7 @@ image: ## Build the trainer image and load it into the member clusters that are 
 ##@ The whole, on this machine (root)
 
 .PHONY: demo
-demo: ## Train a GPT on a real cluster from one YAML, sample it, compare with one local process
+demo: ## Train a GPT on two real clusters, lose one half-way, compare the bits with one local process
 	@scripts/demo.sh
 
 .PHONY: demo-down
@@ -67,7 +69,7 @@ demo-down: ## Remove what the demo started: stack, clusters, data
 	@scripts/demo.sh down
 
 .PHONY: test
-test: ## All that needs no cluster, then a short job on real clusters
+test: ## All that needs no cluster, then the short scenarios on real clusters
 	@scripts/test.sh short
 
 .PHONY: test-full
@@ -77,3 +79,7 @@ test-full: ## As test, with every scenario and the comparisons with other people
 .PHONY: bench-torch
 bench-torch: ## Steps of the demo's model beside PyTorch eager, after the comparison of results
 	@tests/torch/run.sh --bench
+
+.PHONY: fuzz
+fuzz: ## Search for inputs that break a reader of strangers' bytes (FUZZ_SECONDS each, default 60)
+	@scripts/fuzz.sh

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# `make demo`: from a bare Debian 12 machine to a model trained on a real cluster, and the proof that one process
-# computes the same bits. May be run again at once; `make demo-down` leaves nothing.
+# `make demo`: from a bare Debian 12 machine to a model that two real clusters trained, the second after the first was lost
+# half-way, and one process that computes the same bits. May be run again at once; `make demo-down` leaves nothing.
 #
 # Settings: DEMO_TEXT (a text file; default: the King James Bible from Debian's bible-kjv-text), DEMO_PROMPT.
 set -euo pipefail
@@ -39,11 +39,11 @@ e2e/localcluster/build.sh >/dev/null
 RUN_DIR=$RUN "$here/image.sh" >/dev/null
 built=$SECONDS
 
-step "Clusters: a hub and a member, real Kubernetes each in its own network namespace"
+step "Clusters: a hub and two members, real Kubernetes each in its own network namespace"
 make -s clusters
-RUN_DIR=$RUN "$here/image.sh" east >/dev/null
+RUN_DIR=$RUN "$here/image.sh" >/dev/null
 
-step "Operator: hub and agent under their own ServiceAccounts, provider east"
+step "Operator: hub and gateway; east and west join through it with single-use tokens"
 "$here/stack.sh" up
 need_clusters
 
@@ -56,43 +56,67 @@ if [ -z "${DEMO_TEXT:-}" ]; then
 fi
 rm -rf "$WORK/data"
 "$MUSTER" data prepare "$text" --out "$WORK/data"
-admin hub create namespace "$NAMESPACE" --dry-run=client -o yaml | admin hub apply -f - >/dev/null
-"$MUSTER" data import "$NAMESPACE/kjv" "$WORK/data" --store "$STORE"
+"$here/stack.sh" tenant "$NAMESPACE"
+export KUBECONFIG=$RUN/tenant-$NAMESPACE.kubeconfig
+"$MUSTER" data push "$NAMESPACE/kjv" "$WORK/data" --replace
+"$MUSTER" data list --namespace "$NAMESPACE"
 
 step "kubectl apply -f manifests/examples/kjv-gpt.yaml"
+tenant() { "$RUN/bin/kubectl" --namespace="$NAMESPACE" "$@"; }
 # A second run starts afresh, it does not show the first one's result.
-admin hub delete trainingjob "$JOB" --namespace="$NAMESPACE" --ignore-not-found --timeout=120s >/dev/null
-admin hub apply -f "$YAML"
+tenant delete trainingjob "$JOB" --ignore-not-found --timeout=120s >/dev/null
+tenant apply -f "$YAML"
 # Not through the function: what is killed below must be kubectl itself.
-"$RUN/bin/kubectl" --kubeconfig="$KUBECONFIG_ADMIN" --context=hub get trainingjob "$JOB" --namespace="$NAMESPACE" --watch >&2 &
+"$RUN/bin/kubectl" get trainingjob "$JOB" --namespace="$NAMESPACE" --watch >&2 &
 watch=$!
-trap 'kill "$watch" 2>/dev/null || true' EXIT
-phase() { admin hub get trainingjob "$JOB" --namespace="$NAMESPACE" -o jsonpath='{.status.phase}'; }
-finished() { case $(phase) in Succeeded | Failed) true ;; *) false ;; esac; }
+lost=
+restore() {
+    [ -z "$lost" ] || "$here/../e2e/localcluster/ctl.sh" heal "$lost" || true
+    lost=
+}
+trap 'kill "$watch" 2>/dev/null || true; restore' EXIT
+field() { tenant get trainingjob "$JOB" -o jsonpath="{$1}"; }
+finished() { case $(field .status.phase) in Succeeded | Failed) true ;; *) false ;; esac; }
+half_way() {
+    local step
+    step=$(field .status.checkpoint.step)
+    [ "${step:-0}" -ge "$half" ] || finished
+}
+half=$(($(field .spec.training.steps) / 2))
+wait_for 1500 "TrainingJob $JOB to be half done" half_way || true
+if ! finished; then
+    lost=$(field .status.providers)
+    step "Half done. Now $lost is lost: its whole cluster is cut off the network"
+    "$here/../e2e/localcluster/ctl.sh" partition "$lost" both
+    cut=$SECONDS
+    moved() { finished || { [ "$(field .status.providers)" != "$lost" ] && [ "$(field .status.phase)" = Running ]; }; }
+    wait_for 300 "the job to go on elsewhere" moved || true
+    say "after $((SECONDS - cut)) s it trains on $(field .status.providers), from the last durable checkpoint"
+fi
 wait_for 1500 "TrainingJob $JOB to finish" finished || true
 # The watch's last line.
 sleep 1
 kill "$watch" 2>/dev/null || true
-if [ "$(phase)" != Succeeded ]; then
-    admin hub describe trainingjob "$JOB" --namespace="$NAMESPACE" >&2
-    die "TrainingJob $JOB is $(phase)"
+restore
+if [ "$(field .status.phase)" != Succeeded ]; then
+    tenant describe trainingjob "$JOB" >&2
+    die "TrainingJob $JOB is $(field .status.phase)"
 fi
-admin hub describe trainingjob "$JOB" --namespace="$NAMESPACE" | sed -n '/^Events:/,$p' >&2
+tenant describe trainingjob "$JOB" | sed -n '/^Events:/,$p' >&2
 
 step "Sample of the trained model"
 rm -rf "$WORK/fetched"
-"$MUSTER" checkpoint fetch "$NAMESPACE/$JOB" --store "$STORE" --kubeconfig "$KUBECONFIG_ADMIN" --context hub \
-    --out "$WORK/fetched"
+"$MUSTER" download "$NAMESPACE/$JOB" --out "$WORK/fetched"
 "$MUSTER" sample "$WORK/fetched" --prompt "$PROMPT"
 
 step "muster local: the same YAML, one process, no Kubernetes"
 rm -rf "$WORK/local"
 "$MUSTER" local "$YAML" --data "kjv=$WORK/data" --out "$WORK/local" | tee "$WORK/local.txt"
 
-cluster_root=$(admin hub get trainingjob "$JOB" --namespace="$NAMESPACE" -o jsonpath='{.status.result.stateRoot}')
+cluster_root=$(field .status.result.stateRoot)
 local_root=$(sed -n 's/.*stateRoot \(sha256:[0-9a-f]*\).*/\1/p' "$WORK/local.txt" | tail -n 1)
 echo
-echo "cluster, 2 pods:         stateRoot $cluster_root"
+echo "two clusters, 2 pods:    stateRoot $cluster_root"
 echo "muster local, 1 process: stateRoot $local_root"
 if [ -z "$cluster_root" ] || [ "$cluster_root" != "$local_root" ]; then
     die "the two state roots DIFFER"

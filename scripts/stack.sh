@@ -1,23 +1,35 @@
 #!/usr/bin/env bash
-# The operator on clusters that run already (`make clusters`): objects applied, hub and agent as host processes under
-# tokens of their own ServiceAccounts and nothing else, the member lent as ComputeProvider `east`.
+# The operator on clusters that run already (`make clusters`): objects applied; gateway, hub and one agent per member as host
+# processes under tokens of their own ServiceAccounts and nothing else. Each agent runs in its member's own network and joins
+# through the gateway with a single-use token.
 #
-#   stack.sh up            everything, until the provider is Ready; repairs what is missing, quick when nothing is
+#   stack.sh up            everything, until all providers are Ready; repairs what is missing, quick when nothing is
 #   stack.sh down          ends what this script started and removes its state, logs aside
-#   stack.sh start-hub | stop-hub [--kill] | start-agent | stop-agent [--kill]
+#   stack.sh start-hub | start-gateway | start-agent [PROVIDER]
+#   stack.sh stop-hub | stop-gateway | stop-agent [PROVIDER]     --kill as last word: SIGKILL. PROVIDER: default east
 #   stack.sh stop-api | start-api      the hub's API server, for the outage tests
+#   stack.sh tenant NAMESPACE          a namespace with somebody who may use it: .run/tenant-NAMESPACE.kubeconfig
 #   stack.sh status | logs
 #
 # Settings: MUSTER_RUN (state, default .run), MUSTER_BIN (folder of muster and muster-trainer), MUSTER_TRAINER_IMAGE,
-# MUSTER_HOST (this host as the clusters see it), MUSTER_WORKERS (how many the member lends, default 8).
+# MUSTER_HOST (this host as the clusters see it), MUSTER_WORKERS (how many each member lends, default 8), MUSTER_PROVIDERS
+# (default: every member that is up).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=scripts/common.sh
 source "$here/common.sh"
 
-HUB_LISTEN=${MUSTER_HUB_LISTEN:-$MUSTER_HOST:8443}
-RELAY_LISTEN=${MUSTER_RELAY_LISTEN:-$MUSTER_HOST:9443}
-PROVIDER=east
+CTL=$REPO/e2e/localcluster/ctl.sh
+GATEWAY_LISTEN=${MUSTER_GATEWAY_LISTEN:-$MUSTER_HOST:8443}
+METRICS_LISTEN=${MUSTER_METRICS_LISTEN:-127.0.0.1:8444}
+RELAY_PORT=9443
+providers() {
+    if [ -n "${MUSTER_PROVIDERS:-}" ]; then
+        tr ' ' '\n' <<<"$MUSTER_PROVIDERS"
+    else
+        kubectl --kubeconfig="$KUBECONFIG_ADMIN" config get-contexts -o name | grep -vx hub
+    fi
+}
 
 # ---- host processes: one pid file each, `pid start-time fingerprint` --------
 start_time() { # of a pid, in clock ticks since boot: a pid alone may belong to somebody else by now
@@ -51,7 +63,7 @@ end() { # end NAME SIGNAL: and wait until it is gone; SIGKILL after 15 s
 launch() { # launch NAME COMMAND...: unless the same program with the same arguments runs already
     local name=$1 print was
     shift
-    print=$({ stat -Lc '%i %Y %s' "$1"; printf '%s\0' "$@"; } | sha256sum | cut -c1-16)
+    print=$({ stat -Lc '%i %Y %s' "$1" "$MUSTER"; printf '%s\0' "$@"; } | sha256sum | cut -c1-16)
     if alive "$name"; then
         read -r _ _ was <"$RUN/$name.pid"
         [ "$was" != "$print" ] || return 0
@@ -107,101 +119,138 @@ mint() {
 
 # ---- the parts --------------------------------------------------------------
 apply_manifests() {
+    local provider
     # Server-side: the CRDs are larger than the annotation that client-side apply keeps.
     admin hub apply --server-side --force-conflicts -k "$REPO/manifests/hub" >"$LOGS/apply-hub.log" 2>&1 ||
         { cat "$LOGS/apply-hub.log" >&2; die "manifests/hub was refused"; }
     admin hub wait --for=condition=Established crd --all --timeout=60s >/dev/null
-    admin "$PROVIDER" apply --server-side --force-conflicts -k "$REPO/manifests/member" >"$LOGS/apply-member.log" 2>&1 ||
-        { cat "$LOGS/apply-member.log" >&2; die "manifests/member was refused"; }
+    for provider in $(providers); do
+        admin "$provider" apply --server-side --force-conflicts -k "$REPO/manifests/member" >"$LOGS/apply-member.log" 2>&1 ||
+            { cat "$LOGS/apply-member.log" >&2; die "manifests/member was refused by $provider"; }
+    done
+}
+start_gateway() {
+    mint hub muster-system muster-gateway "$RUN/gateway.kubeconfig"
+    launch gateway "$MUSTER" gateway --kubeconfig "$RUN/gateway.kubeconfig" --state "$RUN/gateway" --store "$STORE" \
+        --listen "$GATEWAY_LISTEN" --public-url "https://$GATEWAY_LISTEN" --metrics-listen "$METRICS_LISTEN"
 }
 start_hub() {
     local image
     image=$(trainer_image)
     mint hub muster-system muster-hub "$RUN/hub.kubeconfig"
-    launch hub "$MUSTER" hub --kubeconfig "$RUN/hub.kubeconfig" --store "$STORE" --state "$RUN/hub" \
-        --listen "$HUB_LISTEN" --public-url "https://$HUB_LISTEN" --trainer-image "$image"
+    mint hub muster-system muster-registrar "$RUN/registrar.kubeconfig"
+    launch hub "$MUSTER" hub --kubeconfig "$RUN/hub.kubeconfig" --registrar-kubeconfig "$RUN/registrar.kubeconfig" \
+        --store "$STORE" --state "$RUN/hub" --trainer-image "$image"
 }
-start_agent() {
-    local image
+start_agent() { # start_agent PROVIDER: in the network of its own cluster, where its pods find it at the node's address
+    local provider=$1 image relay
     image=$(trainer_image)
-    mint "$PROVIDER" muster-lent muster-agent "$RUN/member.kubeconfig"
-    launch agent "$MUSTER" agent run --join-file "$RUN/$PROVIDER.join" --member-kubeconfig "$RUN/member.kubeconfig" \
-        --state "$RUN/agent" --relay-listen "$RELAY_LISTEN" --relay-url "https://$RELAY_LISTEN" \
-        --allow-image "$image" --workers "${MUSTER_WORKERS:-8}"
+    relay=$("$CTL" ip "$provider"):$RELAY_PORT
+    mint "$provider" muster-lent muster-agent "$RUN/member-$provider.kubeconfig"
+    launch "agent-$provider" "$CTL" exec "$provider" "$MUSTER" agent run --join-token-file "$RUN/$provider.token" \
+        --member-kubeconfig "$RUN/member-$provider.kubeconfig" --state "$RUN/agent-$provider" \
+        --relay-listen "$relay" --relay-url "https://$relay" --allow-image "$image" --workers "${MUSTER_WORKERS:-8}"
 }
-hub_serves() { alive hub && admin hub get configmap muster-hub-public --namespace=muster-system >/dev/null 2>&1; }
-account_made() { admin hub get serviceaccount "$PROVIDER" --namespace=muster-agents >/dev/null 2>&1; }
-provider_ready() {
-    alive agent && [ "$(admin hub get computeprovider "$PROVIDER" \
+published() { admin hub get configmap "$1" --namespace=muster-system >/dev/null 2>&1; }
+hub_serves() { alive hub && published muster-hub-public; }
+gateway_serves() { alive gateway && published muster-gateway-public; }
+provider_ready() { # provider_ready PROVIDER
+    alive "agent-$1" && [ "$(admin hub get computeprovider "$1" \
         -o jsonpath='{.status.conditions[?(@.type=="Ready")].status}' 2>/dev/null)" = True ]
 }
-join_file() {
-    local file=$RUN/$PROVIDER.join
-    if [ -n "$(find "$file" -mmin -720 2>/dev/null)" ] &&
-        kubectl --kubeconfig="$file" get workunits --namespace="muster-p-$PROVIDER" >/dev/null 2>&1; then
-        return
-    fi
-    "$MUSTER" provider join-file "$PROVIDER" --kubeconfig "$KUBECONFIG_ADMIN" --context hub --out "$file"
-    # The agent reads it once, at its start.
-    end agent TERM
+# The admin's part: a provider and a token for its one agent. A key that joined keeps its place without.
+invite() {
+    local provider=$1
+    admin hub apply --server-side --force-conflicts -f "$REPO/manifests/examples/provider-$provider.yaml" >/dev/null
+    [ ! -d "$RUN/agent-$provider/identity" ] ||
+        [ -z "$(admin hub get computeprovider "$provider" -o jsonpath='{.spec.acceptedKeys}')" ] || return 0
+    # An agent keeps its place by its key. Where the hub has forgotten the key it reads the new token when it starts.
+    end "agent-$provider" TERM
+    "$MUSTER" provider create-token "$provider" --auto-accept --kubeconfig "$KUBECONFIG_ADMIN" --context hub \
+        --out "$RUN/$provider.token"
 }
 
 up() {
-    local began=$SECONDS
+    local began=$SECONDS provider ready=1
     need_clusters
-    if alive hub && provider_ready && [ "$(cat "$RUN/applied" 2>/dev/null)" = "$(manifests_hash)" ]; then
+    for provider in $(providers); do provider_ready "$provider" || ready=0; done
+    if [ "$ready" = 1 ] && alive hub && alive gateway && [ "$(cat "$RUN/applied" 2>/dev/null)" = "$(manifests_hash)" ]; then
         # The same binaries and arguments? Then this does nothing.
+        start_gateway
         start_hub
-        start_agent
-        wait_for 60 "ComputeProvider $PROVIDER to be Ready" provider_ready || failed agent
-        return
+        for provider in $(providers); do start_agent "$provider"; done
+    else
+        apply_manifests
+        start_hub
+        start_gateway
+        wait_for 60 "the hub to publish its keys" hub_serves || failed hub
+        wait_for 60 "the gateway to publish its address" gateway_serves || failed gateway
+        for provider in $(providers); do
+            invite "$provider"
+            start_agent "$provider"
+        done
+        manifests_hash >"$RUN/applied"
     fi
-    apply_manifests
-    start_hub
-    wait_for 60 "the hub to publish its address and key" hub_serves || failed hub
-    admin hub apply --server-side --force-conflicts -f "$REPO/manifests/examples/provider-$PROVIDER.yaml" >/dev/null
-    wait_for 60 "ServiceAccount muster-agents/$PROVIDER" account_made || failed hub
-    join_file
-    start_agent
-    wait_for 90 "ComputeProvider $PROVIDER to be Ready" provider_ready || failed agent
-    manifests_hash >"$RUN/applied"
-    say "stack is up after $((SECONDS - began)) s: hub at https://$HUB_LISTEN, relay at https://$RELAY_LISTEN"
+    for provider in $(providers); do
+        wait_for 90 "ComputeProvider $provider to be Ready" provider_ready "$provider" || failed "agent-$provider"
+    done
+    [ "$ready" = 1 ] ||
+        say "stack is up after $((SECONDS - began)) s: gateway at https://$GATEWAY_LISTEN, providers $(providers | paste -sd' ')"
+}
+# Rights in one namespace and nothing else.
+tenant() {
+    local namespace=$1
+    {
+        admin hub create namespace "$namespace" --dry-run=client -o yaml
+        echo ---
+        admin hub create serviceaccount tenant --namespace="$namespace" --dry-run=client -o yaml
+        echo ---
+        admin hub create rolebinding tenant --namespace="$namespace" --clusterrole=muster-tenant \
+            --serviceaccount="$namespace:tenant" --dry-run=client -o yaml
+    } | admin hub apply --server-side --force-conflicts -f - >/dev/null
+    mint hub "$namespace" tenant "$RUN/tenant-$namespace.kubeconfig"
 }
 manifests_hash() {
     # Another cluster needs them again, even if they are the same.
     { cat "$KUBECONFIG_ADMIN"; find "$REPO/manifests" "$REPO/crds" -type f -print0 | sort -z | xargs -0 cat; } |
         sha256sum | cut -c1-16
 }
+started() { find "$RUN" -maxdepth 1 -name '*.pid' -printf '%f\n' | sed 's/\.pid$//' | sort; }
 down() {
-    end agent TERM
-    end hub TERM
+    local name
+    for name in $(started); do end "$name" TERM; done
     find "$RUN" -mindepth 1 -maxdepth 1 ! -name logs -exec rm -rf {} +
     say "stack is down"
 }
 status() {
     local name
-    for name in hub agent; do
+    for name in $(started); do
         if alive "$name"; then echo "$name runs, pid $(cut -d' ' -f1 "$RUN/$name.pid")"; else echo "$name does not run"; fi
     done
     admin hub get computeproviders,trainingjobs,workunits --all-namespaces || true
-    admin "$PROVIDER" get jobs,pods --namespace=muster-lent || true
+    for name in $(providers); do admin "$name" get jobs,pods --namespace=muster-lent || true; done
 }
 
-signal=TERM
-[ "${2:-}" != --kill ] || signal=KILL
-case ${1:-} in
+command=${1:-} provider=east signal=TERM
+for word in "${@:2}"; do
+    if [ "$word" = --kill ]; then signal=KILL; else provider=$word; fi
+done
+case $command in
 up) up ;;
 down) down ;;
-start-hub) need_clusters && start_hub && { wait_for 60 "the hub to publish its address and key" hub_serves || failed hub; } ;;
+start-hub) need_clusters && start_hub && { wait_for 60 "the hub to publish its keys" hub_serves || failed hub; } ;;
 stop-hub) end hub "$signal" ;;
-start-agent) need_clusters && start_agent ;;
-stop-agent) end agent "$signal" ;;
-stop-api) "$REPO/e2e/localcluster/ctl.sh" stop-apiserver hub ;;
-start-api) "$REPO/e2e/localcluster/ctl.sh" start-apiserver hub ;;
+start-gateway) need_clusters && start_gateway && { wait_for 60 "the gateway to publish its address" gateway_serves || failed gateway; } ;;
+stop-gateway) end gateway "$signal" ;;
+start-agent) need_clusters && start_agent "$provider" ;;
+stop-agent) end "agent-$provider" "$signal" ;;
+stop-api) "$CTL" stop-apiserver hub ;;
+start-api) "$CTL" start-apiserver hub ;;
+tenant) need_clusters && tenant "${2:?which namespace?}" ;;
 status) need_clusters && status ;;
-logs) tail -n 50 "$LOGS/hub.log" "$LOGS/agent.log" ;;
+logs) for name in $(started); do tail -n 50 "$LOGS/$name.log"; done ;;
 *)
-    sed -n '2,13p' "$0" >&2
+    sed -n '2,19p' "$0" >&2
     exit 64
     ;;
 esac

@@ -92,7 +92,7 @@ scenarios() {
     # Tests alone do not leave every program where the scenarios look for it.
     check build cargo build --locked --workspace || return
     check clusters make -s clusters || return
-    check image env RUN_DIR="$RUN" "$here/image.sh" east || return
+    check image env RUN_DIR="$RUN" "$here/image.sh" || return
     check stack "$here/stack.sh" up || return
     printf '\n=== muster-e2e run --suite %s\n' "$SUITE"
     "$MUSTER_BIN/muster-e2e" run --root "$REPO" --suite "$SUITE" 2>&1 | tee "$log"

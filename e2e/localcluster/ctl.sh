@@ -88,7 +88,8 @@ status)
     healthy "$cluster"
     ;;
 log) needs $# 1 && component "$1" && echo "$STATE/$cluster/log/$1.log" ;;
-exec) needs $# 1 && in_cluster "$cluster" "$@" ;;
+# This shell becomes the command, so that its pid is the caller's to end.
+exec) needs $# 1 && exec nsenter --net="$RUNTIME/ns/$cluster.net" -- "$@" ;;
 stop) needs $# 1 && component "$1" && lock && stop "$cluster" "$1" "${2:-KILL}" ;;
 start) needs $# 1 && component "$1" && lock && start_again "$1" ;;
 stop-apiserver) lock && stop "$cluster" apiserver ;;

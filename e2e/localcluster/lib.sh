@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Settings, names and helpers that the other scripts in this folder share.
 #
-# An instance is a set of clusters (by default hub and east) with one bridge.
+# An instance is a set of clusters (by default hub, east and west) with one bridge.
 # Everything an instance owns carries its name, so that several can live on one
 # machine and each can be found and removed without knowing how far it got:
 #   state    /var/lib/muster-dev/CLUSTER   keys, etcd, images, logs
@@ -13,7 +13,7 @@ LOCALCLUSTER=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 REPO=$(cd "$LOCALCLUSTER/../.." && pwd)
 
 CLUSTER_INSTANCE=${CLUSTER_INSTANCE:-dev}
-CLUSTERS=${CLUSTERS:-hub east}
+CLUSTERS=${CLUSTERS:-hub east west}
 CLUSTER_SUBNET=${CLUSTER_SUBNET:-10.77.0}
 STATE=${CLUSTER_STATE:-/var/lib/muster-$CLUSTER_INSTANCE}
 RUNTIME=${CLUSTER_RUNTIME:-/run/muster-$CLUSTER_INSTANCE}

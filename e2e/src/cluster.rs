@@ -2,12 +2,13 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::authentication::v1::TokenRequest;
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::api::{
     Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
 };
 use kube::api::{LogParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::Value;
 
@@ -30,7 +31,6 @@ pub const WORK_UNIT: Kind = kind("muster.dev", "v1alpha1", "WorkUnit", "workunit
 pub const JOB: Kind = kind("batch", "v1", "Job", "jobs");
 pub const POD: Kind = kind("", "v1", "Pod", "pods");
 pub const EVENT: Kind = kind("", "v1", "Event", "events");
-pub const NAMESPACE: Kind = kind("", "v1", "Namespace", "namespaces");
 pub const CONFIG_MAP: Kind = kind("", "v1", "ConfigMap", "configmaps");
 pub const SECRET: Kind = kind("", "v1", "Secret", "secrets");
 pub const SERVICE: Kind = kind("", "v1", "Service", "services");
@@ -73,6 +73,25 @@ impl Cluster {
     pub async fn connect_current(kubeconfig: &Path, name: &'static str) -> Result<Self> {
         let file = Kubeconfig::read_from(kubeconfig).with_context(|| kubeconfig.display().to_string())?;
         let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+        Ok(Self { name, client: Client::try_from(config)? })
+    }
+
+    /// Connects as a ServiceAccount of this cluster, with a token that its administrator asks for.
+    pub async fn as_account(
+        &self,
+        kubeconfig: &Path,
+        namespace: &str,
+        account: &str,
+        name: &'static str,
+    ) -> Result<Self> {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), namespace);
+        let request = TokenRequest::default();
+        let answer = accounts.create_token_request(account, &PostParams::default(), &request).await?;
+        let token = answer.status.context("the answer has no token")?.token;
+        let file = Kubeconfig::read_from(kubeconfig)?;
+        let options = KubeConfigOptions { context: Some(self.name.into()), ..KubeConfigOptions::default() };
+        let mut config = Config::from_custom_kubeconfig(file, &options).await?;
+        config.auth_info = AuthInfo { token: Some(token.into()), ..AuthInfo::default() };
         Ok(Self { name, client: Client::try_from(config)? })
     }
 

@@ -1,17 +1,19 @@
 //! What a person would look at first after a failure: objects, events, the ends of the logs.
 use crate::cluster::{self, Cluster, EVENT, JOB, Kind, POD, PROVIDER, TRAINING_JOB, WORK_UNIT};
-use crate::world::{EAST_NAMESPACE, LENT, TENANT, World};
+use crate::world::{LENT, TENANT, World};
 
 /// Prints the short form and keeps the long one under `.run/logs/`.
 pub async fn dump(world: &World, scenario: &str) {
     println!("--- state after {scenario}");
     let mut kept = String::new();
-    let places: [(&Cluster, Kind, Option<&str>); 5] = [
+    let places: [(&Cluster, Kind, Option<&str>); 7] = [
         (&world.hub, PROVIDER, None),
         (&world.hub, TRAINING_JOB, Some(TENANT)),
-        (&world.hub, WORK_UNIT, Some(EAST_NAMESPACE)),
+        (&world.hub, WORK_UNIT, None),
         (&world.member, JOB, Some(LENT)),
         (&world.member, POD, Some(LENT)),
+        (&world.west, JOB, Some(LENT)),
+        (&world.west, POD, Some(LENT)),
     ];
     for (cluster, kind, namespace) in places {
         match cluster.list(kind, namespace, "").await {
@@ -30,27 +32,29 @@ pub async fn dump(world: &World, scenario: &str) {
             Err(error) => println!("  {} {}: {error:#}", cluster.name, kind.kind),
         }
     }
-    for (cluster, namespace) in [(&world.hub, TENANT), (&world.member, LENT)] {
+    for (cluster, namespace) in [(&world.hub, TENANT), (&world.member, LENT), (&world.west, LENT)] {
         for event in cluster.list(EVENT, Some(namespace), "").await.unwrap_or_default() {
             let line = event_line(&event);
             println!("  {} event {line}", cluster.name);
             kept.push_str(&format!("# {} event {line}\n", cluster.name));
         }
     }
-    for pod in world.member.list(POD, Some(LENT), "").await.unwrap_or_default() {
-        let name = cluster::name(&pod);
-        let log = world.member.logs(LENT, name, 200).await.unwrap_or_else(|error| error.to_string());
-        kept.push_str(&format!("# log of pod {name}\n{log}\n"));
+    for member in [&world.member, &world.west] {
+        for pod in member.list(POD, Some(LENT), "").await.unwrap_or_default() {
+            let name = cluster::name(&pod);
+            let log = member.logs(LENT, name, 200).await.unwrap_or_else(|error| error.to_string());
+            kept.push_str(&format!("# log of pod {name} on {}\n{log}\n", member.name));
+        }
     }
-    for process in ["hub", "agent"] {
+    for process in ["hub", "gateway", "agent-east", "agent-west"] {
         let log = std::fs::read_to_string(world.run.join(format!("logs/{process}.log"))).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
-        println!("  --- the last lines of the {process}'s log");
+        println!("  --- the last lines of {process}'s log");
         for line in &lines[lines.len().saturating_sub(15)..] {
             println!("  {line}");
         }
         kept.push_str(&format!(
-            "# log of the {process}\n{}\n",
+            "# log of {process}\n{}\n",
             lines[lines.len().saturating_sub(1000)..].join("\n")
         ));
     }

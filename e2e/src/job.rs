@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use crate::cluster::{self, TRAINING_JOB, WORK_UNIT};
 use crate::process;
-use crate::world::{EAST_NAMESPACE, TENANT, World, eventually};
+use crate::world::{TENANT, World, eventually};
 
-/// A job that takes seconds: 1 layer, 32 wide.
+/// A job that takes seconds: 1 layer, 32 wide. On east, unless a scenario says otherwise.
 pub fn tiny(name: &str, workers: u32) -> Value {
     json!({
         "apiVersion": "muster.dev/v1alpha1",
@@ -28,7 +28,8 @@ pub fn tiny(name: &str, workers: u32) -> Value {
             "assurance": {"tier": "None"},
             "workers": {"count": workers, "deviceClass": "cpu",
                         "resources": {"cpu": "200m", "memory": "256Mi"}},
-            "checkpoints": {"keepLast": 3}
+            "checkpoints": {"keepLast": 3},
+            "placement": {"providers": ["east"]}
         }
     })
 }
@@ -119,9 +120,9 @@ pub async fn wait_reason(
     }
 }
 
-/// The job's units at the hub.
+/// The job's units at the hub, at whatever provider.
 pub async fn units(world: &World, job: &Value) -> Result<Vec<Value>> {
-    world.hub.list(WORK_UNIT, Some(EAST_NAMESPACE), &format!("muster.dev/job-uid={}", uid(job))).await
+    world.hub.list(WORK_UNIT, None, &format!("muster.dev/job-uid={}", uid(job))).await
 }
 
 /// Waits until a job has a durable checkpoint of at least this step; gives back that step.

@@ -12,9 +12,10 @@ use crate::world::{TENANT, World};
 pub async fn labelled(world: &World, job: &Value) -> Result<Vec<String>> {
     let label = format!("muster.dev/job-uid={}", job::uid(job));
     let mut found = Vec::new();
-    let places: [(&Cluster, &[Kind]); 2] = [
+    let places: [(&Cluster, &[Kind]); 3] = [
         (&world.hub, &[WORK_UNIT, CONFIG_MAP, SECRET]),
         (&world.member, &[JOB, POD, CONFIG_MAP, SECRET, SERVICE]),
+        (&world.west, &[JOB, POD, CONFIG_MAP, SECRET, SERVICE]),
     ];
     for (cluster, kinds) in places {
         for kind in kinds {

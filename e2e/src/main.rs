@@ -5,6 +5,7 @@
 //! name must fail here, because it would fail for a tenant too.
 mod cluster;
 mod diagnose;
+mod gateway;
 mod harness;
 mod job;
 mod leftovers;

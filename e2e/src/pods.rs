@@ -1,16 +1,21 @@
 //! The pods of a job on the member, and ways in which they die.
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::cluster::{self, POD};
+use crate::cluster::{self, Cluster, POD};
 use crate::job;
 use crate::world::{LENT, World, eventually};
 
-/// The job's pods, whatever their attempt.
+/// The job's pods on east, whatever their attempt.
 pub async fn of(world: &World, job: &Value) -> Result<Vec<Value>> {
-    world.member.list(POD, Some(LENT), &format!("muster.dev/job-uid={}", job::uid(job))).await
+    on(&world.member, job).await
+}
+
+/// The job's pods on a member, whatever their attempt.
+pub async fn on(member: &Cluster, job: &Value) -> Result<Vec<Value>> {
+    member.list(POD, Some(LENT), &format!("muster.dev/job-uid={}", job::uid(job))).await
 }
 
 pub fn is_running(pod: &Value) -> bool {
@@ -31,9 +36,14 @@ pub fn rank(pod: &Value) -> i64 {
     label(pod, "batch.kubernetes.io/job-completion-index").parse().unwrap_or(-1)
 }
 
-/// The newest step in a pod's own log; 0 where there is none. Needs the member's API server only.
+/// The newest step in the log of a pod on east; 0 where there is none. Needs the member's API server only.
 pub async fn newest_step(world: &World, pod: &Value) -> i64 {
-    let log = world.member.logs(LENT, cluster::name(pod), 20).await.unwrap_or_default();
+    newest_step_on(&world.member, pod).await
+}
+
+/// The same of a pod on any member.
+pub async fn newest_step_on(member: &Cluster, pod: &Value) -> i64 {
+    let log = member.logs(LENT, cluster::name(pod), 20).await.unwrap_or_default();
     log.lines().rev().find_map(step_of_line).unwrap_or(0)
 }
 
@@ -82,10 +92,19 @@ pub fn kill_worker(pod: &Value) -> Result<()> {
     Ok(())
 }
 
-/// The oldest process in a pod's cgroup whose command line has this word. The tests share the node's kernel, so the
-/// host's /proc shows the pods' processes.
+/// The oldest process in a pod's cgroup whose command line has this word.
 fn container_pid(uid: &str, word: &str) -> Result<rustix::process::Pid> {
-    let mut found: Vec<i32> = Vec::new();
+    let found = processes(uid, word)?;
+    found
+        .into_iter()
+        .min_by_key(|pid| pid.as_raw_nonzero())
+        .with_context(|| format!("pod {uid} has no process with {word:?}"))
+}
+
+/// Processes whose cgroup has this part and whose command line has this word. The tests share the nodes' kernel, so the
+/// host's /proc shows the pods' processes.
+pub fn processes(cgroup_part: &str, word: &str) -> Result<Vec<rustix::process::Pid>> {
+    let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let entry = entry?;
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
@@ -95,10 +114,9 @@ fn container_pid(uid: &str, word: &str) -> Result<rustix::process::Pid> {
         let cgroup = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
         let command = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
         let arguments: Vec<&str> = command.split('\0').collect();
-        if cgroup.contains(uid) && arguments.iter().take(2).any(|argument| argument.ends_with(word)) {
-            found.push(pid);
+        if cgroup.contains(cgroup_part) && arguments.iter().take(2).any(|argument| argument.ends_with(word)) {
+            found.extend(rustix::process::Pid::from_raw(pid));
         }
     }
-    let Some(first) = found.into_iter().min() else { bail!("pod {uid} has no process with {word:?}") };
-    rustix::process::Pid::from_raw(first).context("pid 0")
+    Ok(found)
 }

@@ -3,10 +3,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use serde_json::json;
 
 use crate::RunArgs;
-use crate::cluster::{self, Cluster, NAMESPACE, PROVIDER, TRAINING_JOB};
+use crate::cluster::{self, Cluster, PROVIDER, TRAINING_JOB};
 use crate::process::{self, Output};
 
 /// The tenant's namespace on the hub; the stack makes it and imports its datasets.
@@ -15,7 +14,9 @@ pub const TENANT: &str = "e2e";
 pub const EAST: &str = "east";
 /// Its namespace on the hub.
 pub const EAST_NAMESPACE: &str = "muster-p-east";
-/// Where pods run on the member.
+/// The second one, of another owner.
+pub const WEST: &str = "west";
+/// Where pods run on a member.
 pub const LENT: &str = "muster-lent";
 
 pub struct World {
@@ -31,7 +32,9 @@ pub struct World {
     /// A small prepared dataset, imported as `e2e/tiny`.
     pub dataset: PathBuf,
     pub hub: Cluster,
+    /// East, where the jobs of most scenarios run.
     pub member: Cluster,
+    pub west: Cluster,
 }
 
 impl World {
@@ -57,7 +60,8 @@ impl World {
         std::fs::create_dir_all(&scratch)?;
         let world = Self {
             hub: Cluster::connect(&kubeconfig, "hub").await?,
-            member: Cluster::connect(&kubeconfig, "east").await?,
+            member: Cluster::connect(&kubeconfig, EAST).await?,
+            west: Cluster::connect(&kubeconfig, WEST).await?,
             dataset: scratch.join("tiny"),
             root,
             run,
@@ -90,31 +94,48 @@ impl World {
         process::capture(&self.root, &self.muster, arguments, &[]).await
     }
 
-    /// The agent's own credentials, as the administrator gave them to the provider.
-    pub fn join_file(&self) -> PathBuf {
-        self.run.join("east.join")
+    /// The member cluster of a provider.
+    pub fn member_of(&self, provider: &str) -> Result<&Cluster> {
+        match provider {
+            EAST => Ok(&self.member),
+            WEST => Ok(&self.west),
+            other => bail!("no member cluster is called {other:?}"),
+        }
     }
 
+    /// Runs `e2e/localcluster/ctl.sh`.
+    pub async fn ctl(&self, arguments: &[&str]) -> Result<Output> {
+        process::succeed(&self.root, &self.root.join("e2e/localcluster/ctl.sh"), arguments, &[]).await
+    }
+
+    /// The tenant's own credentials.
+    pub fn tenant_kubeconfig(&self) -> PathBuf {
+        self.run.join(format!("tenant-{TENANT}.kubeconfig"))
+    }
+
+    /// Namespace, identity, and a dataset that goes the way of every tenant's data.
     async fn prepare_tenant(&self) -> Result<()> {
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TENANT}});
-        self.hub.ensure(NAMESPACE, None, &namespace).await?;
+        self.stack(&["tenant", TENANT]).await?;
         let text = self.scratch.join("tiny.txt");
         std::fs::write(&text, small_text())?;
         let _ = std::fs::remove_dir_all(&self.dataset);
         let (text, dataset) = (text.to_string_lossy(), self.dataset.to_string_lossy());
-        let store = self.run.join("store");
-        let made = self.muster(&["data", "prepare", &text, "--out", &dataset]).await?;
-        anyhow::ensure!(made.code == 0, "muster data prepare exited {}: {}", made.code, made.tail(10));
-        let name = format!("{TENANT}/tiny");
-        let imported =
-            self.muster(&["data", "import", &name, &dataset, "--store", &store.to_string_lossy()]).await?;
-        anyhow::ensure!(
-            imported.code == 0,
-            "muster data import exited {}: {}",
-            imported.code,
-            imported.tail(10)
-        );
-        Ok(())
+        self.muster_succeeds(&["data", "prepare", &text, "--out", &dataset]).await?;
+        self.push("tiny", &self.dataset).await
+    }
+
+    /// Puts a dataset into the tenant's catalogue, as the tenant.
+    pub async fn push(&self, name: &str, dataset: &Path) -> Result<()> {
+        let (name, dataset) = (format!("{TENANT}/{name}"), dataset.to_string_lossy());
+        let kubeconfig = self.tenant_kubeconfig();
+        let arguments =
+            ["data", "push", &name, &dataset, "--replace", "--kubeconfig", &kubeconfig.to_string_lossy()];
+        self.muster_succeeds(&arguments).await.map(|_| ())
+    }
+
+    /// Runs `muster`; an exit code other than 0 is an error.
+    pub async fn muster_succeeds(&self, arguments: &[&str]) -> Result<Output> {
+        process::succeed(&self.root, &self.muster, arguments, &[]).await
     }
 
     /// Brings the stack back to its usual state and removes the tenant's jobs with all that they made.
@@ -128,14 +149,15 @@ impl World {
         eventually("the tenant's TrainingJobs to be gone", Duration::from_secs(90), gone).await
     }
 
-    /// Waits until the hub says that the provider is ready.
-    pub async fn provider_ready(&self, limit: Duration) -> Result<()> {
+    /// Waits until the hub says that a provider is ready, or that it is not.
+    pub async fn provider_ready(&self, provider: &str, wanted: bool, limit: Duration) -> Result<()> {
         let ready = || async {
-            let provider = self.hub.get(PROVIDER, None, EAST).await?;
-            let ready = provider.as_ref().and_then(|p| cluster::condition(p, "Ready").map(|c| c.0 == "True"));
-            Ok((ready == Some(true)).then_some(()))
+            let object = self.hub.get(PROVIDER, None, provider).await?;
+            let ready = object.as_ref().and_then(|p| cluster::condition(p, "Ready").map(|c| c.0 == "True"));
+            Ok((ready == Some(wanted)).then_some(()))
         };
-        eventually("ComputeProvider east to be Ready", limit, ready).await
+        let what = if wanted { "be Ready" } else { "be not Ready" };
+        eventually(&format!("ComputeProvider {provider} to {what}"), limit, ready).await
     }
 }
 

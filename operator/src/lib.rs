@@ -1,8 +1,11 @@
 //! The rooms of the operator. `hub` runs on the hub cluster, `agent` on a member, `cli` is the person's side;
-//! `runtime` is what all three share (clients, TLS, logging, shutdown), `resolve` turns a TrainingJob into the
+//! `runtime` is what all share (clients, TLS, logging, shutdown), `store` keeps blobs and names, `resolve` turns a TrainingJob into the
 //! identity that is hashed. Pure decisions live in `muster-core`.
 pub mod agent;
 pub mod cli;
+pub mod gateway;
 pub mod hub;
 pub mod resolve;
 pub mod runtime;
+pub mod store;
+pub mod wire;

@@ -3,15 +3,15 @@
 
 mod support;
 
-use muster::hub::store::Store;
 use support::{Site, run};
 
 #[test]
 fn help_is_on_stdout_and_names_every_command() {
     let ran = run(&["--help"]).succeeded();
-    for command in
-        ["hub", "agent", "local", "data", "sample", "checkpoint", "provider", "crd", "rbac", "version"]
-    {
+    for command in [
+        "hub", "gateway", "agent", "local", "data", "download", "sample", "provider", "crd", "rbac",
+        "version",
+    ] {
         assert!(ran.stdout.contains(&format!("\n  {command} ")), "{command}: {}", ran.stdout);
     }
     assert_eq!(ran.stderr, "");
@@ -28,7 +28,11 @@ fn wrong_usage_is_2_and_says_what_is_wrong() {
         (&["data", "import", "kjv", "dir", "--store", "s"], "NAMESPACE/NAME"),
         (&["data", "prepare", "--out", "o"], "FILE"),
         (&["rbac", "everyone"], "everyone"),
-        (&["checkpoint", "fetch", "--store", "s", "--out", "o"], "JOB"),
+        (&["download", "--out", "o"], "NAMESPACE/JOB"),
+        (&["gateway", "--store", "s"], "--public-url"),
+        (&["hub", "--store", "s"], "--registrar-kubeconfig"),
+        (&["provider", "create-token", "east", "--ttl", "1h"], "15m"),
+        (&["provider", "create-token", "east", "--create"], "--owner"),
     ] {
         run(arguments).failed(2, &[word]);
     }
@@ -43,10 +47,11 @@ fn missing_things_are_named_with_a_remedy() {
     run(&["data", "prepare", none, "--out", out]).failed(1, &["error: ", none]);
     run(&["data", "import", "a/b", none, "--store", out]).failed(1, &[none, "muster data prepare"]);
     run(&["data", "list", "--store", none]).failed(1, &[none, "--store"]);
-    run(&["checkpoint", "fetch", "--job-uid", "x", "--store", none, "--out", out])
-        .failed(1, &[none, "--store"]);
-    run(&["provider", "join-file", "east", "--out", out, "--kubeconfig", none])
-        .failed(1, &[none, "--kubeconfig"]);
+    run(&["download", "a/b", "--out", out, "--kubeconfig", none]).failed(1, &[none, "--kubeconfig"]);
+    for verb in ["create-token", "accept", "cordon", "drain", "revoke"] {
+        run(&["provider", verb, "east", "--kubeconfig", none]).failed(1, &[none, "--kubeconfig"]);
+    }
+    run(&["hub", "rotate-key", "--state", none]).failed(1, &[none, "--state"]);
     run(&["local", none, "--data", "a=b", "--out", out]).failed(64, &[none]);
     assert!(!dir.path().join("out").exists(), "a command that failed leaves nothing");
 }
@@ -91,48 +96,6 @@ fn a_dataset_is_made_imported_and_listed() {
     std::fs::write(site.path("again/tokens-00000.bin"), b"xx").unwrap();
     run(&["data", "import", "team-a/tiny", &site.at("again"), "--store", &site.at("store")])
         .failed(1, &["tokens-00000.bin"]);
-}
-
-#[test]
-fn a_checkpoint_comes_out_of_the_store_as_it_went_in() {
-    let site = Site::new();
-    let root = site.train("job.yaml", "run", &[]).succeeded().state_root();
-    let uid = "4f2a9c1b-0000-4000-8000-000000000000";
-    let store = site.path("store");
-    tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let store = Store::open(&store).await.unwrap();
-        for step in [20, 24] {
-            let dir = site.path(&format!("run/checkpoints/step-{step:08}"));
-            let (_, manifest) = muster_trainer::checkpoint::read_manifest(&dir).unwrap();
-            for file in std::fs::read_dir(&dir).unwrap() {
-                store.put_bytes(std::fs::read(file.unwrap().path()).unwrap()).await.unwrap();
-            }
-            store.record_checkpoint(uid, step, &manifest).await.unwrap();
-        }
-    });
-    let fetch = |out: &str, more: &[&str]| {
-        let (store, out) = (site.at("store"), site.at(out));
-        let mut all = vec!["checkpoint", "fetch", "--job-uid", uid, "--store", &store, "--out", &out];
-        all.extend(more);
-        run(&all)
-    };
-    assert_eq!(fetch("newest", &[]).succeeded().state_root(), root);
-    assert_ne!(fetch("older", &["--step", "20"]).succeeded().state_root(), root);
-    let same =
-        |a: &str, b: &str| std::fs::read(site.path(a)).unwrap() == std::fs::read(site.path(b)).unwrap();
-    assert!(same("newest/model.safetensors", "run/checkpoints/step-00000024/model.safetensors"));
-    fetch("none", &["--step", "7"]).failed(1, &["it has 20, 24"]);
-    fetch("newest", &[]).failed(1, &["newest"]);
-
-    let (manifest, _) = muster_trainer::checkpoint::read_manifest(&site.path("newest")).unwrap();
-    let hex = manifest.files()[1].sha256.to_hex();
-    let blob = store.join("blobs/sha256").join(&hex[..2]).join(&hex);
-    let mut bytes = std::fs::read(&blob).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(&blob, bytes).unwrap();
-    fetch("damaged", &[]).failed(1, &["damaged in the store", "model.safetensors"]);
-    assert!(!site.path("damaged").exists());
 }
 
 /// `muster crd | head` once panicked: the standard library's `println!` does when nobody reads.

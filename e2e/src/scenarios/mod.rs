@@ -1,14 +1,17 @@
 //! The scenarios, one file for each kind of promise. Short ones first, so that a broken stack is seen in a minute.
 mod api;
+mod attacks;
 mod bits;
 mod deletion;
 mod lifecycle;
 mod local;
+mod loss;
 mod outages;
 mod person;
 mod recovery;
 mod refusals;
 mod resources;
+mod rights;
 mod tools;
 mod trust;
 
@@ -58,6 +61,20 @@ pub fn all() -> Vec<Scenario> {
             "no-provider",
             refusals::no_provider,
             "no provider fits: the condition tells why each was passed over"
+        ),
+        scenario!(
+            Short,
+            420,
+            "member-cut-off",
+            loss::cut_off,
+            "a member vanishes behind a cut cable mid-run: another one goes on within 90 s (target 45), same bits"
+        ),
+        scenario!(
+            Short,
+            180,
+            "join-and-revoke",
+            attacks::join_and_revoke,
+            "tokens used twice, late, raced, stolen; foreign objects and data; a revoked provider is out within a second"
         ),
         // ---- make test-full from here on
         scenario!(
@@ -119,9 +136,37 @@ pub fn all() -> Vec<Scenario> {
         scenario!(
             Full,
             420,
+            "gateway-down",
+            outages::gateway_down,
+            "the gateway is down for 30 s: steps advance meanwhile, nothing restarts, bits equal"
+        ),
+        scenario!(
+            Full,
+            420,
             "hub-api-down",
             outages::hub_api_down,
             "the hub's API server is down for 30 s: steps advance meanwhile, bits equal"
+        ),
+        scenario!(
+            Full,
+            420,
+            "member-cut-inwards",
+            loss::cut_inwards,
+            "a member that sends but hears nothing: another one goes on, same bits"
+        ),
+        scenario!(
+            Full,
+            420,
+            "member-cut-outwards",
+            loss::cut_outwards,
+            "a member that hears but cannot send: another one goes on, same bits"
+        ),
+        scenario!(
+            Full,
+            600,
+            "member-killed",
+            loss::processes_killed,
+            "agent, kubelet, containerd and pods of a member die at once: another one goes on, same bits"
         ),
         scenario!(
             Full,
@@ -204,8 +249,8 @@ pub fn all() -> Vec<Scenario> {
             Full,
             60,
             "rights",
-            trust::rights,
-            "hub, agent and tenant may do what they must and nothing else"
+            rights::matrix,
+            "every identity x verb x resource x place against the golden file: no right that nobody decided on"
         ),
         scenario!(
             Full,

@@ -1,4 +1,4 @@
-//! Hub, agent or the hub's API server are away for 30 s; training does not notice.
+//! Hub, gateway, agent or the hub's API server are away for 30 s; training does not notice.
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -18,6 +18,10 @@ pub async fn agent_down(world: &World) -> Result<Verdict> {
 
 pub async fn hub_down(world: &World) -> Result<Verdict> {
     away(world, "hub-away", &["stop-hub", "--kill"], &["start-hub"]).await
+}
+
+pub async fn gateway_down(world: &World) -> Result<Verdict> {
+    away(world, "gateway-away", &["stop-gateway", "--kill"], &["start-gateway"]).await
 }
 
 pub async fn hub_api_down(world: &World) -> Result<Verdict> {

@@ -19,7 +19,7 @@ pub async fn missing_dataset(world: &World) -> Result<Verdict> {
     let message = job::wait_reason(world, "no-dataset", "Accepted", &["UnknownDataset"], SOON).await?;
     println!("     Accepted: {message}");
     says(&message, &["psalms", TENANT])?;
-    ensure!(message.contains("import"), "the message does not say what to do: {message:?}");
+    ensure!(message.contains("muster data push"), "the message does not say what to do: {message:?}");
     has_event(world, &applied, "UnknownDataset").await?;
     ensure!(pods::of(world, &applied).await?.is_empty(), "pods were made for a job that is not accepted");
     Ok(Verdict::Passed)

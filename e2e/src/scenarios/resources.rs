@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::harness::Verdict;
 use crate::job;
 use crate::scenarios::refusals::says;
-use crate::world::World;
+use crate::world::{EAST, World};
 
 const ABSENT: &str = "muster-trainer@sha256:00000000000000000000000000000000000000000000000000000000000000ab";
 
@@ -24,12 +24,12 @@ pub async fn image_missing(world: &World) -> Result<Verdict> {
     for part in [["stop-hub"], ["stop-agent"], ["start-hub"], ["start-agent"]] {
         world.stack(&part).await?;
     }
-    world.provider_ready(Duration::from_secs(60)).await?;
+    world.provider_ready(EAST, true, Duration::from_secs(60)).await?;
     outcome
 }
 
 async fn image_absent(world: &World) -> Result<Verdict> {
-    world.provider_ready(Duration::from_secs(60)).await?;
+    world.provider_ready(EAST, true, Duration::from_secs(60)).await?;
     job::apply(world, &job::tiny("no-image", 2)).await?;
     let reasons = ["ImagePullFailed"];
     let message = any_condition(world, "no-image", &reasons, Duration::from_secs(120)).await?;

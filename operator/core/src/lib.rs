@@ -2,6 +2,9 @@
 
 pub mod attempt;
 pub mod envelope;
+pub mod epochs;
+pub mod hub_keys;
 pub mod lifecycle;
 pub mod placement;
+pub mod policy;
 pub mod provider;

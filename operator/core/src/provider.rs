@@ -2,6 +2,8 @@
 //!
 //! Freshness is judged by the hub's own monotonic clock at the moments it *saw* the lease change. The times written in
 //! the lease are the agent's clock and are never compared with ours.
+pub mod join;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -91,30 +93,50 @@ pub enum Report {
     Valid,
 }
 
-/// Ready condition of a ComputeProvider; `None` = leave what it says now.
+/// What one condition of a ComputeProvider says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ready {
-    /// May the hub count on it?
-    pub ready: bool,
+pub struct Verdict {
+    /// True or False.
+    pub holds: bool,
     /// CamelCase.
     pub reason: &'static str,
     /// For people.
     pub message: String,
 }
 
-/// Whether the provider can be used, and if not, why.
+impl Verdict {
+    /// True.
+    pub fn yes(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { holds: true, reason, message: message.into() }
+    }
+
+    /// False.
+    pub fn no(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { holds: false, reason, message: message.into() }
+    }
+}
+
+/// Whether the provider can be used, and if not, why; `None` = leave what Ready says now.
 #[must_use]
-pub fn ready(pulse: Pulse, report: &Report, scheduling: Scheduling) -> Option<Ready> {
-    let no = |reason, message: String| Some(Ready { ready: false, reason, message });
+pub fn ready(
+    pulse: Pulse,
+    report: &Report,
+    scheduling: Scheduling,
+    admission: &join::Admission,
+) -> Option<Verdict> {
+    let no = |reason, message: String| Some(Verdict::no(reason, message));
     match scheduling {
         Scheduling::Revoked => return no("Revoked", "revoked; delete the provider and join it again".into()),
         Scheduling::Deleting => return no("Draining", "being deleted; its units stop first".into()),
         _ => {}
     }
+    if let Some(obstacle) = admission.obstacle() {
+        return Some(obstacle.clone());
+    }
     match pulse {
         Pulse::TooEarly => return None,
         Pulse::NeverSeen => {
-            return no("NeverSeen", "no agent has connected yet: give its admin a join file".into());
+            return no("NeverSeen", "its key is accepted, but no agent has renewed the lease yet".into());
         }
         Pulse::Expired => {
             return no("LeaseExpired", "the agent does not renew its lease: it is down or cut off".into());
@@ -129,11 +151,19 @@ pub fn ready(pulse: Pulse, report: &Report, scheduling: Scheduling) -> Option<Re
     match scheduling {
         Scheduling::Cordoned => no("Cordoned", "spec.scheduling is Cordoned: nothing new is placed".into()),
         Scheduling::Drained => no("Draining", "spec.scheduling is Drained: units leave".into()),
-        _ => {
-            let message = "lease renewed, report fresh".into();
-            Some(Ready { ready: true, reason: "Connected", message })
-        }
+        _ => Some(Verdict::yes("Connected", "lease renewed, report fresh")),
     }
+}
+
+/// The least epoch that a provider's units may have from now on. It never goes down, is nowhere below what the hub as a
+/// whole forbids (`floor`), and revoking a provider voids all that it has (`highest` epoch of its units).
+#[must_use]
+pub fn min_epoch(old: Option<i64>, floor: i64, scheduling: Scheduling, highest: Option<i64>) -> i64 {
+    let void = match scheduling {
+        Scheduling::Revoked => highest.unwrap_or(0).saturating_add(1),
+        _ => 1,
+    };
+    old.unwrap_or(1).max(floor).max(void).max(1)
 }
 
 /// What a provider lends of one class.
@@ -233,7 +263,9 @@ mod tests {
     #[test]
     fn ready_names_the_first_thing_in_the_way() {
         use Scheduling::*;
-        let reason = |pulse, report, scheduling| ready(pulse, &report, scheduling).map(|r| r.reason);
+        let admitted = admission("KeyPresented", true, "KeyPinned", true);
+        let reason =
+            |pulse, report, scheduling| ready(pulse, &report, scheduling, &admitted).map(|r| r.reason);
         let bad = || Report::Invalid("devices[0].idle".into());
         let cases = [
             (Pulse::Fresh, Report::Valid, Enabled, Some("Connected")),
@@ -253,6 +285,46 @@ mod tests {
                 expected,
                 "{pulse:?} {report:?} {scheduling:?}"
             );
+        }
+    }
+
+    fn admission(joined: &'static str, has: bool, accepted: &'static str, is: bool) -> join::Admission {
+        let verdict = |holds, reason| Verdict { holds, reason, message: String::new() };
+        let (joined, accepted) = (verdict(has, joined), verdict(is, accepted));
+        join::Admission { presented: None, joined, accepted, pin: None, holds_until: None }
+    }
+
+    #[test]
+    fn nobody_is_ready_who_is_not_let_in() {
+        for (joined, accepted, expected) in [
+            (("TokenIssued", false), ("KeyNotPinned", false), "TokenIssued"),
+            (("NoToken", false), ("KeyExpired", false), "KeyExpired"),
+            (("KeyPresented", true), ("WaitingForAdmin", false), "WaitingForAdmin"),
+            (("KeyPresented", true), ("KeyNotPinned", false), "KeyNotPinned"),
+            (("NoToken", false), ("KeyPinned", true), "Connected"),
+        ] {
+            let admission = admission(joined.0, joined.1, accepted.0, accepted.1);
+            let ready = ready(Pulse::Fresh, &Report::Valid, Scheduling::Enabled, &admission);
+            assert_eq!(ready.map(|r| r.reason), Some(expected));
+        }
+        let out = admission("KeyPresented", true, "WaitingForAdmin", false);
+        let ready = ready(Pulse::TooEarly, &Report::Missing, Scheduling::Enabled, &out);
+        assert_eq!(ready.map(|r| r.reason), Some("WaitingForAdmin"), "known without any heartbeat");
+    }
+
+    #[test]
+    fn min_epoch_never_goes_down_and_revoking_voids_all() {
+        use Scheduling::*;
+        for (old, floor, scheduling, highest, expected) in [
+            (None, 1, Enabled, None, 1),
+            (Some(4), 1, Enabled, Some(9), 4),
+            (Some(4), 1, Revoked, Some(9), 10),
+            (Some(40), 1, Revoked, Some(9), 40),
+            (Some(10), 1, Revoked, None, 10),
+            (Some(4), 1007, Cordoned, Some(9), 1007),
+            (None, 1, Revoked, Some(i64::MAX), i64::MAX),
+        ] {
+            assert_eq!(min_epoch(old, floor, scheduling, highest), expected, "{old:?} {scheduling:?}");
         }
     }
 

@@ -4,47 +4,90 @@ use kube::ResourceExt;
 use muster_api::v1alpha1::{WorkUnit, WorkUnitKind};
 use muster_core::envelope::{Mirror, Payload, Policy, Refusal, open};
 use muster_proof::dsse::Envelope;
-use muster_proof::key::PublicKey;
 
+use super::fence::Floor;
+use super::hub_keys::HubKeys;
+use super::policy::Policies;
 use super::units::Units;
-use super::{ARITHMETIC, DEVICE_CLASS, Settings};
+use super::{ARITHMETIC, DEVICE_CLASS};
+
+/// Why a unit is not taken.
+#[derive(Debug)]
+pub enum Rejection {
+    /// Final: reason and text become the condition Accepted.
+    Refused(Refusal),
+    /// None of our keys signed it: a newer set of the hub's keys may have, so that has to be asked for first.
+    UnknownSigner(Refusal),
+}
+
+/// Whose word and which floor a unit is measured by.
+#[derive(Debug, Clone, Copy)]
+pub struct Measure<'a> {
+    /// Our name at the hub.
+    pub provider: &'a str,
+    /// The provider's policy.
+    pub policies: &'a Policies,
+    /// Whose envelopes are believed.
+    pub keys: &'a HubKeys,
+    /// What the hub has declared void.
+    pub floor: Floor,
+}
 
 /// The payload that everything else reads, or why there is none.
 ///
 /// # Errors
-/// The [`Refusal`]; its reason and text become the condition Accepted.
-pub async fn accept(
-    settings: &Settings,
-    trusted: &[PublicKey],
-    units: &Units,
-    object: &WorkUnit,
-) -> Result<Payload, Refusal> {
+/// [`Rejection`].
+pub async fn accept(measure: Measure<'_>, units: &Units, object: &WorkUnit) -> Result<Payload, Rejection> {
     let envelope: Envelope = serde_json::to_value(&object.spec.envelope)
         .and_then(serde_json::from_value)
-        .map_err(|error| Refusal::BadSignature(error.to_string()))?;
-    let payload = open(&envelope, trusted)?;
+        .map_err(|error| Rejection::Refused(Refusal::BadSignature(error.to_string())))?;
+    let payload = open(&envelope, measure.keys.current().keys()).map_err(|refusal| match refusal {
+        Refusal::BadSignature(_) if !measure.keys.knows_signer(&envelope) => {
+            Rejection::UnknownSigner(refusal)
+        }
+        refusal => Rejection::Refused(refusal),
+    })?;
+    match judge(measure, units, object, &payload).await {
+        Ok(()) => Ok(payload),
+        Err(refusal) => Err(Rejection::Refused(refusal)),
+    }
+}
+
+async fn judge(
+    measure: Measure<'_>,
+    units: &Units,
+    object: &WorkUnit,
+    payload: &Payload,
+) -> Result<(), Refusal> {
     let kind = match object.spec.kind {
         WorkUnitKind::Train => "Train",
         WorkUnitKind::Audit => "Audit",
     };
     payload.check_mirror(&Mirror {
         name: &object.name_any(),
-        provider: &settings.provider,
+        provider: measure.provider,
         kind,
         job_uid: &object.spec.job_uid,
         island: i64::from(object.spec.island),
         epoch: object.spec.epoch,
         workers: i64::from(object.spec.workers),
     })?;
+    let policy = measure.policies.current();
+    let highest = units.highest_epoch(&payload.job_uid, payload.island).await;
+    let now = Timestamp::now();
     payload.check_policy(&Policy {
-        images: &settings.images,
+        images: policy.images(),
         arithmetic: ARITHMETIC,
         device_class: DEVICE_CLASS,
-        workers: settings.workers,
-        min_epoch: units.highest_epoch(&payload.job_uid, payload.island).await,
-        now: Timestamp::now(),
+        workers: policy.workers(),
+        min_epoch: highest.max(measure.floor.min_epoch),
+        incarnation: measure.floor.incarnation,
+        now,
     })?;
-    Ok(payload)
+    match measure.policies.closed(now) {
+        Some(why) => Err(Refusal::OverQuota(why)),
+        None => Ok(()),
+    }
 }
 
 /// A remembered reason as the constant it was.

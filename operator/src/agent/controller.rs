@@ -3,6 +3,10 @@
 //! The tasks are woken by the hub's watch, the member's watch and the relay, and run on their own clock otherwise.
 //! kube's Controller is not used: it reconciles only what its store holds, and a unit must go on when the hub's list
 //! is empty because the hub is down.
+mod reasons;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,28 +14,37 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::{Api, ResourceExt};
 use muster_api::v1alpha1::{self as api, WorkUnit, WorkUnitPhase};
-use muster_core::attempt::{self, Action, Condition, Decision, Desired, Plan, Stop, World, decide};
+use muster_core::attempt::{self, Action, Condition, Decision, Desired, Plan, World, decide};
 use muster_core::envelope::Payload;
-use muster_proof::key::PublicKey;
 
+use super::fence::Fence;
 use super::hub::{Contact, Look, View};
 use super::hub_blobs::HubBlobs;
+use super::hub_keys::HubKeys;
 use super::member::{Member, MemberError};
+use super::policy::Policies;
 use super::relay::rounds;
+use super::session::Session;
 use super::state::{Commit, UnitState};
 use super::status::Wanted;
 use super::units::{Unit, Units, locked};
-use super::{Settings, accept, status, upload};
+use super::{accept, status, upload};
 use crate::runtime::blobdir::BlobDir;
 use crate::runtime::{Shutdown, backoff};
 
 /// What all units share.
 #[derive(Debug)]
 pub struct Controller {
-    /// The agent's configuration.
-    pub settings: Arc<Settings>,
+    /// Our name at the hub.
+    pub provider: String,
+    /// What is lent, and when.
+    pub policies: Arc<Policies>,
     /// Keys whose envelopes are believed.
-    pub trusted: Vec<PublicKey>,
+    pub trusted: Arc<HubKeys>,
+    /// What the hub has declared void.
+    pub fence: Arc<Fence>,
+    /// How the hub stands to us.
+    pub session: Session,
     /// All known units.
     pub units: Arc<Units>,
     /// The hub's list.
@@ -157,10 +170,9 @@ impl Controller {
         // 2. Whether we want it too.
         let mut state = unit.state().await;
         if let (None, None, Some(object)) = (&state.payload, &state.refused, object) {
-            let verdict = accept::accept(&self.settings, &self.trusted, &self.units, object).await;
-            if let Err(refusal) = &verdict {
-                tracing::warn!(unit = unit.name(), reason = refusal.reason(), %refusal, "unit refused");
-            }
+            let Some(verdict) = self.judge(unit, object).await else {
+                return Ok(Next::Again(Duration::from_secs(2)));
+            };
             unit.update(|state| match verdict {
                 Ok(payload) => state.payload = Some(payload),
                 Err(refusal) => state.refused = Some((refusal.reason().to_owned(), refusal.to_string())),
@@ -200,7 +212,7 @@ impl Controller {
         let world = World {
             now: Timestamp::now(),
             desired: state.desired.unwrap_or(Desired::Run),
-            stop: self.stop(payload).await,
+            stop: self.stop(&state, payload).await,
             checkpoint_step: state.checkpoint_step(),
             step: progress.map_or(0, |progress| progress.step),
             crash_loop: rounds_now.and_then(rounds::crash_loop),
@@ -217,7 +229,13 @@ impl Controller {
                 outcome = ?decision.memory.outcome, ready = decision.ready.message, "decided"
             );
         }
-        unit.update(|state| state.memory = decision.memory.clone()).await?;
+        unit.update(|state| {
+            state.memory = decision.memory.clone();
+            if state.started.is_none() && state.memory.attempt > 0 {
+                state.started = Some(world.now);
+            }
+        })
+        .await?;
         unit.round.send_modify(|count| *count += 1);
         if news {
             self.units.changed.notify_one();
@@ -300,36 +318,6 @@ impl Controller {
             manifests.chain(starts.into_iter().flatten().map(|start| start.manifest)).collect();
         upload::remove_checkpoints(&self.units, &self.blobs, &manifests).await;
         Ok(Next::Forget)
-    }
-
-    /// A reason of our own to end the unit.
-    async fn stop(&self, payload: &Payload) -> Option<Stop> {
-        let grace = Duration::from_secs(payload.disconnect_grace_seconds.unsigned_abs());
-        let silence = self.contact.silence();
-        if silence > grace {
-            let message = format!(
-                "no word from the hub for {} s, the grace is {} s",
-                silence.as_secs(),
-                grace.as_secs()
-            );
-            return Some(Stop { reason: "GraceExpired", message });
-        }
-        if Timestamp::now() > payload.not_after {
-            let message = format!("the envelope expired at {}", payload.not_after);
-            return Some(Stop { reason: "Expired", message });
-        }
-        let highest = self.units.highest_epoch(&payload.job_uid, payload.island).await;
-        (highest > payload.epoch).then(|| Stop {
-            reason: "Superseded",
-            message: format!("epoch {highest} of this island is here, this is epoch {}", payload.epoch),
-        })
-    }
-
-    /// All workers must fit at once: half a unit only takes room.
-    async fn waits_for(&self, payload: &Payload) -> Option<String> {
-        let idle = self.settings.workers - self.units.workers_in_use(&payload.name).await;
-        (idle < payload.workers)
-            .then(|| format!("waits for {} idle workers, {} are", payload.workers, idle.max(0)))
     }
 
     /// A Job that lacks pods says why in events only.

@@ -1,134 +1,298 @@
-//! The hub's blob service as the agent uses it (docs/spec/protocol.md section 4).
-use std::sync::{Arc, RwLock};
+//! The hub's blobs as a unit may have them, and the commit of its checkpoints (docs/spec/gateway.md section 6).
+use std::pin::pin;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use futures::future::BoxFuture;
-use futures::stream::{BoxStream, StreamExt};
+use futures::stream::{self, BoxStream, StreamExt};
 use muster_proof::Digest;
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
 use tokio::fs::File;
+use tokio::sync::watch;
 use tokio_util::io::ReaderStream;
+
+use super::gateway::{Gateway, GatewayError, refusal};
+use super::session::Session;
+use crate::wire::gateway::ManifestRef;
+
+/// A download that breaks is taken up again this often in a row without a byte in between.
+const RESUMES: u32 = 5;
+/// A transfer that does not move for so long is given up. After an upload the gateway makes it durable: that counts, too.
+const STALL: Duration = Duration::from_secs(60);
+/// As [`STALL`], for the answer to a whole upload: gigabytes may wait for the gateway's disk.
+const DURABLE: Duration = Duration::from_secs(300);
+/// The commit waits for the gateway's disk.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why the hub did not give or take a blob.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum HubError {
     /// Not reached, or not answered in time: try again.
-    #[error("the hub's blob service is not reachable: {0}")]
+    #[error("the hub's blobs: {0}")]
     Unreachable(String),
+    /// A newer epoch of the unit's island is there: nothing of this unit is taken any more.
+    #[error("the hub takes nothing more of this unit: {0}")]
+    Superseded(String),
     /// It answered, with something else than hoped.
-    #[error("the hub's blob service answered {status} to {method} {digest}: {text}")]
+    #[error("the hub's blobs: {method} {what}: {source}")]
     Answer {
-        /// HTTP status.
-        status: u16,
         /// HTTP method.
-        method: String,
-        /// Which blob.
-        digest: Digest,
-        /// The beginning of its body.
-        text: String,
+        method: Method,
+        /// Blob or step.
+        what: String,
+        /// The answer.
+        source: GatewayError,
     },
 }
 
 /// A blob's bytes as they come.
 pub type Blob = BoxStream<'static, Result<Bytes, HubError>>;
 
-/// The three things the agent does with the hub's store. A trait, so that the relay's tests can take the hub away.
+/// The four things the agent does with the hub's store for a unit. A trait, so that the relay's tests can take the hub away.
 pub trait HubBlobs: Send + Sync + std::fmt::Debug {
-    /// A blob, or `None` if the hub does not have it.
-    fn get(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Blob>, HubError>>;
-    /// Whether the hub has a blob.
-    fn has(&self, digest: Digest) -> BoxFuture<'_, Result<bool, HubError>>;
+    /// A blob, or `None` if the hub does not have it for this unit.
+    fn get<'a>(&'a self, unit: &'a str, digest: Digest) -> BoxFuture<'a, Result<Option<Blob>, HubError>>;
+    /// Whether the hub has a blob for this unit.
+    fn has<'a>(&'a self, unit: &'a str, digest: Digest) -> BoxFuture<'a, Result<bool, HubError>>;
     /// Gives the hub a blob; returns once it is durable there.
-    fn put(&self, digest: Digest, file: File, size: u64) -> BoxFuture<'_, Result<(), HubError>>;
+    fn put<'a>(
+        &'a self,
+        unit: &'a str,
+        digest: Digest,
+        file: File,
+        size: u64,
+    ) -> BoxFuture<'a, Result<(), HubError>>;
+    /// Makes a checkpoint whose blobs are all there the job's; returns once that is durable.
+    fn commit<'a>(
+        &'a self,
+        unit: &'a str,
+        step: i64,
+        manifest: Digest,
+    ) -> BoxFuture<'a, Result<(), HubError>>;
 }
 
-/// The agent's token at the hub, replaced when the join file is.
-#[derive(Debug, Clone, Default)]
-pub struct Token(Arc<RwLock<String>>);
-
-impl Token {
-    /// Replaces it.
-    pub fn set(&self, token: &str) {
-        let mut guard = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        token.clone_into(&mut guard);
-    }
-
-    fn get(&self) -> String {
-        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
-    }
-}
-
-/// The service over HTTPS with a pinned CA.
-#[derive(Debug)]
+/// The store behind the gateway.
+#[derive(Debug, Clone)]
 pub struct HttpBlobs {
-    client: reqwest::Client,
-    base: String,
-    token: Token,
+    session: Session,
 }
 
 impl HttpBlobs {
-    /// A client for the service at `base`.
+    /// Through this session.
     #[must_use]
-    pub fn new(client: reqwest::Client, base: &str, token: Token) -> Self {
-        Self { client, base: base.trim_end_matches('/').to_owned(), token }
+    pub fn new(session: Session) -> Self {
+        Self { session }
     }
 
-    fn request(&self, method: Method, digest: Digest) -> reqwest::RequestBuilder {
-        let url = format!("{}/v1/blobs/sha256/{}", self.base, digest.to_hex());
-        self.client.request(method, url).bearer_auth(self.token.get())
+    async fn head_or_get(
+        &self,
+        method: Method,
+        unit: &str,
+        digest: Digest,
+        from: u64,
+    ) -> Result<Option<Response>, HubError> {
+        let path = blob_path(unit, digest);
+        let build = |gateway: &Gateway| {
+            let request = gateway.request(method.clone(), &path);
+            if from == 0 { request } else { request.header(header::RANGE, format!("bytes={from}-")) }
+        };
+        let answer = bounded(STALL, self.session.send(build)).await?;
+        match answer.status() {
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(Some(answer)),
+            StatusCode::NOT_FOUND => Ok(None),
+            _ => Err(refused(method, digest.to_string(), answer).await),
+        }
     }
+}
+
+fn blob_path(unit: &str, digest: Digest) -> String {
+    format!("/v1/units/{unit}/blobs/sha256/{}", digest.to_hex())
 }
 
 impl HubBlobs for HttpBlobs {
-    fn get(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Blob>, HubError>> {
+    fn get<'a>(&'a self, unit: &'a str, digest: Digest) -> BoxFuture<'a, Result<Option<Blob>, HubError>> {
         Box::pin(async move {
-            let answer = self.request(Method::GET, digest).send().await.map_err(unreachable)?;
-            match answer.status() {
-                StatusCode::OK => Ok(Some(answer.bytes_stream().map(|p| p.map_err(unreachable)).boxed())),
-                StatusCode::NOT_FOUND => Ok(None),
-                _ => Err(refused(Method::GET, digest, answer).await),
-            }
+            let Some(answer) = self.head_or_get(Method::GET, unit, digest, 0).await? else { return Ok(None) };
+            let download = Download {
+                blobs: self.clone(),
+                unit: unit.to_owned(),
+                digest,
+                total: answer.content_length(),
+                answer: Some(answer),
+                taken: 0,
+                skip: 0,
+                failures: 0,
+            };
+            Ok(Some(stream::try_unfold(download, Download::next).boxed()))
         })
     }
 
-    fn has(&self, digest: Digest) -> BoxFuture<'_, Result<bool, HubError>> {
-        Box::pin(async move {
-            let answer = self.request(Method::HEAD, digest).send().await.map_err(unreachable)?;
-            match answer.status() {
-                StatusCode::OK => Ok(true),
-                StatusCode::NOT_FOUND => Ok(false),
-                _ => Err(refused(Method::HEAD, digest, answer).await),
-            }
-        })
+    fn has<'a>(&'a self, unit: &'a str, digest: Digest) -> BoxFuture<'a, Result<bool, HubError>> {
+        Box::pin(async move { Ok(self.head_or_get(Method::HEAD, unit, digest, 0).await?.is_some()) })
     }
 
-    fn put(&self, digest: Digest, file: File, size: u64) -> BoxFuture<'_, Result<(), HubError>> {
+    fn put<'a>(
+        &'a self,
+        unit: &'a str,
+        digest: Digest,
+        file: File,
+        size: u64,
+    ) -> BoxFuture<'a, Result<(), HubError>> {
         Box::pin(async move {
-            let body = reqwest::Body::wrap_stream(ReaderStream::with_capacity(file, 256 * 1024));
-            let request = self.request(Method::PUT, digest).header(reqwest::header::CONTENT_LENGTH, size);
-            let answer = request.body(body).send().await.map_err(unreachable)?;
+            let (moved, mut moves) = watch::channel(());
+            let pieces = ReaderStream::with_capacity(file, 256 * 1024).inspect(move |_| {
+                moved.send_replace(());
+            });
+            let request = self.session.gateway().request(Method::PUT, &blob_path(unit, digest));
+            let request =
+                request.header(header::CONTENT_LENGTH, size).body(reqwest::Body::wrap_stream(pieces));
+            let mut sending = pin!(self.session.send_once(request));
+            let answer = loop {
+                tokio::select! {
+                    biased;
+                    answer = &mut sending => break answer.map_err(lost)?,
+                    moved = tokio::time::timeout(STALL, moves.changed()) => match moved {
+                        Ok(Ok(())) => {}
+                        // The file has been read to its end, or the answer came before that.
+                        Ok(Err(_)) => break bounded(DURABLE, sending).await?,
+                        Err(_) => return Err(HubError::Unreachable("the upload does not move".to_owned())),
+                    },
+                }
+            };
             match answer.status() {
                 StatusCode::OK | StatusCode::CREATED => Ok(()),
-                _ => Err(refused(Method::PUT, digest, answer).await),
+                _ => Err(refused(Method::PUT, digest.to_string(), answer).await),
+            }
+        })
+    }
+
+    fn commit<'a>(
+        &'a self,
+        unit: &'a str,
+        step: i64,
+        manifest: Digest,
+    ) -> BoxFuture<'a, Result<(), HubError>> {
+        Box::pin(async move {
+            let path = format!("/v1/units/{unit}/checkpoints/{step}");
+            let build = |gateway: &Gateway| -> RequestBuilder {
+                gateway.request(Method::POST, &path).timeout(COMMIT_TIMEOUT).json(&ManifestRef { manifest })
+            };
+            let answer = self.session.send(build).await.map_err(lost)?;
+            match answer.status() {
+                StatusCode::OK => Ok(()),
+                _ => Err(refused(Method::POST, format!("checkpoint {step}"), answer).await),
             }
         })
     }
 }
 
-fn unreachable(error: reqwest::Error) -> HubError {
-    // reqwest's own text stops at "error sending request"; the cause is what a person needs.
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    HubError::Unreachable(text)
+/// A download under way. Where the stream breaks it is taken up again with `Range`.
+struct Download {
+    blobs: HttpBlobs,
+    unit: String,
+    digest: Digest,
+    /// The whole blob's size, if the first answer said it.
+    total: Option<u64>,
+    /// The answer that is being read; `None` after it broke.
+    answer: Option<Response>,
+    /// Bytes handed on.
+    taken: u64,
+    /// Bytes to drop: the answer began at the blob's beginning again.
+    skip: u64,
+    /// Breaks in a row without a byte.
+    failures: u32,
 }
 
-async fn refused(method: Method, digest: Digest, answer: reqwest::Response) -> HubError {
-    let status = answer.status().as_u16();
-    let body = answer.bytes().await.unwrap_or_default();
-    let text = crate::runtime::sanitise::line(&String::from_utf8_lossy(&body), 200);
-    HubError::Answer { status, method: method.to_string(), digest, text }
+impl Download {
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>, HubError> {
+        loop {
+            let Some(answer) = &mut self.answer else {
+                self.resume().await?;
+                continue;
+            };
+            let chunk = tokio::time::timeout(STALL, answer.chunk());
+            let Ok(chunk) = chunk.await else {
+                self.broke("it does not move".to_owned()).await?;
+                continue;
+            };
+            match chunk {
+                Ok(Some(mut piece)) => {
+                    let drop = usize::try_from(self.skip).unwrap_or(usize::MAX).min(piece.len());
+                    self.skip -= drop as u64;
+                    let piece = piece.split_off(drop);
+                    if piece.is_empty() {
+                        continue;
+                    }
+                    self.taken += piece.len() as u64;
+                    self.failures = 0;
+                    return Ok(Some((piece, self)));
+                }
+                // What the bytes are is the reader's to check; too few is a break as well.
+                Ok(None) if self.total.is_none_or(|total| self.taken >= total) => return Ok(None),
+                Err(_) if self.total.is_some_and(|total| self.taken >= total) => return Ok(None),
+                Ok(None) => self.broke("it ended early".to_owned()).await?,
+                Err(error) => self.broke(super::gateway::unreachable(error).to_string()).await?,
+            }
+        }
+    }
+
+    async fn broke(&mut self, why: String) -> Result<(), HubError> {
+        self.answer = None;
+        self.failures += 1;
+        if self.failures > RESUMES {
+            return Err(HubError::Unreachable(why));
+        }
+        tracing::debug!(digest = %self.digest, at = self.taken, why, "download broke; taking it up again");
+        tokio::time::sleep(Duration::from_millis(200) * (1 << self.failures.min(5))).await;
+        Ok(())
+    }
+
+    async fn resume(&mut self) -> Result<(), HubError> {
+        match self.blobs.head_or_get(Method::GET, &self.unit, self.digest, self.taken).await {
+            Ok(Some(answer)) => {
+                let continues = answer.status() == StatusCode::PARTIAL_CONTENT;
+                if continues && range_start(&answer) != Some(self.taken) {
+                    let problem = "it answered another range than was asked for".to_owned();
+                    return Err(HubError::Unreachable(problem));
+                }
+                self.skip = if continues { 0 } else { self.taken };
+                self.answer = Some(answer);
+                Ok(())
+            }
+            Ok(None) => {
+                Err(HubError::Unreachable("the blob is gone in the middle of its download".to_owned()))
+            }
+            Err(HubError::Unreachable(why)) => self.broke(why).await,
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Where the part begins that a 206 brings: `bytes 100-199/200`.
+fn range_start(answer: &Response) -> Option<u64> {
+    let text = answer.headers().get(header::CONTENT_RANGE)?.to_str().ok()?;
+    text.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok()
+}
+
+async fn bounded(
+    limit: Duration,
+    request: impl Future<Output = Result<Response, GatewayError>>,
+) -> Result<Response, HubError> {
+    match tokio::time::timeout(limit, request).await {
+        Ok(answer) => answer.map_err(lost),
+        Err(_) => Err(HubError::Unreachable(format!("no answer within {} s", limit.as_secs()))),
+    }
+}
+
+fn lost(error: GatewayError) -> HubError {
+    HubError::Unreachable(error.to_string())
+}
+
+async fn refused(method: Method, what: String, answer: Response) -> HubError {
+    match refusal(answer).await {
+        GatewayError::Refused { status: 409, reason, message, .. } if reason == "OldEpoch" => {
+            HubError::Superseded(message)
+        }
+        source => HubError::Answer { method, what, source },
+    }
 }

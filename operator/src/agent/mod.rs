@@ -1,32 +1,52 @@
-//! `muster agent run`: takes signed WorkUnits from the hub, renders Jobs on the member, serves the relay that pods talk
-//! to. It dials out only; the hub holds no credential of the member.
+//! `muster agent`: takes signed WorkUnits from the hub, renders Jobs on the member, serves the relay that pods talk to. It
+//! dials out only, and at the hub to the gateway only; the hub holds no credential of the member.
 //!
 //! | module | what |
 //! |---|---|
 //! | [`controller`] | one task per unit: dereference, validate, observe, decide, apply, say |
-//! | [`accept`] | envelope, mirror, policy |
+//! | [`accept`], [`policy`], [`switch`] | envelope, mirror; what the provider lends, and its off switch |
+//! | [`identity`], [`pin`], [`join`], [`membership`] | who we are, whom we believe, and how that began |
+//! | [`session`], [`gateway`], [`heartbeat`] | tokens, the gateway's endpoints, what the hub declares void |
+//! | [`hub_keys`], [`fence`] | whose signatures count, which epochs still do; both only move forward |
 //! | [`render`], [`observe`] | pure: payload to Job, Jobs and pods to facts |
-//! | [`member`], [`hub`], [`hub_blobs`] | the only holders of clients |
+//! | [`member`], [`hub`], [`hub_client`], [`hub_blobs`] | the only holders of clients |
 //! | [`relay`] | the pods' service: rendezvous, blobs, checkpoints, progress |
 //! | [`upload`], [`status`], [`report`] | what the hub gets |
 //! | [`state`], [`units`] | what survives a restart |
-//! | [`rbac`] | the agent's rights on the member |
+//! | [`rbac`], [`doctor`] | the agent's rights on the member; what is missing |
 //!
-//! Decisions are not made here but in `muster_core::{envelope, attempt}`.
+//! Decisions are not made here but in `muster_core::{envelope, attempt, policy, hub_keys}`.
 
 pub mod accept;
 pub mod controller;
+pub mod doctor;
+#[cfg(test)]
+mod fake_gateway;
+pub mod fence;
+pub mod gateway;
+#[cfg(test)]
+mod gateway_tests;
+pub mod heartbeat;
 pub mod hub;
 pub mod hub_blobs;
+pub mod hub_client;
+pub mod hub_keys;
+pub mod identity;
+pub mod join;
 pub mod member;
+pub mod membership;
 pub mod observe;
+pub mod pin;
+pub mod policy;
 pub mod rbac;
 pub mod relay;
 pub mod render;
 pub mod report;
 mod run;
+pub mod session;
 pub mod state;
 pub mod status;
+pub mod switch;
 #[cfg(test)]
 mod testing;
 pub mod units;
@@ -34,8 +54,11 @@ pub mod upload;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use policy::{LoadError, Policies};
 pub use run::run;
+use switch::Switch;
 
 /// The one device class that this version offers.
 pub const DEVICE_CLASS: &str = "cpu";
@@ -45,9 +68,10 @@ pub const ARITHMETIC: &[&str] = &["f32-chain"];
 /// Flags of `muster agent run`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct AgentArgs {
-    /// Join file from the hub's admin (`muster provider join-file`); read again when it is replaced
+    /// File with the join token from the hub's admin (`muster provider create-token`); read only until the agent has
+    /// joined. The variable MUSTER_JOIN_TOKEN may hold the token instead
     #[arg(long, value_name = "FILE")]
-    pub join_file: PathBuf,
+    pub join_token_file: Option<PathBuf>,
     /// Kubeconfig of ServiceAccount muster-agent on the member
     #[arg(long, value_name = "FILE")]
     pub member_kubeconfig: PathBuf,
@@ -63,33 +87,36 @@ pub struct AgentArgs {
     /// State directory; keep it over restarts
     #[arg(long, value_name = "DIR")]
     pub state: PathBuf,
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+}
+
+/// What is lent: a file, or the two flags that are its simple form.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct PolicyArgs {
+    /// What is lent, to which images and when (YAML); read again when it changes
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["allow_image", "workers"])]
+    pub policy: Option<PathBuf>,
     /// Trainer image that the hub may run here; may be repeated
-    #[arg(long = "allow-image", value_name = "NAME@sha256:HEX", required = true)]
+    #[arg(long = "allow-image", value_name = "NAME@sha256:HEX")]
     pub allow_image: Vec<String>,
     /// How many cpu workers are lent
     #[arg(long, value_name = "N")]
-    pub workers: u32,
+    pub workers: Option<u32>,
 }
 
-/// The agent's configuration after checking.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Our name at the hub.
-    pub provider: String,
-    /// Allowed images, `NAME@sha256:<hex>`.
-    pub images: Vec<String>,
-    /// Lent workers.
-    pub workers: i64,
-}
-
-impl Settings {
-    /// The digests of the allowed images.
-    #[must_use]
-    pub fn image_digests(&self) -> Vec<String> {
-        let mut digests: Vec<String> =
-            self.images.iter().filter_map(|image| Some(image.split_once('@')?.1.to_owned())).collect();
-        digests.sort();
-        digests.dedup();
-        digests
+impl PolicyArgs {
+    /// The policy that they name; `None` if they name none.
+    ///
+    /// # Errors
+    /// A file or flag that says something impossible.
+    pub fn load(&self, switch: Arc<Switch>) -> Result<Option<Policies>, LoadError> {
+        match (&self.policy, self.allow_image.is_empty(), self.workers) {
+            (Some(path), _, _) => Policies::from_file(path, switch).map(Some),
+            (None, false, Some(workers)) => {
+                Policies::from_flags(&self.allow_image, workers, switch).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 }

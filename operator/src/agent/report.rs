@@ -8,37 +8,53 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use muster_api::names::REPORT;
 use muster_api::v1alpha1::{Accepts, Arithmetic, Containers, Devices, ProviderReport, ProviderReportStatus};
+use muster_core::policy::ProviderPolicy;
 use tokio::time::Instant;
 
+use super::DEVICE_CLASS;
 use super::hub::TIMEOUT;
 use super::member::{Member, MemberError};
+use super::policy::Policies;
 use super::units::Units;
-use super::{DEVICE_CLASS, Settings};
 use crate::runtime::{Shutdown, sanitise};
 
 /// How often the agent looks.
 const LOOK: Duration = Duration::from_secs(5);
 /// Nothing but a change is written before this has passed, and then only if something changed.
 const INTERVAL: Duration = Duration::from_secs(30);
+/// How often the agent looks whether its report still stands: somebody may have removed the object, and the hub made it anew.
+const CHECK: Duration = Duration::from_secs(30);
 
 /// Reports until `shutdown`.
 pub async fn run(
     api: Api<ProviderReport>,
-    settings: Arc<Settings>,
+    policies: Arc<Policies>,
     units: Arc<Units>,
     member: Arc<Member>,
     shutdown: Shutdown,
 ) {
     let mut written: Option<ProviderReportStatus> = None;
-    let mut at = Instant::now();
+    let (mut at, mut checked) = (Instant::now(), Instant::now());
     let mut version: Option<String> = None;
     loop {
+        if checked.elapsed() > CHECK {
+            checked = Instant::now();
+            if written.is_some() && !stands(&api).await {
+                tracing::warn!("the report is not there any more; writing it again");
+                written = None;
+            }
+        }
         if version.is_none() {
             version = member.version().await.ok();
         }
         let quotas = member.quotas().await.map(|quotas| quotas.len());
-        let status =
-            compose(&settings, units.workers_in_use("").await, version.as_deref(), quotas, written.as_ref());
+        let offer = Offer {
+            policy: policies.current(),
+            problem: policies.problem(),
+            closed: policies.closed(Timestamp::now()),
+            in_use: units.workers_in_use("").await,
+        };
+        let status = compose(&offer, version.as_deref(), quotas, written.as_ref());
         let changed = written.as_ref().is_none_or(|written| !same(written, &status));
         // The text of a condition may flicker with the member's API; what placement uses is written at once.
         let urgent =
@@ -62,15 +78,34 @@ pub async fn run(
     }
 }
 
-fn compose(
-    settings: &Settings,
+/// Whether the object still has what was written. No answer changes nothing.
+async fn stands(api: &Api<ProviderReport>) -> bool {
+    match tokio::time::timeout(TIMEOUT, api.get_opt(REPORT)).await {
+        Ok(Ok(Some(report))) => report.status.is_some_and(|status| status.observed_at.is_some()),
+        _ => true,
+    }
+}
+
+/// What the provider offers now.
+struct Offer {
+    policy: Arc<ProviderPolicy>,
+    /// Why the newest policy file is not in force.
+    problem: Option<String>,
+    /// Why no new unit is taken.
+    closed: Option<String>,
+    /// Workers of units that hold capacity.
     in_use: i64,
+}
+
+fn compose(
+    offer: &Offer,
     version: Option<&str>,
     quotas: Result<usize, MemberError>,
     before: Option<&ProviderReportStatus>,
 ) -> ProviderReportStatus {
-    let workers = i32::try_from(settings.workers).unwrap_or(i32::MAX);
-    let idle = i32::try_from((settings.workers - in_use).max(0)).unwrap_or(0);
+    let workers = i32::try_from(offer.policy.workers()).unwrap_or(i32::MAX);
+    let idle = i32::try_from((offer.policy.workers() - offer.in_use).max(0)).unwrap_or(0);
+    let idle = if offer.closed.is_some() { 0 } else { idle };
     let (known, reason, message) = match (quotas, version) {
         (Err(error), _) => ("False", "RbacMissing", error.to_string()),
         (Ok(_), None) => ("False", "RbacMissing", "the member's API server does not answer".to_owned()),
@@ -82,10 +117,23 @@ fn compose(
         }
     };
     let now = Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default());
-    let since = before.and_then(|before| {
-        let old = before.conditions.iter().find(|c| c.type_ == "CapacityKnown" && c.status == known)?;
-        Some(old.last_transition_time.clone())
-    });
+    let condition = |kind: &str, status: &str, reason: &str, message: &str| {
+        let old = before
+            .and_then(|before| before.conditions.iter().find(|c| c.type_ == kind && c.status == status));
+        Condition {
+            type_: kind.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message: sanitise::line(message, 512),
+            observed_generation: None,
+            last_transition_time: old.map_or_else(|| now.clone(), |old| old.last_transition_time.clone()),
+        }
+    };
+    let loaded = match (&offer.problem, &offer.closed) {
+        (Some(problem), _) => condition("PolicyLoaded", "False", "Invalid", problem),
+        (None, Some(closed)) => condition("PolicyLoaded", "True", "Loaded", closed),
+        (None, None) => condition("PolicyLoaded", "True", "Loaded", "new units are welcome"),
+    };
     ProviderReportStatus {
         observed_at: Some(now.clone()),
         agent_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
@@ -100,19 +148,12 @@ fn compose(
             price_valid_until: None,
         }],
         accepts: Some(Accepts {
-            images: settings.image_digests(),
+            images: offer.policy.image_digests(),
             arithmetic: vec![Arithmetic::F32Chain],
             containers: Containers::Never,
         }),
         log_head: None,
-        conditions: vec![Condition {
-            type_: "CapacityKnown".to_owned(),
-            status: known.to_owned(),
-            reason: reason.to_owned(),
-            message: sanitise::line(&message, 512),
-            observed_generation: None,
-            last_transition_time: since.unwrap_or(now),
-        }],
+        conditions: vec![condition("CapacityKnown", known, reason, &message), loaded],
     }
 }
 
@@ -121,4 +162,44 @@ fn same(a: &ProviderReportStatus, b: &ProviderReportStatus) -> bool {
     let mut a = a.clone();
     a.observed_at.clone_from(&b.observed_at);
     a == *b
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer(problem: Option<&str>, closed: Option<&str>) -> Offer {
+        let image = format!("t@{}", muster_proof::Digest::of(b"image"));
+        Offer {
+            policy: Arc::new(ProviderPolicy::simple(vec![image], 8).unwrap()),
+            problem: problem.map(str::to_owned),
+            closed: closed.map(str::to_owned),
+            in_use: 3,
+        }
+    }
+
+    fn devices(status: &ProviderReportStatus) -> (i32, i32) {
+        (status.devices[0].workers, status.devices[0].idle)
+    }
+
+    #[test]
+    fn says_what_is_offered_and_why_it_is_nothing() {
+        let open = compose(&offer(None, None), Some("v1.34.0"), Ok(1), None);
+        assert_eq!(devices(&open), (8, 5));
+        let reasons = |status: &ProviderReportStatus| {
+            status.conditions.iter().map(|c| c.reason.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(reasons(&open), ["Quota", "Loaded"]);
+        let closed = compose(&offer(None, Some("lends again at night")), Some("v1.34.0"), Ok(1), Some(&open));
+        assert_eq!(devices(&closed), (8, 0));
+        assert_eq!(closed.conditions[1].message, "lends again at night");
+        assert_eq!(closed.conditions[1].last_transition_time, open.conditions[1].last_transition_time);
+        let bad =
+            compose(&offer(Some("offer.workers: x\u{1b}[31m"), None), Some("v1.34.0"), Ok(1), Some(&closed));
+        assert_eq!((devices(&bad), bad.conditions[1].status.as_str()), ((8, 5), "False"));
+        assert_eq!(reasons(&bad), ["Quota", "Invalid"]);
+        assert!(!bad.conditions[1].message.contains('\u{1b}'));
+        let deaf = compose(&offer(None, None), None, Ok(1), None);
+        assert_eq!(devices(&deaf), (8, 0), "what the member cannot confirm is not offered");
+    }
 }

@@ -6,37 +6,45 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config};
+use kube::Api;
 use muster_api::names::PROVIDER_NAMESPACE_PREFIX;
 use muster_proof::Digest;
-use muster_proof::key::PublicKey;
 
 use super::controller::Controller;
+use super::fence::Fence;
+use super::gateway::Gateway;
+use super::heartbeat::Pulse;
 use super::hub::{Contact, View};
-use super::hub_blobs::{HttpBlobs, HubBlobs, Token};
+use super::hub_blobs::{HttpBlobs, HubBlobs};
+use super::hub_keys::HubKeys;
+use super::identity::Identity;
+use super::join::JoinError;
 use super::member::Member;
+use super::membership::Membership;
 use super::relay::Relay;
 use super::render::Site;
+use super::session::Session;
 use super::state::StateDir;
+use super::switch::Switch;
 use super::units::Units;
-use super::{AgentArgs, Settings, hub, report, upload};
+use super::{AgentArgs, hub, hub_client, join, pin, report, upload};
 use crate::runtime::Shutdown;
 use crate::runtime::blobdir::BlobDir;
-use crate::runtime::client::{Target, client_of, install_crypto};
+use crate::runtime::client::{Target, install_crypto};
 use crate::runtime::files::{self, Access};
-use crate::runtime::join::{self, HubExtension};
-use crate::runtime::tls::{Authority, pinned_client};
+use crate::runtime::tls::Authority;
+use crate::wire::join_token::{JoinToken, MAX_BYTES};
 
-/// How often the join file is looked at.
-const REREAD: Duration = Duration::from_secs(10);
 /// How often litter is looked for.
 const SWEEP: Duration = Duration::from_secs(3600);
+/// Holds a join token, for those who cannot make a file.
+const TOKEN_VARIABLE: &str = "MUSTER_JOIN_TOKEN";
 
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// What cannot be configured, named with the flag or file. Once it runs, trouble is retried, not returned.
+/// What cannot be configured, named with the flag or file; a join that the gateway refuses. Once it runs, trouble is
+/// retried, not returned.
 pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     install_crypto();
     let shutdown = Shutdown::on_signals()?;
@@ -45,12 +53,6 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
 
 async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     // 1. What we were told.
-    for image in &args.allow_image {
-        let digest = image.split_once('@').map(|(_, digest)| digest.parse::<Digest>());
-        if !matches!(digest, Some(Ok(_))) {
-            bail!("--allow-image {image}: name the image by digest, NAME@sha256:<64 hex>");
-        }
-    }
     let relay_url = reqwest::Url::parse(&args.relay_url).context("--relay-url")?;
     let (Some(relay_host), "https") = (relay_url.host_str(), relay_url.scheme()) else {
         bail!("--relay-url {}: want https://HOST:PORT", args.relay_url);
@@ -58,33 +60,44 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     // 2. What we remember. One agent per state directory: two would make attempts behind each other's back.
     let state_dir = StateDir::open(&args.state)?;
     let _lock = lock(&args.state)?;
+    let policies = args.policy.load(Arc::new(Switch::open(&args.state)))?;
+    let policies = policies.context("say what is lent: --policy FILE, or --allow-image and --workers")?;
+    let policies = Arc::new(policies);
     let secret = secret(&args.state.join("secret"))?;
     let blobs = Arc::new(BlobDir::open(&args.state.join("blobs")).await?);
     let units = Arc::new(Units::open(state_dir)?);
     let contact = Arc::new(Contact::open(args.state.join("contact")));
-    // 3. Whom we talk to.
-    let (kubeconfig, extension) = join::read(&args.join_file)?;
-    let settings = Arc::new(Settings {
-        provider: extension.provider.clone(),
-        images: args.allow_image.clone(),
-        workers: i64::from(args.workers),
-    });
-    let token = Token::default();
-    let hub_client = hub_client(&args.state, &kubeconfig, &token).await?;
-    let trusted = vec![trusted_key(&extension)?];
-    let https = pinned_client(&extension.hub.blob_ca).context("join file: blobCA")?;
-    let hub_blobs: Arc<dyn HubBlobs> =
-        Arc::new(HttpBlobs::new(https, &extension.hub.blob_url, token.clone()));
+    // 3. Who we are, and whom we talk to.
+    let (identity, membership) = match Membership::load(&args.state)? {
+        Some(membership) => {
+            let identity = Arc::new(Identity::existing(&args.state)?);
+            let membership = join_again(&args, &identity, membership, &shutdown).await?;
+            (identity, membership)
+        }
+        None => {
+            let (identity, token) = (Arc::new(Identity::open(&args.state)?), token(&args)?);
+            let patience = join::Patience::UntilJoined;
+            let membership = join::join(&args.state, &identity, &token, patience, &shutdown).await?;
+            (identity, membership)
+        }
+    };
+    tracing::info!(fingerprint = %identity.fingerprint(), "this agent's key");
+    let trusted = Arc::new(HubKeys::open(&args.state)?);
+    let fence = Arc::new(Fence::open(&args.state)?);
+    let gateway = Gateway::new(pin::pinned(&identity, &membership.ca)?, &membership.url);
+    let session = Session::new(gateway, identity.clone(), &membership.provider);
+    let namespace = format!("{PROVIDER_NAMESPACE_PREFIX}{}", membership.provider);
+    let hub = hub_client::client(&membership, &identity, &session, &namespace)?;
+    let hub_blobs: Arc<dyn HubBlobs> = Arc::new(HttpBlobs::new(session.clone()));
     let authority = Authority::open(&args.state.join("relay-ca"), "muster relay")?;
     let site = Site {
         namespace: args.namespace.clone(),
-        audience: format!("muster-agent/{}", settings.provider),
+        audience: format!("muster-agent/{}", membership.provider),
         relay_url: args.relay_url.trim_end_matches('/').to_owned(),
         relay_ca: authority.pem().to_owned(),
     };
     let target = Target { kubeconfig: Some(args.member_kubeconfig.clone()), context: None };
     let member = Arc::new(Member::new(target.client().await?, site));
-    let namespace = format!("{PROVIDER_NAMESPACE_PREFIX}{}", settings.provider);
     // 4. The relay first: pods of a previous run are waiting for it.
     let listener = std::net::TcpListener::bind(args.relay_listen)
         .with_context(|| format!("--relay-listen {}", args.relay_listen))?;
@@ -92,13 +105,16 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     let tls = authority.server(&[relay_host.trim_matches(['[', ']']).to_owned()])?;
     let relay = Relay::new(units.clone(), blobs.clone(), hub_blobs.clone(), member.clone(), secret);
     let relay = tokio::spawn(relay.serve(listener, tls, shutdown.clone()));
-    // 5. The tasks.
+    // 5. What goes on without the hub.
     let controller = Arc::new(Controller {
-        settings: settings.clone(),
-        trusted,
+        provider: membership.provider.clone(),
+        policies: policies.clone(),
+        trusted: trusted.clone(),
+        fence: fence.clone(),
+        session: session.clone(),
         units: units.clone(),
         view: Arc::new(View::default()),
-        hub: Api::namespaced(hub_client.clone(), &namespace),
+        hub: Api::namespaced(hub.clone(), &namespace),
         member: member.clone(),
         contact: contact.clone(),
         blobs: blobs.clone(),
@@ -107,16 +123,15 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
         running: Mutex::default(),
     });
     tracing::info!(
-        provider = settings.provider,
-        workers = settings.workers,
+        provider = membership.provider,
+        gateway = membership.url,
+        workers = policies.current().workers(),
         relay = args.relay_url,
         "agent runs"
     );
-    let lease: Api<Lease> = Api::namespaced(hub_client.clone(), &namespace);
-    tokio::spawn(hub::renew(lease, holder()?, contact, shutdown.clone()));
-    let reports = Api::namespaced(hub_client.clone(), &namespace);
-    tokio::spawn(report::run(reports, settings, units.clone(), member.clone(), shutdown.clone()));
-    tokio::spawn(follow_join_file(args.join_file.clone(), args.state.clone(), token, shutdown.clone()));
+    tokio::spawn(session.clone().keep(shutdown.clone()));
+    tokio::spawn(obey(session.clone(), units.clone(), shutdown.clone()));
+    tokio::spawn(policies.clone().follow(units.clone(), shutdown.clone()));
     tokio::spawn(sweep(units.clone(), blobs, shutdown.clone()));
     tokio::spawn({
         let (member, units, shutdown) = (member.clone(), units.clone(), shutdown.clone());
@@ -130,11 +145,83 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
         let controller = controller.clone();
         async move { adopt(&controller).await }
     });
-    let view = controller.view.clone();
-    let guarded = Api::namespaced(hub_client, &namespace);
-    view.follow(guarded, |name| controller.touch(name), &controller.contact.back, shutdown).await;
+    // 6. The hub, once it lets us.
+    let ready = tokio::select! {
+        biased;
+        () = shutdown.wait() => false,
+        () = session.ready() => true,
+    };
+    if ready {
+        let pulse = Pulse { session, fence, keys: trusted, units: units.clone() };
+        tokio::spawn(pulse.run(shutdown.clone()));
+        let lease: Api<Lease> = Api::namespaced(hub.clone(), &namespace);
+        tokio::spawn(hub::renew(lease, holder()?, contact, shutdown.clone()));
+        let reports = Api::namespaced(hub.clone(), &namespace);
+        tokio::spawn(report::run(reports, policies, units, member, shutdown.clone()));
+        let view = controller.view.clone();
+        let guarded = Api::namespaced(hub, &namespace);
+        view.follow(guarded, |name| controller.touch(name), &controller.contact.back, shutdown).await;
+    }
     relay.await??;
     Ok(())
+}
+
+/// The token, from where it was put. It is in no message and no log.
+fn token(args: &AgentArgs) -> anyhow::Result<JoinToken> {
+    if let Some(path) = &args.join_token_file {
+        let bytes = files::read_capped(path, MAX_BYTES as u64 + 2).context("--join-token-file")?;
+        let text = String::from_utf8(bytes).map_err(|_| anyhow::anyhow!("--join-token-file: not a text"))?;
+        return JoinToken::parse(&text).with_context(|| format!("--join-token-file {}", path.display()));
+    }
+    match std::env::var(TOKEN_VARIABLE) {
+        Ok(text) => JoinToken::parse(&text).context(TOKEN_VARIABLE),
+        Err(_) => bail!(
+            "--state {}: this agent has not joined a hub yet; have its admin run `muster provider create-token` and pass \
+             the token with --join-token-file",
+            args.state.display()
+        ),
+    }
+}
+
+/// A newer token in the place of the one that was used: the provider was made anew, or the gateway has another CA or address.
+/// What is known stays if the token turns out to be of no use.
+async fn join_again(
+    args: &AgentArgs,
+    identity: &Identity,
+    known: Membership,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Membership> {
+    // Who has joined needs no token any more, so none, or one that cannot be read, is no trouble.
+    let Some(token) = token(args).ok().filter(|token| token.hash() != known.token) else { return Ok(known) };
+    if token.provider != known.provider {
+        bail!(
+            "the join token is for provider {}, but --state {} is provider {}'s; give each its own state directory",
+            token.provider,
+            args.state.display(),
+            known.provider
+        );
+    }
+    match join::join(&args.state, identity, &token, join::Patience::Once, shutdown).await {
+        Ok(membership) => Ok(membership),
+        Err(error @ JoinError::Stopped) => Err(error.into()),
+        Err(error) => {
+            tracing::warn!(%error, "the new join token is of no use; going on as before");
+            Ok(known)
+        }
+    }
+}
+
+/// A revocation must not wait for the next look at a unit.
+async fn obey(session: Session, units: Arc<Units>, shutdown: Shutdown) {
+    let mut standing = session.standing();
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.wait() => return,
+            changed = standing.changed() => if changed.is_err() { return },
+        }
+        units.all().iter().for_each(|unit| unit.wake.notify_one());
+    }
 }
 
 /// Finds units by the Jobs on the member, once the member answers.
@@ -148,66 +235,6 @@ async fn adopt(controller: &Arc<Controller>) {
             biased;
             () = controller.shutdown.wait() => return,
             () = tokio::time::sleep(Duration::from_secs(3)) => {}
-        }
-    }
-}
-
-/// A client with the join file's token, which is read again from our own file: the join file is replaced when it expires.
-async fn hub_client(state: &Path, kubeconfig: &Kubeconfig, token: &Token) -> anyhow::Result<Client> {
-    let path = state.join("hub-token");
-    let text = token_of(kubeconfig)?;
-    files::write_atomic(&path, text.as_bytes(), Access::Private)?;
-    token.set(&text);
-    let mut kubeconfig = kubeconfig.clone();
-    for user in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
-        user.token = None;
-        user.token_file = Some(path.display().to_string());
-    }
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    Ok(client_of(config)?)
-}
-
-fn token_of(kubeconfig: &Kubeconfig) -> anyhow::Result<String> {
-    let users = kubeconfig.auth_infos.iter().filter_map(|named| named.auth_info.as_ref());
-    // kube hides the token from Debug, but not from serialisation.
-    let mut tokens =
-        users.filter_map(|user| Some(serde_json::to_value(user).ok()?["token"].as_str()?.trim().to_owned()));
-    let token = tokens.find(|token| !token.is_empty());
-    token.context("join file: no user with a token; make one with `muster provider join-file`")
-}
-
-fn trusted_key(extension: &HubExtension) -> anyhow::Result<PublicKey> {
-    let key = PublicKey::from_pem(&extension.hub.public_key).context("join file: publicKey")?;
-    if key.key_id().to_hex() != extension.hub.keyid {
-        bail!("join file: keyid is not that of publicKey; make a new one with `muster provider join-file`");
-    }
-    Ok(key)
-}
-
-async fn follow_join_file(
-    path: std::path::PathBuf,
-    state: std::path::PathBuf,
-    token: Token,
-    shutdown: Shutdown,
-) {
-    let mut last = None;
-    loop {
-        tokio::select! {
-            biased;
-            () = shutdown.wait() => return,
-            () = tokio::time::sleep(REREAD) => {}
-        }
-        let read = join::read(&path).map_err(anyhow::Error::from).and_then(|(file, _)| token_of(&file));
-        match read {
-            Ok(text) if last.as_ref() != Some(&text) => {
-                token.set(&text);
-                match files::write_atomic(&state.join("hub-token"), text.as_bytes(), Access::Private) {
-                    Ok(()) => last = Some(text),
-                    Err(error) => tracing::warn!(%error, "cannot save the hub token"),
-                }
-            }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "join file cannot be read; the old token stays"),
         }
     }
 }

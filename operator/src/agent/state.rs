@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use muster_core::attempt::{Desired, Memory};
 use muster_core::envelope::{CheckpointRef, Payload};
 use muster_proof::Digest;
@@ -35,6 +36,12 @@ pub struct UnitState {
     pub rounds: Rounds,
     /// Committed checkpoints, oldest first, their blobs all in the cache or at the hub.
     pub checkpoints: Vec<Commit>,
+    /// When its first attempt began.
+    #[serde(default)]
+    pub started: Option<Timestamp>,
+    /// Set when the gateway said that a newer epoch is there; what it said.
+    #[serde(default)]
+    pub superseded: Option<String>,
 }
 
 /// One committed checkpoint.
@@ -47,7 +54,7 @@ pub struct Commit {
     pub manifest: Digest,
     /// Digest of the state.
     pub state_root: Digest,
-    /// The hub's store has all of it.
+    /// The gateway has recorded it as the job's.
     pub durable: bool,
 }
 

@@ -50,6 +50,10 @@ pub struct MemoryBlobs {
     pub blobs: Mutex<BTreeMap<Digest, Bytes>>,
     /// While set, nothing is answered.
     pub down: AtomicBool,
+    /// While set, commits are refused as an old epoch's.
+    pub superseded: AtomicBool,
+    /// By step.
+    pub commits: Mutex<BTreeMap<i64, Digest>>,
     /// Downloads so far.
     pub gets: AtomicUsize,
 }
@@ -71,7 +75,7 @@ impl MemoryBlobs {
 }
 
 impl HubBlobs for MemoryBlobs {
-    fn get(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Blob>, HubError>> {
+    fn get<'a>(&'a self, _unit: &'a str, digest: Digest) -> BoxFuture<'a, Result<Option<Blob>, HubError>> {
         Box::pin(async move {
             self.check()?;
             self.gets.fetch_add(1, Ordering::SeqCst);
@@ -80,11 +84,17 @@ impl HubBlobs for MemoryBlobs {
         })
     }
 
-    fn has(&self, digest: Digest) -> BoxFuture<'_, Result<bool, HubError>> {
+    fn has<'a>(&'a self, _unit: &'a str, digest: Digest) -> BoxFuture<'a, Result<bool, HubError>> {
         Box::pin(async move { self.check().map(|()| locked(&self.blobs).contains_key(&digest)) })
     }
 
-    fn put(&self, digest: Digest, mut file: File, _size: u64) -> BoxFuture<'_, Result<(), HubError>> {
+    fn put<'a>(
+        &'a self,
+        _unit: &'a str,
+        digest: Digest,
+        mut file: File,
+        _size: u64,
+    ) -> BoxFuture<'a, Result<(), HubError>> {
         Box::pin(async move {
             self.check()?;
             let mut bytes = Vec::new();
@@ -92,6 +102,22 @@ impl HubBlobs for MemoryBlobs {
                 .await
                 .map_err(|error| HubError::Unreachable(error.to_string()))?;
             locked(&self.blobs).insert(digest, Bytes::from(bytes));
+            Ok(())
+        })
+    }
+
+    fn commit<'a>(
+        &'a self,
+        _unit: &'a str,
+        step: i64,
+        manifest: Digest,
+    ) -> BoxFuture<'a, Result<(), HubError>> {
+        Box::pin(async move {
+            self.check()?;
+            if self.superseded.load(Ordering::SeqCst) {
+                return Err(HubError::Superseded("epoch 2 is there".to_owned()));
+            }
+            locked(&self.commits).insert(step, manifest);
             Ok(())
         })
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use muster_proof::Digest;
@@ -30,6 +31,7 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct Unit {
     name: String,
+    born: Instant,
     dir: Arc<StateDir>,
     state: tokio::sync::Mutex<UnitState>,
     progress: Mutex<Option<Progress>>,
@@ -51,6 +53,7 @@ impl Unit {
     fn new(name: &str, dir: Arc<StateDir>, state: UnitState) -> Self {
         Self {
             name: name.to_owned(),
+            born: Instant::now(),
             dir,
             state: tokio::sync::Mutex::new(state),
             progress: Mutex::new(None),
@@ -67,6 +70,12 @@ impl Unit {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// For how long this process knows the unit.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.born.elapsed()
     }
 
     /// A copy of what is remembered.

@@ -1,4 +1,5 @@
-//! Brings committed checkpoints to the hub, newest first, and keeps the cache small.
+//! Brings committed checkpoints to the hub, the newest first but each to its end, and keeps the cache small. A checkpoint is durable when the
+//! gateway has recorded it as the job's: that its bytes are there is not enough, for a superseded unit may have put them.
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,9 @@ use crate::runtime::{Shutdown, backoff};
 /// A blob that no unit leads to may be part of a checkpoint that is still being sent, or a dataset that the next unit
 /// of its job asks for; after this it is litter.
 const LITTER_AGE: Duration = Duration::from_secs(4 * 3600);
+
+/// The longest pause after a refusal that will hardly change.
+const STUBBORN: Duration = Duration::from_secs(120);
 
 /// Why a checkpoint is not at the hub yet.
 #[derive(Debug, thiserror::Error)]
@@ -39,12 +43,19 @@ pub async fn run(
     shutdown: Shutdown,
 ) {
     let mut failures = 0;
+    // What was begun is finished first while it is kept: half of each of many would never be a whole one.
+    let mut begun = None;
     loop {
         let state = unit.state().await;
-        let due = state.newest().filter(|commit| !commit.durable).cloned();
+        let waiting = |commit: &&Commit| !commit.durable && state.superseded.is_none();
+        let same = |commit: &&Commit| begun == Some(commit.step);
+        // Nothing of a superseded unit is taken: it need not be tried.
+        let due =
+            state.checkpoints.iter().filter(waiting).find(same).or(state.newest().filter(waiting)).cloned();
+        begun = due.as_ref().map(|commit| commit.step);
         let pause = match &due {
             None => Duration::from_secs(3600),
-            Some(commit) => match push(commit, &blobs, &*hub).await {
+            Some(commit) => match push(unit.name(), commit, &blobs, &*hub).await {
                 Ok(()) => {
                     tracing::info!(
                         unit = unit.name(),
@@ -54,11 +65,21 @@ pub async fn run(
                     failures = 0;
                     settle(&unit, &units, &blobs, commit).await
                 }
+                Err(UploadError::Hub(HubError::Superseded(why))) => {
+                    tracing::warn!(
+                        unit = unit.name(),
+                        step = commit.step,
+                        why,
+                        "superseded; nothing more is uploaded"
+                    );
+                    end(&unit, why).await
+                }
                 Err(error) => {
                     failures += 1;
                     tracing::warn!(unit = unit.name(), step = commit.step, %error, "checkpoint not uploaded yet");
                     let jitter = backoff::jitter_of(unit.name());
-                    backoff::delay(Duration::from_secs(1), Duration::from_secs(15), failures, jitter)
+                    let cap = if error.is_stubborn() { STUBBORN } else { Duration::from_secs(15) };
+                    backoff::delay(Duration::from_secs(1), cap, failures, jitter)
                 }
             },
         };
@@ -71,18 +92,53 @@ pub async fn run(
     }
 }
 
-/// Files first, then the manifest: whoever finds the manifest finds the rest.
-async fn push(commit: &Commit, blobs: &BlobDir, hub: &dyn HubBlobs) -> Result<(), UploadError> {
+impl UploadError {
+    /// Another try will hardly be answered otherwise: the hub has other bits for the step, or refuses them for what they are, or
+    /// has no room. Bytes are not sent again and again for that.
+    fn is_stubborn(&self) -> bool {
+        let Self::Hub(HubError::Answer { source, .. }) = self else { return false };
+        let hopeless = [
+            "WrongStep",
+            "WrongJob",
+            "StepTaken",
+            "BadManifest",
+            "DigestMismatch",
+            "TooLarge",
+            "OverQuota",
+            "StoreFull",
+            "BadUnit",
+        ];
+        source.reason().is_some_and(|reason| hopeless.contains(&reason))
+    }
+}
+
+/// The controller ends the unit; until then its workers train for nothing.
+async fn end(unit: &Unit, why: String) -> Duration {
+    match unit.update(|state| state.superseded = Some(why)).await {
+        Ok(()) => {
+            unit.wake.notify_one();
+            Duration::ZERO
+        }
+        Err(error) => {
+            tracing::error!(unit = unit.name(), %error, "cannot save the unit's state");
+            Duration::from_secs(5)
+        }
+    }
+}
+
+/// Files first, then the manifest: whoever finds the manifest finds the rest. Then the commit.
+async fn push(unit: &str, commit: &Commit, blobs: &BlobDir, hub: &dyn HubBlobs) -> Result<(), UploadError> {
     let bytes = blobs.read(&commit.manifest, checkpoint::MAX_MANIFEST).await?;
     let bytes = bytes.ok_or(UploadError::Lost(commit.manifest))?;
     let manifest = checkpoint::Manifest::parse(&bytes).map_err(|_| UploadError::Manifest(commit.manifest))?;
     for digest in manifest.files().iter().map(|file| file.sha256).chain([commit.manifest]) {
-        if hub.has(digest).await? {
+        if hub.has(unit, digest).await? {
             continue;
         }
         let (file, size) = blobs.file(&digest).await?.ok_or(UploadError::Lost(digest))?;
-        hub.put(digest, file, size).await?;
+        hub.put(unit, digest, file, size).await?;
     }
+    hub.commit(unit, commit.step, commit.manifest).await?;
     Ok(())
 }
 

@@ -1,8 +1,14 @@
-//! `muster data`: from text to a dataset, and into a hub's store.
+//! `muster data`: from text to a dataset, and into a hub.
+mod push;
+
 use super::output::{line, note, print};
+use super::remote::Remote;
 use super::run::block_on;
+use super::transfer::Transfer;
 use super::{Failure, Outcome};
-use crate::hub::store::Store;
+use crate::runtime::sanitise;
+use crate::store::{Location, Store, is_dns_label};
+use crate::wire::gateway::Datasets;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use muster_trainer::dataset::{self, MANIFEST_FILE, Manifest};
@@ -36,18 +42,25 @@ enum Verb {
         #[arg(value_name = "DIR")]
         dir: PathBuf,
         /// The hub's store
-        #[arg(long, value_name = "DIR")]
-        store: PathBuf,
+        #[arg(long, value_name = "DIR|URL")]
+        store: Location,
     },
-    /// List the datasets of a hub's store
-    List {
-        /// The hub's store
-        #[arg(long, value_name = "DIR")]
-        store: PathBuf,
-        /// Only of this namespace
-        #[arg(long, short, value_name = "NAME")]
-        namespace: Option<String>,
-    },
+    /// Send a dataset to the hub, under a name that jobs of the namespace use
+    Push(Box<push::Push>),
+    /// List the datasets of a namespace, or of a hub's store
+    List(Box<List>),
+}
+
+#[derive(Debug, Args)]
+struct List {
+    /// The namespace
+    #[arg(long, short, value_name = "NAME", required_unless_present = "store")]
+    namespace: Option<String>,
+    /// The hub's store, on the hub's machine [default: ask the hub's gateway]
+    #[arg(long, value_name = "DIR|URL")]
+    store: Option<Location>,
+    #[command(flatten)]
+    remote: Remote,
 }
 
 impl DataCommand {
@@ -55,28 +68,33 @@ impl DataCommand {
         match self.verb {
             Verb::Prepare { files, out } => prepare(&files, &out),
             Verb::Import { name, dir, store } => block_on(import(&name, &dir, &store))?,
-            Verb::List { store, namespace } => block_on(list(&store, namespace))?,
+            Verb::Push(push) => block_on(push.run())?,
+            Verb::List(list) => match list.store {
+                Some(store) => block_on(list_store(&store, list.namespace))?,
+                None => block_on(list_remote(&list.remote, &list.namespace.unwrap_or_default()))?,
+            },
         }
     }
 }
 
 fn prepare(files: &[PathBuf], out: &Path) -> Outcome {
     let bytes = files.iter().filter_map(|f| f.metadata().ok()).map(|m| m.len()).sum();
-    let busy = Busy::start("reading", bytes);
-    let manifest = dataset::prepare(files, out)?;
-    busy.end();
+    let bar = Transfer::start("reading", bytes);
+    let manifest = dataset::prepare_with(files, out, &mut |bytes| bar.add(bytes));
+    bar.end();
+    let manifest = manifest?;
     note(format_args!("{}: {}", out.display(), describe(&manifest)));
     line(manifest.digest()?)?;
     Ok(0)
 }
 
-async fn import(name: &str, dir: &Path, store: &Path) -> Outcome {
+async fn import(name: &str, dir: &Path, store: &Location) -> Outcome {
     let (namespace, name) = split(name)?;
     if !dir.join(MANIFEST_FILE).is_file() {
         return Err(dataset::Error::Missing(dir.display().to_string()).into());
     }
-    let busy = Busy::start("checking and copying", 0);
-    let store = Store::attach(store).await?;
+    let busy = Busy::start("checking and copying");
+    let store = Store::open(store).await?;
     let digest = store.import_dataset(namespace, name, dir).await?;
     busy.end();
     if let Some(manifest) = store.dataset_manifest(&digest).await? {
@@ -86,11 +104,28 @@ async fn import(name: &str, dir: &Path, store: &Path) -> Outcome {
     Ok(0)
 }
 
-async fn list(path: &Path, namespace: Option<String>) -> Outcome {
-    if !path.is_dir() {
-        return Err(Failure::new(format!("no store in {}; name the hub's --store", path.display())));
+async fn list_remote(remote: &Remote, namespace: &str) -> Outcome {
+    let gateway = remote.connect().await?;
+    let path = format!("/v1/namespaces/{}/datasets", label(namespace)?);
+    let list: Datasets = gateway.get(&path).await?;
+    let mut rows = vec![["NAMESPACE", "NAME", "TOKENS", "VOCABULARY", "DIGEST"].map(String::from)];
+    for one in list.datasets {
+        let name = sanitise::line(&one.name, 63);
+        rows.push([
+            namespace.to_owned(),
+            name,
+            one.tokens.to_string(),
+            one.vocabulary.to_string(),
+            one.manifest.to_string(),
+        ]);
     }
-    let store = Store::attach(path).await?;
+    print(&table(&rows))?;
+    Ok(0)
+}
+
+async fn list_store(path: &Location, namespace: Option<String>) -> Outcome {
+    expect_store(path)?;
+    let store = Store::open(path).await?;
     let namespaces = match namespace {
         Some(one) => vec![one],
         None => store.namespaces().await?,
@@ -110,6 +145,16 @@ async fn list(path: &Path, namespace: Option<String>) -> Outcome {
     Ok(0)
 }
 
+/// A directory that is missing is a mistake, not an empty store.
+pub(super) fn expect_store(store: &Location) -> Result<(), Failure> {
+    match store {
+        Location::Directory(path) if !path.is_dir() => {
+            Err(Failure::new(format!("no store in {}; name the hub's --store", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// `NAMESPACE/NAME`
 pub(super) fn split(text: &str) -> Result<(&str, &str), Failure> {
     match text.split_once('/') {
@@ -118,6 +163,15 @@ pub(super) fn split(text: &str) -> Result<(&str, &str), Failure> {
         }
         _ => Err(Failure::usage(format!("{text:?} is not NAMESPACE/NAME, like team-a/kjv"))),
     }
+}
+
+/// Part of a path at the gateway.
+pub(super) fn label(text: &str) -> Result<&str, Failure> {
+    if is_dns_label(text) {
+        return Ok(text);
+    }
+    let text = format!("{text:?} is not a DNS label: lower-case letters, digits and '-', at most 63");
+    Err(Failure::usage(text))
 }
 
 fn describe(manifest: &Manifest) -> String {
@@ -131,7 +185,7 @@ fn describe(manifest: &Manifest) -> String {
 }
 
 /// Columns as wide as their widest cell.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |i: usize| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0);
     let widths: Vec<_> = (0..N).map(width).collect();
     let mut out = String::new();
@@ -143,11 +197,11 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
     out
 }
 
-/// Shows on a terminal that work goes on. How far it is only the trainer's library knows, and it does not tell.
+/// Shows on a terminal that work goes on. How far it is, it does not know.
 struct Busy(Option<ProgressBar>);
 
 impl Busy {
-    fn start(verb: &'static str, bytes: u64) -> Self {
+    fn start(verb: &'static str) -> Self {
         if !std::io::stderr().is_terminal() {
             return Self(None);
         }
@@ -155,8 +209,7 @@ impl Busy {
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
             bar.set_style(style);
         }
-        let size = if bytes > 0 { format!(" {} MB", bytes.div_ceil(1_000_000)) } else { String::new() };
-        bar.set_message(format!("{verb}{size}"));
+        bar.set_message(verb);
         bar.enable_steady_tick(Duration::from_millis(100));
         Self(Some(bar))
     }

@@ -2,18 +2,22 @@
 //!
 //! What people read goes to stderr, what programs read (digests, YAML, JSON lines) to stdout. Exit codes: 0 done, 1 failed,
 //! 2 wrong usage; `muster local` and `muster sample` end with the trainer's own code.
-mod checkpoint;
+mod agent;
 mod crd;
 mod data;
+mod download;
 mod failure;
 mod job_file;
 mod local;
 mod output;
 mod provider;
 mod rbac;
+mod remote;
+mod rotate_key;
 mod run;
 mod sample;
 mod trainer;
+mod transfer;
 mod version;
 
 pub use failure::{Failure, Outcome};
@@ -39,23 +43,25 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the hub: job and provider controllers, placement, blob service
+    /// Run the hub: job and provider controllers, placement, registrar
     Hub(run::HubCommand),
-    /// Run the agent of a member cluster
-    Agent(run::AgentCommand),
+    /// Run the gateway: the one endpoint of a hub, for agents and users
+    Gateway(Box<run::GatewayCommand>),
+    /// Run the agent of a member cluster, stop it, find out what it lacks
+    Agent(agent::AgentCommand),
     /// Train a TrainingJob on this machine, without Kubernetes, to the same bits
     Local(local::LocalCommand),
-    /// Make, import and list datasets
+    /// Make, push, import and list datasets
     Data(data::DataCommand),
-    /// Fetch checkpoints of jobs that clusters trained
-    Checkpoint(checkpoint::CheckpointCommand),
-    /// Let member clusters join
+    /// Get a checkpoint of a job that clusters trained, checked to the last bit
+    Download(Box<download::DownloadCommand>),
+    /// Let member clusters join, and cut them off
     Provider(provider::ProviderCommand),
     /// Write text with a trained model
     Sample(sample::SampleCommand),
     /// Print the CustomResourceDefinitions
     Crd(crd::CrdCommand),
-    /// Print the rights of hub, agent or member
+    /// Print the rights of hub, registrar, gateway, agent or member
     Rbac(rbac::RbacCommand),
     /// Print versions of the program and of what it speaks
     Version(version::VersionCommand),
@@ -86,10 +92,11 @@ impl Command {
     fn run(self) -> Outcome {
         match self {
             Self::Hub(command) => command.run(),
+            Self::Gateway(command) => command.run(),
             Self::Agent(command) => command.run(),
             Self::Local(command) => command.run(),
             Self::Data(command) => command.run(),
-            Self::Checkpoint(command) => command.run(),
+            Self::Download(command) => command.run(),
             Self::Provider(command) => command.run(),
             Self::Sample(command) => command.run(),
             Self::Crd(command) => command.run(),

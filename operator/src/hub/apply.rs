@@ -40,7 +40,24 @@ pub async fn apply<K>(
 where
     K: Resource + Clone + DeserializeOwned + Debug,
 {
-    let params = PatchParams::apply(MANAGER).force();
+    apply_as(MANAGER, api, what, name, object).await
+}
+
+/// [`apply`] under another manager's name.
+///
+/// # Errors
+/// [`Error::Api`].
+pub async fn apply_as<K>(
+    manager: &str,
+    api: &Api<K>,
+    what: &str,
+    name: &str,
+    object: &(impl Serialize + Debug),
+) -> Result<K, Error>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    let params = PatchParams::apply(manager).force();
     Ok(within(&format!("apply {what} {name}"), api.patch(name, &params, &Patch::Apply(object))).await?)
 }
 
@@ -67,6 +84,22 @@ where
     let request = api.patch_status(&name, &params, &patch);
     within(&format!("patch status of {what} {name}"), request).await?;
     Ok(Written::Changed)
+}
+
+/// Changes the object by JSON patch, if it is still the one that was looked at: the resourceVersion is tested first.
+///
+/// # Errors
+/// [`Error::Api`]; 422 if the object changed since ([`Error::is_conflict`] knows).
+pub async fn json_patch<K>(api: &Api<K>, what: &str, object: &K, changes: Vec<Value>) -> Result<(), Error>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    let test = json!({"op": "test", "path": "/metadata/resourceVersion", "value": object.resource_version()});
+    let all: Vec<Value> = [vec![test], changes].concat();
+    let (name, params) = (object.name_any(), params());
+    let patch = Patch::Json::<()>(serde_json::from_value(Value::Array(all))?);
+    within(&format!("patch {what} {name}"), api.patch(&name, &params, &patch)).await?;
+    Ok(())
 }
 
 /// Adds (`Some`) or removes (`None`) a finalizer, leaving those of others.

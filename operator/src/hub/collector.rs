@@ -12,9 +12,9 @@ use muster_api::v1alpha1::{TrainingJob, WorkUnit};
 use super::context::Context;
 use super::error::Error;
 use super::job::gather::payload;
-use super::store::gc::{Collected, JobRoots, Retention};
 use crate::runtime::Shutdown;
 use crate::runtime::client::within;
+use crate::store::gc::{Collected, JobRoots, Retention};
 
 /// How often, and how long an upload may be older than its name.
 #[derive(Debug, Clone, Copy)]
@@ -45,9 +45,11 @@ pub async fn run(ctx: Arc<Context>, schedule: Schedule, shutdown: Shutdown) {
 }
 
 async fn collect(ctx: &Context, grace: Duration) -> Result<Collected, Error> {
+    // Before the jobs are asked for: what has a directory now and no job then is dead. A job that comes meanwhile has neither.
+    let candidates = ctx.store.jobs().await?;
     let mut jobs = roots(ctx).await?;
     pin_starts(ctx, &mut jobs).await?;
-    Ok(ctx.store.collect(&jobs, SystemTime::now(), grace).await?)
+    Ok(ctx.store.collect(&jobs, &candidates, SystemTime::now(), grace).await?)
 }
 
 async fn roots(ctx: &Context) -> Result<BTreeMap<String, JobRoots>, Error> {

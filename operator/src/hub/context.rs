@@ -9,10 +9,12 @@ use kube::runtime::controller::Action;
 
 use super::error::Error;
 use super::events::Recorder;
+use super::names::MANAGER;
 use super::provider::leases::LeaseBook;
-use super::state::Identity;
-use super::store::Store;
+use super::signer::Signer;
+use super::state::State;
 use crate::runtime::backoff::{Backoff, jitter_of};
+use crate::store::Store;
 
 /// See the module.
 pub struct Context {
@@ -20,8 +22,10 @@ pub struct Context {
     pub client: Client,
     /// Blobs, datasets, checkpoints.
     pub store: Arc<Store>,
-    /// The signing key and the incarnation.
-    pub identity: Identity,
+    /// Who signs.
+    pub signer: Arc<Signer>,
+    /// Incarnation and floor of all epochs.
+    pub state: Arc<State>,
     /// `NAME@sha256:...` of the trainer.
     pub image: Image,
     /// Heartbeats as this process saw them.
@@ -37,12 +41,18 @@ pub struct Context {
 
 impl Context {
     /// Everything at its start.
-    pub fn new(client: Client, store: Arc<Store>, identity: Identity, image: Image) -> Self {
+    pub fn new(
+        client: Client,
+        store: Arc<Store>,
+        (signer, state): (Arc<Signer>, Arc<State>),
+        image: Image,
+    ) -> Self {
         Self {
-            recorder: Recorder::new(client.clone()),
+            recorder: Recorder::new(client.clone(), MANAGER),
             client,
             store,
-            identity,
+            signer,
+            state,
             image,
             leases: LeaseBook::default(),
             placing: tokio::sync::Mutex::default(),

@@ -15,6 +15,9 @@ pub enum Error {
     /// The store did not take a blob.
     #[error("store: {0}")]
     Put(#[from] PutError),
+    /// The hub's own state.
+    #[error(transparent)]
+    State(#[from] super::state::StateError),
     /// An envelope could not be made: a fault of this program.
     #[error("envelope: {0}")]
     Seal(#[from] muster_core::envelope::SealError),
@@ -33,10 +36,17 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether someone else changed the object in between.
+    /// Whether someone else changed the object in between: 409, or a JSON patch whose test did not hold, which is 422
+    /// without a cause. (What a schema refuses is 422 as well, and names the field.)
     #[must_use]
     pub fn is_conflict(&self) -> bool {
-        matches!(self.status(), Some(409))
+        let names_a_field = |status: &kube::core::Status| {
+            status.details.as_ref().is_some_and(|details| !details.causes.is_empty())
+        };
+        match self.answer() {
+            Some(status) => status.code == 409 || (status.code == 422 && !names_a_field(status)),
+            None => false,
+        }
     }
 
     /// Whether the object is gone.
@@ -58,12 +68,39 @@ impl Error {
     }
 
     fn status(&self) -> Option<u16> {
+        self.answer().map(|status| status.code)
+    }
+
+    fn answer(&self) -> Option<&kube::core::Status> {
         match self {
             Self::Api(ClientError::Request { source, .. }) => match source.as_ref() {
-                kube::Error::Api(status) => Some(status.code),
+                kube::Error::Api(status) => Some(status),
                 _ => None,
             },
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn refused(code: u16, details: Value) -> Error {
+        let status = json!({"code": code, "reason": "Invalid", "message": "m", "details": details});
+        let source = Box::new(kube::Error::Api(Box::new(serde_json::from_value(status).unwrap_or_default())));
+        Error::Api(ClientError::Request { what: "patch".into(), source })
+    }
+
+    /// As kube-apiserver 1.34 answers.
+    #[test]
+    fn a_test_that_fails_is_a_conflict_and_a_schema_that_refuses_is_none() {
+        assert!(refused(409, Value::Null).is_conflict());
+        assert!(refused(422, json!({"name": "east"})).is_conflict());
+        let causes =
+            json!([{"reason": "FieldValueTooMany", "message": "too many", "field": "spec.acceptedKeys"}]);
+        assert!(!refused(422, json!({"name": "east", "causes": causes})).is_conflict());
+        assert!(!refused(403, Value::Null).is_conflict());
     }
 }

@@ -10,7 +10,6 @@ use kube::{Api, Client};
 use serde_json::json;
 
 use super::apply::time;
-use super::names::MANAGER;
 use crate::runtime::client::within;
 use crate::runtime::sanitise::line;
 
@@ -75,14 +74,15 @@ type Key = (String, String, Option<String>);
 /// Sends events.
 pub struct Recorder {
     client: Client,
+    reporter: &'static str,
     sent: Mutex<HashMap<Key, Sent>>,
 }
 
 impl Recorder {
-    /// Needs `create` and `patch` on events.
+    /// Needs `create` and `patch` on events. `reporter` is the process that tells.
     #[must_use]
-    pub fn new(client: Client) -> Self {
-        Self { client, sent: Mutex::default() }
+    pub fn new(client: Client, reporter: &'static str) -> Self {
+        Self { client, reporter, sent: Mutex::default() }
     }
 
     /// Sends one event about `object`. A failure is logged and forgotten: events are news, not state.
@@ -99,7 +99,7 @@ impl Recorder {
                 within("patch event", events.patch(&name, &PatchParams::default(), &patch)).await
             }
             None => {
-                let event = render(object, news, &message, now);
+                let event = render(self.reporter, object, news, &message, now);
                 let name = event.metadata.name.clone().unwrap_or_default();
                 let made = within("create event", events.create(&PostParams::default(), &event)).await;
                 if made.is_ok() {
@@ -130,7 +130,13 @@ impl Recorder {
     }
 }
 
-fn render(object: &ObjectReference, news: &News, message: &str, now: jiff::Timestamp) -> Event {
+fn render(
+    reporter: &str,
+    object: &ObjectReference,
+    news: &News,
+    message: &str,
+    now: jiff::Timestamp,
+) -> Event {
     let about = object.name.as_deref().unwrap_or("object");
     Event {
         metadata: ObjectMeta {
@@ -147,9 +153,9 @@ fn render(object: &ObjectReference, news: &News, message: &str, now: jiff::Times
         first_timestamp: Some(time(now)),
         last_timestamp: Some(time(now)),
         event_time: Some(MicroTime(now)),
-        source: Some(EventSource { component: Some(MANAGER.into()), host: None }),
-        reporting_component: Some(MANAGER.into()),
-        reporting_instance: Some(MANAGER.into()),
+        source: Some(EventSource { component: Some(reporter.into()), host: None }),
+        reporting_component: Some(reporter.into()),
+        reporting_instance: Some(reporter.into()),
         ..Default::default()
     }
 }

@@ -3,6 +3,8 @@ use muster_api::names::PROVIDER_NAMESPACE_PREFIX;
 
 /// Field manager and reporting controller.
 pub const MANAGER: &str = "muster-hub";
+/// Field manager of what is made for a provider, and the registrar's ServiceAccount.
+pub const REGISTRAR: &str = "muster-registrar";
 /// Namespace of the hub's own objects.
 pub const SYSTEM_NAMESPACE: &str = "muster-system";
 /// Namespace of all agents' ServiceAccounts.
@@ -13,6 +15,8 @@ pub const AGENT_USER_PREFIX: &str = "system:serviceaccount:muster-agents:";
 pub const AGENT_ROLE: &str = "muster-agent";
 /// Heartbeat of an agent, in its provider's namespace.
 pub const LEASE: &str = "agent";
+/// On a ComputeProvider: hash of the join token whose key the hub has pinned by itself.
+pub const AUTO_ACCEPTED: &str = "muster.dev/auto-accepted";
 /// On a WorkUnit: restarts of its job counted before it was made.
 pub const RESTARTS_BEFORE: &str = "muster.dev/restarts-before";
 

@@ -1,6 +1,7 @@
 //! What the hub's ServiceAccount (muster-system/muster-hub) may do, each rule with its reason. `muster rbac hub` prints it.
 //!
-//! No wildcards, no `escalate`, no `impersonate`, no secrets, no tokens of others.
+//! No wildcards, no `escalate`, no `impersonate`, no secrets, no tokens of others, and no way to hand out a right: that is
+//! the registrar's (`registrar/rbac.rs`).
 use k8s_openapi::api::rbac::v1::PolicyRule;
 
 /// One rule and why it is there.
@@ -17,7 +18,7 @@ pub struct Rule {
 /// All of them.
 #[must_use]
 pub fn rules() -> Vec<Rule> {
-    let (muster, rbac) = ("muster.dev", "rbac.authorization.k8s.io");
+    let muster = "muster.dev";
     vec![
         cluster(
             "follow jobs; hold the finalizer that outlives their units; remove finished ones after their TTL",
@@ -26,68 +27,37 @@ pub fn rules() -> Vec<Rule> {
         ),
         cluster("say what became of them", (muster, &["trainingjobs/status"], &[]), &["get", "patch"]),
         cluster(
-            "follow providers; hold the finalizer that drains them",
+            "follow providers; hold the finalizer that drains them; pin a key that the admin promised to accept",
             (muster, &["computeproviders"], &[]),
             &["get", "list", "watch", "patch"],
         ),
         cluster("say how they are", (muster, &["computeproviders/status"], &[]), &["get", "patch"]),
-        cluster(
-            "own what is made for a provider, so that it goes with it",
-            (muster, &["computeproviders/finalizers"], &[]),
-            &["update"],
-        ),
-        cluster(
-            "read what agents report; make each provider's report object (a name cannot restrict create)",
-            (muster, &["providerreports"], &[]),
-            &["list", "watch", "create"],
-        ),
-        cluster("keep its labels right", (muster, &["providerreports"], &["report"]), &["get", "patch"]),
+        cluster("read what agents report", (muster, &["providerreports"], &[]), &["get", "list", "watch"]),
         cluster(
             "send work, ask it to stop, remove it",
             (muster, &["workunits"], &[]),
             &["get", "list", "watch", "create", "patch", "delete"],
         ),
         cluster(
-            "a namespace for each provider",
+            "see that the registrar has taken a leaving provider's namespace away",
             ("", &["namespaces"], &[]),
-            &["get", "list", "watch", "create", "patch", "delete"],
+            &["get"],
         ),
         cluster(
-            "notice when a provider's binding changes; make it",
-            (rbac, &["rolebindings"], &[]),
-            &["list", "watch", "create"],
-        ),
-        cluster(
-            "bind each provider's agent in its namespace, and cut a revoked one off",
-            (rbac, &["rolebindings"], &["muster-agent"]),
-            &["get", "patch", "delete"],
-        ),
-        cluster(
-            "the only role it can ever hand out",
-            (rbac, &["clusterroles"], &["muster-agent"]),
-            &["bind"],
-        ),
-        cluster(
-            "hear agents' heartbeats; make each provider's Lease",
+            "hear agents' heartbeats",
             ("coordination.k8s.io", &["leases"], &[]),
-            &["list", "watch", "create"],
-        ),
-        cluster("keep its labels right", ("coordination.k8s.io", &["leases"], &["agent"]), &["get", "patch"]),
-        cluster(
-            "check the tokens of agents at the blob service",
-            ("authentication.k8s.io", &["tokenreviews"], &[]),
-            &["create"],
+            &["get", "list", "watch"],
         ),
         cluster("tell people what happens to their job", ("", &["events"], &[]), &["create", "patch"]),
         within(
             "muster-agents",
-            "an identity for each agent",
-            ("", &["serviceaccounts"], &[]),
-            &["get", "list", "watch", "create", "patch", "delete"],
+            "follow joins: the admins' token records and the gateway's claims",
+            ("", &["configmaps"], &[]),
+            &["get", "list", "watch"],
         ),
         within(
             "muster-system",
-            "publish blob URL, its CA and the signing key's public half",
+            "publish the incarnation and the public halves of the signing keys",
             ("", &["configmaps"], &["muster-hub-public"]),
             &["get", "patch"],
         ),
@@ -100,13 +70,13 @@ pub fn rules() -> Vec<Rule> {
     ]
 }
 
-type Target<'a> = (&'a str, &'a [&'a str], &'a [&'a str]);
+pub(crate) type Target<'a> = (&'a str, &'a [&'a str], &'a [&'a str]);
 
-fn cluster(why: &'static str, target: Target<'_>, verbs: &[&str]) -> Rule {
+pub(crate) fn cluster(why: &'static str, target: Target<'_>, verbs: &[&str]) -> Rule {
     Rule { why, namespace: None, rule: policy(target, verbs) }
 }
 
-fn within(namespace: &'static str, why: &'static str, target: Target<'_>, verbs: &[&str]) -> Rule {
+pub(crate) fn within(namespace: &'static str, why: &'static str, target: Target<'_>, verbs: &[&str]) -> Rule {
     Rule { why, namespace: Some(namespace), rule: policy(target, verbs) }
 }
 
@@ -140,9 +110,15 @@ mod tests {
     }
 
     #[test]
-    fn bind_names_its_one_role() {
-        let bind: Vec<_> = rules().into_iter().filter(|r| r.rule.verbs.contains(&"bind".into())).collect();
-        assert_eq!(bind.len(), 1);
-        assert_eq!(bind[0].rule.resource_names.as_deref(), Some(&["muster-agent".to_string()][..]));
+    fn the_hub_hands_out_no_rights_and_makes_no_identities() {
+        for Rule { rule, .. } in rules() {
+            assert!(!rule.verbs.contains(&"bind".into()), "{rule:?}");
+            for group in rule.api_groups.iter().flatten() {
+                assert_ne!(group, "rbac.authorization.k8s.io");
+            }
+            for resource in rule.resources.iter().flatten() {
+                assert!(!["serviceaccounts", "rolebindings"].contains(&resource.as_str()), "{rule:?}");
+            }
+        }
     }
 }

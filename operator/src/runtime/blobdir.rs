@@ -7,6 +7,7 @@
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use axum::body::{Body, Bytes};
 use axum::http::{StatusCode, header};
@@ -26,6 +27,7 @@ const PIECE: usize = 256 * 1024;
 pub struct BlobDir {
     root: PathBuf,
     sequence: AtomicU64,
+    nonce: u64,
 }
 
 /// What a put did.
@@ -110,7 +112,11 @@ impl BlobDir {
     pub async fn attach(root: &Path) -> io::Result<Self> {
         fs::create_dir_all(root.join("incoming")).await?;
         fs::create_dir_all(root.join("sha256")).await?;
-        Ok(Self { root: root.to_owned(), sequence: AtomicU64::new(0) })
+        // Two processes that share the directory may have the same process id: each in its own container.
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
+        let nonce = u64::from_le_bytes(random);
+        Ok(Self { root: root.to_owned(), sequence: AtomicU64::new(0), nonce })
     }
 
     /// Where a blob is, if it is there.
@@ -171,8 +177,21 @@ impl BlobDir {
         if self.size(digest).await?.is_some() {
             return Ok(Stored::Existing);
         }
+        self.replace(digest, source, max).await
+    }
+
+    /// As [`BlobDir::put`], whether the blob is there or not: for one that is there with the wrong size.
+    ///
+    /// # Errors
+    /// [`PutError`]; what was there stays then.
+    pub async fn replace<S, E>(&self, digest: &Digest, source: S, max: u64) -> Result<Stored, PutError>
+    where
+        S: Stream<Item = Result<Bytes, E>>,
+        E: std::fmt::Display,
+    {
         let number = self.sequence.fetch_add(1, Ordering::Relaxed);
-        let temporary = self.root.join("incoming").join(format!("{number}-{}", std::process::id()));
+        let name = format!("{number}-{}-{:016x}", std::process::id(), self.nonce);
+        let temporary = self.root.join("incoming").join(name);
         let stored = self.put_via(&temporary, digest, source, max).await;
         if stored.is_err() {
             // Best effort: opening the directory removes leftovers too.
@@ -248,6 +267,21 @@ impl BlobDir {
         Ok(old)
     }
 
+    /// Removes uploads of which nothing was written since `before`: a crash left them. Others may be under way.
+    ///
+    /// # Errors
+    /// Any error of the file system but absence.
+    pub async fn sweep_incoming(&self, before: SystemTime) -> io::Result<()> {
+        let mut entries = fs::read_dir(self.root.join("incoming")).await?;
+        while let Some(entry) = entries.next_entry().await? {
+            let modified = absent(entry.metadata().await)?.and_then(|meta| meta.modified().ok());
+            if modified.is_some_and(|modified| modified < before) {
+                absent(fs::remove_file(entry.path()).await)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Answers `GET` (`body` true) or `HEAD`: 200 with the length, or 404.
     pub async fn answer(&self, digest: &Digest, body: bool) -> Response {
         let (file, size) = match self.file(digest).await {
@@ -273,13 +307,18 @@ impl BlobDir {
             Ok(Stored::Existing) => StatusCode::OK.into_response(),
             Err(error) => error.into_response(),
         };
-        // A sender that is cut off in the middle sees a broken connection instead of the answer.
-        let (mut rest, mut left) = (0, max);
-        while let (true, Some(Ok(piece))) = (rest <= left, body.next().await) {
-            rest = piece.len() as u64;
-            left -= rest.min(left);
-        }
+        drain(&mut body, max).await;
         answer
+    }
+}
+
+/// Reads the rest of a body, at most about `max` bytes: a sender that is cut off in the middle sees a broken connection
+/// instead of the answer.
+pub async fn drain<E>(body: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin), max: u64) {
+    let (mut rest, mut left) = (0, max);
+    while let (true, Some(Ok(piece))) = (rest <= left, body.next().await) {
+        rest = piece.len() as u64;
+        left -= rest.min(left);
     }
 }
 

@@ -107,7 +107,7 @@ impl Target {
     }
 }
 
-/// A client of a configuration that was read or built elsewhere (a join file, for example).
+/// A client of a configuration that was read or built elsewhere (an agent's, for example).
 ///
 /// # Errors
 /// [`ClientError::Build`].

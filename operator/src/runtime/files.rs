@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Who may read a file that Muster writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// 0600: keys, tokens, join files.
+    /// 0600: keys, tokens.
     Private,
     /// 0644, as the umask allows.
     Public,

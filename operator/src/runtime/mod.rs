@@ -1,10 +1,10 @@
-//! What hub, agent and command line share: clients, TLS, logging, shutdown, backoff, durable files, join files.
+//! What hub, agent and command line share: clients, TLS, logging, shutdown, backoff, durable files.
 //! Nothing here knows what a TrainingJob is.
 pub mod backoff;
 pub mod blobdir;
 pub mod client;
 pub mod files;
-pub mod join;
+pub mod persist;
 pub mod sanitise;
 pub mod shutdown;
 pub mod telemetry;

@@ -51,6 +51,20 @@ impl Shutdown {
         Ok(shutdown)
     }
 
+    /// A stop of its own for one part of a process: it comes with this one's, or earlier by itself.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        let child = Self::manual();
+        let (parent, own) = (self.clone(), child.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = parent.wait() => own.trigger(),
+                () = own.wait() => {}
+            }
+        });
+        child
+    }
+
     /// Asks everything to stop. Calling it again changes nothing.
     pub fn trigger(&self) {
         self.sender.send_replace(true);
@@ -87,5 +101,16 @@ mod tests {
         waiting.await.unwrap();
         assert!(shutdown.is_triggered());
         shutdown.wait().await; // also when it was long ago
+    }
+
+    #[tokio::test]
+    async fn a_child_stops_with_its_parent_and_not_the_other_way_round() {
+        let parent = Shutdown::manual();
+        let (first, second) = (parent.child(), parent.child());
+        first.trigger();
+        first.wait().await;
+        assert!(!parent.is_triggered() && !second.is_triggered());
+        parent.trigger();
+        second.wait().await;
     }
 }

@@ -1,16 +1,18 @@
-//! TLS for the two services of Muster (blob service, relay): TLS 1.3 only, clients pin one CA.
+//! TLS for the services of Muster (blob service, relay, gateway): TLS 1.3 only, clients pin one CA.
 //!
 //! The CA's key and certificate live in a state directory (0600), so that what was pinned stays true after a restart. The
 //! server's certificate is made anew at each start: a changed address needs no care, and nothing expires unseen.
 use crate::runtime::client::install_crypto;
 use crate::runtime::files::{Access, create_private_dir, read_capped, write_atomic};
 use axum_server::tls_rustls::RustlsConfig;
+use muster_proof::Digest;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, date_time_ymd,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::ParsedCertificate;
 use rustls::version::TLS13;
 use std::path::Path;
 use std::sync::Arc;
@@ -27,7 +29,7 @@ pub enum TlsError {
     Make(#[from] rcgen::Error),
     /// A PEM file holds something else.
     #[error(
-        "{path}: not the PEM expected here ({reason}); remove it to have a new CA made, and hand out new join files"
+        "{path}: not the PEM expected here ({reason}); remove it to have a new CA made, and hand out new join tokens"
     )]
     Pem {
         /// The file, or what the text was.
@@ -46,6 +48,7 @@ pub enum TlsError {
 /// A private CA of one process, kept in a directory as `ca.crt` and `ca.key`.
 pub struct Authority {
     pem: String,
+    certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -68,14 +71,15 @@ impl Authority {
         if cert_path.exists() {
             let pem = read_pem(&cert_path)?;
             let key = KeyPair::from_pem(&read_pem(&key_path)?).map_err(|e| bad_pem(&key_path, e))?;
-            certificates(&pem, &cert_path)?;
-            return Ok(Self { pem, issuer: Issuer::new(params, key) });
+            let certificate = certificates(&pem, &cert_path)?.swap_remove(0);
+            return Ok(Self { pem, certificate, issuer: Issuer::new(params, key) });
         }
         let key = KeyPair::generate()?;
-        let pem = params.self_signed(&key)?.pem();
+        let made = params.self_signed(&key)?;
+        let (pem, certificate) = (made.pem(), made.der().clone());
         write_atomic(&key_path, key.serialize_pem().as_bytes(), Access::Private)?;
         write_atomic(&cert_path, pem.as_bytes(), Access::Private)?;
-        Ok(Self { pem, issuer: Issuer::new(params, key) })
+        Ok(Self { pem, certificate, issuer: Issuer::new(params, key) })
     }
 
     /// The CA's certificate, for clients to pin.
@@ -84,11 +88,32 @@ impl Authority {
         &self.pem
     }
 
+    /// SHA-256 of the CA's SubjectPublicKeyInfo (DER): what a join token pins.
+    ///
+    /// # Errors
+    /// When the certificate is not X.509.
+    pub fn spki(&self) -> Result<Digest, TlsError> {
+        Ok(Digest::of(&spki(&self.certificate)?))
+    }
+
     /// A server configuration for the given host names and IP addresses, with a fresh certificate.
     ///
     /// # Errors
     /// When a name is not a DNS name or IP address.
     pub fn server(&self, names: &[String]) -> Result<RustlsConfig, TlsError> {
+        let (chain, key) = self.issue(names)?;
+        server_config(chain, key)
+    }
+
+    /// A fresh certificate for these names, followed by the CA's own (a client that pins the CA's key only has to see it),
+    /// and its key.
+    ///
+    /// # Errors
+    /// When a name is not a DNS name or IP address.
+    pub fn issue(
+        &self,
+        names: &[String],
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(names.to_vec())?;
         params.distinguished_name = subject("muster");
@@ -98,11 +123,21 @@ impl Authority {
         let certificate = params.signed_by(&key, &self.issuer)?;
         let key = PrivateKeyDer::try_from(key.serialize_der())
             .map_err(|e| TlsError::Pem { path: "server key".into(), reason: e.into() })?;
-        server_config(vec![certificate.der().clone()], key)
+        Ok((vec![certificate.der().clone(), self.certificate.clone()], key))
     }
 }
 
-/// A client that believes certificates of `ca` (PEM) and of nobody else, follows no redirect and asks no proxy.
+/// The SubjectPublicKeyInfo (DER) of a certificate, with its tag and length: what fingerprints are made of.
+///
+/// # Errors
+/// When the bytes are not an X.509 v3 certificate.
+pub fn spki(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, rustls::Error> {
+    Ok(ParsedCertificate::try_from(certificate)?.subject_public_key_info().as_ref().to_vec())
+}
+
+/// A client that believes certificates of `ca` (PEM) and of nobody else, follows no redirect and asks no proxy. How long it
+/// waits for an answer is the caller's to bound: reqwest's read timeout also runs while a body is sent, and would end every
+/// upload that takes longer.
 ///
 /// # Errors
 /// When `ca` is not a PEM certificate.
@@ -113,7 +148,6 @@ pub fn pinned_client(ca: &str) -> Result<reqwest::Client, TlsError> {
         .no_proxy()
         .https_only(true)
         .connect_timeout(Duration::from_secs(5))
-        .read_timeout(Duration::from_secs(30))
         .build()?)
 }
 
@@ -214,6 +248,19 @@ mod tests {
         assert_eq!(again.pem(), pinned);
         let url = serve(&again, &["127.0.0.1".into()]).await;
         pinned_client(&pinned).unwrap().get(&url).send().await.unwrap();
+    }
+
+    #[test]
+    fn the_pin_is_that_of_the_cas_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::open(dir.path(), "x").unwrap();
+        let key = std::fs::read_to_string(dir.path().join("ca.key")).unwrap();
+        let key = muster_proof::key::SigningKey::from_pem(&key).unwrap();
+        assert_eq!(authority.spki().unwrap(), key.key_id());
+        let (chain, _) = authority.issue(&["127.0.0.1".into()]).unwrap();
+        assert_eq!(chain.len(), 2);
+        assert_eq!(Digest::of(&spki(&chain[1]).unwrap()), key.key_id(), "clients find the pinned key");
+        assert_eq!(Authority::open(dir.path(), "x").unwrap().spki().unwrap(), key.key_id());
     }
 
     #[test]

@@ -170,7 +170,7 @@ pub struct WorkUnitStatus {
     /// When the step was reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress_time: Option<Time>,
-    /// The newest checkpoint that the hub's blob service has. Its step never decreases.
+    /// The newest checkpoint that the gateway has recorded. Its step never decreases.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<UnitCheckpoint>,
     /// Why the last attempt failed.

@@ -35,8 +35,10 @@ pub struct Policy<'a> {
     pub device_class: &'a str,
     /// Offered workers of that class in all.
     pub workers: i64,
-    /// The highest epoch known of the unit's (job, island): anything older is void.
+    /// The highest epoch known of the unit's (job, island), or the hub's floor: anything older is void.
     pub min_epoch: i64,
+    /// The highest incarnation of the hub that is known: anything older is void.
+    pub incarnation: i64,
     /// Now.
     pub now: Timestamp,
 }
@@ -46,7 +48,7 @@ pub struct Policy<'a> {
 #[non_exhaustive]
 pub enum Refusal {
     /// No trusted key signed these bytes.
-    #[error("envelope: {0}; the hub's key and the join file's publicKey must be a pair")]
+    #[error("envelope: {0}; only the hub's own keys, as this agent has them from its join, are believed")]
     BadSignature(String),
     /// Signed, but not a payload that this version knows.
     #[error("envelope payload: {0}; hub and agent must be of the same release")]
@@ -69,8 +71,18 @@ pub enum Refusal {
         /// The newest known.
         current: i64,
     },
+    /// The hub was restored since this was signed.
+    #[error("incarnation {incarnation} of the hub is void: incarnation {current} is known")]
+    OldIncarnation {
+        /// The unit's.
+        incarnation: i64,
+        /// The newest known.
+        current: i64,
+    },
     /// The image is not on the agent's list.
-    #[error("image {0} is not allowed here; start the agent with --allow-image {0} to allow it")]
+    #[error(
+        "image {0} is not allowed here; the provider allows it with --allow-image {0} or in its policy file"
+    )]
     ImageNotAllowed(String),
     /// The arithmetic is not offered.
     #[error("arithmetic {0:?} is not supported here")]
@@ -91,7 +103,7 @@ impl Refusal {
             Self::BadSignature(_) => "BadSignature",
             Self::BadPayload(_) => "BadPayload",
             Self::MirrorMismatch { .. } => "MirrorMismatch",
-            Self::OldEpoch { .. } => "OldEpoch",
+            Self::OldEpoch { .. } | Self::OldIncarnation { .. } => "OldEpoch",
             Self::ImageNotAllowed(_) => "ImageNotAllowed",
             Self::ArithmeticUnsupported(_) => "ArithmeticUnsupported",
             Self::OverQuota(_) => "OverQuota",
@@ -129,6 +141,10 @@ impl Payload {
     pub fn check_policy(&self, policy: &Policy<'_>) -> Result<(), Refusal> {
         if self.epoch < policy.min_epoch {
             return Err(Refusal::OldEpoch { epoch: self.epoch, current: policy.min_epoch });
+        }
+        if self.incarnation < policy.incarnation {
+            let (incarnation, current) = (self.incarnation, policy.incarnation);
+            return Err(Refusal::OldIncarnation { incarnation, current });
         }
         if !policy.images.contains(&self.image) {
             return Err(Refusal::ImageNotAllowed(self.image.clone()));
@@ -214,7 +230,7 @@ fn is_label(text: &str) -> bool {
         && text.bytes().last().is_some_and(inner)
 }
 
-fn is_image(text: &str) -> bool {
+pub(crate) fn is_image(text: &str) -> bool {
     let Some((name, digest)) = text.split_once('@') else { return false };
     let name_ok = (1..=255).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/:".contains(&b));

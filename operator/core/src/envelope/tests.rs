@@ -216,6 +216,7 @@ fn policy_refuses_by_reason() {
         device_class: "cpu",
         workers: 2,
         min_epoch: 1,
+        incarnation: 1,
         now: "2026-11-23T19:00:00Z".parse().unwrap(),
     };
     let payload = payload();
@@ -223,6 +224,7 @@ fn policy_refuses_by_reason() {
     let late = "2026-11-23T19:00:01Z".parse().unwrap();
     let cases = [
         ("OldEpoch", "epoch 2", Policy { min_epoch: 2, ..good.clone() }),
+        ("OldEpoch", "incarnation 1", Policy { incarnation: 2, ..good.clone() }),
         ("ImageNotAllowed", "--allow-image", Policy { images: &[], ..good.clone() }),
         ("ArithmeticUnsupported", "f32-chain", Policy { arithmetic: &["i16-exact"], ..good.clone() }),
         ("OverQuota", "device class", Policy { device_class: "nvidia-h100-80gb", ..good.clone() }),

@@ -263,14 +263,15 @@ fn progressing(view: &View<'_>) -> Option<Condition> {
     }
     if unit.member != Member::Connected {
         let message = format!(
-            "{} does not renew its lease; it may go on training until its grace ends, then {resumes} elsewhere",
+            "{} does not renew its lease and nobody else can have the job now; it may go on training until its \
+             grace ends; elsewhere {resumes}",
             unit.provider
         );
         return no("DisconnectedWithinGrace", message);
     }
     match unit.phase {
         UnitPhase::Running | UnitPhase::Draining | UnitPhase::Succeeded => {
-            let message = format!("step {} of {}", unit.step, view.steps);
+            let message = format!("step {} of {}", reached(view, unit), view.steps);
             Some(condition(Kind::Progressing, Status::True, "StepAdvanced", message))
         }
         _ => match (&unit.waiting, &unit.failure, view.before) {
@@ -286,6 +287,11 @@ fn progressing(view: &View<'_>) -> Option<Condition> {
             }
         },
     }
+}
+
+/// A unit that has just taken over has made no step of its own yet.
+fn reached(view: &View<'_>, unit: &Unit) -> u64 {
+    unit.step.max(view.durable_step)
 }
 
 fn suspended(pause: Pause) -> Option<Condition> {
@@ -313,7 +319,7 @@ fn ready(others: &[Condition], view: &View<'_>) -> Condition {
             let message = view.unit.map_or_else(String::new, |unit| {
                 let n = unit.workers;
                 let workers = if n == 1 { "worker" } else { "workers" };
-                format!("{n} {workers} on {}, step {} of {}", unit.provider, unit.step, view.steps)
+                format!("{n} {workers} on {}, step {} of {}", unit.provider, reached(view, unit), view.steps)
             });
             condition(Kind::Ready, Status::True, "Training", message)
         }

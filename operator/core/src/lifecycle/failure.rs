@@ -101,7 +101,7 @@ pub fn judge(failure: &Failure, rules: &[Rule]) -> Verdict {
         Some(66) => permanent(
             "DataCorrupt",
             failure,
-            "the dataset is missing or does not match its manifest; import it again with `muster data import` and \
+            "the dataset is missing or does not match its manifest; push it again with `muster data push` and \
              create a new TrainingJob",
         ),
         Some(67) => permanent(

@@ -2,7 +2,8 @@
 //! writes the conditions of [`conditions`].
 //!
 //! The order of the questions is the point: finished work is never redone, a person's wish (suspend) goes before repair,
-//! and a new epoch starts only when the old one can no longer train.
+//! and a new epoch starts only when the old one can no longer train, or its member is silent and another
+//! one can have it: then the old one is fenced (docs/spec/gateway.md section 6).
 pub mod conditions;
 pub mod failure;
 
@@ -70,7 +71,9 @@ pub enum Tenure {
     Keeps,
     /// Drained, or the ComputeProvider is being deleted: leave at the end of the interval.
     Leaves,
-    /// Revoked: leave now.
+    /// Somebody deleted the unit: stop now; its member is as good as before.
+    Ends,
+    /// The provider is revoked: it is not waited for, and nothing that it says counts any more.
     Revoked,
 }
 
@@ -180,6 +183,14 @@ pub enum Next {
         /// Why the old one ended, if it failed.
         after: Option<Failure>,
     },
+    /// The unit's member is silent: make a unit of a new epoch at once if another provider can have it, else wait for the
+    /// member. Old epochs are fenced where effects happen, so two may train for a while and only one counts.
+    Move {
+        /// Restarts counted including this one.
+        restarts: u32,
+        /// That the member is lost.
+        after: Failure,
+    },
     /// Record the end.
     Finish(Outcome),
 }
@@ -214,16 +225,55 @@ pub fn decide(facts: &Facts) -> Decision {
         };
         return Decision { desired: None, next };
     };
+    // 4. Its provider is out: its key opens nothing any more, so its unit can neither report nor commit. What it may still
+    //    compute until its grace ends is void.
+    if unit.tenure == Tenure::Revoked && !unit.phase.ended() {
+        return after_revocation(facts, unit);
+    }
     if unit.phase.ended() || unit.member == Member::Gone {
         return after_end(facts, unit);
     }
-    // 4. It lives: only a wish or the provider's leaving changes anything. A member that is merely away keeps its unit.
+    // 5. Its member is silent: it goes elsewhere if there is an elsewhere.
+    if let Some(next) = move_away(facts, unit) {
+        return Decision { desired: Some(unit.desired), next };
+    }
+    // 6. It lives: only a wish or the provider's leaving changes anything.
     let asked = match (facts.wish, unit.tenure) {
-        (_, Tenure::Revoked) => Desired::Stop,
+        (_, Tenure::Ends | Tenure::Revoked) => Desired::Stop,
         (Wish::Suspend, _) | (_, Tenure::Leaves) => Desired::Drain,
         (Wish::Run, Tenure::Keeps) => Desired::Run,
     };
     Decision { desired: Some(asked.max(unit.desired)), next: Next::Wait }
+}
+
+/// Where a unit of a silent member goes. A move that the job's policy would not count or allow once the member is given up
+/// is not made before either.
+fn move_away(facts: &Facts, unit: &Unit) -> Option<Next> {
+    let training = unit.desired == Desired::Run && facts.wish == Wish::Run;
+    if unit.member != Member::Away || !training {
+        return None;
+    }
+    let after = by_hub("MemberLost", format!("{} does not renew its lease", unit.provider));
+    let restarts = match failure::judge(&after, &facts.rules) {
+        Verdict::Permanent { .. } => return None,
+        Verdict::Again => unit.restarts().saturating_add(1),
+        Verdict::AgainFree => unit.restarts(),
+    };
+    (restarts <= facts.max_restarts).then_some(Next::Move { restarts, after })
+}
+
+fn by_hub(reason: &str, message: String) -> Failure {
+    Failure { rank: None, exit_code: None, reason: reason.into(), message }
+}
+
+/// On from the last durable checkpoint at once, under a new epoch. Not the job's fault, so it does not count.
+fn after_revocation(facts: &Facts, unit: &Unit) -> Decision {
+    let after = by_hub("ProviderRevoked", format!("provider {} was revoked", unit.provider));
+    let next = match facts.wish {
+        Wish::Suspend => Next::Rest,
+        Wish::Run => Next::Place { restarts: unit.restarts(), after: Some(after) },
+    };
+    Decision { desired: Some(Desired::Stop), next }
 }
 
 /// The current unit will train no more.
@@ -262,12 +312,6 @@ fn after_end(facts: &Facts, unit: &Unit) -> Decision {
 }
 
 fn why_ended(facts: &Facts, unit: &Unit) -> Failure {
-    let by_hub = |reason: &str, message: String| Failure {
-        rank: None,
-        exit_code: None,
-        reason: reason.into(),
-        message,
-    };
     if unit.member == Member::Gone {
         return by_hub(
             "MemberLost",

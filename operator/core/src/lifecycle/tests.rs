@@ -62,8 +62,35 @@ fn a_living_unit_is_left_alone() {
         let decision = decide(&facts(Some(unit(phase))));
         assert_eq!(decision, Decision { desired: Some(Desired::Run), next: Next::Wait }, "{phase:?}");
     }
-    let away = Unit { member: Member::Away, ..unit(Running) };
-    assert_eq!(decide(&facts(Some(away))).next, Next::Wait, "within its grace nobody else may train");
+}
+
+#[test]
+fn a_unit_of_a_silent_member_goes_elsewhere_if_it_may() {
+    let away = Unit { member: Member::Away, ..unit(UnitPhase::Running) };
+    let decision = decide(&facts(Some(away.clone())));
+    assert_eq!(
+        decision.desired,
+        Some(Desired::Run),
+        "it is not asked to stop before somebody else has the job"
+    );
+    let Next::Move { restarts: 1, after } = &decision.next else { panic!("{decision:?}") };
+    assert_eq!(after.reason, "MemberLost");
+    let rule = |action| Rule {
+        name: "lost".into(),
+        on_reasons: vec!["MemberLost".into()],
+        on_exit_codes: vec![],
+        action,
+    };
+    let next = |facts: Facts| decide(&facts).next;
+    let free = Facts { rules: vec![rule(Action::RestartFree)], ..facts(Some(away.clone())) };
+    assert!(matches!(next(free), Next::Move { restarts: 0, .. }));
+    // What the policy forbids once the member is given up is not done before; it may come back.
+    let fails = Facts { rules: vec![rule(Action::FailJob)], ..facts(Some(away.clone())) };
+    assert_eq!(next(fails), Next::Wait);
+    assert_eq!(next(Facts { max_restarts: 0, ..facts(Some(away.clone())) }), Next::Wait);
+    assert_eq!(next(Facts { wish: Wish::Suspend, ..facts(Some(away.clone())) }), Next::Wait);
+    let asked = Unit { desired: Desired::Drain, ..away };
+    assert_eq!(next(facts(Some(asked))), Next::Wait);
 }
 
 #[test]
@@ -72,7 +99,7 @@ fn what_is_asked_of_a_living_unit() {
         (Wish::Run, Tenure::Keeps, Desired::Run, Desired::Run),
         (Wish::Suspend, Tenure::Keeps, Desired::Run, Desired::Drain),
         (Wish::Run, Tenure::Leaves, Desired::Run, Desired::Drain),
-        (Wish::Run, Tenure::Revoked, Desired::Run, Desired::Stop),
+        (Wish::Run, Tenure::Ends, Desired::Run, Desired::Stop),
         (Wish::Run, Tenure::Keeps, Desired::Drain, Desired::Drain),
         (Wish::Suspend, Tenure::Keeps, Desired::Stop, Desired::Stop),
     ];
@@ -176,6 +203,27 @@ fn a_member_gone_past_its_grace_is_replaced() {
     assert_eq!(decision.desired, Some(Desired::Stop), "what it finds when it comes back");
     let Next::Place { after: Some(failure), .. } = decision.next else { panic!("{decision:?}") };
     assert_eq!(failure.reason, "MemberLost");
+}
+
+#[test]
+fn a_revoked_provider_is_not_waited_for() {
+    use UnitPhase::*;
+    for (phase, member) in [
+        (Running, Member::Connected),
+        (Unseen, Member::Connected),
+        (Draining, Member::Away),
+        (Starting, Member::Gone),
+    ] {
+        let out = Unit { tenure: Tenure::Revoked, member, attempt: 3, restarts_before: 2, ..unit(phase) };
+        let decision = decide(&Facts { max_restarts: 0, ..facts(Some(out.clone())) });
+        let Next::Place { restarts: 4, after: Some(failure) } = decision.next else { panic!("{decision:?}") };
+        assert_eq!((failure.reason.as_str(), decision.desired), ("ProviderRevoked", Some(Desired::Stop)));
+        let paused = Facts { wish: Wish::Suspend, ..facts(Some(out)) };
+        assert_eq!(decide(&paused).next, Next::Rest);
+    }
+    // What it said of the unit's end while it was trusted still counts.
+    let done = Unit { tenure: Tenure::Revoked, ..failed(65, "Error") };
+    assert_eq!(reason_of(&decide(&facts(Some(done)))), "NonFinite");
 }
 
 #[test]

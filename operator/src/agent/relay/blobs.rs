@@ -58,18 +58,18 @@ impl IntoResponse for FetchError {
 }
 
 impl Relay {
-    /// Makes sure that the cache has a blob.
+    /// Makes sure that the cache has a blob which a unit leads to.
     ///
     /// # Errors
     /// See [`FetchError`].
-    pub async fn fetch(&self, digest: &Digest) -> Result<(), FetchError> {
+    pub async fn fetch(&self, unit: &Unit, digest: &Digest) -> Result<(), FetchError> {
         if self.blobs.size(digest).await.map_err(PutError::from)?.is_some() {
             return Ok(());
         }
         let flight = locked(&self.flights.0).entry(*digest).or_default().clone();
         let fetched = {
             let _turn = flight.lock().await;
-            self.download(digest).await
+            self.download(unit, digest).await
         };
         drop(flight);
         // The last one out removes the entry; who comes later finds the blob in the cache.
@@ -77,11 +77,12 @@ impl Relay {
         fetched
     }
 
-    async fn download(&self, digest: &Digest) -> Result<(), FetchError> {
+    async fn download(&self, unit: &Unit, digest: &Digest) -> Result<(), FetchError> {
         if self.blobs.size(digest).await.map_err(PutError::from)?.is_some() {
             return Ok(());
         }
-        let Some(blob) = self.hub.get(*digest).await? else { return Err(FetchError::Missing(*digest)) };
+        let found = self.hub.get(unit.name(), *digest).await?;
+        let blob = found.ok_or(FetchError::Missing(*digest))?;
         match self.blobs.put(digest, blob, MAX_BLOB).await {
             Ok(_) => Ok(()),
             // The hub stopped in the middle: that is the hub's trouble, not the cache's.
@@ -102,7 +103,7 @@ impl Relay {
             }
             Err(error) => return error.into_response(),
         }
-        match self.fetch(digest).await {
+        match self.fetch(unit, digest).await {
             Ok(()) => self.blobs.answer(digest, body).await,
             Err(error) => error.into_response(),
         }
@@ -139,7 +140,7 @@ impl Relay {
         if let Some(known) = locked(&unit.closures).get(manifest) {
             return Ok(known.clone());
         }
-        self.fetch(manifest).await?;
+        self.fetch(unit, manifest).await?;
         let bytes = read_manifest(&self.blobs, manifest).await?.ok_or(FetchError::Missing(*manifest))?;
         let named = Arc::new(parse(manifest, &bytes)?);
         locked(&unit.closures).insert(*manifest, named.clone());

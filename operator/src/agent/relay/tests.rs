@@ -401,9 +401,39 @@ async fn the_next_round_starts_from_the_newest_commit_even_if_the_hub_is_down() 
     for blob in &blobs {
         assert!(locked(&world.hub.blobs).contains_key(&Digest::of(blob)));
     }
+    assert_eq!(locked(&world.hub.commits).get(&20), Some(&manifest));
     assert_eq!(agent.commit("pod-0", 20, &manifest).await.status(), StatusCode::OK);
     agent.shutdown.trigger();
     uploading.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_superseded_unit_uploads_no_more_and_wakes_its_controller() {
+    let (world, agent) = World::new().await;
+    let training = agent.unit().state().await.payload.unwrap().training_digest;
+    world.hub.superseded.store(true, Ordering::SeqCst);
+    let hub: Arc<dyn HubBlobs> = world.hub.clone();
+    tokio::spawn(upload::run(
+        agent.unit(),
+        agent.units.clone(),
+        agent.blobs.clone(),
+        hub,
+        agent.shutdown.clone(),
+    ));
+    let manifest = agent.upload(20, training).await;
+    assert_eq!(agent.commit("pod-0", 20, &manifest).await.status(), StatusCode::ACCEPTED);
+    let unit = agent.unit();
+    for _ in 0..100 {
+        if unit.state().await.superseded.is_some() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(unit.state().await.superseded.unwrap().contains("epoch 2"));
+    assert_eq!(*unit.durable.borrow(), 0, "that its bytes are at the hub is not enough");
+    // The controller is woken: by the commit, and by this.
+    tokio::time::timeout(Duration::from_secs(5), unit.wake.notified()).await.unwrap();
+    assert!(locked(&world.hub.commits).is_empty());
 }
 
 #[tokio::test]

@@ -1,10 +1,12 @@
 //! `muster rbac`: the rights of each process, each rule with its reason, ready for `kubectl apply`. The rules stand beside
-//! the code that needs them (`hub/rbac.rs`, `agent/rbac.rs`); here they become roles.
+//! the code that needs them (`hub/rbac.rs`, `hub/registrar/rbac.rs`, `gateway/rbac.rs`, `agent/rbac.rs`); here they become
+//! roles.
 mod on_hub;
 mod render;
 
 use super::Outcome;
 use super::output::print;
+use crate::hub;
 use crate::runtime::files::{Access, write_atomic};
 use clap::{Args, ValueEnum};
 use render::{Role, Rule, render};
@@ -24,6 +26,10 @@ pub struct RbacCommand {
 enum Who {
     /// The hub on the hub cluster
     Hub,
+    /// The hub's registrar on the hub cluster
+    Registrar,
+    /// The gateway on the hub cluster
+    Gateway,
     /// An agent on the hub cluster
     Agent,
     /// The agent on its member cluster
@@ -45,6 +51,8 @@ impl Who {
     fn yaml(self) -> String {
         let source = match self {
             Self::Hub => "operator/src/hub/rbac.rs",
+            Self::Registrar => "operator/src/hub/registrar/rbac.rs",
+            Self::Gateway => "operator/src/gateway/rbac.rs",
             Self::Agent => "operator/src/cli/rbac/on_hub.rs",
             Self::Member => "operator/src/agent/rbac.rs",
         };
@@ -53,17 +61,21 @@ impl Who {
 
     fn roles(self) -> Vec<Role> {
         match self {
-            Self::Hub => hub(),
+            Self::Hub => process("muster-hub", "muster hub", hub::rbac::rules()),
+            Self::Registrar => {
+                process("muster-registrar", "the registrar of muster hub", hub::registrar::rbac::rules())
+            }
+            Self::Gateway => process("muster-gateway", "muster gateway", crate::gateway::rbac::rules()),
             Self::Agent => vec![on_hub::agent()],
             Self::Member => member(),
         }
     }
 }
 
-/// One ClusterRole, and one Role in each namespace that a rule names.
-fn hub() -> Vec<Role> {
+/// One ClusterRole, and one Role in each namespace that a rule names, for ServiceAccount muster-system/`name`.
+fn process(name: &str, who: &str, rules: Vec<hub::rbac::Rule>) -> Vec<Role> {
     let mut roles: Vec<Role> = Vec::new();
-    for crate::hub::rbac::Rule { why, namespace, rule } in crate::hub::rbac::rules() {
+    for hub::rbac::Rule { why, namespace, rule } in rules {
         let rule = Rule {
             groups: rule.api_groups.unwrap_or_default(),
             resources: rule.resources.unwrap_or_default(),
@@ -71,8 +83,8 @@ fn hub() -> Vec<Role> {
             verbs: rule.verbs,
             why: why.into(),
         };
-        let account = Some(("muster-system".into(), "muster-hub".into()));
-        push(&mut roles, "muster-hub", namespace, account, "What muster hub may do", rule);
+        let account = Some(("muster-system".into(), name.into()));
+        push(&mut roles, name, namespace, account, &format!("What {who} may do"), rule);
     }
     roles
 }
@@ -131,6 +143,8 @@ mod tests {
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/");
         for (who, path) in [
             (Who::Hub, "hub/rbac-hub.yaml"),
+            (Who::Registrar, "hub/rbac-registrar.yaml"),
+            (Who::Gateway, "hub/rbac-gateway.yaml"),
             (Who::Agent, "hub/rbac-agent.yaml"),
             (Who::Member, "member/rbac-member.yaml"),
         ] {
@@ -142,13 +156,18 @@ mod tests {
     /// What no process of Muster may ever hold, whatever its code asks for.
     #[test]
     fn nobody_gets_a_dangerous_right() {
-        for role in [Who::Hub, Who::Agent, Who::Member].into_iter().flat_map(Who::roles) {
+        let everyone = [Who::Hub, Who::Registrar, Who::Gateway, Who::Agent, Who::Member];
+        for role in everyone.into_iter().flat_map(Who::roles) {
             for rule in &role.rules {
                 assert!(!rule.why.is_empty(), "{rule:?}");
                 for word in rule.groups.iter().chain(&rule.resources).chain(&rule.verbs) {
-                    let bad =
-                        ["*", "escalate", "impersonate", "secrets", "serviceaccounts/token", "nodes/proxy"];
+                    let bad = ["*", "escalate", "impersonate", "nodes/proxy"];
                     assert!(!bad.contains(&word.as_str()), "{}: {rule:?}", role.name);
+                    // The gateway makes agents' tokens and what they are bound to, where only agents' identities live.
+                    let gateways =
+                        role.name == "muster-gateway" && role.namespace.as_deref() == Some("muster-agents");
+                    let bad = ["secrets", "serviceaccounts/token"];
+                    assert!(gateways || !bad.contains(&word.as_str()), "{}: {rule:?}", role.name);
                 }
                 let binds = rule.verbs.iter().any(|v| v == "bind");
                 assert!(!binds || rule.names == ["muster-agent"], "{}: {rule:?}", role.name);

@@ -50,7 +50,7 @@ pub async fn accept(look: &Look<'_>) -> Result<Action, Error> {
         }
         // Not for a retry to solve: a person must bring the dataset again.
         Err(error) if error.kind() == ErrorKind::InvalidData => {
-            let remedy = format!("import it again with `muster data import {namespace}/{name} DIR`");
+            let remedy = format!("push it again with `muster data push {namespace}/{name} DIR --replace`");
             refuse(look, "InvalidDataset", format!("dataset {name}: {error}; {remedy}")).await?;
             return Ok(Action::requeue(CATALOGUE_AGAIN));
         }
@@ -78,7 +78,7 @@ fn unknown_dataset(namespace: &str, name: &str, known: &[String]) -> String {
     };
     format!(
         "no dataset {name} in the catalogue of namespace {namespace} ({there}); prepare one with `muster data prepare \
-         FILE... --out DIR` and import it with `muster data import {namespace}/{name} DIR`"
+         FILE... --out DIR` and push it with `muster data push {namespace}/{name} DIR`"
     )
 }
 

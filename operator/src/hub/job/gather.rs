@@ -12,16 +12,15 @@ use muster_core::envelope::Payload;
 use muster_core::lifecycle::{
     Action, Deadline, Desired, Facts, Failure, Member, Rule, Tenure, Unit, UnitPhase, Wish,
 };
-use muster_proof::Digest;
 
 use super::Look;
 use crate::hub::context::Context;
 use crate::hub::error::Error;
 use crate::hub::names::{RESTARTS_BEFORE, provider_of};
 use crate::hub::provider::CONNECTED;
-use crate::hub::store::Whole;
 use crate::runtime::client::within;
 use crate::runtime::sanitise::line;
+use crate::store::{Store, Whole};
 
 /// Added to a unit's grace before its member counts as gone: the agent measures from its last word with the hub, which
 /// was earlier than ours with it, and needs a moment to stop its pods.
@@ -37,9 +36,9 @@ pub struct Gathered {
     pub older: Vec<WorkUnit>,
     /// Highest epoch ever used, 0 if none.
     pub last_epoch: i64,
-    /// Newest checkpoint that is whole in the store.
+    /// Newest checkpoint that the gateway has recorded in the store.
     pub checkpoint: Option<JobCheckpoint>,
-    /// A unit names a newer checkpoint whose blobs are not all there.
+    /// A unit names a newer checkpoint, which the store does not know (yet).
     pub checkpoint_pending: bool,
     /// Seconds of running so far.
     pub active_seconds: i64,
@@ -55,15 +54,10 @@ pub async fn gather(look: &Look<'_>) -> Result<Gathered, Error> {
     let status = look.old();
     let mut units = units_of(ctx, &look.uid).await?;
     units.sort_by_key(|unit| unit.spec.epoch);
-    let mut checkpoint = status.checkpoint.clone();
-    let mut checkpoint_pending = false;
-    for unit in &units {
-        match newer_checkpoint(look, unit, checkpoint.as_ref()).await? {
-            Newer::No => {}
-            Newer::Pending => checkpoint_pending = true,
-            Newer::Yes(newer) => checkpoint = Some(newer),
-        }
-    }
+    let known = status.checkpoint.as_ref().map_or(0, |known| number(known.step));
+    let newer = newer_checkpoint(&ctx.store, &look.uid, status.training_digest.as_deref(), known).await?;
+    let checkpoint = newer.or_else(|| status.checkpoint.clone());
+    let checkpoint_pending = units.iter().any(|unit| names_newer(unit, checkpoint.as_ref()));
     let current = units.pop();
     let known_epoch = status.islands.iter().filter_map(|island| island.epoch).max().unwrap_or(0);
     let last_epoch = current.as_ref().map_or(0, |unit| unit.spec.epoch).max(known_epoch);
@@ -179,12 +173,10 @@ pub fn unit_facts(unit: &WorkUnit, provider: Option<&ComputeProvider>, member: M
 }
 
 fn tenure(unit: &WorkUnit, provider: Option<&ComputeProvider>) -> Tenure {
-    // Somebody deleted the unit: it is let go, and the job goes on with the next epoch.
-    if unit.metadata.deletion_timestamp.is_some() {
-        return Tenure::Revoked;
-    }
     match provider {
         Some(provider) if provider.spec.scheduling == api::Scheduling::Revoked => Tenure::Revoked,
+        // Somebody deleted the unit: it is let go, and the job goes on with the next epoch.
+        _ if unit.metadata.deletion_timestamp.is_some() => Tenure::Ends,
         Some(provider) if provider.metadata.deletion_timestamp.is_some() => Tenure::Leaves,
         Some(provider) if provider.spec.scheduling == api::Scheduling::Drained => Tenure::Leaves,
         _ => Tenure::Keeps,
@@ -249,49 +241,48 @@ fn rule(rule: &api::FailureRule) -> Rule {
     }
 }
 
-enum Newer {
-    No,
-    Pending,
-    Yes(JobCheckpoint),
+/// The newest checkpoint that the gateway recorded after step `known`. What units say of their checkpoints is not
+/// asked: the gateway has checked manifest, step and job before it recorded anything, and a member that vanished right
+/// after its commit can say nothing more.
+async fn newer_checkpoint(
+    store: &Store,
+    job: &str,
+    training_digest: Option<&str>,
+    known: u64,
+) -> Result<Option<JobCheckpoint>, Error> {
+    let recorded = store.checkpoints(job).await?;
+    for (step, digest) in recorded.iter().rev().take_while(|(step, _)| **step > known) {
+        // A blob may have been lost since; an older checkpoint that is whole is better than none.
+        let manifest = match store.whole_checkpoint(digest).await? {
+            Whole::Yes(manifest) => manifest,
+            Whole::Missing(blob) => {
+                tracing::error!(job, step, %blob, "a recorded checkpoint lacks a blob; passed over");
+                continue;
+            }
+            Whole::Invalid(why) => {
+                tracing::error!(job, step, why, "a recorded checkpoint is none; passed over");
+                continue;
+            }
+        };
+        let same_job = training_digest == Some(manifest.training_digest().to_string().as_str());
+        if manifest.step() != *step || !same_job {
+            tracing::error!(job, step, "a recorded checkpoint is of another step or job; passed over");
+            continue;
+        }
+        return Ok(Some(JobCheckpoint {
+            step: i64::try_from(*step).unwrap_or(i64::MAX),
+            state_root: manifest.state_root().to_string(),
+            manifest: digest.to_string(),
+            log_index: None,
+        }));
+    }
+    Ok(None)
 }
 
-/// Believes a unit's checkpoint only after reading its manifest and seeing all its files; then it is remembered.
-async fn newer_checkpoint(
-    look: &Look<'_>,
-    unit: &WorkUnit,
-    newest: Option<&JobCheckpoint>,
-) -> Result<Newer, Error> {
+/// Whether a unit says more than the store knows: it is asked again soon, not believed.
+fn names_newer(unit: &WorkUnit, newest: Option<&JobCheckpoint>) -> bool {
     let named = unit.status.as_ref().and_then(|status| status.checkpoint.as_ref());
-    let Some(named) = named.filter(|c| newest.is_none_or(|newest| c.step > newest.step)) else {
-        return Ok(Newer::No);
-    };
-    let name = unit.name_any();
-    let Ok(digest) = named.manifest.parse::<Digest>() else { return Ok(Newer::No) };
-    let manifest = match look.ctx.store.whole_checkpoint(&digest).await? {
-        Whole::Yes(manifest) => manifest,
-        Whole::Missing(blob) => {
-            tracing::warn!(unit = name, step = named.step, %blob, "checkpoint named before its blobs are here");
-            return Ok(Newer::Pending);
-        }
-        Whole::Invalid(why) => {
-            tracing::error!(unit = name, step = named.step, why, "unit names a checkpoint that is none");
-            return Ok(Newer::No);
-        }
-    };
-    let mine = look.old().training_digest;
-    if number(named.step) != manifest.step()
-        || mine.as_deref() != Some(manifest.training_digest().to_string().as_str())
-    {
-        tracing::error!(unit = name, step = named.step, "unit names a checkpoint of another step or job");
-        return Ok(Newer::No);
-    }
-    look.ctx.store.record_checkpoint(&look.uid, manifest.step(), &digest).await?;
-    Ok(Newer::Yes(JobCheckpoint {
-        step: named.step,
-        state_root: manifest.state_root().to_string(),
-        manifest: digest.to_string(),
-        log_index: None,
-    }))
+    named.is_some_and(|named| newest.is_none_or(|newest| named.step > newest.step))
 }
 
 /// Seconds of running so far, and whether it runs now.
@@ -313,3 +304,6 @@ fn number(value: i64) -> u64 {
 fn small(value: i32) -> u32 {
     u32::try_from(value).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

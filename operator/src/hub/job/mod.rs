@@ -33,7 +33,7 @@ use kube::{Api, Resource, ResourceExt};
 use muster_api::names::{MANAGED_BY, finalizers, labels};
 use muster_api::v1alpha1::{ComputeProvider, Desired, TrainingJob, TrainingJobStatus, WorkUnit};
 use muster_core::lifecycle::conditions::Unplaced;
-use muster_core::lifecycle::{self, Decision, Next, Outcome};
+use muster_core::lifecycle::{self, Decision, Next, Outcome, Tenure};
 
 use super::apply::{self, Presence, Written};
 use super::context::{Context, What};
@@ -44,8 +44,6 @@ use crate::runtime::client::within;
 use gather::Gathered;
 
 type Guarded = DeserializeGuard<TrainingJob>;
-/// The controller before it runs.
-pub type Unstarted = Controller<Guarded>;
 
 /// Progress alone is written at most this often; a change of state at once.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
@@ -53,7 +51,7 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 const PLACE_AGAIN: Duration = Duration::from_secs(30);
 /// The catalogue is a directory and cannot wake us.
 const CATALOGUE_AGAIN: Duration = Duration::from_secs(5);
-/// A checkpoint is named whose blobs are not all there (yet).
+/// A unit names a checkpoint that the store does not know (yet).
 const CHECKPOINT_AGAIN: Duration = Duration::from_secs(3);
 
 /// All jobs as last seen: only to find out whom an event concerns.
@@ -236,6 +234,8 @@ pub enum Acted {
     Placed(Box<WorkUnit>),
     /// Nobody can have it now.
     Unplaced(Unplaced),
+    /// Nobody else can have it now; it stays with its silent member.
+    Stays,
     /// Too soon after the last failure.
     Delayed(Duration),
 }
@@ -249,7 +249,9 @@ async fn act(look: &Look<'_>, seen: &Gathered, decision: &Decision) -> Result<Ac
     }
     match &decision.next {
         Next::Place { restarts, after } => {
-            if let (Some(unit), Some(_)) = (&seen.facts.unit, after) {
+            // A revoked provider never gets the job again, so going on at once cannot spin.
+            let unit = seen.facts.unit.as_ref().filter(|unit| unit.tenure != Tenure::Revoked);
+            if let (Some(unit), Some(_)) = (unit, after) {
                 let wait = Duration::from_secs(lifecycle::failure::restart_delay_seconds(*restarts));
                 let age = look.ctx.memory.first(&unit.name, What::UnitEnded);
                 if age < wait {
@@ -258,6 +260,13 @@ async fn act(look: &Look<'_>, seen: &Gathered, decision: &Decision) -> Result<Ac
             }
             place::place(look, seen, *restarts).await
         }
+        Next::Move { restarts, .. } => match place::place(look, seen, *restarts).await? {
+            Acted::Unplaced(why) => {
+                tracing::debug!(job = key(look.job), reason = why.reason, message = why.message, "stays");
+                Ok(Acted::Stays)
+            }
+            acted => Ok(acted),
+        },
         Next::Finish(Outcome::Failed { reason, .. }) => {
             tracing::info!(job = key(look.job), reason, "job fails");
             Ok(Acted::Nothing)
@@ -273,7 +282,7 @@ fn next_look(seen: &Gathered, decision: &Decision, acted: &Acted) -> Action {
         seen.member_gone_in,
         match acted {
             Acted::Delayed(wait) => Some(*wait),
-            Acted::Unplaced(_) => Some(PLACE_AGAIN),
+            Acted::Unplaced(_) | Acted::Stays => Some(PLACE_AGAIN),
             Acted::Placed(_) | Acted::Nothing => None,
         },
     ];

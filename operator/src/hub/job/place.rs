@@ -44,11 +44,19 @@ pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Ac
         Placement::NoneEligible { message } => return Ok(unplaced("NoneEligible", message)),
     };
     let last = u64::try_from(seen.last_epoch).unwrap_or(0);
-    let epoch = i64::try_from(next_epoch(last, min_epoch)).unwrap_or(i64::MAX);
+    let floor = u64::try_from(ctx.state.epochs().floor).unwrap_or(1);
+    let epoch = i64::try_from(next_epoch(last, min_epoch.max(floor))).unwrap_or(i64::MAX);
     let start = seen.checkpoint.as_ref();
     let particulars = Particulars { provider: &provider, epoch, start, restarts };
-    let unit = render(look.job, &look.old(), &particulars, &ctx.image, &ctx.identity, ctx.now())?;
+    let identity = ctx.signer.identity();
+    let unit = render(look.job, &look.old(), &particulars, &ctx.image, &identity, ctx.now())?;
+    // The fence first: once the new unit may run, no gateway takes anything more from the one before it.
+    ctx.store.raise_epoch(&look.uid, i64::from(unit.spec.island), epoch).await?;
     let unit = create(ctx, unit, &look.uid).await?;
+    // A backup that is older than this unit must be noticed as such: its epoch is used from now on.
+    if let Some(version) = unit.resource_version().and_then(|text| text.parse().ok()) {
+        ctx.state.onward(version)?;
+    }
     tracing::info!(job = key(look.job), provider, unit = unit.name_any(), epoch, "placed");
     Ok(Acted::Placed(Box::new(unit)))
 }

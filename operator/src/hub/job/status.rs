@@ -79,7 +79,7 @@ pub fn of_job(
     };
     // The unit that trains or shall train; one that ended is only history.
     let unit = placed.as_ref().or(match decision.next {
-        Next::Wait => seen.facts.unit.as_ref(),
+        Next::Wait | Next::Move { .. } => seen.facts.unit.as_ref(),
         _ => None,
     });
     let running = unit.is_some_and(|unit| unit.phase == UnitPhase::Running);
@@ -95,6 +95,7 @@ pub fn of_job(
         unplaced: unplaced(acted),
         after: match &decision.next {
             Next::Place { after, .. } => after.clone(),
+            Next::Move { after, .. } => placed.is_some().then(|| after.clone()),
             _ => None,
         },
         before: if trained { Before::Trained } else { Before::Still },
@@ -106,7 +107,7 @@ pub fn of_job(
         Acted::Placed(unit) => Some(unit.as_ref()),
         _ => seen.current.as_ref(),
     };
-    let restarts = restarts(&old, unit, &decision.next);
+    let restarts = restarts(&old, unit, &decision.next, acted);
     let mut new = TrainingJobStatus {
         progress: progress(job, &old, seen.current.as_ref(), outcome, running),
         islands: islands(&old, object),
@@ -149,13 +150,13 @@ fn unplaced(acted: &Acted) -> Option<Unplaced> {
             reason: "BackingOff".into(),
             message: "waits a little longer after each restart".into(),
         }),
-        Acted::Placed(_) | Acted::Nothing => None,
+        Acted::Placed(_) | Acted::Stays | Acted::Nothing => None,
     }
 }
 
-fn restarts(old: &TrainingJobStatus, unit: Option<&Unit>, next: &Next) -> i32 {
-    let now = match next {
-        Next::Place { restarts, .. } => *restarts,
+fn restarts(old: &TrainingJobStatus, unit: Option<&Unit>, next: &Next, acted: &Acted) -> i32 {
+    let now = match (next, acted) {
+        (Next::Place { restarts, .. }, _) | (Next::Move { restarts, .. }, Acted::Placed(_)) => *restarts,
         _ => unit.map_or(0, Unit::restarts),
     };
     i32::try_from(now).unwrap_or(i32::MAX).max(old.restarts.unwrap_or(0))

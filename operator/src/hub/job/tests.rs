@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::gather::{Gathered, payload, unit_facts};
 use super::unit::{Particulars, render};
 use super::{Acted, news, status};
-use crate::hub::state::Identity;
+use crate::hub::signer::Identity;
 
 const UID: &str = "4f2a9c1b-0000-4000-8000-000000000000";
 

@@ -10,7 +10,7 @@ use muster_core::envelope::{CheckpointRef, FORMAT, Kind, Payload, Resources, sea
 use crate::hub::context::Image;
 use crate::hub::error::Error;
 use crate::hub::names::{MANAGER, RESTARTS_BEFORE, provider_namespace, unit};
-use crate::hub::state::Identity;
+use crate::hub::signer::Identity;
 
 /// How long an envelope is good. A unit that outlives it gets a new epoch; long enough that few do.
 const VALIDITY: SignedDuration = SignedDuration::from_hours(30 * 24);

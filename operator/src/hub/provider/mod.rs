@@ -1,25 +1,23 @@
-//! The provider controller: for each ComputeProvider a namespace with a role binding, a Lease and a report object, an
-//! identity for its agent, and a status that says whether it can be used.
+//! The provider controller: for each ComputeProvider a status that says whether it can be used. What the provider needs on
+//! the hub is made by the registrar.
 //!
 //! | file | step |
 //! |---|---|
-//! | `render` | the objects, pure |
+//! | `join` | the records of its join; pins a key that was promised to be accepted |
 //! | `leases` | heartbeats by the hub's own clock |
 //! | `status` | the status, pure but for the look at the lease |
+mod join;
 pub mod leases;
-mod render;
 mod status;
 
 pub use status::{CONNECTED, devices, worker_quota};
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
-use k8s_openapi::api::rbac::v1::RoleBinding;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Controller};
@@ -27,13 +25,14 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Api, Resource, ResourceExt};
 use muster_api::names::{REPORT, finalizers, labels};
-use muster_api::v1alpha1::{ComputeProvider, ComputeProviderStatus, ProviderReport, Scheduling, WorkUnit};
+use muster_api::v1alpha1::{ComputeProvider, ComputeProviderStatus, ProviderReport, WorkUnit};
+use tokio::sync::Notify;
 
-use super::apply::{self, Presence, Written, apply};
+use super::apply::{self, Presence, Written};
 use super::context::{Context, What};
 use super::error::Error;
 use super::job::gather;
-use super::names::{AGENT_ROLE, AGENTS_NAMESPACE, LEASE, provider_namespace, provider_of};
+use super::names::{AGENTS_NAMESPACE, LEASE, provider_namespace, provider_of};
 use super::patience::Patience;
 use super::units;
 use crate::runtime::Shutdown;
@@ -45,65 +44,27 @@ type Guarded = DeserializeGuard<ComputeProvider>;
 /// A draining provider is looked at again after this even without news.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
+/// One whose units are gone, while the registrar takes its namespace away.
+const GONE_AGAIN: Duration = Duration::from_secs(1);
+
 /// While the API server is away: well below a lease's duration.
 const UNREACHABLE_AGAIN: Duration = Duration::from_secs(3);
 
-/// Counts changes of what the hub made for a provider, so that it is put right only after something happened to it.
-#[derive(Default)]
-struct Upkeep {
-    seen: Mutex<HashMap<String, Tended>>,
-}
-
-#[derive(Default)]
-struct Tended {
-    /// Changes seen.
-    changes: u64,
-    /// Uid and generation of the provider and number of changes when all was last applied.
-    applied: Option<(String, i64, u64)>,
-}
-
-impl Upkeep {
-    fn changed(&self, provider: &str) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.entry(provider.to_owned()).or_default().changes += 1;
-    }
-
-    /// The ticket to hand to `done` afterwards; `None` if nothing happened since the last time.
-    fn due(&self, provider: &str, uid: &str, generation: i64) -> Option<u64> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let tended = seen.entry(provider.to_owned()).or_default();
-        let current = (uid.to_owned(), generation, tended.changes);
-        (tended.applied.as_ref() != Some(&current)).then_some(tended.changes)
-    }
-
-    fn done(&self, provider: &str, uid: &str, generation: i64, ticket: u64) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.entry(provider.to_owned()).or_default().applied = Some((uid.to_owned(), generation, ticket));
-    }
-
-    fn forget(&self, provider: &str) {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).remove(provider);
-    }
-}
-
-struct Providers {
-    ctx: Arc<Context>,
-    upkeep: Arc<Upkeep>,
-}
-
-/// Runs until shutdown.
-pub async fn run(ctx: Arc<Context>, shutdown: Shutdown) {
+/// Runs until shutdown. `restored` is told when every provider's minEpoch must rise.
+pub async fn run(ctx: Arc<Context>, restored: Arc<Notify>, shutdown: Shutdown) {
     let client = ctx.client.clone();
     let ours = watcher::Config::default().labels(labels::PROVIDER);
-    let upkeep = Arc::new(Upkeep::default());
     let leases = ctx.clone();
+    let everyone = futures::stream::unfold(restored, |restored| async move {
+        restored.notified().await;
+        Some(((), restored))
+    });
     let controller = Controller::new(Api::<Guarded>::all(client.clone()), watcher::Config::default())
-        .watches(Api::<Namespace>::all(client.clone()), ours.clone(), made_for(&upkeep))
-        .watches(Api::<RoleBinding>::all(client.clone()), ours.clone(), made_for(&upkeep))
+        // Join tokens and claims.
         .watches(
-            Api::<ServiceAccount>::namespaced(client.clone(), AGENTS_NAMESPACE),
+            Api::<ConfigMap>::namespaced(client.clone(), AGENTS_NAMESPACE),
             ours.clone(),
-            made_for(&upkeep),
+            |map: ConfigMap| map.labels().get(labels::PROVIDER).map(|name| ObjectRef::new(name)),
         )
         // A heartbeat matters only when it changes the verdict; `Action::requeue` notices when it stops.
         .watches(Api::<Lease>::all(client.clone()), ours, move |lease: Lease| {
@@ -115,11 +76,12 @@ pub async fn run(ctx: Arc<Context>, shutdown: Shutdown) {
             watcher::Config::default(),
             in_namespace_of,
         )
-        .watches(Api::<DeserializeGuard<WorkUnit>>::all(client), watcher::Config::default(), in_namespace_of);
+        .watches(Api::<DeserializeGuard<WorkUnit>>::all(client), watcher::Config::default(), in_namespace_of)
+        .reconcile_all_on(everyone);
     controller
         .trigger_backoff(Patience::default())
         .graceful_shutdown_on(shutdown.wait())
-        .run(reconcile, error_policy, Arc::new(Providers { ctx, upkeep }))
+        .run(reconcile, error_policy, ctx)
         .for_each(|result| async move {
             if let Err(error) = result {
                 tracing::debug!(%error, "provider controller");
@@ -128,34 +90,22 @@ pub async fn run(ctx: Arc<Context>, shutdown: Shutdown) {
         .await;
 }
 
-/// An object made for a provider changed: look whether it is still right.
-fn made_for<K: Resource<DynamicType = ()>>(
-    upkeep: &Arc<Upkeep>,
-) -> impl Fn(K) -> Option<ObjectRef<Guarded>> + Send + Sync + use<K> {
-    let upkeep = upkeep.clone();
-    move |object| {
-        let provider = object.labels().get(labels::PROVIDER)?;
-        upkeep.changed(provider);
-        Some(ObjectRef::new(provider))
-    }
-}
-
 fn in_namespace_of<K: Resource<DynamicType = ()>>(object: K) -> Option<ObjectRef<Guarded>> {
     provider_of(&object.namespace()?).map(ObjectRef::new)
 }
 
-fn error_policy(object: Arc<Guarded>, error: &Error, providers: Arc<Providers>) -> Action {
-    let retry = providers.ctx.retry(&format!("computeprovider/{}", object.name_any()), error);
+fn error_policy(object: Arc<Guarded>, error: &Error, ctx: Arc<Context>) -> Action {
+    let retry = ctx.retry(&format!("computeprovider/{}", object.name_any()), error);
     if error.is_unreachable() {
         // Agents cannot renew at a server that is away. Looked at often, so that their time starts when it is back.
-        providers.ctx.leases.blind();
+        ctx.leases.blind();
         return Action::requeue(UNREACHABLE_AGAIN);
     }
     retry
 }
 
-async fn reconcile(object: Arc<Guarded>, providers: Arc<Providers>) -> Result<Action, Error> {
-    let (ctx, upkeep) = (&providers.ctx, &providers.upkeep);
+async fn reconcile(object: Arc<Guarded>, ctx: Arc<Context>) -> Result<Action, Error> {
+    let ctx = &*ctx;
     // 1. What does not parse cannot be acted on; its next change wakes us.
     let provider = match &object.0 {
         Ok(provider) => provider,
@@ -168,36 +118,44 @@ async fn reconcile(object: Arc<Guarded>, providers: Arc<Providers>) -> Result<Ac
     let api: Api<ComputeProvider> = Api::all(ctx.client.clone());
     // 2. On its way out.
     if provider.metadata.deletion_timestamp.is_some() {
-        return remove(ctx, upkeep, &api, provider).await;
+        return remove(ctx, &api, provider).await;
     }
-    // 3. From here on it cannot vanish without step 2.
-    apply::finalizer(&api, "computeprovider", provider, finalizers::PROVIDER, Presence::Present).await?;
-    // 4. Its objects.
-    let uid = provider.uid().unwrap_or_default();
-    let generation = provider.metadata.generation.unwrap_or(0);
-    if let Some(ticket) = upkeep.due(&name, &uid, generation) {
-        ensure(ctx, provider).await?;
-        upkeep.done(&name, &uid, generation, ticket);
+    // 3. From here on it cannot vanish without step 2. The patch itself wakes us again.
+    let finalizer = finalizers::PROVIDER;
+    if apply::finalizer(&api, "computeprovider", provider, finalizer, Presence::Present).await?
+        == Written::Changed
+    {
+        return Ok(Action::await_change());
+    }
+    // 4. A key that its admin promised to accept. This patch wakes us again, too.
+    let facts = facts(ctx, provider, units_at(ctx, &name).await?).await?;
+    if let Some(pin) = &facts.admission.pin {
+        join::pin(ctx, &api, provider, pin).await?;
+        return Ok(Action::await_change());
     }
     // 5. Its status.
-    let facts = status::Facts {
-        units: units_at(ctx, &name).await?,
-        report: report(ctx, &name).await?,
-        pulse: pulse(ctx, provider).await?,
-    };
-    if facts.report.is_none() {
-        upkeep.changed(&name);
-    }
     let (new, again) = status::render(provider, &facts, ctx.now());
     let old = provider.status.clone().unwrap_or_default();
-    // The finalizer's patch changed the resourceVersion: the next look, which it triggers, writes the status.
-    if provider.finalizers().iter().any(|f| f == finalizers::PROVIDER)
-        && apply::status(&api, "computeprovider", provider, &old, &new).await? == Written::Changed
-    {
+    if apply::status(&api, "computeprovider", provider, &old, &new).await? == Written::Changed {
         log_ready(&name, &old, &new);
     }
     ctx.succeeded(&format!("computeprovider/{name}"));
     Ok(again.map_or_else(Action::await_change, Action::requeue))
+}
+
+async fn facts(
+    ctx: &Context,
+    provider: &ComputeProvider,
+    units: Vec<WorkUnit>,
+) -> Result<status::Facts, Error> {
+    let records = join::records(ctx, provider).await?;
+    Ok(status::Facts {
+        units,
+        report: report(ctx, &provider.name_any()).await?,
+        pulse: pulse(ctx, provider).await?,
+        admission: join::admission(provider, &records, ctx.now()),
+        floor: ctx.state.epochs().floor,
+    })
 }
 
 /// Silence is believed only after a look at the lease itself: the watch may be the one that is silent.
@@ -224,32 +182,9 @@ fn log_ready(name: &str, old: &ComputeProviderStatus, new: &ComputeProviderStatu
     }
 }
 
-/// Makes or puts right what the provider's agent needs. Idempotent; nothing is written that is so already.
-async fn ensure(ctx: &Context, provider: &ComputeProvider) -> Result<(), Error> {
-    let client = &ctx.client;
-    let name = provider.name_any();
-    let namespace = provider_namespace(&name);
-    let objects = render::Objects::of(provider)?;
-    apply(&Api::<Namespace>::all(client.clone()), "namespace", &namespace, &objects.namespace).await?;
-    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), AGENTS_NAMESPACE);
-    apply(&accounts, "serviceaccount", &name, &objects.account).await?;
-    let leases: Api<Lease> = Api::namespaced(client.clone(), &namespace);
-    apply(&leases, "lease", LEASE, &objects.lease).await?;
-    let reports: Api<ProviderReport> = Api::namespaced(client.clone(), &namespace);
-    apply(&reports, "providerreport", REPORT, &objects.report).await?;
-    let bindings: Api<RoleBinding> = Api::namespaced(client.clone(), &namespace);
-    if provider.spec.scheduling == Scheduling::Revoked {
-        // Its token may live on for hours; without the binding it opens nothing.
-        return apply::delete(&bindings, "rolebinding", AGENT_ROLE, None).await;
-    }
-    apply(&bindings, "rolebinding", AGENT_ROLE, &objects.binding).await?;
-    Ok(())
-}
-
-/// Drains, then removes everything, then lets the object go.
+/// Drains, waits until the registrar has taken everything away, then lets the object go.
 async fn remove(
     ctx: &Context,
-    upkeep: &Upkeep,
     api: &Api<ComputeProvider>,
     provider: &ComputeProvider,
 ) -> Result<Action, Error> {
@@ -267,20 +202,19 @@ async fn remove(
                 units::release(ctx, unit).await?;
             }
         }
-        let report = report(ctx, &name).await?;
-        let pulse = ctx.leases.pulse(&name, provider.spec.lease_duration_seconds);
-        let (new, _) = status::render(provider, &status::Facts { units, report, pulse }, ctx.now());
+        let facts = facts(ctx, provider, units).await?;
+        let (new, _) = status::render(provider, &facts, ctx.now());
         let old = provider.status.clone().unwrap_or_default();
         apply::status(api, "computeprovider", provider, &old, &new).await?;
         return Ok(Action::requeue(LOOK_AGAIN));
     }
-    let accounts: Api<ServiceAccount> = Api::namespaced(ctx.client.clone(), AGENTS_NAMESPACE);
-    apply::delete(&accounts, "serviceaccount", &name, None).await?;
     let namespaces: Api<Namespace> = Api::all(ctx.client.clone());
-    apply::delete(&namespaces, "namespace", &provider_namespace(&name), None).await?;
+    let home = within("get namespace", namespaces.get_opt(&provider_namespace(&name))).await?;
+    if home.is_some_and(|home| home.metadata.deletion_timestamp.is_none()) {
+        return Ok(Action::requeue(GONE_AGAIN));
+    }
     apply::finalizer(api, "computeprovider", provider, finalizers::PROVIDER, Presence::Absent).await?;
     tracing::info!(provider = name, "removed");
-    upkeep.forget(&name);
     ctx.leases.forget(&name);
     Ok(Action::await_change())
 }
@@ -302,3 +236,6 @@ async fn report(ctx: &Context, provider: &str) -> Result<Option<Result<ProviderR
         Err(error) => Err(error.into()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use muster_api::v1alpha1 as api;
-use muster_core::provider::{self as core, Lent, Pulse, Report};
+use muster_core::provider::join::Admission;
+use muster_core::provider::{self as core, Lent, Pulse, Report, Verdict};
 
 use crate::hub::apply::{self, Said};
 use crate::hub::names::provider_namespace;
@@ -22,6 +23,10 @@ pub struct Facts {
     pub report: Option<Result<api::ProviderReport, String>>,
     /// Its heartbeat, and how long the verdict holds.
     pub pulse: (Pulse, Option<Duration>),
+    /// Whether its agent is let in.
+    pub admission: Admission,
+    /// No unit of this hub has a lower epoch.
+    pub floor: i64,
 }
 
 /// The status, and when to look again without news.
@@ -34,12 +39,14 @@ pub fn render(
     let (pulse, holds) = facts.pulse;
     let (verdict, report) = judge(facts.report.as_ref());
     let generation = provider.metadata.generation;
-    let said = said(&old, pulse, &verdict, scheduling(provider));
+    let said = said(&old, pulse, &verdict, scheduling(provider), &facts.admission);
+    let highest = facts.units.iter().map(|unit| unit.spec.epoch).max();
     let mut new = api::ComputeProviderStatus {
         observed_generation: generation,
         namespace: Some(provider_namespace(&provider.name_any())),
         units: i32::try_from(facts.units.iter().filter(|unit| !finished(unit)).count()).ok(),
-        min_epoch: old.min_epoch.or(Some(1)),
+        presented_key: facts.admission.presented.map(|key| key.to_string()),
+        min_epoch: Some(core::min_epoch(old.min_epoch, facts.floor, scheduling(provider), highest)),
         conditions: apply::conditions(&old.conditions, said, generation, now),
         ..old
     };
@@ -47,7 +54,9 @@ pub fn render(
         new.agent_version = report.agent_version.as_deref().map(|text| line(text, 64));
         new.capacity = Some(capacity(provider, report));
     }
-    (new, holds.map(|left| left + Duration::from_millis(50)))
+    let until = facts.admission.holds_until.map(|until| until.duration_since(now));
+    let until = until.and_then(|left| Duration::try_from(left).ok());
+    (new, holds.into_iter().chain(until).min().map(|left| left + Duration::from_millis(50)))
 }
 
 fn finished(unit: &api::WorkUnit) -> bool {
@@ -67,7 +76,8 @@ fn judge(
     }
 }
 
-fn scheduling(provider: &api::ComputeProvider) -> core::Scheduling {
+/// What the admin wants of the provider.
+pub fn scheduling(provider: &api::ComputeProvider) -> core::Scheduling {
     if provider.metadata.deletion_timestamp.is_some() {
         return core::Scheduling::Deleting;
     }
@@ -84,6 +94,7 @@ fn said(
     pulse: Pulse,
     report: &Report,
     scheduling: core::Scheduling,
+    admission: &Admission,
 ) -> Vec<Said> {
     let before = |kind: &'static str| {
         let found = old.conditions.iter().find(|c| c.type_ == kind)?;
@@ -100,10 +111,16 @@ fn said(
         reason: reason.into(),
         message: message.into(),
     };
+    let verdict = |kind, verdict: &Verdict| {
+        say(kind, if verdict.holds { "True" } else { "False" }, verdict.reason, &verdict.message)
+    };
     let unknown = |kind| say(kind, "Unknown", "Starting", "the hub has not watched long enough to say");
-    let ready = match core::ready(pulse, report, scheduling) {
-        Some(ready) => say("Ready", if ready.ready { "True" } else { "False" }, ready.reason, &ready.message),
-        None => before("Ready").unwrap_or_else(|| unknown("Ready")),
+    let ready = match core::ready(pulse, report, scheduling, admission) {
+        Some(ready) => verdict("Ready", &ready),
+        // What stood in the way of joining is over; what the heartbeat says is not known yet.
+        None => before("Ready")
+            .filter(|ready| !is_about_joining(&ready.reason))
+            .unwrap_or_else(|| unknown("Ready")),
     };
     let connected = match pulse {
         Pulse::Fresh => say(CONNECTED, "True", "LeaseRenewed", "the agent renews its lease"),
@@ -111,19 +128,13 @@ fn said(
         Pulse::NeverSeen => say(CONNECTED, "False", "NeverSeen", "no agent has connected yet"),
         Pulse::TooEarly => before(CONNECTED).unwrap_or_else(|| unknown(CONNECTED)),
     };
-    let joined = match (pulse, before("Joined")) {
-        (_, Some(joined)) if joined.status == "True" => joined,
-        (Pulse::Fresh | Pulse::Expired, _) => {
-            say("Joined", "True", "JoinFile", "an agent connected with this provider's join file")
-        }
-        _ => say("Joined", "False", "NoToken", "waiting for an agent with this provider's join file"),
-    };
-    let by_file = "accepted by its join file: whoever the admin hands it to is the provider";
-    let accepted = match scheduling {
-        core::Scheduling::Revoked => say("Accepted", "False", "Revoked", "spec.scheduling is Revoked"),
-        _ => say("Accepted", "True", "JoinFile", by_file),
-    };
+    let (joined, accepted) = (verdict("Joined", &admission.joined), verdict("Accepted", &admission.accepted));
     vec![ready, connected, joined, accepted]
+}
+
+fn is_about_joining(reason: &str) -> bool {
+    ["NoToken", "TokenIssued", "TokenExpired", "WaitingForAdmin", "KeyNotPinned", "KeyExpired"]
+        .contains(&reason)
 }
 
 /// The provider's devices by class as they may be used, each class once.
@@ -179,8 +190,39 @@ mod tests {
         .unwrap()
     }
 
+    /// Whose key is pinned.
     fn facts(pulse: Pulse) -> Facts {
-        Facts { units: vec![], report: Some(Ok(report())), pulse: (pulse, None) }
+        let key = muster_proof::Digest::of(b"key");
+        let admission = Admission {
+            presented: Some(key),
+            joined: Verdict::yes("KeyPresented", "came"),
+            accepted: Verdict::yes("KeyPinned", "is let in"),
+            pin: None,
+            holds_until: None,
+        };
+        Facts { units: vec![], report: Some(Ok(report())), pulse: (pulse, None), admission, floor: 1 }
+    }
+
+    fn waits(pulse: Pulse) -> Facts {
+        let mut facts = facts(pulse);
+        facts.admission.accepted = Verdict::no("WaitingForAdmin", "muster provider accept east");
+        facts
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_000_000 + second).unwrap()
+    }
+
+    fn unit(epoch: i64) -> api::WorkUnit {
+        serde_json::from_value(json!({
+            "apiVersion": "muster.dev/v1alpha1", "kind": "WorkUnit",
+            "metadata": {"name": format!("4f2a9c1b-0-{epoch}"), "namespace": "muster-p-east"},
+            "spec": {
+                "kind": "Train", "jobUID": "4f2a9c1b-0000-4000-8000-000000000000", "island": 0, "epoch": epoch, "workers": 1,
+                "envelope": {"payloadType": "t", "payload": "e30=", "signatures": []}, "desired": "Run",
+            },
+        }))
+        .unwrap()
     }
 
     fn reason(status: &api::ComputeProviderStatus, kind: &str) -> String {
@@ -193,7 +235,9 @@ mod tests {
         let now = Timestamp::from_second(1_000_000).unwrap();
         let (status, _) = render(&provider(json!({})), &facts(Pulse::Fresh), now);
         assert_eq!(reason(&status, "Ready"), "True Connected");
-        assert_eq!(reason(&status, "Joined"), "True JoinFile");
+        assert_eq!(reason(&status, "Joined"), "True KeyPresented");
+        assert_eq!(reason(&status, "Accepted"), "True KeyPinned");
+        assert_eq!(status.presented_key, Some(muster_proof::Digest::of(b"key").to_string()));
         assert_eq!(status.agent_version.as_deref(), Some("0.1.0[31m"), "nothing that a terminal obeys");
         let capacity = status.capacity.unwrap();
         assert_eq!((capacity.text.as_deref(), capacity.idle), (Some("4/4 cpu"), Some(4)), "capped by quota");
@@ -210,6 +254,41 @@ mod tests {
         assert_eq!(same, first, "nothing to write");
         let (gone, _) = render(&restarted, &facts(Pulse::Expired), later);
         assert_eq!(reason(&gone, "Ready"), "False LeaseExpired");
-        assert_eq!(reason(&gone, "Joined"), "True JoinFile");
+        assert_eq!(reason(&gone, "Joined"), "True KeyPresented");
+    }
+
+    #[test]
+    fn a_key_that_waits_keeps_the_provider_from_work() {
+        let (status, _) = render(&provider(json!({})), &waits(Pulse::Fresh), at(0));
+        assert_eq!(reason(&status, "Ready"), "False WaitingForAdmin");
+        assert_eq!(reason(&status, "Accepted"), "False WaitingForAdmin");
+        let waiting = provider(serde_json::to_value(&status).unwrap());
+        let (status, _) = render(&waiting, &facts(Pulse::TooEarly), at(1));
+        assert_eq!(reason(&status, "Ready"), "Unknown Starting", "it waits for nobody any more");
+    }
+
+    #[test]
+    fn a_verdict_that_ends_is_looked_at_then() {
+        let mut facts = facts(Pulse::Fresh);
+        facts.pulse.1 = Some(Duration::from_secs(15));
+        facts.admission.holds_until = Some(at(10));
+        assert_eq!(render(&provider(json!({})), &facts, at(0)).1, Some(Duration::from_millis(10_050)));
+        facts.admission.holds_until = Some(at(60));
+        assert_eq!(render(&provider(json!({})), &facts, at(0)).1, Some(Duration::from_millis(15_050)));
+    }
+
+    #[test]
+    fn revoking_voids_what_it_has_and_a_restored_hub_voids_more() {
+        let mut east = provider(json!({"minEpoch": 3}));
+        let mut facts = Facts { units: vec![unit(4), unit(7)], ..facts(Pulse::Fresh) };
+        assert_eq!(render(&east, &facts, at(0)).0.min_epoch, Some(3));
+        east.spec.scheduling = api::Scheduling::Revoked;
+        let (revoked, _) = render(&east, &facts, at(0));
+        assert_eq!((revoked.min_epoch, reason(&revoked, "Ready")), (Some(8), "False Revoked".into()));
+        facts.units.clear();
+        let later = provider(serde_json::to_value(&revoked).unwrap());
+        assert_eq!(render(&later, &facts, at(0)).0.min_epoch, Some(8), "also when the units are gone");
+        facts.floor = 1008;
+        assert_eq!(render(&later, &facts, at(0)).0.min_epoch, Some(1008));
     }
 }

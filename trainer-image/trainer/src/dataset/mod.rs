@@ -12,7 +12,7 @@ mod prepare;
 
 pub use manifest::{MAX_MANIFEST, Manifest, Shard, TOKENIZER_BYTES};
 pub use open::Dataset;
-pub use prepare::prepare;
+pub use prepare::{prepare, prepare_with};
 
 use std::path::Path;
 

@@ -17,6 +17,18 @@ use crate::files::{FileError, Named as _, NewDir, NewFile};
 /// # Errors
 /// [`Error::Empty`], [`Error::Exists`], [`Error::File`] naming the input or output.
 pub fn prepare<P: AsRef<Path>>(inputs: &[P], out: &Path) -> Result<Manifest, Error> {
+    prepare_with(inputs, out, &mut |_| {})
+}
+
+/// As [`prepare`]; `progress` is told of every few bytes of the inputs that are done.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_with<P: AsRef<Path>>(
+    inputs: &[P],
+    out: &Path,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Manifest, Error> {
     let dir = NewDir::create(out)?;
     let mut stream = Stream::new(&dir);
     let mut text = vec![0; 1 << 16];
@@ -29,6 +41,7 @@ pub fn prepare<P: AsRef<Path>>(inputs: &[P], out: &Path) -> Result<Manifest, Err
                 break;
             }
             stream.push(&text[..n])?;
+            progress(n as u64);
         }
     }
     let manifest = stream.finish()?;

@@ -41,6 +41,17 @@ fn tokens_are_bytes_and_the_root_is_that_of_the_stream() {
 }
 
 #[test]
+fn progress_counts_every_byte_of_the_inputs() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("text");
+    fs::write(&input, vec![b'a'; 200_000]).unwrap();
+    let (mut seen, mut calls) = (0, 0);
+    prepare_with(&[&input], &dir.path().join("out"), &mut |bytes| (seen, calls) = (seen + bytes, calls + 1))
+        .unwrap();
+    assert!(seen == 200_000 && calls > 1, "{seen} in {calls}");
+}
+
+#[test]
 fn preparing_again_is_fine_and_other_contents_are_refused() {
     let (dir, out, manifest) = prepared();
     let again = prepare(&[dir.path().join("a.txt"), dir.path().join("b.txt")], &out).unwrap();

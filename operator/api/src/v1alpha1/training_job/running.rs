@@ -201,6 +201,8 @@ pub enum FailureReason {
     ImagePullFailed,
     /// The pod is gone without a known reason.
     PodLost,
+    /// The whole member is silent, or was given up.
+    MemberLost,
 }
 
 /// What is done about a failure.

@@ -1,0 +1,192 @@
+//! What a provider lends, to whom and when: the file of `muster agent run --policy`. The owner of the member writes it, the
+//! hub has no say in it. Parsing and deciding are here; the clock is an argument.
+//!
+//! ```yaml
+//! images: ["muster-trainer@sha256:<64 hex>"]
+//! maxRuntimeSeconds: 86400          # a unit that has run for longer is ended; absent = no limit
+//! offer:
+//!   workers: 8
+//!   calendar:                       # absent = always
+//!   - {days: [Mon, Tue, Wed, Thu, Fri], from: "18:00", to: "08:00", timezone: "+01:00"}
+//!   - {days: [Sat, Sun], from: "00:00", to: "24:00"}
+//! stop: false                       # true: everything lent ends now, and nothing is offered
+//! ```
+
+mod calendar;
+#[cfg(test)]
+mod tests;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+
+pub use calendar::{Calendar, Day};
+
+use crate::envelope::is_image;
+
+/// No policy file is longer.
+pub const MAX_BYTES: usize = 64 * 1024;
+/// Most images.
+pub const MAX_IMAGES: usize = 64;
+/// Most workers that can be offered, as in the ProviderReport.
+pub const MAX_WORKERS: u32 = 100_000;
+/// The longest limit of a unit's time: a year.
+pub const MAX_RUNTIME_SECONDS: i64 = 366 * 86_400;
+
+/// Why a text is no policy. The message names the field.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Not YAML of this schema.
+    #[error("{0}")]
+    Syntax(String),
+    /// A field's value is not possible.
+    #[error("{field}: {problem}")]
+    Field {
+        /// Path in the file.
+        field: String,
+        /// What is wrong and what is right.
+        problem: String,
+    },
+}
+
+impl Error {
+    fn field(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Field { field: field.into(), problem: problem.into() }
+    }
+}
+
+/// A provider's policy, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProviderPolicy {
+    images: Vec<String>,
+    workers: i64,
+    max_runtime_seconds: Option<i64>,
+    calendar: Option<Calendar>,
+    stop: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Raw {
+    images: Vec<String>,
+    #[serde(default)]
+    max_runtime_seconds: Option<i64>,
+    offer: RawOffer,
+    #[serde(default)]
+    stop: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RawOffer {
+    workers: u32,
+    #[serde(default)]
+    calendar: Option<Vec<calendar::RawWindow>>,
+}
+
+impl ProviderPolicy {
+    /// What the flags --allow-image and --workers say.
+    ///
+    /// # Errors
+    /// [`Error::Field`].
+    pub fn simple(images: Vec<String>, workers: u32) -> Result<Self, Error> {
+        Self::check(Raw {
+            images,
+            max_runtime_seconds: None,
+            offer: RawOffer { workers, calendar: None },
+            stop: false,
+        })
+    }
+
+    /// Reads a policy file.
+    ///
+    /// # Errors
+    /// [`Error`], naming the field.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        if text.len() > MAX_BYTES {
+            return Err(Error::Syntax(format!("longer than the {MAX_BYTES} bytes of a policy file")));
+        }
+        let raw: Raw = serde_saphyr::from_str(text).map_err(|error| Error::Syntax(error.to_string()))?;
+        Self::check(raw)
+    }
+
+    fn check(raw: Raw) -> Result<Self, Error> {
+        if raw.images.is_empty() || raw.images.len() > MAX_IMAGES {
+            let problem = format!("name 1 to {MAX_IMAGES} images, not {}", raw.images.len());
+            return Err(Error::field("images", problem));
+        }
+        if let Some((at, bad)) = raw.images.iter().enumerate().find(|(_, image)| !is_image(image)) {
+            let problem =
+                format!("{bad:?} is not NAME@sha256:<64 hex>; a tag can be moved, so name the digest");
+            return Err(Error::field(format!("images[{at}]"), problem));
+        }
+        if raw.offer.workers > MAX_WORKERS {
+            return Err(Error::field("offer.workers", format!("at most {MAX_WORKERS}")));
+        }
+        if let Some(seconds) = raw.max_runtime_seconds
+            && !(1..=MAX_RUNTIME_SECONDS).contains(&seconds)
+        {
+            let problem =
+                format!("{seconds} is not within 1..={MAX_RUNTIME_SECONDS}; leave it out for no limit");
+            return Err(Error::field("maxRuntimeSeconds", problem));
+        }
+        let calendar = raw.offer.calendar.map(Calendar::check).transpose()?;
+        Ok(Self {
+            images: raw.images,
+            workers: i64::from(raw.offer.workers),
+            max_runtime_seconds: raw.max_runtime_seconds,
+            calendar,
+            stop: raw.stop,
+        })
+    }
+
+    /// Allowed images, `NAME@sha256:<hex>`.
+    #[must_use]
+    pub fn images(&self) -> &[String] {
+        &self.images
+    }
+
+    /// The digests of the allowed images, sorted, each once.
+    #[must_use]
+    pub fn image_digests(&self) -> Vec<String> {
+        let digests = self.images.iter().filter_map(|image| Some(image.split_once('@')?.1.to_owned()));
+        digests.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// Lent workers, when the calendar is open.
+    #[must_use]
+    pub fn workers(&self) -> i64 {
+        self.workers
+    }
+
+    /// Everything lent ends now.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.stop
+    }
+
+    /// Why no new unit is taken now; `None` if new units are welcome. Units that run are not concerned by the calendar.
+    #[must_use]
+    pub fn closed(&self, now: Timestamp) -> Option<String> {
+        if self.stop {
+            return Some("the provider has stopped lending (stop: true in its policy)".to_owned());
+        }
+        let calendar = self.calendar.as_ref()?;
+        if calendar.is_open(now) {
+            return None;
+        }
+        Some(match calendar.next_opening(now) {
+            Some(then) => format!("the provider lends again from {then} (offer.calendar of its policy)"),
+            None => "the provider does not lend now (offer.calendar of its policy)".to_owned(),
+        })
+    }
+
+    /// Why a unit whose first attempt began at `started` must end now, if it must.
+    #[must_use]
+    pub fn overrun(&self, started: Timestamp, now: Timestamp) -> Option<String> {
+        let limit = self.max_runtime_seconds?;
+        (now.duration_since(started).as_secs() >= limit).then(|| {
+            format!("the unit has had the {limit} s that the provider gives one (maxRuntimeSeconds)")
+        })
+    }
+}

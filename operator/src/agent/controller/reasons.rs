@@ -1,0 +1,96 @@
+//! The agent's own reasons: to refuse a unit, to end it, to let it wait.
+use std::time::Duration;
+
+use jiff::Timestamp;
+use muster_api::v1alpha1::WorkUnit;
+use muster_core::attempt::Stop;
+use muster_core::envelope::{Payload, Refusal};
+
+use super::Controller;
+use crate::agent::accept::{self, Measure, Rejection};
+use crate::agent::hub_keys::HubKeysError;
+use crate::agent::state::UnitState;
+use crate::agent::units::Unit;
+
+/// A unit signed by a key that nobody here knows is not refused for so long: news of a rotation may be under way.
+const NEWS: Duration = Duration::from_secs(6);
+
+impl Controller {
+    /// Whether the unit is taken; `None` while that cannot be said. A refusal is final, so a signer that is not known is
+    /// first looked for in the hub's newest set of keys: the unit may be quicker here than the news of a rotation.
+    pub(super) async fn judge(&self, unit: &Unit, object: &WorkUnit) -> Option<Result<Payload, Refusal>> {
+        for refreshed in [false, true] {
+            let floor = self.fence.floor();
+            let measure =
+                Measure { provider: &self.provider, policies: &self.policies, keys: &self.trusted, floor };
+            let refusal = match accept::accept(measure, &self.units, object).await {
+                Ok(payload) => return Some(Ok(payload)),
+                Err(Rejection::UnknownSigner(refusal)) if !refreshed => {
+                    match self.trusted.refresh(self.session.gateway()).await {
+                        Ok(true) => continue,
+                        // The hub publishes its keys, the gateway reads them: the unit may be quicker still.
+                        Ok(false) if unit.age() < NEWS => return None,
+                        // A chain that is no continuation of what we know makes no signer known.
+                        Ok(false) | Err(HubKeysError::Chain(_)) => refusal,
+                        Err(error) => {
+                            tracing::warn!(unit = unit.name(), %error, "signed by a key that is not known; asking again");
+                            return None;
+                        }
+                    }
+                }
+                Err(Rejection::UnknownSigner(refusal) | Rejection::Refused(refusal)) => refusal,
+            };
+            tracing::warn!(unit = unit.name(), reason = refusal.reason(), %refusal, "unit refused");
+            return Some(Err(refusal));
+        }
+        None
+    }
+
+    /// A reason of our own to end the unit.
+    pub(super) async fn stop(&self, state: &UnitState, payload: &Payload) -> Option<Stop> {
+        let stop = |reason, message| Some(Stop { reason, message });
+        // The provider's own word first, then what voids the unit, then what is only late.
+        if let Some(message) = self.policies.stopped() {
+            return stop("ProviderStopped", message);
+        }
+        if self.session.is_revoked() {
+            return stop("Revoked", "the hub has revoked this provider".to_owned());
+        }
+        if let Some(why) = self.fence.floor().voids(payload) {
+            return stop("Superseded", format!("the unit is void: {why}"));
+        }
+        if let Some(why) = &state.superseded {
+            return stop("Superseded", why.clone());
+        }
+        let highest = self.units.highest_epoch(&payload.job_uid, payload.island).await;
+        if highest > payload.epoch {
+            let epoch = payload.epoch;
+            return stop(
+                "Superseded",
+                format!("epoch {highest} of this island is here, this is epoch {epoch}"),
+            );
+        }
+        let grace = Duration::from_secs(payload.disconnect_grace_seconds.unsigned_abs());
+        let silence = self.contact.silence();
+        if silence > grace {
+            let (silence, grace) = (silence.as_secs(), grace.as_secs());
+            return stop(
+                "GraceExpired",
+                format!("no word from the hub for {silence} s, the grace is {grace} s"),
+            );
+        }
+        let now = Timestamp::now();
+        if now > payload.not_after {
+            return stop("Expired", format!("the envelope expired at {}", payload.not_after));
+        }
+        let overrun = self.policies.current().overrun(state.started?, now)?;
+        stop("MaxRuntime", overrun)
+    }
+
+    /// All workers must fit at once: half a unit only takes room.
+    pub(super) async fn waits_for(&self, payload: &Payload) -> Option<String> {
+        let idle = self.policies.current().workers() - self.units.workers_in_use(&payload.name).await;
+        (idle < payload.workers)
+            .then(|| format!("waits for {} idle workers, {} are", payload.workers, idle.max(0)))
+    }
+}

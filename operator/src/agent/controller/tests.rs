@@ -1,0 +1,154 @@
+//! Why units are refused and ended, with a real gateway's keys and floor; no Kubernetes is asked.
+use kube::Config;
+use muster_api::v1alpha1::{WorkUnitKind, WorkUnitSpec};
+use muster_core::envelope::{Payload, seal};
+use muster_core::hub_keys;
+use muster_proof::key::SigningKey;
+
+use super::*;
+use crate::agent::fake_gateway::FakeGateway;
+use crate::agent::fence::Floor;
+use crate::agent::gateway::Gateway;
+use crate::agent::hub_blobs::HttpBlobs;
+use crate::agent::render::Site;
+use crate::agent::state::StateDir;
+use crate::agent::switch::{self, Switch};
+use crate::agent::testing::payload;
+use crate::agent::{join, pin};
+use crate::runtime::client::client_of;
+
+struct World {
+    dir: tempfile::TempDir,
+    gateway: FakeGateway,
+    key: SigningKey,
+    controller: Arc<Controller>,
+    switch: Arc<Switch>,
+}
+
+impl World {
+    async fn new(policy: &str) -> Self {
+        let (gateway, key) = FakeGateway::simple().await;
+        let dir = tempfile::tempdir().unwrap();
+        let identity = FakeGateway::identity(dir.path());
+        let shutdown = Shutdown::manual();
+        let membership =
+            join::join(dir.path(), &identity, &gateway.token(), join::Patience::UntilJoined, &shutdown)
+                .await
+                .unwrap();
+        let client = Gateway::new(pin::pinned(&identity, &membership.ca).unwrap(), &membership.url);
+        let session = Session::new(client, identity, "east");
+        session.renew(0).await.unwrap();
+        let path = dir.path().join("policy.yaml");
+        std::fs::write(&path, format!("images: ['{}']\n{policy}", payload().image)).unwrap();
+        let switch = Arc::new(Switch::open(dir.path()));
+        let nobody = client_of(Config::new("https://127.0.0.1:1".parse().unwrap())).unwrap();
+        let site = Site {
+            namespace: "muster-lent".to_owned(),
+            audience: String::new(),
+            relay_url: String::new(),
+            relay_ca: String::new(),
+        };
+        let controller = Arc::new(Controller {
+            provider: "east".to_owned(),
+            policies: Arc::new(Policies::from_file(&path, switch.clone()).unwrap()),
+            trusted: Arc::new(HubKeys::open(dir.path()).unwrap()),
+            fence: Arc::new(Fence::open(dir.path()).unwrap()),
+            session: session.clone(),
+            units: Arc::new(Units::open(StateDir::open(dir.path()).unwrap()).unwrap()),
+            view: Arc::default(),
+            hub: Api::namespaced(nobody.clone(), "muster-p-east"),
+            member: Arc::new(Member::new(nobody, site)),
+            contact: Arc::new(Contact::open(dir.path().join("contact"))),
+            blobs: Arc::new(BlobDir::open(&dir.path().join("blobs")).await.unwrap()),
+            hub_blobs: Arc::new(HttpBlobs::new(session)),
+            shutdown,
+            running: Mutex::default(),
+        });
+        Self { dir, gateway, key, controller, switch }
+    }
+
+    async fn judge(&self, object: &WorkUnit) -> Option<Result<Payload, &'static str>> {
+        let unit = self.controller.units.ensure(&object.name_any());
+        let verdict = self.controller.judge(&unit, object).await?;
+        Some(verdict.map_err(|refusal| refusal.reason()))
+    }
+
+    async fn stop(&self, state: &UnitState) -> Option<&'static str> {
+        self.controller.stop(state, &payload()).await.map(|stop| stop.reason)
+    }
+}
+
+/// A WorkUnit of [`payload`], signed.
+fn signed(key: &SigningKey) -> WorkUnit {
+    let payload = payload();
+    let envelope = serde_json::to_value(seal(&payload, key).unwrap()).unwrap();
+    let spec = WorkUnitSpec {
+        kind: WorkUnitKind::Train,
+        job_uid: payload.job_uid.clone(),
+        island: 0,
+        epoch: payload.epoch,
+        workers: 2,
+        envelope: serde_json::from_value(envelope).unwrap(),
+        desired: api::Desired::Run,
+    };
+    WorkUnit::new(&payload.name, spec)
+}
+
+#[tokio::test]
+async fn a_unit_that_is_quicker_than_the_news_of_its_key_is_taken() {
+    let world = World::new("offer: {workers: 8}").await;
+    assert_eq!(world.judge(&signed(&world.key)).await, Some(Ok(payload())));
+    let next = SigningKey::generate([2; 32]).unwrap();
+    // Nobody says yet that this is a key of the hub: not taken, and not refused at once.
+    assert_eq!(world.judge(&signed(&next)).await, None);
+    let second = hub_keys::sign(2, &[world.key.public(), next.public()], &world.key).unwrap();
+    world.gateway.change(|hub| hub.public.keys.push(second));
+    assert_eq!(world.judge(&signed(&next)).await, Some(Ok(payload())));
+    // A chain that hands nothing on makes no key known.
+    let thief = SigningKey::generate([9; 32]).unwrap();
+    let forged = hub_keys::sign(3, &[thief.public()], &thief).unwrap();
+    world.gateway.change(|hub| hub.public.keys.push(forged));
+    assert_eq!(world.judge(&signed(&thief)).await, Some(Err("BadSignature")));
+    // Tampered bytes under a known key's name need no asking.
+    let mut tampered = signed(&world.key);
+    tampered.spec.envelope.signatures[0].sig = signed(&next).spec.envelope.signatures[0].sig.clone();
+    assert_eq!(world.judge(&tampered).await, Some(Err("BadSignature")));
+}
+
+#[tokio::test]
+async fn what_is_void_or_not_offered_is_refused() {
+    let world = World::new("offer: {workers: 8}").await;
+    let object = signed(&world.key);
+    switch::stop(world.dir.path()).unwrap();
+    world.switch.look();
+    assert_eq!(world.judge(&object).await, Some(Err("OverQuota")));
+    switch::resume(world.dir.path()).unwrap();
+    world.switch.look();
+    assert!(matches!(world.judge(&object).await, Some(Ok(_))));
+    world.controller.fence.hear(Floor { incarnation: 1, min_epoch: 2 }).unwrap();
+    assert_eq!(world.judge(&object).await, Some(Err("OldEpoch")));
+    let world = World::new("offer: {workers: 1}").await;
+    assert_eq!(world.judge(&signed(&world.key)).await, Some(Err("OverQuota")));
+    world.controller.fence.hear(Floor { incarnation: 2, min_epoch: 0 }).unwrap();
+    assert_eq!(world.judge(&signed(&world.key)).await, Some(Err("OldEpoch")));
+}
+
+#[tokio::test]
+async fn running_units_end_for_the_providers_and_the_hubs_reasons() {
+    let world = World::new("offer: {workers: 8}\nmaxRuntimeSeconds: 60\n").await;
+    let fresh = UnitState { started: Some(Timestamp::now()), ..UnitState::default() };
+    assert_eq!(world.stop(&fresh).await, None);
+    let long_ago = Timestamp::now().checked_sub(jiff::SignedDuration::from_secs(61)).unwrap();
+    let old = UnitState { started: Some(long_ago), ..UnitState::default() };
+    assert_eq!(world.stop(&old).await, Some("MaxRuntime"));
+    let superseded = UnitState { superseded: Some("epoch 2 is there".to_owned()), ..fresh.clone() };
+    assert_eq!(world.stop(&superseded).await, Some("Superseded"));
+    world.controller.fence.hear(Floor { incarnation: 2, min_epoch: 0 }).unwrap();
+    assert_eq!(world.stop(&fresh).await, Some("Superseded"));
+    world.gateway.change(|hub| hub.refuses = Some((403, "Revoked")));
+    world.controller.session.learn(&world.controller.session.heartbeat().await.unwrap_err());
+    assert_eq!(world.stop(&fresh).await, Some("Revoked"));
+    switch::stop(world.dir.path()).unwrap();
+    world.switch.look();
+    assert_eq!(world.stop(&fresh).await, Some("ProviderStopped"));
+}

@@ -1,0 +1,281 @@
+//! `muster agent doctor`: asks everything that the agent depends on, one line each, with what to do. It changes nothing and
+//! may run beside the agent.
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, Client};
+use muster_api::names::PROVIDER_NAMESPACE_PREFIX;
+use reqwest::header;
+
+use super::gateway::{Gateway, GatewayError};
+use super::identity::Identity;
+use super::membership::Membership;
+use super::session::Session;
+use super::switch::Switch;
+use super::{PolicyArgs, hub_client, pin};
+use crate::runtime::client::{Target, within};
+
+mod member;
+
+/// A clock that is off by more makes tokens look expired and envelopes void.
+const MAX_SKEW: i64 = 60;
+
+/// Flags of `muster agent doctor`: those of `muster agent run` that say where things are.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DoctorArgs {
+    /// State directory of the agent
+    #[arg(long, value_name = "DIR")]
+    pub state: PathBuf,
+    /// Kubeconfig of ServiceAccount muster-agent on the member
+    #[arg(long, value_name = "FILE")]
+    pub member_kubeconfig: PathBuf,
+    /// Namespace of the lent capacity on the member
+    #[arg(long, value_name = "NAME", default_value = "muster-lent")]
+    pub namespace: String,
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+}
+
+/// How a check went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// As it should be.
+    Good,
+    /// Works, but somebody should look.
+    Warning,
+    /// Could not be found out.
+    Unknown,
+    /// The agent cannot do its work.
+    Failed,
+}
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// What was looked at.
+    pub name: &'static str,
+    /// How it is.
+    pub verdict: Verdict,
+    /// What was found.
+    pub found: String,
+    /// What to do; empty if nothing.
+    pub remedy: String,
+}
+
+impl Check {
+    fn good(name: &'static str, found: impl Into<String>) -> Self {
+        Self { name, verdict: Verdict::Good, found: found.into(), remedy: String::new() }
+    }
+
+    fn bad(
+        name: &'static str,
+        verdict: Verdict,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { name, verdict, found: found.into(), remedy: remedy.into() }
+    }
+}
+
+impl std::fmt::Display for Check {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let verdict = match self.verdict {
+            Verdict::Good => "ok",
+            Verdict::Warning => "warn",
+            Verdict::Unknown => "unknown",
+            Verdict::Failed => "FAIL",
+        };
+        write!(f, "{verdict:<8}{:<12}{}", self.name, self.found)?;
+        if self.remedy.is_empty() { Ok(()) } else { write!(f, "; {}", self.remedy) }
+    }
+}
+
+/// Makes all checks. One that depends on another that failed is left out: its line would only repeat it.
+pub async fn examine(args: &DoctorArgs) -> Vec<Check> {
+    let mut checks = Vec::new();
+    checks.push(offer(args));
+    hub_side(args, &mut checks).await;
+    let target = Target { kubeconfig: Some(args.member_kubeconfig.clone()), context: None };
+    match target.client().await {
+        Ok(client) => checks.extend(member::examine(&client, &args.namespace).await),
+        Err(error) => {
+            checks.push(Check::bad("member", Verdict::Failed, error.to_string(), "see --member-kubeconfig"));
+        }
+    }
+    checks
+}
+
+/// What is lent.
+fn offer(args: &DoctorArgs) -> Check {
+    let remedy = "say what is lent: --policy FILE, or --allow-image and --workers, as for `muster agent run`";
+    match args.policy.load(Arc::new(Switch::open(&args.state))) {
+        Err(error) => Check::bad("policy", Verdict::Failed, error.to_string(), "correct it"),
+        Ok(None) => Check::bad("policy", Verdict::Unknown, "not named here", remedy),
+        Ok(Some(policies)) => {
+            let policy = policies.current();
+            let found = format!("{} workers, {} images", policy.workers(), policy.images().len());
+            match policies.closed(Timestamp::now()) {
+                None => Check::good("policy", found),
+                Some(closed) => Check::bad(
+                    "policy",
+                    Verdict::Warning,
+                    format!("{found}; {closed}"),
+                    "nothing new is taken now",
+                ),
+            }
+        }
+    }
+}
+
+async fn hub_side(args: &DoctorArgs, checks: &mut Vec<Check>) {
+    if !args.state.is_dir() {
+        let found = format!("{}: no such directory", args.state.display());
+        return checks.push(Check::bad(
+            "state",
+            Verdict::Failed,
+            found,
+            "name the --state of `muster agent run`",
+        ));
+    }
+    let membership = match Membership::load(&args.state) {
+        Ok(Some(membership)) => membership,
+        Ok(None) => {
+            let remedy = "get a token from the hub's admin (`muster provider create-token`) and run \
+                          `muster agent run --join-token-file`";
+            return checks.push(Check::bad(
+                "joined",
+                Verdict::Failed,
+                "this agent has not joined a hub",
+                remedy,
+            ));
+        }
+        Err(error) => return checks.push(Check::bad("joined", Verdict::Failed, error.to_string(), "")),
+    };
+    checks.push(Check::good("joined", format!("as provider {} at {}", membership.provider, membership.url)));
+    let identity = match Identity::existing(&args.state) {
+        Ok(identity) => Arc::new(identity),
+        Err(error) => {
+            return checks.push(Check::bad("identity", Verdict::Failed, error.to_string(), ""));
+        }
+    };
+    checks.push(Check::good("identity", identity.fingerprint().to_string()));
+    let gateway = match pin::pinned(&identity, &membership.ca) {
+        Ok(client) => Gateway::new(client, &membership.url),
+        Err(error) => return checks.push(Check::bad("gateway", Verdict::Failed, error.to_string(), "")),
+    };
+    match gateway.health().await {
+        Ok(answer) => {
+            checks.push(Check::good("gateway", "answers, and its certificate is of the pinned CA"));
+            let date = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok());
+            checks.push(clock(date, Timestamp::now()));
+        }
+        Err(error) => {
+            let remedy = "the member must be able to dial out to it; if its CA was replaced, join again with a new token";
+            return checks.push(Check::bad("gateway", Verdict::Failed, error.to_string(), remedy));
+        }
+    }
+    let session = Session::new(gateway, identity.clone(), &membership.provider);
+    if let Err(error) = session.renew(0).await {
+        return checks.push(refused(&error, &membership, &identity));
+    }
+    checks.push(Check::good("tokens", "the hub accepts this key and gives tokens"));
+    checks.push(through(&membership, &identity, &session).await);
+}
+
+fn refused(error: &GatewayError, membership: &Membership, identity: &Identity) -> Check {
+    let provider = &membership.provider;
+    let remedy = match error.reason() {
+        Some("WaitingForAdmin") => format!(
+            "tell the hub's admin the fingerprint {}; they run `muster provider accept {provider}`",
+            identity.fingerprint()
+        ),
+        Some("KeyNotPinned" | "KeyExpired") => {
+            format!(
+                "the hub's admin can pin the key again in spec.acceptedKeys of computeprovider {provider}"
+            )
+        }
+        Some("Revoked") => "this is final; ask the hub's admin why".to_owned(),
+        _ => "try again; if it stays, ask the hub's admin".to_owned(),
+    };
+    Check::bad("tokens", Verdict::Failed, error.to_string(), remedy)
+}
+
+/// The hub's API server, through the gateway, with the token for it.
+async fn through(membership: &Membership, identity: &Identity, session: &Session) -> Check {
+    let namespace = format!("{PROVIDER_NAMESPACE_PREFIX}{}", membership.provider);
+    let client: Client = match hub_client::client(membership, identity, session, &namespace) {
+        Ok(client) => client,
+        Err(error) => return Check::bad("hub", Verdict::Failed, error.to_string(), ""),
+    };
+    let leases: Api<Lease> = Api::namespaced(client, &namespace);
+    match within(&format!("get lease {namespace}/agent"), leases.get("agent")).await {
+        Ok(_) => Check::good("hub", "its API server answers through the gateway"),
+        Err(error) => {
+            let remedy = "is `muster hub` running there, and has it made the provider's namespace?";
+            Check::bad("hub", Verdict::Failed, error.to_string(), remedy)
+        }
+    }
+}
+
+/// The gateway's clock against ours, from the Date of its answer (RFC 9110 section 6.6.1).
+fn clock(date: Option<&str>, now: Timestamp) -> Check {
+    let parsed = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
+    let Some(theirs) = parsed else {
+        return Check::bad(
+            "clock",
+            Verdict::Unknown,
+            "the gateway does not say the time",
+            "compare the clocks yourself",
+        );
+    };
+    let skew = now.duration_since(theirs.timestamp()).as_secs();
+    let found = format!("{} s {} the gateway's", skew.abs(), if skew < 0 { "behind" } else { "ahead of" });
+    if skew.abs() > MAX_SKEW {
+        let remedy = "set one of the clocks (NTP): envelopes and tokens are good for a time only";
+        return Check::bad("clock", Verdict::Warning, found, remedy);
+    }
+    Check::good("clock", found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_off_is_a_warning() {
+        let now: Timestamp = "2026-11-23T19:00:00Z".parse().unwrap();
+        assert_eq!(clock(Some("Mon, 23 Nov 2026 18:59:30 GMT"), now).verdict, Verdict::Good);
+        let off = clock(Some("Mon, 23 Nov 2026 19:01:01 GMT"), now);
+        assert_eq!((off.verdict, off.found.as_str()), (Verdict::Warning, "61 s behind the gateway's"));
+        for silent in [None, Some("yesterday")] {
+            assert_eq!(clock(silent, now).verdict, Verdict::Unknown);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_has_not_joined_is_told_how() {
+        let dir = tempfile::tempdir().unwrap();
+        let args = DoctorArgs {
+            state: dir.path().to_owned(),
+            member_kubeconfig: dir.path().join("none"),
+            namespace: "muster-lent".to_owned(),
+            policy: PolicyArgs::default(),
+        };
+        let checks = examine(&args).await;
+        let lines: Vec<String> = checks.iter().map(ToString::to_string).collect();
+        assert!(
+            lines.iter().any(|line| line.starts_with("FAIL") && line.contains("--join-token-file")),
+            "{lines:?}"
+        );
+        assert!(lines.iter().any(|line| line.starts_with("FAIL") && line.contains("member")), "{lines:?}");
+        assert!(
+            lines.iter().any(|line| line.starts_with("unknown") && line.contains("--allow-image")),
+            "{lines:?}"
+        );
+        let nowhere = DoctorArgs { state: dir.path().join("none"), ..args };
+        assert!(examine(&nowhere).await.iter().any(|check| check.found.contains("no such directory")));
+        assert!(!dir.path().join("none").exists(), "looking makes nothing");
+    }
+}

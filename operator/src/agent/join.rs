@@ -1,0 +1,184 @@
+//! Joining a hub with a token, once (docs/spec/gateway.md section 2). Afterwards the state directory knows all that the
+//! token said but its secret, which is of no use any more.
+use std::path::Path;
+use std::time::Duration;
+
+use muster_core::hub_keys;
+
+use super::fence::{Fence, Floor};
+use super::gateway::{Gateway, GatewayError};
+use super::hub_keys::{HubKeys, HubKeysError};
+use super::identity::Identity;
+use super::membership::Membership;
+use super::pin::{self, PinError};
+use crate::runtime::{Shutdown, backoff};
+use crate::wire::gateway::JoinRequest;
+use crate::wire::join_token::JoinToken;
+
+/// The longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Why the join will not happen with this token. Trouble that may pass is retried, not returned.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// What answered is not the gateway that the token is for.
+    #[error(
+        "{url} is not the gateway that the join token is for: {why}. If the gateway's CA or address was changed, make a new \
+         token with `muster provider create-token`; if not, somebody is in between"
+    )]
+    NotTheGateway {
+        /// The token's.
+        url: String,
+        /// What the handshake found.
+        why: String,
+    },
+    /// The gateway said no.
+    #[error("join as provider {provider}: {remedy} ({source})")]
+    Refused {
+        /// The token's.
+        provider: String,
+        /// What to do.
+        remedy: &'static str,
+        /// What it said.
+        source: GatewayError,
+    },
+    /// Its answer contradicts the token or itself.
+    #[error("join as provider {provider}: the gateway's answer is not to be believed: {problem}")]
+    Answer {
+        /// The token's.
+        provider: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The token is for no possible provider or address.
+    #[error("join token: {0}; make a new one with `muster provider create-token`")]
+    Token(String),
+    /// The state directory.
+    #[error("state directory: {0}")]
+    Io(#[from] std::io::Error),
+    /// The state directory, or the hub's keys.
+    #[error(transparent)]
+    Keys(#[from] HubKeysError),
+    /// No TLS.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// The gateway could not be asked now.
+    #[error("the gateway cannot be asked now ({0}); the token is tried again at the next start")]
+    Later(#[source] GatewayError),
+    /// Told to stop before it was done.
+    #[error("stopped before the join was done; start again with the same token")]
+    Stopped,
+}
+
+/// How long to try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// Nothing can be done before.
+    UntilJoined,
+    /// There is an older join to live by; what runs must not wait for a gateway that is away.
+    Once,
+}
+
+/// Joins, and records it under `state`. Says so in the log with the fingerprint that the admin needs.
+///
+/// # Errors
+/// [`JoinError`]. Nothing is recorded then, and the same token may be used again by this identity.
+pub async fn join(
+    state: &Path,
+    identity: &Identity,
+    token: &JoinToken,
+    patience: Patience,
+    shutdown: &Shutdown,
+) -> Result<Membership, JoinError> {
+    let mut membership = Membership {
+        provider: token.provider.clone(),
+        url: token.url.clone(),
+        ca: String::new(),
+        token: token.hash(),
+    };
+    membership.check().map_err(JoinError::Token)?;
+    let (client, verifier) = pin::first_contact(identity, token.ca_spki)?;
+    let gateway = Gateway::new(client, &token.url);
+    let request = JoinRequest {
+        provider: token.provider.clone(),
+        secret: token.secret().to_owned(),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let mut failures = 0;
+    let answer = loop {
+        let error = match gateway.join(&request).await {
+            Ok(answer) => break answer,
+            Err(error) => error,
+        };
+        if let (GatewayError::Unreachable(_), Some(why)) = (&error, verifier.refused()) {
+            return Err(JoinError::NotTheGateway { url: token.url.clone(), why });
+        }
+        // The gateway compares fingerprints: the same key may ask again when an answer was lost.
+        if !error.is_transient() {
+            return Err(refused(token, error));
+        }
+        if patience == Patience::Once {
+            return Err(JoinError::Later(error));
+        }
+        failures += 1;
+        let jitter = backoff::jitter_of(&identity.fingerprint().to_string());
+        let pause = backoff::delay(Duration::from_secs(1), LONGEST_PAUSE, failures, jitter);
+        let pause = pause.max(error.retry_after().unwrap_or_default());
+        tracing::warn!(%error, url = token.url, seconds = pause.as_secs(), "not joined yet; will try again");
+        tokio::select! {
+            biased;
+            () = shutdown.wait() => return Err(JoinError::Stopped),
+            () = tokio::time::sleep(pause) => {}
+        }
+    };
+    let wrong = |problem: String| JoinError::Answer { provider: token.provider.clone(), problem };
+    if answer.provider != token.provider {
+        return Err(wrong("it names another provider".to_owned()));
+    }
+    if answer.fingerprint != identity.fingerprint() {
+        return Err(wrong(format!(
+            "it saw key {}, this agent's is {}; something in between ends TLS, which the gateway must do itself",
+            answer.fingerprint,
+            identity.fingerprint()
+        )));
+    }
+    // The newest set as it comes: this connection is the one thing that the token vouches for.
+    let set = hub_keys::trust_first(&answer.hub.keys).map_err(|error| wrong(error.to_string()))?;
+    membership.ca = verifier.ca().ok_or_else(|| wrong("no CA was seen".to_owned()))?;
+    let floor = Floor { incarnation: answer.hub.incarnation, min_epoch: 0 };
+    // A hub that cannot hand on from the keys that were known here is another hub, or one that lost its state: what the old
+    // one declared void says nothing about the new one.
+    let same_hub = HubKeys::open(state).is_ok_and(|known| known.leads_to(&answer.hub.keys));
+    if same_hub {
+        Fence::open(state)?.hear(floor)?;
+    } else {
+        Fence::begin(state, floor)?;
+    }
+    HubKeys::adopt(state, set)?;
+    membership.save(state)?;
+    tracing::info!(
+        provider = membership.provider, gateway = membership.url, fingerprint = %identity.fingerprint(),
+        accepted = answer.accepted, "joined"
+    );
+    Ok(membership)
+}
+
+fn refused(token: &JoinToken, source: GatewayError) -> JoinError {
+    let provider = token.provider.clone();
+    let remedy = match source.reason() {
+        Some("TokenReused") => {
+            "another key came first with this token. If that was not you, have the admin look at `kubectl describe \
+             computeprovider` and make a new token; if it was, use that agent's state directory"
+        }
+        Some("TokenExpired") => "the token is too old; make a new one with `muster provider create-token`",
+        Some("TokenUnknown") => {
+            "the hub knows no such token: a newer one was made, or the provider was made anew; make a new one with \
+             `muster provider create-token`"
+        }
+        Some("Revoked") => {
+            "the provider is revoked for good; the hub's admin can make another one with another name"
+        }
+        _ => "the gateway refuses it; see what it says",
+    };
+    JoinError::Refused { provider, remedy, source }
+}

@@ -1,0 +1,93 @@
+//! Which blobs a manifest leads to. A manifest is named by its digest and never changes, so what was read once is
+//! remembered, within a bound.
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use muster_proof::Digest;
+
+use crate::store::Store;
+
+/// Digests remembered in all (40 MB); beyond it all are forgotten, which costs reading them again.
+const MAX_DIGESTS: usize = 1 << 20;
+
+/// What a manifest is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Of {
+    /// A dataset: its shards.
+    Dataset,
+    /// A checkpoint: its files.
+    Checkpoint,
+}
+
+/// The blobs of a manifest, itself among them.
+type Closure = Arc<BTreeSet<Digest>>;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Closures {
+    known: Mutex<HashMap<(Of, Digest), Closure>>,
+}
+
+impl Closures {
+    /// Whether a manifest is this blob or leads to it. One that the store does not have, or that is none, leads nowhere.
+    ///
+    /// # Errors
+    /// Any error of the store but absence.
+    pub async fn leads_to(
+        &self,
+        store: &Store,
+        of: Of,
+        manifest: &Digest,
+        digest: &Digest,
+    ) -> io::Result<bool> {
+        if manifest == digest {
+            return Ok(true);
+        }
+        Ok(self.closure(store, of, manifest).await?.contains(digest))
+    }
+
+    /// All blobs of a manifest.
+    ///
+    /// # Errors
+    /// Any error of the store but absence.
+    pub async fn closure(&self, store: &Store, of: Of, manifest: &Digest) -> io::Result<Closure> {
+        if let Some(known) = self.lock().get(&(of, *manifest)) {
+            return Ok(known.clone());
+        }
+        let read = match of {
+            Of::Dataset => {
+                let shards =
+                    |m: muster_trainer::dataset::Manifest| m.shards().iter().map(|s| s.sha256).collect();
+                store.dataset_manifest(manifest).await.map(|found| found.map(shards))
+            }
+            Of::Checkpoint => {
+                let files =
+                    |m: muster_trainer::checkpoint::Manifest| m.files().iter().map(|f| f.sha256).collect();
+                store.checkpoint_manifest(manifest).await.map(|found| found.map(files))
+            }
+        };
+        let mut named: BTreeSet<Digest> = match read {
+            Ok(Some(named)) => named,
+            // It may come yet.
+            Ok(None) => return Ok(Arc::new(BTreeSet::from([*manifest]))),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::warn!(%error, "a name leads to what is no manifest");
+                BTreeSet::new()
+            }
+            Err(error) => return Err(error),
+        };
+        named.insert(*manifest);
+        let named = Arc::new(named);
+        let mut known = self.lock();
+        if known.values().map(|closure| closure.len()).sum::<usize>() + named.len() > MAX_DIGESTS {
+            known.clear();
+        }
+        known.insert((of, *manifest), named.clone());
+        Ok(named)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Of, Digest), Closure>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,241 @@
+//! How much one caller may ask (section 8): a bucket and a number of requests at once for each provider and each user, a
+//! smaller bucket for each address that is neither. Nobody's flood empties another's bucket.
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::access::Refusal;
+
+/// Requests that one provider or user may have open; answers that stream count until they end.
+pub const AT_ONCE: usize = 64;
+/// Token reviews that one provider may have under way: a flood of wrong tokens waits for itself.
+const REVIEWS_AT_ONCE: usize = 4;
+/// Callers that are remembered. Beyond it new ones are turned away until an idle one is forgotten.
+const MAX_KNOWN: usize = 8192;
+
+/// How many requests come in, and how many at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Rate {
+    every: Duration,
+    burst: u32,
+}
+
+impl Rate {
+    const fn per_second(number: u32, burst: u32) -> Self {
+        Self { every: Duration::from_nanos(1_000_000_000 / number as u64), burst }
+    }
+}
+
+/// Of a provider or a user.
+pub const KNOWN: Rate = Rate::per_second(50, 200);
+/// Of an address.
+pub const STRANGER: Rate = Rate::per_second(5, 20);
+
+/// A bucket of requests, kept as the moment at which it will be full again (GCRA).
+#[derive(Debug, Default)]
+pub struct Bucket {
+    full_at: Duration,
+}
+
+impl Bucket {
+    /// Takes one at `now`, a time on any clock that does not go back.
+    ///
+    /// # Errors
+    /// It is empty: how long until it is not.
+    pub fn take(&mut self, rate: Rate, now: Duration) -> Result<(), Duration> {
+        let full_at = self.full_at.max(now) + rate.every;
+        match (full_at - now).checked_sub(rate.every * rate.burst) {
+            Some(wait) if !wait.is_zero() => Err(wait),
+            _ => {
+                self.full_at = full_at;
+                Ok(())
+            }
+        }
+    }
+
+    fn is_full(&self, now: Duration) -> bool {
+        self.full_at <= now
+    }
+}
+
+/// What one provider or user has taken.
+#[derive(Debug)]
+pub struct Meter {
+    bucket: Mutex<Bucket>,
+    at_once: Arc<Semaphore>,
+    /// For token reviews on behalf of it.
+    pub reviews: Semaphore,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self {
+            bucket: Mutex::default(),
+            at_once: Arc::new(Semaphore::new(AT_ONCE)),
+            reviews: Semaphore::new(REVIEWS_AT_ONCE),
+        }
+    }
+}
+
+impl Meter {
+    /// One more request; the permit is held until its answer has ended.
+    ///
+    /// # Errors
+    /// 429.
+    pub fn enter(&self, now: Duration) -> Result<OwnedSemaphorePermit, Refusal> {
+        let permit = self.at_once.clone().try_acquire_owned().map_err(|_| Refusal::too_many(1))?;
+        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        bucket.take(KNOWN, now).map_err(refused)?;
+        Ok(permit)
+    }
+
+    fn is_idle(&self, now: Duration) -> bool {
+        let bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        bucket.is_full(now) && self.at_once.available_permits() == AT_ONCE
+    }
+}
+
+/// All callers of one gateway.
+#[derive(Debug)]
+pub struct Limits {
+    start: Instant,
+    addresses: Mutex<HashMap<IpAddr, Bucket>>,
+    meters: Mutex<HashMap<Caller, Arc<Meter>>>,
+}
+
+/// Whose meter.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Caller {
+    /// A provider's, by name.
+    Provider(String),
+    /// A user's, by name.
+    User(String),
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { start: Instant::now(), addresses: Mutex::default(), meters: Mutex::default() }
+    }
+}
+
+impl Limits {
+    /// Now, on the clock of this gateway.
+    pub fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// One more request of an address that is nobody yet.
+    ///
+    /// # Errors
+    /// 429.
+    pub fn stranger(&self, address: IpAddr, now: Duration) -> Result<(), Refusal> {
+        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let network = network(address);
+        if addresses.len() >= MAX_KNOWN && !addresses.contains_key(&network) {
+            addresses.retain(|_, bucket| !bucket.is_full(now));
+            if addresses.len() >= MAX_KNOWN {
+                return Err(Refusal::too_many(1));
+            }
+        }
+        addresses.entry(network).or_default().take(STRANGER, now).map_err(refused)
+    }
+
+    /// The meter of a provider or user.
+    ///
+    /// # Errors
+    /// 429: there are too many at once.
+    pub fn meter(&self, caller: Caller, now: Duration) -> Result<Arc<Meter>, Refusal> {
+        let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
+        if meters.len() >= MAX_KNOWN && !meters.contains_key(&caller) {
+            meters.retain(|_, meter| !meter.is_idle(now));
+            if meters.len() >= MAX_KNOWN {
+                return Err(Refusal::too_many(1));
+            }
+        }
+        Ok(meters.entry(caller).or_default().clone())
+    }
+}
+
+fn refused(wait: Duration) -> Refusal {
+    // Whole seconds, and never "at once".
+    Refusal::too_many(wait.as_secs() + 1)
+}
+
+/// An address stands for its network where one caller has many: a /64 of IPv6.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => v4.into(),
+            None => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    #[test]
+    fn a_burst_and_then_so_many_a_second() {
+        let (mut bucket, start) = (Bucket::default(), ms(7_000));
+        let taken = (0..1000).take_while(|_| bucket.take(STRANGER, start).is_ok()).count();
+        assert_eq!(taken, 20);
+        assert_eq!(bucket.take(STRANGER, start), Err(ms(200)), "it says how long to wait");
+        assert_eq!(bucket.take(STRANGER, start + ms(199)), Err(ms(1)));
+        assert_eq!(bucket.take(STRANGER, start + ms(200)), Ok(()));
+        assert!(bucket.take(STRANGER, start + ms(200)).is_err(), "refusals cost nothing, and give nothing");
+        let later = start + ms(60_000);
+        let taken = (0..1000).take_while(|_| bucket.take(STRANGER, later).is_ok()).count();
+        assert_eq!(taken, 20, "no more than a burst is saved up");
+        let taken = (0..100).filter(|i| bucket.take(STRANGER, later + ms(i * 100)).is_ok()).count();
+        assert_eq!(taken, 49, "5 a second in 9.9 s");
+    }
+
+    #[test]
+    fn one_providers_flood_leaves_another_its_own() {
+        let limits = Limits::default();
+        let meter = |name: &str| limits.meter(Caller::Provider(name.into()), ms(0)).unwrap();
+        let flood = (0..1000).filter(|_| meter("east").enter(ms(0)).is_ok()).count();
+        assert_eq!(flood, 200);
+        assert_eq!(meter("east").enter(ms(0)).unwrap_err().retry_after, Some(1));
+        drop(meter("west").enter(ms(0)).unwrap());
+    }
+
+    #[test]
+    fn open_answers_count_until_they_end() {
+        let meter = Meter::default();
+        let mut open: Vec<_> = (0..AT_ONCE).map(|_| meter.enter(ms(0)).unwrap()).collect();
+        assert_eq!(meter.enter(ms(0)).unwrap_err().status, 429);
+        open.pop();
+        assert!(meter.enter(ms(0)).is_ok());
+    }
+
+    #[test]
+    fn many_addresses_fill_no_memory() {
+        let limits = Limits::default();
+        let address = |i: u32| IpAddr::from(i.to_be_bytes());
+        for i in 0..u32::try_from(MAX_KNOWN).unwrap() {
+            limits.stranger(address(i), ms(0)).unwrap();
+        }
+        assert!(limits.stranger(address(1 << 20), ms(0)).is_err());
+        limits.stranger(address(0), ms(0)).unwrap();
+        limits.stranger(address(1 << 20), ms(1000)).unwrap();
+        assert!(limits.addresses.lock().unwrap().len() < 10, "idle ones are forgotten");
+    }
+
+    #[test]
+    fn a_whole_ipv6_network_is_one_caller() {
+        let same = |a: &str, b: &str| network(a.parse().unwrap()) == network(b.parse().unwrap());
+        assert!(same("2001:db8:1:2::1", "2001:db8:1:2:ffff::"));
+        assert!(!same("2001:db8:1:2::1", "2001:db8:1:3::1"));
+        assert!(same("::ffff:10.0.0.1", "10.0.0.1"));
+    }
+}

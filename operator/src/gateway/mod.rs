@@ -1,0 +1,337 @@
+//! `muster gateway`: the one endpoint of a hub (docs/spec/gateway.md). Agents dial out to it; users push data and fetch
+//! checkpoints through it. It signs no work and decides nothing about jobs. One process, under ServiceAccount
+//! muster-system/muster-gateway.
+//!
+//! | file | what |
+//! |---|---|
+//! | `tls` | the handshake, and whose key it proved |
+//! | `providers` | whose key is accepted; the cut when it is not |
+//! | `reviews` | whose token it is, what a user may |
+//! | `limits`, `layers`, `body` | who comes in, how often, and until when |
+//! | `join`, `challenge`, `tokens`, `bound` | from a join token to an agent's tokens, and their end |
+//! | `passthrough` | agents' way to the API server |
+//! | `hub_info`, `publish` | what the hub is, where the gateway is |
+//! | `access` | what routes see of all that |
+//! | `metrics`, `rbac` | what is counted, what the gateway may |
+//!
+//! Behind the doors: `units` for agents (blobs, commits, the fence), `users` (catalogue, checkpoints), both over `store`;
+//! `blobs` and `closures` are what they share.
+pub mod access;
+mod address;
+mod blobs;
+mod body;
+mod bound;
+mod challenge;
+mod closures;
+mod hub_info;
+mod join;
+mod layers;
+pub mod limits;
+pub mod metrics;
+pub mod passthrough;
+mod providers;
+mod publish;
+pub mod rbac;
+pub mod reviews;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod tokens;
+pub mod units;
+pub mod users;
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{StatusCode, Uri};
+use axum::middleware::from_fn_with_state;
+use axum::response::IntoResponse;
+use axum::routing::{any, get, post};
+use kube::{Client, Config};
+use tokio::sync::Semaphore;
+
+use self::challenge::Challenges;
+use self::hub_info::HubInfo;
+use self::limits::Limits;
+use self::metrics::Metrics;
+use self::providers::Providers;
+use self::reviews::{KubeAuthorizer, Reviews};
+use crate::hub::events::Recorder;
+use crate::runtime::Shutdown;
+use crate::runtime::client::{Target, client_of};
+use crate::runtime::tls::Authority;
+use crate::store::{Location, Store};
+use crate::wire::gateway::GatewayPublic;
+
+/// Field manager, label and reporter of what the gateway makes.
+pub const MANAGER: &str = "muster-gateway";
+/// Subject of its CA.
+const CA_NAME: &str = "muster gateway";
+/// Headers of a request are here within this time.
+const HEADERS_WITHIN: Duration = Duration::from_secs(10);
+/// After a stop was asked for, what is under way may go on for so long.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Token reviews of users under way.
+const USER_REVIEWS: usize = 8;
+
+/// Flags of `muster gateway`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct GatewayArgs {
+    #[command(flatten)]
+    target: Target,
+    /// Directory of the gateway's CA; made on first start, mode 0700. Losing it means new join tokens for everyone
+    #[arg(long, value_name = "DIR")]
+    state: PathBuf,
+    /// Where blobs are kept: a directory, or s3://BUCKET/PREFIX, gs:// or az://; the hub's store
+    #[arg(long, value_name = "DIR|URL")]
+    store: Location,
+    /// Where agents and users are listened for
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:8443")]
+    listen: SocketAddr,
+    /// URL at which agents and users reach it; its host goes into the certificate
+    #[arg(long, value_name = "https://HOST:PORT")]
+    public_url: Uri,
+    /// Where /metrics, /healthz and /readyz are, in plain HTTP
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
+    metrics_listen: SocketAddr,
+    /// How long agents' tokens are valid
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u32).range(600..=3600))]
+    token_seconds: u32,
+}
+
+/// What all handlers share.
+pub struct Gateway {
+    /// The hub's API server, as the gateway.
+    client: Client,
+    /// The same server, as nobody: for what goes through with an agent's own token.
+    anonymous: Client,
+    providers: Providers,
+    reviews: Reviews,
+    user_reviews: Semaphore,
+    limits: Limits,
+    hub: HubInfo,
+    challenges: Challenges,
+    recorder: Recorder,
+    metrics: Metrics,
+    token_seconds: u32,
+}
+
+/// Cheap to clone.
+pub type Shared = Arc<Gateway>;
+
+/// What lies behind the doors: the routes see an [`access::Agent`] or an [`access::User`] in each request's extensions.
+#[derive(Default)]
+pub struct Rooms {
+    /// For agents only.
+    pub agents: Router,
+    /// For users only.
+    pub users: Router,
+}
+
+impl Gateway {
+    /// Knows nothing yet; [`Gateway::follow`] makes it learn.
+    fn new(config: Config, token_seconds: u32) -> anyhow::Result<Shared> {
+        let client = client_of(config.clone())?;
+        let mut secret = [0; 64];
+        getrandom::fill(&mut secret).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
+        let metrics = Metrics::default();
+        Ok(Arc::new(Self {
+            anonymous: client_of(without_credentials(config))?,
+            providers: Providers::new(metrics.clone()),
+            reviews: Reviews::new(client.clone()),
+            user_reviews: Semaphore::new(USER_REVIEWS),
+            limits: Limits::default(),
+            hub: HubInfo::default(),
+            challenges: Challenges::new(secret),
+            recorder: Recorder::new(client.clone(), MANAGER),
+            metrics,
+            token_seconds,
+            client,
+        }))
+    }
+
+    /// Follows the API server and sweeps until shutdown.
+    async fn follow(self: Arc<Self>, shutdown: Shutdown) {
+        let stop = || shutdown.clone();
+        tokio::join!(
+            self.providers.follow(self.client.clone(), stop()),
+            self.hub.follow(self.client.clone(), stop()),
+            bound::sweep(&self, stop()),
+        );
+    }
+}
+
+/// A configuration that reaches the same server and says nothing about who we are.
+fn without_credentials(mut config: Config) -> Config {
+    config.auth_info = kube::config::AuthInfo::default();
+    config.headers.clear();
+    config
+}
+
+/// Everything behind the TLS port.
+pub fn app(gateway: &Shared, rooms: Rooms) -> Router {
+    let layer = |router: Router<Shared>| router.with_state(gateway.clone());
+    let anyone = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/v1/hub", get(hub_info::hub))
+        .route_layer(from_fn_with_state(gateway.clone(), layers::anyone));
+    let keys = Router::new()
+        .route("/v1/join", post(join::join))
+        .route("/v1/challenge", post(tokens::challenge))
+        .route("/v1/tokens", post(tokens::tokens))
+        .route_layer(from_fn_with_state(gateway.clone(), layers::keys_only));
+    let api = Router::new()
+        .route("/k8s/{*path}", any(passthrough::forward))
+        .route_layer(from_fn_with_state(gateway.clone(), layers::by_key));
+    let agents = layer(Router::new().route("/v1/heartbeat", post(hub_info::heartbeat)))
+        .merge(rooms.agents)
+        .route_layer(from_fn_with_state(gateway.clone(), layers::agents_only));
+    let mut app = layer(anyone).merge(layer(keys)).merge(layer(api)).merge(agents);
+    // An empty router has nothing to lay a layer around.
+    if rooms.users.has_routes() {
+        app = app.merge(rooms.users.route_layer(from_fn_with_state(gateway.clone(), layers::users_only)));
+    }
+    // What is nothing is asked for by strangers, at a stranger's rate.
+    let nothing = any(layers::not_found).layer(from_fn_with_state(gateway.clone(), layers::anyone));
+    app.fallback_service(nothing)
+        .method_not_allowed_fallback(layers::not_this_method)
+        .layer(DefaultBodyLimit::max(body::MAX_JSON))
+        .layer(from_fn_with_state(gateway.clone(), layers::counted))
+}
+
+/// What lies behind the doors, and the task that keeps the fence of units up to date.
+fn rooms(
+    client: &Client,
+    store: &Arc<Store>,
+    shutdown: Shutdown,
+) -> (Rooms, impl Future<Output = ()> + Send + use<>) {
+    let (work, fence) = units::follow(client.clone(), store.clone(), shutdown);
+    let (authorizer, jobs) = (KubeAuthorizer::new(client.clone()), users::KubeJobs::new(client.clone()));
+    let rooms = Rooms {
+        agents: units::router(store.clone(), Arc::new(work)),
+        users: users::router(store.clone(), Arc::new(authorizer), Arc::new(jobs)),
+    };
+    (rooms, fence)
+}
+
+/// Runs until SIGTERM or SIGINT; a hub whose database was restored is met with a new start inside the process.
+pub async fn run(args: GatewayArgs) -> anyhow::Result<()> {
+    let asked = Shutdown::on_signals().context("cannot handle signals")?;
+    loop {
+        let shutdown = asked.child();
+        start(&args, &shutdown).await?;
+        if asked.is_triggered() {
+            tracing::info!("gateway stopped");
+            return Ok(());
+        }
+        tracing::warn!(
+            "the hub's database was restored: starting anew, for all that is cached is of the lost time"
+        );
+    }
+}
+
+/// One run, until `shutdown` or a restore of the hub's database, which triggers it.
+async fn start(args: &GatewayArgs, shutdown: &Shutdown) -> anyhow::Result<()> {
+    let (url, host) = address::public_url(&args.public_url)?;
+    let config = args.target.config().await?;
+    if config.cluster_url.scheme_str() != Some("https") {
+        bail!("API server {}: agents' tokens go there, so it must be https", config.cluster_url);
+    }
+    let authority = Authority::open(&args.state, CA_NAME)?;
+    let public = GatewayPublic { url, ca: authority.pem().to_owned(), ca_spki: authority.spki()? };
+    let tls = tls::server_config(&authority, &address::server_names(host, args.listen))?;
+    let gateway = Gateway::new(config, args.token_seconds)?;
+    let store = Store::open(args.store.clone()).await.with_context(|| format!("--store {}", args.store))?;
+    let (rooms, fence) = rooms(&gateway.client, &Arc::new(store), shutdown.clone());
+    let app = app(&gateway, rooms);
+    let listen = |address: SocketAddr| {
+        TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))
+    };
+    let (doors, counts) = (listen(args.listen)?, listen(args.metrics_listen)?);
+    tracing::info!(listen = %args.listen, metrics = %args.metrics_listen, public_url = public.url, "gateway starts");
+
+    let client = gateway.client.clone();
+    let mut parts = tokio::task::JoinSet::new();
+    let stop = || shutdown.clone();
+    parts.spawn(serve(doors, tls, app, stop()));
+    parts.spawn(serve_metrics(counts, gateway.clone(), stop()));
+    let restores = hub_info::end_on_restore(gateway.clone(), stop());
+    let followers = (gateway.follow(stop()), fence, publish::run(client, public, stop()), stop());
+    parts.spawn(async move {
+        let (follow, fence, publish, shutdown) = followers;
+        tokio::join!(follow, fence, publish, restores);
+        // Publishing ends by itself, following does not.
+        if shutdown.is_triggered() { Ok(()) } else { Err(std::io::Error::other("the watches ended")) }
+    });
+    let first = parts.join_next().await;
+    let asked = shutdown.is_triggered();
+    // Whatever ended first, the others finish what they have begun.
+    shutdown.trigger();
+    let _ = tokio::time::timeout(DRAIN * 2, async { while parts.join_next().await.is_some() {} }).await;
+    first.context("nothing ran")?.context("a part of the gateway")?.context("a part of the gateway")?;
+    if !asked {
+        bail!("a part of the gateway ended by itself; see the log above");
+    }
+    Ok(())
+}
+
+/// Serves agents and users until a stop is asked for, then lets open requests end for a few seconds.
+async fn serve(
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    app: Router,
+    shutdown: Shutdown,
+) -> std::io::Result<()> {
+    let handle = axum_server::Handle::<SocketAddr>::new();
+    let stopper = handle.clone();
+    let stopping = tokio::spawn(async move {
+        shutdown.wait().await;
+        stopper.graceful_shutdown(Some(DRAIN));
+    });
+    let mut server = axum_server::from_tcp(listener)?
+        .acceptor(tls::Acceptor::new(tls))
+        .first_request_timeout(HEADERS_WITHIN)
+        .handle(handle);
+    let http = server.http_builder();
+    http.http1().header_read_timeout(HEADERS_WITHIN).max_buf_size(64 * 1024);
+    http.http2()
+        .max_concurrent_streams(128)
+        .max_header_list_size(32 * 1024)
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10));
+    let served = server.serve(app.into_make_service()).await;
+    stopping.abort();
+    served
+}
+
+/// `/metrics`, `/healthz`, `/readyz` for the cluster's own network.
+async fn serve_metrics(listener: TcpListener, gateway: Shared, shutdown: Shutdown) -> std::io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let app = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(text))
+        .with_state(gateway);
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    axum::serve(listener, app).with_graceful_shutdown(shutdown.wait()).await
+}
+
+async fn ready(State(gateway): State<Shared>) -> impl IntoResponse {
+    match (gateway.providers.is_synced(), gateway.hub.get().is_ok()) {
+        (true, true) => (StatusCode::OK, "ok\n"),
+        (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "ComputeProviders are not known yet\n"),
+        (_, false) => (StatusCode::SERVICE_UNAVAILABLE, "the hub has not published its keys yet\n"),
+    }
+}
+
+async fn text(State(gateway): State<Shared>) -> impl IntoResponse {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(axum::http::header::CONTENT_TYPE, kind)], gateway.metrics.text())
+}

@@ -1,0 +1,328 @@
+//! Data and checkpoints for the users of the hub (docs/spec/gateway.md section 7).
+//!
+//! Everything is asked within a namespace. Whether the store has a blob from somebody else is nobody's business: a user
+//! hears only of what his own namespace has put, or what a dataset or job of it leads to.
+mod jobs;
+#[cfg(test)]
+mod tests;
+
+pub use jobs::{Jobs, KubeJobs};
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, put};
+use axum::{Extension, Json, Router};
+use futures::{StreamExt, TryStreamExt};
+use muster_proof::Digest;
+use muster_trainer::dataset::{Manifest, SHARD_BYTES};
+use serde::Deserialize;
+
+use super::access::{Authorizer, Refusal, User, Wanted};
+use super::blobs::{DRAIN, content_length, digest, json, no_blob, put_refusal, store_refusal, too_large};
+use super::closures::{Closures, Of};
+use crate::runtime::blobdir::drain;
+use crate::store::{ImportError, Placed, Replace, Store, is_dns_label};
+use crate::wire::gateway::{Checkpoint, Checkpoints, Dataset, Datasets, ManifestRef};
+
+/// Questions to the store at once, for one request.
+const AT_ONCE: usize = 16;
+
+struct Users<A, J> {
+    store: Arc<Store>,
+    authorizer: Arc<A>,
+    jobs: Arc<J>,
+    closures: Closures,
+}
+
+/// The routes. Whoever layers them puts a [`User`] into the extensions first.
+pub fn router<A: Authorizer, J: Jobs>(store: Arc<Store>, authorizer: Arc<A>, jobs: Arc<J>) -> Router {
+    let users = Users { store, authorizer, jobs, closures: Closures::default() };
+    Router::new()
+        .route("/v1/namespaces/{ns}/blobs/sha256/{hex}", put(put_blob::<A, J>).head(head_blob::<A, J>))
+        .route("/v1/namespaces/{ns}/datasets", get(list_datasets::<A, J>))
+        .route("/v1/namespaces/{ns}/datasets/{name}", put(put_dataset::<A, J>))
+        .route("/v1/namespaces/{ns}/jobs/{job}/checkpoints", get(list_checkpoints::<A, J>))
+        .route("/v1/namespaces/{ns}/jobs/{job}/blobs/sha256/{hex}", get(read_blob::<A, J>))
+        .layer(DefaultBodyLimit::disable())
+        .with_state(Arc::new(users))
+}
+
+async fn head_blob<A: Authorizer, J: Jobs>(
+    State(users): State<Arc<Users<A, J>>>,
+    Extension(user): Extension<User>,
+    Path((namespace, hex)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    users.may_write(&user, &namespace).await?;
+    let digest = digest(&hex)?;
+    let missing = || no_blob(&digest, &format!("namespace {namespace}"));
+    let is_put = users.store.has_user_put(&namespace, &digest).await.map_err(|e| store_refusal(&e))?;
+    if !is_put && !users.dataset_leads_to(&namespace, &digest).await? {
+        return Err(missing());
+    }
+    // The answer is a promise until a dataset names the blob: tell garbage collection.
+    if !users.store.touch(&digest).await.map_err(|e| store_refusal(&e))? {
+        return Err(missing());
+    }
+    if is_put {
+        users.store.record_user_put(&namespace, &digest).await.map_err(|e| store_refusal(&e))?;
+    }
+    let answer = users.store.answer(&digest, &Method::HEAD, &headers).await;
+    answer.map_err(|error| store_refusal(&error))?.ok_or_else(missing)
+}
+
+async fn put_blob<A: Authorizer, J: Jobs>(
+    State(users): State<Arc<Users<A, J>>>,
+    Extension(user): Extension<User>,
+    Path((namespace, hex)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let mut body = body.into_data_stream();
+    let answer = async {
+        users.may_write(&user, &namespace).await?;
+        let (digest, size) = (digest(&hex)?, content_length(&headers)?);
+        if size > SHARD_BYTES {
+            return Err(too_large(SHARD_BYTES));
+        }
+        let store = |error| store_refusal(&error);
+        let was_put = users.store.has_user_put(&namespace, &digest).await.map_err(store)?;
+        let was_there = was_put && users.store.size(&digest).await.map_err(store)?.is_some();
+        users.store.put_proven(&digest, &mut body, size).await.map_err(|error| put_refusal(&error))?;
+        users.store.record_user_put(&namespace, &digest).await.map_err(store)?;
+        tracing::debug!(user = user.name, namespace, %digest, size, "blob put");
+        // 200 only for what this namespace has put before: what others have does not show.
+        Ok(if was_there { StatusCode::OK } else { StatusCode::CREATED })
+    };
+    let answer: Result<StatusCode, Refusal> = answer.await;
+    drain(&mut body, DRAIN).await;
+    answer.into_response()
+}
+
+/// Of `PUT .../datasets/{name}`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PutDataset {
+    #[serde(default)]
+    replace: bool,
+}
+
+async fn put_dataset<A: Authorizer, J: Jobs>(
+    State(users): State<Arc<Users<A, J>>>,
+    Extension(user): Extension<User>,
+    Path((namespace, name)): Path<(String, String)>,
+    query: Result<Query<PutDataset>, axum::extract::rejection::QueryRejection>,
+    body: Body,
+) -> Result<StatusCode, Refusal> {
+    users.may_write(&user, &namespace).await?;
+    let bad = |text: String| Refusal::new(StatusCode::BAD_REQUEST, "BadRequest", text);
+    let Query(query) = query.map_err(|_| bad("the only parameter here is replace=true".to_owned()))?;
+    if !is_dns_label(&name) {
+        let text = "a dataset's name is a DNS label: lower-case letters, digits and '-', at most 63";
+        return Err(bad(text.to_owned()));
+    }
+    let ManifestRef { manifest } = json(body).await?;
+    users.whole_dataset(&namespace, &manifest).await?;
+    let replace = if query.replace { Replace::Existing } else { Replace::Never };
+    let placed = users.store.place_dataset(&namespace, &name, &manifest, replace).await;
+    match placed {
+        Ok(Placed::Taken) => {
+            let text = format!(
+                "dataset {namespace}/{name} is another one; replace it with ?replace=true, or take another name"
+            );
+            Err(Refusal::new(StatusCode::CONFLICT, "NameTaken", text))
+        }
+        Ok(placed) => {
+            tracing::info!(user = user.name, namespace, name, %manifest, ?placed, "dataset");
+            Ok(if placed == Placed::New { StatusCode::CREATED } else { StatusCode::OK })
+        }
+        Err(ImportError::Io(error)) => Err(store_refusal(&error)),
+        Err(error) => Err(bad(error.to_string())),
+    }
+}
+
+async fn list_datasets<A: Authorizer, J: Jobs>(
+    State(users): State<Arc<Users<A, J>>>,
+    Extension(user): Extension<User>,
+    Path(namespace): Path<String>,
+) -> Result<Json<Datasets>, Refusal> {
+    users.may(&user, "list", "data", &namespace, None).await?;
+    let names = users.store.datasets(&namespace).await.map_err(|error| store_refusal(&error))?;
+    let datasets = futures::stream::iter(names).map(|name| users.dataset(&namespace, name));
+    let datasets: Vec<Option<Dataset>> = datasets.buffered(AT_ONCE).try_collect().await?;
+    Ok(Json(Datasets { datasets: datasets.into_iter().flatten().collect() }))
+}
+
+async fn list_checkpoints<A: Authorizer, J: Jobs>(
+    State(users): State<Arc<Users<A, J>>>,
+    Extension(user): Extension<User>,
+    Path((namespace, job)): Path<(String, String)>,
+) -> Result<Json<Checkpoints>, Refusal> {
+    let uid = users.job(&user, &namespace, &job).await?;
+    let all = users.store.checkpoints(&uid).await.map_err(|error| store_refusal(&error))?;
+    let checkpoints = futures::stream::iter(all).map(|(step, manifest)| {
+        let users = users.clone();
+        async move {
+            match users.store.checkpoint_manifest(&manifest).await {
+                Ok(Some(parsed)) => Ok(Some(Checkpoint { step, manifest, state_root: parsed.state_root() })),
+                Ok(None) => Ok(None),
+                Err(error) => Err(store_refusal(&error)),
+            }
+        }
+    });
+    let checkpoints: Vec<Option<Checkpoint>> = checkpoints.buffered(AT_ONCE).try_collect().await?;
+    Ok(Json(Checkpoints { checkpoints: checkpoints.into_iter().flatten().collect() }))
+}
+
+async fn read_blob<A: Authorizer, J: Jobs>(
+    State(users): State<Arc<Users<A, J>>>,
+    Extension(user): Extension<User>,
+    Path((namespace, job, hex)): Path<(String, String, String)>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let uid = users.job(&user, &namespace, &job).await?;
+    let digest = digest(&hex)?;
+    let missing = || no_blob(&digest, &format!("job {namespace}/{job}"));
+    let store = |error| store_refusal(&error);
+    let all = users.store.checkpoints(&uid).await.map_err(store)?;
+    let mut leads = false;
+    // The newest is what people want.
+    for manifest in all.values().rev() {
+        leads =
+            users.closures.leads_to(&users.store, Of::Checkpoint, manifest, &digest).await.map_err(store)?;
+        if leads {
+            break;
+        }
+    }
+    if !leads {
+        return Err(missing());
+    }
+    users.store.answer(&digest, &method, &headers).await.map_err(store)?.ok_or_else(missing)
+}
+
+impl<A: Authorizer, J: Jobs> Users<A, J> {
+    async fn may_write(&self, user: &User, namespace: &str) -> Result<(), Refusal> {
+        self.may(user, "create", "data", namespace, None).await
+    }
+
+    async fn may(
+        &self,
+        user: &User,
+        verb: &str,
+        subresource: &str,
+        namespace: &str,
+        name: Option<&str>,
+    ) -> Result<(), Refusal> {
+        if !is_dns_label(namespace) {
+            let text = "a namespace is a DNS label: lower-case letters, digits and '-', at most 63";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "BadRequest", text));
+        }
+        self.authorizer.may(user, &Wanted { verb, subresource, namespace, name }).await
+    }
+
+    /// The job's uid, for somebody who may have its checkpoints.
+    async fn job(&self, user: &User, namespace: &str, job: &str) -> Result<String, Refusal> {
+        if !jobs::is_object_name(job) {
+            return Err(Refusal::new(
+                StatusCode::BAD_REQUEST,
+                "BadRequest",
+                "this is no name of a TrainingJob",
+            ));
+        }
+        self.may(user, "get", "checkpoints", namespace, Some(job)).await?;
+        let uid = self.jobs.uid(namespace, job).await?;
+        uid.ok_or_else(|| {
+            let text = format!("there is no TrainingJob {namespace}/{job}");
+            Refusal::new(StatusCode::NOT_FOUND, "JobNotFound", text)
+        })
+    }
+
+    /// A dataset as it is listed; one that is damaged is left out, and its admin told.
+    async fn dataset(&self, namespace: &str, name: String) -> Result<Option<Dataset>, Refusal> {
+        let store = |error| store_refusal(&error);
+        let Some(manifest) = self.store.dataset(namespace, &name).await.map_err(store)? else {
+            return Ok(None);
+        };
+        match self.store.dataset_manifest(&manifest).await {
+            Ok(Some(parsed)) => {
+                let (tokens, vocabulary) = (parsed.tokens(), u64::from(parsed.vocabulary()));
+                Ok(Some(Dataset { name, manifest, tokens, vocabulary }))
+            }
+            Ok(None) => {
+                tracing::error!(namespace, name, %manifest, "a dataset has lost its manifest");
+                Ok(None)
+            }
+            Err(error) => Err(store(error)),
+        }
+    }
+
+    /// The manifests of the namespace's datasets.
+    async fn manifests(&self, namespace: &str) -> Result<Vec<Digest>, Refusal> {
+        let store = |error| store_refusal(&error);
+        let names = self.store.datasets(namespace).await.map_err(store)?;
+        let found = futures::stream::iter(names).map(|name| async move {
+            self.store.dataset(namespace, &name).await.map_err(|e| store_refusal(&e))
+        });
+        let found: Vec<Option<Digest>> = found.buffer_unordered(AT_ONCE).try_collect().await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    async fn dataset_leads_to(&self, namespace: &str, digest: &Digest) -> Result<bool, Refusal> {
+        for manifest in self.manifests(namespace).await? {
+            let leads = self.closures.leads_to(&self.store, Of::Dataset, &manifest, digest).await;
+            if leads.map_err(|error| store_refusal(&error))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Refuses a manifest that is none, or leads to what is not there or not this namespace's: whoever could name others'
+    /// shards could train on them.
+    async fn whole_dataset(&self, namespace: &str, manifest: &Digest) -> Result<(), Refusal> {
+        let store = |error| store_refusal(&error);
+        let mut mine: BTreeSet<Digest> = self.store.user_puts(namespace).await.map_err(store)?;
+        for known in self.manifests(namespace).await? {
+            let closure = self.closures.closure(&self.store, Of::Dataset, &known).await.map_err(store)?;
+            mine.extend(closure.iter());
+        }
+        if !mine.contains(manifest) {
+            return Err(missing(manifest));
+        }
+        let parsed = match self.store.dataset_manifest(manifest).await {
+            Ok(Some(parsed)) => parsed,
+            Ok(None) => return Err(missing(manifest)),
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                let text = format!("{error}; push what `muster data prepare` made");
+                return Err(Refusal::new(StatusCode::BAD_REQUEST, "BadManifest", text));
+            }
+            Err(error) => return Err(store(error)),
+        };
+        self.all_there(&parsed, &mine).await
+    }
+
+    async fn all_there(&self, manifest: &Manifest, mine: &BTreeSet<Digest>) -> Result<(), Refusal> {
+        let shards = futures::stream::iter(manifest.shards().to_vec()).map(|shard| async move {
+            if !mine.contains(&shard.sha256) {
+                return Err(missing(&shard.sha256));
+            }
+            let store = |error| store_refusal(&error);
+            // Touched: a collection that has begun may not know that a name leads there now.
+            let there = self.store.size(&shard.sha256).await.map_err(store)? == Some(shard.size)
+                && self.store.touch(&shard.sha256).await.map_err(store)?;
+            if there { Ok(()) } else { Err(missing(&shard.sha256)) }
+        });
+        shards.buffered(AT_ONCE).try_collect::<()>().await
+    }
+}
+
+fn missing(blob: &Digest) -> Refusal {
+    let text = format!("blob {blob} of the dataset is not here; put it, then name the dataset again");
+    Refusal::new(StatusCode::CONFLICT, "BlobMissing", text)
+}

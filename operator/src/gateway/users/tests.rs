@@ -1,0 +1,236 @@
+//! The routes for users. Who may do what and which jobs there are is said by fakes.
+use axum::body::Bytes;
+use axum::http::{Request, header};
+use rstest::rstest;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tower::ServiceExt;
+
+use super::*;
+use crate::store::testing::{On, dataset, recorded, store};
+use crate::wire::gateway::Refused;
+
+const JOB: &str = "4f2a9c1b-0000-4000-8000-000000000000";
+const OTHER_JOB: &str = "5f2a9c1b-0000-4000-8000-000000000000";
+
+/// `team-x` users may do everything in namespace `team-x`.
+struct Fake;
+
+impl Authorizer for Fake {
+    async fn may(&self, user: &User, wanted: &Wanted<'_>) -> Result<(), Refusal> {
+        let known = [("create", "data", false), ("list", "data", false), ("get", "checkpoints", true)];
+        assert!(known.contains(&(wanted.verb, wanted.subresource, wanted.name.is_some())), "{wanted:?}");
+        if user.name == wanted.namespace {
+            return Ok(());
+        }
+        Err(Refusal::new(StatusCode::FORBIDDEN, "Forbidden", "no"))
+    }
+}
+
+impl Jobs for Fake {
+    async fn uid(&self, namespace: &str, name: &str) -> Result<Option<String>, Refusal> {
+        Ok(match (namespace, name) {
+            ("team-a", "kjv-gpt") => Some(JOB.to_owned()),
+            ("team-b", "other") => Some(OTHER_JOB.to_owned()),
+            _ => None,
+        })
+    }
+}
+
+struct Site {
+    _dir: TempDir,
+    store: Arc<Store>,
+    router: Router,
+}
+
+impl Site {
+    async fn new(on: On) -> Self {
+        let (dir, store) = store(on).await;
+        let store = Arc::new(store);
+        let router = router(store.clone(), Arc::new(Fake), Arc::new(Fake));
+        Self { _dir: dir, store, router }
+    }
+
+    async fn send(&self, user: &str, request: Request<Body>) -> Response {
+        let mut request = request;
+        request.extensions_mut().insert(User { name: user.to_owned(), ..User::default() });
+        self.router.clone().oneshot(request).await.unwrap()
+    }
+
+    async fn put(&self, team: &str, bytes: &[u8]) -> u16 {
+        let request = Request::put(blob(team, &Digest::of(bytes)))
+            .header(header::CONTENT_LENGTH, bytes.len())
+            .body(Body::from(bytes.to_vec()));
+        self.send(team, request.unwrap()).await.status().as_u16()
+    }
+
+    async fn head(&self, team: &str, digest: &Digest) -> u16 {
+        let request = Request::head(blob(team, digest)).body(Body::empty()).unwrap();
+        self.send(team, request).await.status().as_u16()
+    }
+
+    async fn name(&self, team: &str, name: &str, manifest: &Digest) -> (u16, String) {
+        let body = json!({"manifest": manifest}).to_string();
+        let path = format!("/v1/namespaces/{team}/datasets/{name}");
+        refused(self.send(team, Request::put(path).body(Body::from(body)).unwrap()).await).await
+    }
+
+    async fn get(&self, user: &str, path: &str) -> Response {
+        self.send(user, Request::get(path).body(Body::empty()).unwrap()).await
+    }
+}
+
+fn blob(team: &str, digest: &Digest) -> String {
+    format!("/v1/namespaces/{team}/blobs/sha256/{}", digest.to_hex())
+}
+
+async fn bytes(answer: Response) -> Bytes {
+    axum::body::to_bytes(answer.into_body(), 1 << 24).await.unwrap()
+}
+
+async fn refused(answer: Response) -> (u16, String) {
+    let status = answer.status().as_u16();
+    let refused: Option<Refused> = serde_json::from_slice(&bytes(answer).await).ok();
+    (status, refused.map(|refused| refused.reason).unwrap_or_default())
+}
+
+/// A dataset of this text: its manifest's bytes and its only shard's.
+fn prepared(text: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let dir = tempfile::tempdir().unwrap();
+    let (input, out) = (dir.path().join("text"), dir.path().join("out"));
+    std::fs::write(&input, text).unwrap();
+    muster_trainer::dataset::prepare(&[&input], &out).unwrap();
+    let read = |name: &str| std::fs::read(out.join(name)).unwrap();
+    (read("manifest.json"), read("tokens-00000.bin"))
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_dataset_is_pushed_and_listed(#[values(On::Dir, On::Bucket)] on: On) {
+    let site = Site::new(on).await;
+    let (manifest, shard) = prepared(b"in the beginning");
+    let digest = Digest::of(&manifest);
+    assert_eq!(site.name("team-a", "kjv", &digest).await, (409, "BlobMissing".to_owned()));
+    assert_eq!(site.put("team-a", &manifest).await, 201);
+    assert_eq!(
+        site.name("team-a", "kjv", &digest).await,
+        (409, "BlobMissing".to_owned()),
+        "its shard is not there"
+    );
+    assert_eq!(site.put("team-a", &shard).await, 201);
+    assert_eq!(site.put("team-a", &shard).await, 200);
+    assert_eq!(site.name("team-a", "kjv", &digest).await.0, 201);
+    assert_eq!(site.name("team-a", "kjv", &digest).await.0, 200);
+    let answer = bytes(site.get("team-a", "/v1/namespaces/team-a/datasets").await).await;
+    let list: Value = serde_json::from_slice(&answer).unwrap();
+    let want = json!({"datasets": [{"name": "kjv", "manifest": digest, "tokens": 16, "vocabulary": 256}]});
+    assert_eq!(list, want);
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_name_is_replaced_only_when_asked(#[values(On::Dir, On::Bucket)] on: On) {
+    let site = Site::new(on).await;
+    let old = dataset(&site.store, "team-a", "kjv", b"the old one").await;
+    let (manifest, shard) = prepared(b"the new one");
+    let digest = Digest::of(&manifest);
+    site.put("team-a", &manifest).await;
+    site.put("team-a", &shard).await;
+    assert_eq!(site.name("team-a", "kjv", &digest).await, (409, "NameTaken".to_owned()));
+    assert_eq!(site.store.dataset("team-a", "kjv").await.unwrap(), Some(old));
+    assert_eq!(site.name("team-a", "kjv?replace=maybe", &digest).await.0, 400);
+    assert_eq!(site.name("team-a", "kjv?replace=true", &digest).await.0, 200);
+    assert_eq!(site.store.dataset("team-a", "kjv").await.unwrap(), Some(digest));
+    assert_eq!(site.name("team-a", "No.Label", &digest).await.0, 400);
+    site.put("team-a", b"{}").await;
+    assert_eq!(site.name("team-a", "bad", &Digest::of(b"{}")).await, (400, "BadManifest".to_owned()));
+}
+
+#[rstest]
+#[tokio::test]
+async fn what_others_have_does_not_show(#[values(On::Dir, On::Bucket)] on: On) {
+    let site = Site::new(on).await;
+    let (manifest, shard) = prepared(b"a secret of team b");
+    let (manifest_digest, shard_digest) = (Digest::of(&manifest), Digest::of(&shard));
+    for bytes in [&manifest, &shard] {
+        site.put("team-b", bytes).await;
+    }
+    assert_eq!(site.name("team-b", "secret", &manifest_digest).await.0, 201);
+    for digest in [&manifest_digest, &shard_digest] {
+        assert_eq!((site.head("team-b", digest).await, site.head("team-a", digest).await), (200, 404));
+    }
+    // Not by naming it either, nor by a dataset of one's own that leads to it.
+    assert_eq!(site.name("team-a", "mine", &manifest_digest).await, (409, "BlobMissing".to_owned()));
+    assert_eq!(site.put("team-a", &manifest).await, 201, "as new as anything");
+    assert_eq!(site.name("team-a", "mine", &manifest_digest).await, (409, "BlobMissing".to_owned()));
+    // Nor by "putting" only its digest.
+    let guess = Request::put(blob("team-a", &shard_digest))
+        .header(header::CONTENT_LENGTH, shard.len())
+        .body(Body::from(vec![0; shard.len()]));
+    assert_eq!(site.send("team-a", guess.unwrap()).await.status(), 400);
+    assert_eq!(site.head("team-a", &shard_digest).await, 404);
+    assert_eq!(site.put("team-a", &shard).await, 201);
+    assert_eq!(site.head("team-a", &shard_digest).await, 200);
+    // What a dataset of the namespace leads to is its own, whoever put it.
+    dataset(&site.store, "team-c", "given", b"by the admin").await;
+    let (_, given) = prepared(b"by the admin");
+    assert_eq!(
+        (site.head("team-c", &Digest::of(&given)).await, site.head("team-a", &Digest::of(&given)).await),
+        (200, 404)
+    );
+}
+
+#[rstest]
+#[tokio::test]
+async fn checkpoints_of_a_job_are_listed_and_read(#[values(On::Dir, On::Bucket)] on: On) {
+    let site = Site::new(on).await;
+    let (first, _) = recorded(&site.store, JOB, 20).await;
+    let (second, files) = recorded(&site.store, JOB, 100).await;
+    let (_, others) = recorded(&site.store, OTHER_JOB, 60).await;
+    let base = "/v1/namespaces/team-a/jobs/kjv-gpt";
+    let answer = bytes(site.get("team-a", &format!("{base}/checkpoints")).await).await;
+    let list: Checkpoints = serde_json::from_slice(&answer).unwrap();
+    let steps: Vec<_> = list.checkpoints.iter().map(|one| (one.step, one.manifest)).collect();
+    assert_eq!(steps, [(20, first), (100, second)]);
+    let read =
+        async |digest: &Digest| site.get("team-a", &format!("{base}/blobs/sha256/{}", digest.to_hex())).await;
+    assert_eq!(read(&files[2]).await.status(), 200);
+    assert_eq!(read(&first).await.status(), 200);
+    assert_eq!(refused(read(&others[1]).await).await, refused(read(&Digest::of(b"nowhere")).await).await);
+    assert_eq!(read(&others[1]).await.status(), 404);
+    let request = Request::get(format!("{base}/blobs/sha256/{}", files[2].to_hex()))
+        .header(header::RANGE, "bytes=2-4")
+        .body(Body::empty());
+    let part = site.send("team-a", request.unwrap()).await;
+    assert_eq!((part.status().as_u16(), bytes(part).await.len()), (206, 3));
+}
+
+#[tokio::test]
+async fn others_are_not_let_in() {
+    let site = Site::new(On::Dir).await;
+    recorded(&site.store, JOB, 20).await;
+    let job = "/v1/namespaces/team-a/jobs/kjv-gpt/checkpoints";
+    assert_eq!(site.get("team-b", job).await.status(), 403);
+    assert_eq!(site.get("team-b", "/v1/namespaces/team-a/datasets").await.status(), 403);
+    let put = Request::put(blob("team-a", &Digest::of(b"x")))
+        .header(header::CONTENT_LENGTH, 1)
+        .body(Body::from("x"));
+    assert_eq!(site.send("team-b", put.unwrap()).await.status(), 403);
+    assert_eq!(site.store.size(&Digest::of(b"x")).await.unwrap(), None);
+    // The other job's name in the wrong namespace.
+    assert_eq!(site.get("team-a", "/v1/namespaces/team-a/jobs/other/checkpoints").await.status(), 404);
+    assert_eq!(site.get("team-a", "/v1/namespaces/team-a/jobs/..%2fx/checkpoints").await.status(), 400);
+    assert_eq!(site.get("team-a", "/v1/namespaces/Team/datasets").await.status(), 400);
+}
+
+#[tokio::test]
+async fn a_shard_is_no_larger_than_shards_are() {
+    let site = Site::new(On::Dir).await;
+    let digest = Digest::of(b"x");
+    let large = Request::put(blob("team-a", &digest))
+        .header(header::CONTENT_LENGTH, SHARD_BYTES + 1)
+        .body(Body::empty());
+    assert_eq!(site.send("team-a", large.unwrap()).await.status(), 413);
+    let none = Request::put(blob("team-a", &digest)).body(Body::from("x"));
+    assert_eq!(site.send("team-a", none.unwrap()).await.status(), 411);
+}

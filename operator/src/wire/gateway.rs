@@ -1,0 +1,188 @@
+//! Bodies of the gateway's endpoints (docs/spec/gateway.md, sections 1 to 7).
+use muster_proof::Digest;
+use muster_proof::dsse::Envelope;
+use muster_proof::hash::Context;
+use serde::{Deserialize, Serialize};
+
+/// Audience of the tokens that only the gateway takes.
+pub const GATEWAY_AUDIENCE: &str = "muster-gateway";
+/// Path under which the hub's API server is reached.
+pub const API_PREFIX: &str = "/k8s";
+/// Domain of the signature over a challenge.
+pub const TOKEN_REQUEST_CONTEXT: Context = Context::new("muster.token-request/1");
+/// Namespace and name of the ConfigMap in which the gateway publishes [`GatewayPublic`].
+pub const GATEWAY_PUBLIC: (&str, &str) = ("muster-system", "muster-gateway-public");
+/// Namespace and name of the ConfigMap in which the hub publishes [`HubPublic`], its fields as JSON texts.
+pub const HUB_PUBLIC: (&str, &str) = ("muster-system", "muster-hub-public");
+
+/// Every answer that is no success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// A CamelCase word.
+    pub reason: String,
+    /// For people, with the remedy.
+    pub message: String,
+}
+
+/// Where the gateway is and whom to believe there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GatewayPublic {
+    /// `https://HOST:PORT`.
+    pub url: String,
+    /// PEM of the CA.
+    pub ca: String,
+    /// SHA-256 of its SPKI.
+    pub ca_spki: Digest,
+}
+
+/// `GET /v1/hub`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HubPublic {
+    /// Grows when the hub's database is restored.
+    pub incarnation: i64,
+    /// The chain of key sets, oldest first (`muster_core::hub_keys`).
+    pub keys: Vec<Envelope>,
+}
+
+/// `POST /v1/join`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct JoinRequest {
+    /// Which ComputeProvider.
+    pub provider: String,
+    /// The token's secret as it stands in the token, base64url.
+    pub secret: String,
+    /// For people.
+    pub agent_version: String,
+}
+
+/// Its answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct JoinAnswer {
+    /// Which ComputeProvider.
+    pub provider: String,
+    /// The caller's key as the gateway saw it: what the admin pins.
+    pub fingerprint: Digest,
+    /// Whether it is pinned already.
+    pub accepted: bool,
+    /// The hub's keys at this moment.
+    pub hub: HubPublic,
+}
+
+/// Answer to `POST /v1/challenge`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Challenge {
+    /// 32 bytes, base64url.
+    pub nonce: String,
+}
+
+/// `POST /v1/tokens`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TokensRequest {
+    /// As in the challenge.
+    pub nonce: String,
+    /// Over [`token_request_message`], DER in base64.
+    pub signature: String,
+}
+
+/// Its answer.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TokensAnswer {
+    /// Whose.
+    pub provider: String,
+    /// For the API server, through [`API_PREFIX`].
+    pub api_token: String,
+    /// For the gateway itself.
+    pub gateway_token: String,
+    /// From now.
+    pub expires_in_seconds: u64,
+}
+
+impl std::fmt::Debug for TokensAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Never the tokens.
+        f.debug_struct("TokensAnswer").field("provider", &self.provider).finish_non_exhaustive()
+    }
+}
+
+/// What the identity key signs to get tokens.
+#[must_use]
+pub fn token_request_message(nonce: &[u8], spki: &[u8]) -> Digest {
+    muster_proof::hash::h(TOKEN_REQUEST_CONTEXT, &[nonce, spki])
+}
+
+/// `POST /v1/heartbeat`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Heartbeat {
+    /// For people.
+    pub agent_version: String,
+}
+
+/// Its answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HeartbeatAnswer {
+    /// Envelopes of a lower one are void.
+    pub incarnation: i64,
+    /// Envelopes of a lower epoch are void.
+    pub min_epoch: i64,
+    /// Serial of the hub's newest key set.
+    pub key_serial: u64,
+}
+
+/// `POST /v1/units/{unit}/checkpoints/{step}` and `PUT /v1/namespaces/{ns}/datasets/{name}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ManifestRef {
+    /// The manifest's blob.
+    pub manifest: Digest,
+}
+
+/// `GET /v1/namespaces/{ns}/datasets`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Datasets {
+    /// By name.
+    pub datasets: Vec<Dataset>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Dataset {
+    /// What jobs call it.
+    pub name: String,
+    /// The manifest's blob.
+    pub manifest: Digest,
+    /// How long it is.
+    pub tokens: u64,
+    /// How many different tokens there may be.
+    pub vocabulary: u64,
+}
+
+/// `GET /v1/namespaces/{ns}/jobs/{job}/checkpoints`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Checkpoints {
+    /// By step, ascending.
+    pub checkpoints: Vec<Checkpoint>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Checkpoint {
+    /// The state after this step.
+    pub step: u64,
+    /// The manifest's blob.
+    pub manifest: Digest,
+    /// What it is worth.
+    pub state_root: Digest,
+}

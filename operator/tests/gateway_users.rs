@@ -1,0 +1,238 @@
+//! `muster data push`, `data list` and `download` against the gateway's real routes over real TLS. Only who may do what
+//! is said by a fake.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that panics has failed")]
+
+mod support;
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use muster::gateway::access::{Authorizer, Refusal, User, Wanted};
+use muster::gateway::users::{Jobs, router};
+use muster::runtime::tls::Authority;
+use muster::store::{Recorded, Store};
+use muster_proof::Digest;
+use support::{Ran, Site, run};
+
+const JOB: &str = "4f2a9c1b-0000-4000-8000-000000000000";
+
+struct Fake;
+
+impl Authorizer for Fake {
+    async fn may(&self, _: &User, wanted: &Wanted<'_>) -> Result<(), Refusal> {
+        match wanted.namespace {
+            "team-a" => Ok(()),
+            _ => Err(Refusal::new(StatusCode::FORBIDDEN, "Forbidden", "you may not; ask the hub's admin")),
+        }
+    }
+}
+
+impl Jobs for Fake {
+    async fn uid(&self, _: &str, name: &str) -> Result<Option<String>, Refusal> {
+        Ok((name == "kjv-gpt").then(|| JOB.to_owned()))
+    }
+}
+
+/// A gateway that cuts off the bodies of the first answers to GET of a blob.
+struct Gateway {
+    store: Arc<Store>,
+    flags: Vec<String>,
+    cuts: Arc<AtomicUsize>,
+    puts: Arc<AtomicUsize>,
+    ranges: Arc<AtomicUsize>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Gateway {
+    fn start(dir: &Path) -> Self {
+        muster::runtime::client::install_crypto();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let authority = Authority::open(&dir.join("gateway"), "test").unwrap();
+        let store = Arc::new(runtime.block_on(Store::open(dir.join("store").as_path())).unwrap());
+        let [cuts, puts, ranges]: [Arc<AtomicUsize>; 3] = Default::default();
+        let (cut, put, range) = (cuts.clone(), puts.clone(), ranges.clone());
+        let routes: Router = router(store.clone(), Arc::new(Fake), Arc::new(Fake)).layer(from_fn(
+            move |mut request: Request, next: Next| {
+                let (cut, put, range) = (cut.clone(), put.clone(), range.clone());
+                async move {
+                    if request
+                        .headers()
+                        .get(header::AUTHORIZATION)
+                        .is_none_or(|value| value != "Bearer secret")
+                    {
+                        return Refusal::new(StatusCode::UNAUTHORIZED, "BadToken", "get another")
+                            .into_response();
+                    }
+                    let is_blob = request.uri().path().contains("/blobs/");
+                    let method = request.method().clone();
+                    put.fetch_add(usize::from(is_blob && method == "PUT"), Ordering::SeqCst);
+                    range.fetch_add(
+                        usize::from(request.headers().contains_key(header::RANGE)),
+                        Ordering::SeqCst,
+                    );
+                    request.extensions_mut().insert(User::default());
+                    let answer = next.run(request).await;
+                    let one_less = |left: usize| left.checked_sub(1);
+                    let is_cut = is_blob
+                        && method == "GET"
+                        && cut.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok();
+                    if is_cut { cut_off(answer).await } else { answer }
+                }
+            },
+        ));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let tls = authority.server(&["127.0.0.1".into()]).unwrap();
+        runtime.spawn(async move {
+            axum_server::from_tcp_rustls(listener, tls).unwrap().serve(routes.into_make_service()).await
+        });
+        let at = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+        std::fs::write(at("ca.pem"), authority.pem()).unwrap();
+        std::fs::write(at("token"), "secret\n").unwrap();
+        let flags = ["--gateway", &url, "--gateway-ca", &at("ca.pem"), "--token-file", &at("token")];
+        let flags = flags.map(str::to_owned).to_vec();
+        Self { store, flags, cuts, puts, ranges, _runtime: runtime }
+    }
+
+    fn muster(&self, arguments: &[&str]) -> Ran {
+        let flags = self.flags.iter().map(String::as_str);
+        run(&arguments.iter().copied().chain(flags).collect::<Vec<_>>())
+    }
+}
+
+/// Half of the body, then a broken connection.
+async fn cut_off(answer: Response) -> Response {
+    let (parts, body) = answer.into_parts();
+    let bytes = axum::body::to_bytes(body, 1 << 26).await.unwrap();
+    let half = bytes.slice(..bytes.len() / 2);
+    let pieces = futures::stream::unfold((half, 0), |(half, at)| async move {
+        match at {
+            0 => Some((Ok(half), (axum::body::Bytes::new(), 1))),
+            _ => {
+                // A reset overtakes what is not sent yet.
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                Some((Err(std::io::Error::other("cut")), (half, 2)))
+            }
+        }
+    });
+    Response::from_parts(parts, axum::body::Body::from_stream(pieces))
+}
+
+#[test]
+fn a_dataset_is_pushed_once_and_replaced_only_when_asked() {
+    let site = Site::new();
+    let gateway = Gateway::start(&site.path(""));
+    let made = run(&["data", "prepare", &site.at("text"), "--out", &site.at("set")]).succeeded();
+    let pushed = gateway.muster(&["data", "push", "team-a/tiny", &site.at("set")]).succeeded();
+    assert_eq!(pushed.stdout, made.stdout);
+    let puts = gateway.puts.load(Ordering::SeqCst);
+    assert_eq!(puts, 2, "one shard and the manifest");
+    gateway.muster(&["data", "push", "team-a/tiny", &site.at("set")]).succeeded();
+    assert_eq!(gateway.puts.load(Ordering::SeqCst), puts + 1, "the shard is there");
+    let listed = gateway.muster(&["data", "list", "-n", "team-a"]).succeeded().stdout;
+    assert!(listed.contains("team-a     tiny") && listed.contains(made.stdout.trim()), "{listed}");
+
+    std::fs::write(site.path("other.txt"), "something else").unwrap();
+    run(&["data", "prepare", &site.at("other.txt"), "--out", &site.at("other")]).succeeded();
+    gateway.muster(&["data", "push", "team-a/tiny", &site.at("other")]).failed(1, &["--replace"]);
+    gateway.muster(&["data", "push", "team-a/tiny", &site.at("other"), "--replace"]).succeeded();
+
+    gateway
+        .muster(&["data", "push", "team-b/tiny", &site.at("other")])
+        .failed(1, &["403", "ask the hub's admin"]);
+    gateway.muster(&["data", "push", "team-a/Tiny", &site.at("other")]).failed(2, &["DNS label"]);
+    let shard = site.path("set/tokens-00000.bin");
+    let mut bytes = std::fs::read(&shard).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(&shard, bytes).unwrap();
+    // Sent before, in its right form: nobody looks at the file again. Under its own digest it is not there.
+    std::fs::remove_dir_all(site.path("store/blobs/sha256")).unwrap();
+    std::fs::create_dir(site.path("store/blobs/sha256")).unwrap();
+    gateway
+        .muster(&["data", "push", "team-a/new", &site.at("set")])
+        .failed(1, &["tokens-00000.bin", "corrupt"]);
+}
+
+#[test]
+fn a_checkpoint_comes_back_through_broken_connections() {
+    let site = Site::new();
+    let root = site.train("job.yaml", "run", &[]).succeeded().state_root();
+    let gateway = Gateway::start(&site.path(""));
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        for step in [20, 24] {
+            let dir = site.path(&format!("run/checkpoints/step-{step:08}"));
+            let (_, manifest) = muster_trainer::checkpoint::read_manifest(&dir).unwrap();
+            for file in std::fs::read_dir(&dir).unwrap() {
+                gateway.store.put_bytes(std::fs::read(file.unwrap().path()).unwrap()).await.unwrap();
+            }
+            let recorded = gateway.store.record_checkpoint(JOB, step, &manifest).await.unwrap();
+            assert_eq!(recorded, Recorded::New);
+        }
+    });
+    gateway.cuts.store(3, Ordering::SeqCst);
+    let get = |out: &str, more: &[&str]| {
+        let out = site.at(out);
+        let mut all = vec!["download", "team-a/kjv-gpt", "--out", &out];
+        all.extend(more);
+        gateway.muster(&all)
+    };
+    assert_eq!(get("newest", &[]).succeeded().state_root(), root);
+    assert!(gateway.ranges.load(Ordering::SeqCst) > 0, "what had arrived was not fetched again");
+    assert_eq!(get("newest", &[]).succeeded().state_root(), root, "it is there already");
+    let leftovers: Vec<_> =
+        std::fs::read_dir(site.path("")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(leftovers.iter().all(|name| !name.to_string_lossy().ends_with(".partial")), "{leftovers:?}");
+
+    // Cut off for good, with litter of another checkpoint and damage in what had arrived; then the same command again.
+    let (_, manifest) =
+        muster_trainer::checkpoint::read_manifest(&site.path("run/checkpoints/step-00000020")).unwrap();
+    let partial = site.path(".older.partial");
+    std::fs::create_dir(&partial).unwrap();
+    std::fs::write(partial.join("litter.part"), "of another step").unwrap();
+    std::fs::write(partial.join(format!("{}.part", manifest.to_hex())), "not the manifest").unwrap();
+    assert_ne!(get("older", &["--step", "20"]).succeeded().state_root(), root);
+    let same =
+        |a: &str, b: &str| std::fs::read(site.path(a)).unwrap() == std::fs::read(site.path(b)).unwrap();
+    assert!(same("older/model.safetensors", "run/checkpoints/step-00000020/model.safetensors"));
+
+    get("older", &[]).failed(1, &["holds something else"]);
+    get("none", &["--step", "7"]).failed(1, &["it has 20, 24"]);
+    let missing = gateway.muster(&["download", "team-a/other", "--out", &site.at("x")]);
+    missing.failed(1, &["404", "team-a/other"]);
+    std::fs::write(site.path("token"), "wrong").unwrap();
+    get("x", &[]).failed(1, &["401 BadToken", "get another"]);
+    assert_eq!(Digest::of(&std::fs::read(site.path("older/manifest.json")).unwrap()), manifest);
+}
+
+#[test]
+fn without_a_token_the_remedy_is_named() {
+    let site = Site::new();
+    let config = "clusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}]\nusers: [{name: u, user: {}}]\n\
+                  contexts: [{name: a, context: {cluster: c, user: u}}]\ncurrent-context: a\n";
+    std::fs::write(site.path("config"), config).unwrap();
+    std::fs::write(site.path("ca.pem"), "").unwrap();
+    let out = [
+        "--kubeconfig",
+        &site.at("config"),
+        "--gateway",
+        "https://127.0.0.1:1",
+        "--gateway-ca",
+        &site.at("ca.pem"),
+    ];
+    let ask = |user: &str| {
+        std::fs::write(site.path("config"), config.replace("user: {}", &format!("user: {user}"))).unwrap();
+        run(&[&["data", "list", "-n", "team-a"], &out[..]].concat())
+    };
+    ask("{}").failed(1, &["kubectl create token", "--token-file"]);
+    ask("{username: a, password: b}").failed(1, &["kubectl create token"]);
+    ask("{exec: {apiVersion: client.authentication.k8s.io/v1, command: 'false', interactiveMode: Never}}")
+        .failed(1, &["false", "--token-file"]);
+}
