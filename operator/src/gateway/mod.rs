@@ -15,7 +15,7 @@
 //! | `metrics`, `rbac` | what is counted, what the gateway may |
 //!
 //! Behind the doors: `units` for agents (blobs, commits, the fence), `users` (catalogue, checkpoints), both over `store`;
-//! `blobs` and `closures` are what they share.
+//! `blobs`, `closures` and `uploads` are what they share.
 pub mod access;
 mod address;
 mod blobs;
@@ -40,6 +40,7 @@ mod tests;
 mod tls;
 mod tokens;
 pub mod units;
+mod uploads;
 pub mod users;
 
 use std::net::{SocketAddr, TcpListener};

@@ -169,7 +169,10 @@ impl Providers {
                 self.change(now, |view| {
                     let first = !std::mem::replace(&mut view.synced, true);
                     let before = std::mem::replace(&mut view.providers, all);
-                    first || before != view.providers
+                    // Who was deleted while nobody watched is told so, and does not wait for an admin for ever.
+                    let View { joined, providers, .. } = view;
+                    joined.retain(|_, name| providers.contains_key(name) || !before.contains_key(name));
+                    first || before != *providers
                 });
             }
             watcher::Event::Apply(object) => {

@@ -33,6 +33,7 @@ use self::work::Found;
 use super::access::{Agent, Refusal};
 use super::blobs::{DRAIN, content_length, digest, json, no_blob, put_refusal, store_refusal, too_large};
 use super::closures::{Closures, Of};
+use super::uploads::Uploads;
 use crate::runtime::blobdir::drain;
 use crate::store::Store;
 use crate::wire::gateway::ManifestRef;
@@ -42,11 +43,21 @@ struct Units<W> {
     work: Arc<W>,
     closures: Closures,
     quota: Quota,
+    uploads: Arc<Uploads>,
 }
+
+/// Uploads of all agents at once, and of one provider's.
+const UPLOADS: (usize, usize) = (32, 8);
 
 /// The routes. Whoever layers them puts an [`Agent`] into the extensions first.
 pub fn router<W: Work>(store: Arc<Store>, work: Arc<W>) -> Router {
-    let units = Units { store, work, closures: Closures::default(), quota: Quota::default() };
+    let units = Units {
+        store,
+        work,
+        closures: Closures::default(),
+        quota: Quota::default(),
+        uploads: Uploads::new(UPLOADS.0, UPLOADS.1),
+    };
     Router::new()
         .route("/v1/units/{unit}/blobs/sha256/{hex}", get(read::<W>).put(put::<W>))
         .route("/v1/units/{unit}/checkpoints/{step}", post(commit::<W>))
@@ -101,6 +112,7 @@ async fn put<W: Work>(
         {
             return Ok(StatusCode::OK);
         }
+        let _slot = units.uploads.enter(&agent.provider)?;
         let _room = units.quota.reserve(&units.store, &unit, size, &limits).await?;
         units.store.put_proven(&digest, &mut body, size).await.map_err(|error| put_refusal(&error))?;
         units.store.record_unit_put(unit.key(), &digest, size).await.map_err(store)?;

@@ -25,6 +25,7 @@ use serde::Deserialize;
 use super::access::{Authorizer, Refusal, User, Wanted};
 use super::blobs::{DRAIN, content_length, digest, json, no_blob, put_refusal, store_refusal, too_large};
 use super::closures::{Closures, Of};
+use super::uploads::Uploads;
 use crate::runtime::blobdir::drain;
 use crate::store::{ImportError, Placed, Replace, Store, is_dns_label};
 use crate::wire::gateway::{Checkpoint, Checkpoints, Dataset, Datasets, ManifestRef};
@@ -37,11 +38,16 @@ struct Users<A, J> {
     authorizer: Arc<A>,
     jobs: Arc<J>,
     closures: Closures,
+    uploads: Arc<Uploads>,
 }
+
+/// Uploads of all users at once, and of one.
+const UPLOADS: (usize, usize) = (16, 4);
 
 /// The routes. Whoever layers them puts a [`User`] into the extensions first.
 pub fn router<A: Authorizer, J: Jobs>(store: Arc<Store>, authorizer: Arc<A>, jobs: Arc<J>) -> Router {
-    let users = Users { store, authorizer, jobs, closures: Closures::default() };
+    let uploads = Uploads::new(UPLOADS.0, UPLOADS.1);
+    let users = Users { store, authorizer, jobs, closures: Closures::default(), uploads };
     Router::new()
         .route("/v1/namespaces/{ns}/blobs/sha256/{hex}", put(put_blob::<A, J>).head(head_blob::<A, J>))
         .route("/v1/namespaces/{ns}/datasets", get(list_datasets::<A, J>))
@@ -90,6 +96,7 @@ async fn put_blob<A: Authorizer, J: Jobs>(
         if size > SHARD_BYTES {
             return Err(too_large(SHARD_BYTES));
         }
+        let _slot = users.uploads.enter(&user.name)?;
         let store = |error| store_refusal(&error);
         let was_put = users.store.has_user_put(&namespace, &digest).await.map_err(store)?;
         let was_there = was_put && users.store.size(&digest).await.map_err(store)?.is_some();
