@@ -120,10 +120,7 @@ impl Remote {
                  --gateway and --gateway-ca"
             ))
         })?;
-        let data = serde_json::to_value(map.data.unwrap_or_default())?;
-        let public: GatewayPublic = serde_json::from_value(data).map_err(|error| {
-            Failure::new(format!("ConfigMap {namespace}/{name}: {error}; is the gateway of another version?"))
-        })?;
+        let public = published(&map)?;
         Ok((public.url, public.ca))
     }
 
@@ -196,6 +193,19 @@ async fn from_layer(layer: &kube::client::middleware::AuthLayer) -> Result<Heade
         None => Failure::new("the kubeconfig's user has no usable token; give --token-file FILE"),
     })?;
     answer.into_body().ok_or_else(needs_token)
+}
+
+/// What the gateway says of itself.
+pub fn published(map: &ConfigMap) -> Result<GatewayPublic, Failure> {
+    let (namespace, name) = GATEWAY_PUBLIC;
+    let data = serde_json::to_value(map.data.clone().unwrap_or_default())?;
+    let gateway: GatewayPublic = serde_json::from_value(data).map_err(|error| {
+        Failure::new(format!("ConfigMap {namespace}/{name}: {error}; is the gateway of another version?"))
+    })?;
+    if !gateway.url.starts_with("https://") {
+        return Err(Failure::new(format!("ConfigMap {namespace}/{name}: url is not https")));
+    }
+    Ok(gateway)
 }
 
 impl Gateway {

@@ -2,6 +2,7 @@
 //! hub gets its hash, the person the token, and nobody else either.
 use super::{Failure, MANAGER, Outcome, find, not_revoked};
 use crate::cli::output::{line, note};
+use crate::cli::remote::published;
 use crate::runtime::client::{ClientError, Target, within};
 use crate::runtime::files::{Access, write_atomic};
 use crate::wire::gateway::{GATEWAY_PUBLIC, GatewayPublic};
@@ -186,18 +187,6 @@ async fn gateway(client: &Client) -> Result<GatewayPublic, Failure> {
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-}
-
-fn published(map: &ConfigMap) -> Result<GatewayPublic, Failure> {
-    let (namespace, name) = GATEWAY_PUBLIC;
-    let data = serde_json::to_value(map.data.clone().unwrap_or_default())?;
-    let gateway: GatewayPublic = serde_json::from_value(data).map_err(|error| {
-        Failure::new(format!("ConfigMap {namespace}/{name}: {error}; is the gateway of another version?"))
-    })?;
-    if !gateway.url.starts_with("https://") {
-        return Err(Failure::new(format!("ConfigMap {namespace}/{name}: url is not https")));
-    }
-    Ok(gateway)
 }
 
 #[cfg(test)]
