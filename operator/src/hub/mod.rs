@@ -37,7 +37,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use tokio::sync::Notify;
 
 use crate::runtime::Shutdown;
 use crate::runtime::client::Target;
@@ -154,8 +153,7 @@ async fn serve(target: &Target, args: &HubArgs, asked: &Shutdown) -> anyhow::Res
 async fn everything(ctx: Arc<Context>, schedule: collector::Schedule, shutdown: Shutdown) -> bool {
     let stop = || shutdown.clone();
     let (client, state, signer) = (ctx.client.clone(), ctx.state.clone(), ctx.signer.clone());
-    let restored = Arc::new(Notify::new());
-    let restore = Restore::new(client.clone(), state.clone(), restored.clone());
+    let restore = Restore::new(client.clone(), state.clone());
     // Nothing is signed, and no epoch used, before it is known whether the database went back.
     if restore.settle(&shutdown).await.is_none() {
         return false;
@@ -164,7 +162,7 @@ async fn everything(ctx: Arc<Context>, schedule: collector::Schedule, shutdown: 
     let (went_back, ..) = tokio::join!(
         restore.run(stop()),
         publish::run(client, state, signer, stop()),
-        provider::run(ctx.clone(), restored, stop()),
+        provider::run(ctx.clone(), stop()),
         job::run(jobs, ctx.clone(), stop()),
         units::run(ctx.clone(), cache, stop()),
         collector::run(ctx, schedule, stop()),

@@ -8,7 +8,6 @@ use kube::core::DeserializeGuard;
 use kube::{Api, Client};
 use muster_api::v1alpha1::{ComputeProvider, TrainingJob, WorkUnit};
 use muster_core::epochs::Seen;
-use tokio::sync::Notify;
 
 use super::error::Error;
 use super::state::State;
@@ -26,15 +25,13 @@ const CONFIRM_AFTER: Duration = Duration::from_secs(2);
 pub struct Restore {
     client: Client,
     state: Arc<State>,
-    /// Told after a restore: every provider's minEpoch must rise.
-    news: Arc<Notify>,
     confirm_after: Duration,
 }
 
 impl Restore {
-    /// `news` is told when a restore was noticed.
-    pub fn new(client: Client, state: Arc<State>, news: Arc<Notify>) -> Self {
-        Self { client, state, news, confirm_after: CONFIRM_AFTER }
+    /// Has not looked yet.
+    pub fn new(client: Client, state: Arc<State>) -> Self {
+        Self { client, state, confirm_after: CONFIRM_AFTER }
     }
 
     /// The first look; returns once the API server gave one, or `None` at shutdown.
@@ -101,7 +98,6 @@ impl Restore {
             "the hub's database went back: it was restored from a backup. All units signed so far are void; jobs go on from \
              their newest checkpoints"
         );
-        self.news.notify_one();
         Ok(Seen::Restored)
     }
 
@@ -167,18 +163,16 @@ mod tests {
         let state = Arc::new(State::open(dir.path()).unwrap().0);
         let version = Arc::new(AtomicU64::new(500));
         let router = Router::new().fallback(answer).with_state(version.clone());
-        let news = Arc::new(Notify::new());
-        let mut restore = Restore::new(Client::new(router, "default"), state.clone(), news.clone());
+        let mut restore = Restore::new(Client::new(router, "default"), state.clone());
         restore.confirm_after = Duration::ZERO;
         let numbers = || (state.epochs().incarnation, state.epochs().floor, state.epochs().resource_version);
 
         restore.settle(&Shutdown::manual()).await.unwrap();
         assert_eq!(numbers(), (1, 1, 500));
         version.store(300, Ordering::Relaxed);
-        restore.look().await.unwrap();
+        assert_eq!(restore.look().await.unwrap(), Seen::Restored);
         assert_eq!(numbers(), (2, 1007, 300), "above the epoch of the unit that is known");
-        news.notified().await;
-        restore.look().await.unwrap();
+        assert_eq!(restore.look().await.unwrap(), Seen::Onward);
         assert_eq!(numbers(), (2, 1007, 300));
         version.store(301, Ordering::Relaxed);
         restore.look().await.unwrap();
@@ -193,7 +187,7 @@ mod tests {
         state.onward(400).unwrap();
         let version = Arc::new(AtomicU64::new(300));
         let router = Router::new().fallback(answer).with_state(version.clone());
-        let mut restore = Restore::new(Client::new(router, "default"), state.clone(), Arc::default());
+        let mut restore = Restore::new(Client::new(router, "default"), state.clone());
         restore.confirm_after = Duration::from_millis(400);
         let look = restore.look();
         let catches_up = async {

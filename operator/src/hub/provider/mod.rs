@@ -26,7 +26,6 @@ use kube::runtime::watcher;
 use kube::{Api, Resource, ResourceExt};
 use muster_api::names::{REPORT, finalizers, labels};
 use muster_api::v1alpha1::{ComputeProvider, ComputeProviderStatus, ProviderReport, WorkUnit};
-use tokio::sync::Notify;
 
 use super::apply::{self, Presence, Written};
 use super::context::{Context, What};
@@ -50,15 +49,11 @@ const GONE_AGAIN: Duration = Duration::from_secs(1);
 /// While the API server is away: well below a lease's duration.
 const UNREACHABLE_AGAIN: Duration = Duration::from_secs(3);
 
-/// Runs until shutdown. `restored` is told when every provider's minEpoch must rise.
-pub async fn run(ctx: Arc<Context>, restored: Arc<Notify>, shutdown: Shutdown) {
+/// Runs until shutdown.
+pub async fn run(ctx: Arc<Context>, shutdown: Shutdown) {
     let client = ctx.client.clone();
     let ours = watcher::Config::default().labels(labels::PROVIDER);
     let leases = ctx.clone();
-    let everyone = futures::stream::unfold(restored, |restored| async move {
-        restored.notified().await;
-        Some(((), restored))
-    });
     let controller = Controller::new(Api::<Guarded>::all(client.clone()), watcher::Config::default())
         // Join tokens and claims.
         .watches(
@@ -76,8 +71,7 @@ pub async fn run(ctx: Arc<Context>, restored: Arc<Notify>, shutdown: Shutdown) {
             watcher::Config::default(),
             in_namespace_of,
         )
-        .watches(Api::<DeserializeGuard<WorkUnit>>::all(client), watcher::Config::default(), in_namespace_of)
-        .reconcile_all_on(everyone);
+        .watches(Api::<DeserializeGuard<WorkUnit>>::all(client), watcher::Config::default(), in_namespace_of);
     controller
         .trigger_backoff(Patience::default())
         .graceful_shutdown_on(shutdown.wait())
