@@ -55,7 +55,7 @@ clusters-check: ## Test the clusters themselves: start, crash, repair, stop, no 
 	@$(LOCALCLUSTER)/check.sh
 
 .PHONY: image
-image: ## Build the trainer image and load it into the member clusters that are up
+image: ## Build the images of trainer and agent and load them into the member clusters that are up
 	@scripts/image.sh
 
 ##@ The whole, on this machine (root)

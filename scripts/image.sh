@@ -1,16 +1,15 @@
 #!/usr/bin/env bash
-# Builds the trainer's image and loads it into member clusters that are up:
+# Builds the images of trainer and agent and loads them into member clusters that are up:
 #   scripts/image.sh [CLUSTER...]     default: every member that is up
-# Prints NAME@sha256:DIGEST, alone on stdout, and leaves it in
-# .run/trainer-image; the archive stays in .run/trainer-image.tar. The same
-# binary gives the same digest. NAME: $TRAINER_IMAGE. Other folder: $RUN_DIR.
+# Prints the trainer's NAME@sha256:DIGEST, alone on stdout, and leaves both in .run/trainer-image and .run/agent-image; the
+# archives stay beside them as .tar. The same binary gives the same digest. Other folder: $RUN_DIR. Names: $TRAINER_IMAGE,
+# $AGENT_IMAGE. The agent is built as for development unless MUSTER_IMAGE_PROFILE=release, which takes minutes longer.
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=/dev/null
 source "$here/../e2e/localcluster/lib.sh"
 # shellcheck source=/dev/null
 source "$LOCALCLUSTER/oci.sh"
 run=${RUN_DIR:-$REPO/.run}
-name=${TRAINER_IMAGE:-muster.test/trainer}
 target=x86_64-unknown-linux-musl
 
 check_settings
@@ -22,15 +21,28 @@ command -v cargo >/dev/null || die "cargo is missing" "scripts/install-deps.sh s
 # fortified calls.
 export CC_x86_64_unknown_linux_musl=gcc CFLAGS_x86_64_unknown_linux_musl=-U_FORTIFY_SOURCE
 cd "$REPO"
+profile=${MUSTER_IMAGE_PROFILE:-dev}
 cargo build --release --target "$target" --package muster-trainer >&2
-binary=${CARGO_TARGET_DIR:-target}/$target/release/muster-trainer
+cargo build --profile "$profile" --target "$target" --package muster >&2
+built=${CARGO_TARGET_DIR:-target}/$target
 
 mkdir -p "$run"
 context=$(mktemp -d)
 trap 'rm -rf "$context"' EXIT
-install -m 755 "$binary" "$context/muster-trainer"
-build_archive trainer-image/Dockerfile "$context" "$name:1" "$run/trainer-image.tar"
-reference=$name@$(archive_digest "$run/trainer-image.tar")
+# make_image WHAT NAME DOCKERFILE BINARY...: its reference is left in $run/WHAT-image
+make_image() {
+    local what=$1 name=$2 dockerfile=$3 folder=$context/$1 binary
+    mkdir "$folder"
+    for binary in "${@:4}"; do
+        # Symbols stay: a panic's backtrace names functions. Line tables are for the machine that built it.
+        objcopy --strip-debug "$binary" "$folder/${binary##*/}"
+        chmod 755 "$folder/${binary##*/}"
+    done
+    build_archive "$dockerfile" "$folder" "$name:1" "$run/$what-image.tar"
+    printf '%s\n' "$name@$(archive_digest "$run/$what-image.tar")" >"$run/$what-image"
+}
+make_image trainer "${TRAINER_IMAGE:-muster.test/trainer}" trainer-image/Dockerfile "$built/release/muster-trainer"
+make_image agent "${AGENT_IMAGE:-muster.test/muster}" operator/Dockerfile "$built/${profile/dev/debug}/muster"
 
 members=("$@")
 if [ $# = 0 ]; then
@@ -40,7 +52,9 @@ if [ $# = 0 ]; then
 fi
 ((${#members[@]} > 0)) || log "no member is up: built, not loaded"
 for cluster in "${members[@]}"; do
-    "$LOCALCLUSTER/ctl.sh" load "$cluster" "$run/trainer-image.tar" >/dev/null
+    for what in trainer agent; do
+        "$LOCALCLUSTER/ctl.sh" load "$cluster" "$run/$what-image.tar" >/dev/null
+    done
     log "loaded into $cluster"
 done
-printf '%s\n' "$reference" | tee "$run/trainer-image"
+cat "$run/trainer-image"

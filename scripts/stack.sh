@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The operator on clusters that run already (`make clusters`): objects applied; gateway, hub and one agent per member as host
-# processes under tokens of their own ServiceAccounts and nothing else. Each agent runs in its member's own network and joins
-# through the gateway with a single-use token.
+# The operator on clusters that run already (`make clusters`): objects applied; gateway and hub as host processes under tokens
+# of their own ServiceAccounts and nothing else; in each member an agent, which is a Deployment there and joins through the
+# gateway with a single-use token.
 #
 #   stack.sh up            everything, until all providers are Ready; repairs what is missing, quick when nothing is
 #   stack.sh down          ends what this script started and removes its state, logs aside
@@ -12,17 +12,18 @@
 #   stack.sh status | logs
 #
 # Settings: MUSTER_RUN (state, default .run), MUSTER_BIN (folder of muster and muster-trainer), MUSTER_TRAINER_IMAGE,
-# MUSTER_HOST (this host as the clusters see it), MUSTER_WORKERS (how many each member lends, default 8), MUSTER_PROVIDERS
-# (default: every member that is up).
+# MUSTER_AGENT_IMAGE, MUSTER_HOST (this host as the clusters see it), MUSTER_WORKERS (how many each member lends, default 8),
+# MUSTER_PROVIDERS (default: every member that is up).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=scripts/common.sh
 source "$here/common.sh"
 
 CTL=$REPO/e2e/localcluster/ctl.sh
+LENT=muster-lent
+AGENT_PODS=app.kubernetes.io/part-of=muster,app.kubernetes.io/component=agent
 GATEWAY_LISTEN=${MUSTER_GATEWAY_LISTEN:-$MUSTER_HOST:8443}
 METRICS_LISTEN=${MUSTER_METRICS_LISTEN:-127.0.0.1:8444}
-RELAY_PORT=9443
 providers() {
     if [ -n "${MUSTER_PROVIDERS:-}" ]; then
         tr ' ' '\n' <<<"$MUSTER_PROVIDERS"
@@ -119,15 +120,10 @@ mint() {
 
 # ---- the parts --------------------------------------------------------------
 apply_manifests() {
-    local provider
     # Server-side: the CRDs are larger than the annotation that client-side apply keeps.
     admin hub apply --server-side --force-conflicts -k "$REPO/manifests/hub" >"$LOGS/apply-hub.log" 2>&1 ||
         { cat "$LOGS/apply-hub.log" >&2; die "manifests/hub was refused"; }
     admin hub wait --for=condition=Established crd --all --timeout=60s >/dev/null
-    for provider in $(providers); do
-        admin "$provider" apply --server-side --force-conflicts -k "$REPO/manifests/member" >"$LOGS/apply-member.log" 2>&1 ||
-            { cat "$LOGS/apply-member.log" >&2; die "manifests/member was refused by $provider"; }
-    done
 }
 start_gateway() {
     mint hub muster-system muster-gateway "$RUN/gateway.kubeconfig"
@@ -142,20 +138,86 @@ start_hub() {
     launch hub "$MUSTER" hub --kubeconfig "$RUN/hub.kubeconfig" --registrar-kubeconfig "$RUN/registrar.kubeconfig" \
         --store "$STORE" --state "$RUN/hub" --trainer-image "$image"
 }
-start_agent() { # start_agent PROVIDER: in the network of its own cluster, where its pods find it at the node's address
-    local provider=$1 image relay
+# What the owner of a member does: a kustomization over manifests/member that says which images, how much, and the token.
+member_kustomization() { # member_kustomization PROVIDER FOLDER
+    local provider=$1 folder=$2 image agent_image
     image=$(trainer_image)
-    relay=$("$CTL" ip "$provider"):$RELAY_PORT
-    mint "$provider" muster-lent muster-agent "$RUN/member-$provider.kubeconfig"
-    launch "agent-$provider" "$CTL" exec "$provider" "$MUSTER" agent run --join-token-file "$RUN/$provider.token" \
-        --member-kubeconfig "$RUN/member-$provider.kubeconfig" --state "$RUN/agent-$provider" \
-        --relay-listen "$relay" --relay-url "https://$relay" --allow-image "$image" --workers "${MUSTER_WORKERS:-8}"
+    agent_image=${MUSTER_AGENT_IMAGE:-$(cat "$RUN/agent-image" 2>/dev/null)}
+    [ -n "$agent_image" ] || die "no agent image: scripts/image.sh builds and loads it"
+    rm -rf "$folder"
+    (umask 077 && mkdir -p "$folder")
+    : >"$folder/token"
+    [ ! -f "$RUN/$provider.token" ] || cp "$RUN/$provider.token" "$folder/token"
+    printf 'images: ["%s"]\noffer: {workers: %s}\n' "$image" "${MUSTER_WORKERS:-8}" >"$folder/policy.yaml"
+    # There is no storage class here: the volume is a folder of this machine, where the tests find the agent's state.
+    cat >"$folder/volume.yaml" <<YAML
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: muster-agent, labels: {app.kubernetes.io/part-of: muster}}
+spec:
+  capacity: {storage: 20Gi}
+  accessModes: [ReadWriteOnce]
+  persistentVolumeReclaimPolicy: Retain
+  claimRef: {namespace: $LENT, name: muster-agent}
+  hostPath: {path: "$RUN/agent-$provider", type: Directory}
+YAML
+    cat >"$folder/kustomization.yaml" <<YAML
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+namespace: $LENT
+resources: [$(realpath --relative-to="$folder" "$REPO/manifests/member"), volume.yaml]
+images:
+- {name: muster, newName: "${agent_image%@*}", digest: "${agent_image#*@}"}
+configMapGenerator:
+- {name: muster-policy, files: [policy.yaml]}
+secretGenerator:
+- {name: muster-join, files: [token]}
+YAML
+}
+agent_runs() { # agent_runs PROVIDER
+    [ "$(admin "$1" get deployment muster-agent --namespace="$LENT" \
+        -o jsonpath='{.spec.replicas} {.status.readyReplicas} {.status.updatedReplicas}' 2>/dev/null)" = "1 1 1" ]
+}
+start_agent() { # start_agent PROVIDER
+    local provider=$1 folder=$RUN/member-$1 print
+    member_kustomization "$provider" "$folder"
+    print=$({ admin "$provider" kustomize "$folder"; cat "$RUN/kubeconfig"; } | sha256sum | cut -c1-16)
+    if [ "$(cat "$RUN/agent-$provider.applied" 2>/dev/null)" = "$print" ] && agent_runs "$provider"; then return; fi
+    # The user of the image; on a real cluster the volume's driver sees to it.
+    mkdir -p "$RUN/agent-$provider"
+    chown -R 65532:65532 "$RUN/agent-$provider"
+    chmod 700 "$RUN/agent-$provider"
+    admin "$provider" apply --server-side --force-conflicts -k "$folder" >"$LOGS/apply-member.log" 2>&1 ||
+        { cat "$LOGS/apply-member.log" >&2; die "the member's kustomization was refused by $provider"; }
+    echo "$print" >"$RUN/agent-$provider.applied"
+    say "applied the agent of $provider"
+}
+agent_gone() { [ -z "$(admin "$1" get pods --namespace="$LENT" -l "$AGENT_PODS" -o name)" ]; }
+stop_agent() { # stop_agent PROVIDER SIGNAL
+    local provider=$1 pid
+    rm -f "$RUN/agent-$provider.applied"
+    admin "$provider" get deployment muster-agent --namespace="$LENT" >/dev/null 2>&1 || return 0
+    admin "$provider" scale deployment muster-agent --namespace="$LENT" --replicas=0 >/dev/null
+    if [ "$2" = KILL ]; then
+        # The nodes share this machine's kernel.
+        for pid in $(grep -lz '^/usr/bin/muster$' /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3); do
+            if grep -q "/$provider/" "/proc/$pid/cgroup" 2>/dev/null; then kill -KILL "$pid" 2>/dev/null || true; fi
+        done
+    fi
+    wait_for 60 "the agent of $provider to be gone" agent_gone "$provider" || die "the agent of $provider does not end"
+    say "stopped the agent of $provider"
+}
+failed_agent() {
+    admin "$1" get pods --namespace="$LENT" -l "$AGENT_PODS" >&2 || true
+    admin "$1" describe pods --namespace="$LENT" -l "$AGENT_PODS" | sed -n '/^Events:/,$p' >&2 || true
+    admin "$1" logs --namespace="$LENT" -l "$AGENT_PODS" --tail=20 >&2 || true
+    die "the agent of $1 did not come up"
 }
 published() { admin hub get configmap "$1" --namespace=muster-system >/dev/null 2>&1; }
 hub_serves() { alive hub && published muster-hub-public; }
 gateway_serves() { alive gateway && published muster-gateway-public; }
 provider_ready() { # provider_ready PROVIDER
-    alive "agent-$1" && [ "$(admin hub get computeprovider "$1" \
+    agent_runs "$1" && [ "$(admin hub get computeprovider "$1" \
         -o jsonpath='{.status.conditions[?(@.type=="Ready")].status}' 2>/dev/null)" = True ]
 }
 # The admin's part: a provider and a token for its one agent. A key that joined keeps its place without.
@@ -165,7 +227,7 @@ invite() {
     [ ! -d "$RUN/agent-$provider/identity" ] ||
         [ -z "$(admin hub get computeprovider "$provider" -o jsonpath='{.spec.acceptedKeys}')" ] || return 0
     # An agent keeps its place by its key. Where the hub has forgotten the key it reads the new token when it starts.
-    end "agent-$provider" TERM
+    stop_agent "$provider" TERM
     "$MUSTER" provider create-token "$provider" --auto-accept --kubeconfig "$KUBECONFIG_ADMIN" --context hub \
         --out "$RUN/$provider.token"
 }
@@ -192,7 +254,7 @@ up() {
         manifests_hash >"$RUN/applied"
     fi
     for provider in $(providers); do
-        wait_for 90 "ComputeProvider $provider to be Ready" provider_ready "$provider" || failed "agent-$provider"
+        wait_for 90 "ComputeProvider $provider to be Ready" provider_ready "$provider" || failed_agent "$provider"
     done
     [ "$ready" = 1 ] ||
         say "stack is up after $((SECONDS - began)) s: gateway at https://$GATEWAY_LISTEN, providers $(providers | paste -sd' ')"
@@ -219,6 +281,12 @@ started() { find "$RUN" -maxdepth 1 -name '*.pid' -printf '%f\n' | sed 's/\.pid$
 down() {
     local name
     for name in $(started); do end "$name" TERM; done
+    for name in $(providers 2>/dev/null); do
+        # Its state goes, so nothing may be left that expects it. A cluster that is gone has nothing of it.
+        admin "$name" get --raw /readyz --request-timeout=5s >/dev/null 2>&1 || continue
+        admin "$name" delete namespace "$LENT" --ignore-not-found --timeout=90s >/dev/null 2>&1 || true
+        admin "$name" delete persistentvolume muster-agent --ignore-not-found --timeout=30s >/dev/null 2>&1 || true
+    done
     find "$RUN" -mindepth 1 -maxdepth 1 ! -name logs -exec rm -rf {} +
     say "stack is down"
 }
@@ -228,7 +296,7 @@ status() {
         if alive "$name"; then echo "$name runs, pid $(cut -d' ' -f1 "$RUN/$name.pid")"; else echo "$name does not run"; fi
     done
     admin hub get computeproviders,trainingjobs,workunits --all-namespaces || true
-    for name in $(providers); do admin "$name" get jobs,pods --namespace=muster-lent || true; done
+    for name in $(providers); do admin "$name" get deployments,jobs,pods --namespace="$LENT" || true; done
 }
 
 command=${1:-} provider=east signal=TERM
@@ -243,14 +311,17 @@ stop-hub) end hub "$signal" ;;
 start-gateway) need_clusters && start_gateway && { wait_for 60 "the gateway to publish its address" gateway_serves || failed gateway; } ;;
 stop-gateway) end gateway "$signal" ;;
 start-agent) need_clusters && start_agent "$provider" ;;
-stop-agent) end "agent-$provider" "$signal" ;;
+stop-agent) need_clusters && stop_agent "$provider" "$signal" ;;
 stop-api) "$CTL" stop-apiserver hub ;;
 start-api) "$CTL" start-apiserver hub ;;
 tenant) need_clusters && tenant "${2:?which namespace?}" ;;
 status) need_clusters && status ;;
-logs) for name in $(started); do tail -n 50 "$LOGS/$name.log"; done ;;
+logs)
+    for name in $(started); do tail -n 50 "$LOGS/$name.log"; done
+    for name in $(providers); do admin "$name" logs --namespace="$LENT" -l "$AGENT_PODS" --tail=50 || true; done
+    ;;
 *)
-    sed -n '2,19p' "$0" >&2
+    sed -n '2,17p' "$0" >&2
     exit 64
     ;;
 esac

@@ -44,9 +44,16 @@ pub async fn dump(world: &World, scenario: &str) {
             let name = cluster::name(&pod);
             let log = member.logs(LENT, name, 200).await.unwrap_or_else(|error| error.to_string());
             kept.push_str(&format!("# log of pod {name} on {}\n{log}\n", member.name));
+            if pod["metadata"]["labels"]["app.kubernetes.io/component"] == "agent" {
+                let lines: Vec<&str> = log.lines().collect();
+                println!("  --- the last lines of the agent's log on {}", member.name);
+                for line in &lines[lines.len().saturating_sub(15)..] {
+                    println!("  {line}");
+                }
+            }
         }
     }
-    for process in ["hub", "gateway", "agent-east", "agent-west"] {
+    for process in ["hub", "gateway"] {
         let log = std::fs::read_to_string(world.run.join(format!("logs/{process}.log"))).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         println!("  --- the last lines of {process}'s log");

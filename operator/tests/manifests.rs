@@ -128,15 +128,42 @@ fn what_is_public_is_two_names() {
 fn network_policies_select_the_agents_pods() {
     let policies = of_kind("NetworkPolicy");
     assert!(policies.iter().any(|p| p["spec"]["podSelector"] == serde_json::json!({})), "no default-deny");
-    let own = muster_api::names::labels::MANAGED_BY;
+    let worker = serde_json::json!({
+        muster_api::names::labels::MANAGED_BY: render::MANAGED_BY,
+        muster_api::names::labels::COMPONENT: "trainer",
+    });
+    let agent = &of_kind("Deployment")[0]["spec"]["template"]["metadata"]["labels"];
     let mut selective = 0;
     for policy in &policies {
-        let Some(labels) = policy["spec"]["podSelector"]["matchLabels"].as_object() else { continue };
-        assert_eq!(labels[own], render::MANAGED_BY, "{policy}");
-        assert_eq!(labels[muster_api::names::labels::COMPONENT], "trainer", "{policy}");
+        let labels = &policy["spec"]["podSelector"]["matchLabels"];
+        if labels.is_null() {
+            continue;
+        }
+        assert!([&worker, agent].contains(&labels), "{policy}");
         selective += 1;
     }
-    assert_eq!(selective, 2);
+    assert_eq!(selective, 3);
+    let asks = &policies.iter().find(|p| p["metadata"]["name"] == "relay").unwrap()["spec"]["egress"][0];
+    assert_eq!(asks["to"][0]["podSelector"]["matchLabels"], *agent, "workers reach the agent");
+}
+
+/// What the agent's own manifest must agree on with the code, and with itself.
+#[test]
+fn the_agent_finds_what_it_is_given() {
+    let deployment = &of_kind("Deployment")[0];
+    let pod = &deployment["spec"]["template"];
+    assert_eq!(deployment["spec"]["strategy"]["type"], "Recreate", "never two agents of one provider");
+    assert_eq!(of_kind("Service")[0]["spec"]["selector"], pod["metadata"]["labels"]);
+    let container = &pod["spec"]["containers"][0];
+    let arguments: Vec<&str> =
+        container["args"].as_array().unwrap().iter().map(|argument| argument.as_str().unwrap()).collect();
+    let service = of_kind("Service")[0]["metadata"]["name"].as_str().unwrap().to_owned();
+    assert!(arguments.contains(&&*format!("--relay-service={service}")));
+    let rights = muster::agent::rbac::MEMBER.iter().find(|rule| rule.resources == ["services"]).unwrap();
+    assert_eq!(rights.names, [service]);
+    // Only lent pods count against what is lent.
+    let quota = of_kind("ResourceQuota").into_iter().find(|q| q["metadata"]["name"] == "muster-lent").unwrap();
+    assert_eq!(quota["spec"]["scopeSelector"]["matchExpressions"][0]["values"][0], render::PRIORITY_CLASS);
 }
 
 #[test]

@@ -5,7 +5,8 @@
 //! images: ["muster-trainer@sha256:<64 hex>"]
 //! maxRuntimeSeconds: 86400          # a unit that has run for longer is ended; absent = no limit
 //! offer:
-//!   workers: 8
+//!   workers: 8                      # the most at once; a ResourceQuota may leave room for fewer
+//!   worker: {cpu: "1", memory: 2Gi} # what one is counted as when the quota's room is told to the hub; absent = not counted
 //!   calendar:                       # absent = always
 //!   - {days: [Mon, Tue, Wed, Thu, Fri], from: "18:00", to: "08:00", timezone: "+01:00"}
 //!   - {days: [Sat, Sun], from: "00:00", to: "24:00"}
@@ -22,6 +23,7 @@ use serde::Deserialize;
 pub use calendar::{Calendar, Day};
 
 use crate::envelope::is_image;
+use crate::quota::{Amounts, of_worker};
 
 /// No policy file is longer.
 pub const MAX_BYTES: usize = 64 * 1024;
@@ -60,6 +62,7 @@ impl Error {
 pub struct ProviderPolicy {
     images: Vec<String>,
     workers: i64,
+    worker: Option<Amounts>,
     max_runtime_seconds: Option<i64>,
     calendar: Option<Calendar>,
     stop: bool,
@@ -81,7 +84,16 @@ struct Raw {
 struct RawOffer {
     workers: u32,
     #[serde(default)]
+    worker: Option<RawWorker>,
+    #[serde(default)]
     calendar: Option<Vec<calendar::RawWindow>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawWorker {
+    cpu: String,
+    memory: String,
 }
 
 impl ProviderPolicy {
@@ -93,7 +105,7 @@ impl ProviderPolicy {
         Self::check(Raw {
             images,
             max_runtime_seconds: None,
-            offer: RawOffer { workers, calendar: None },
+            offer: RawOffer { workers, worker: None, calendar: None },
             stop: false,
         })
     }
@@ -130,10 +142,16 @@ impl ProviderPolicy {
                 format!("{seconds} is not within 1..={MAX_RUNTIME_SECONDS}; leave it out for no limit");
             return Err(Error::field("maxRuntimeSeconds", problem));
         }
+        let worker = raw.offer.worker.map(|RawWorker { cpu, memory }| {
+            let problem = format!("cpu {cpu:?} and memory {memory:?}: want quantities such as \"1\" and 2Gi");
+            of_worker(&cpu, &memory).ok_or_else(|| Error::field("offer.worker", problem))
+        });
+        let worker = worker.transpose()?;
         let calendar = raw.offer.calendar.map(Calendar::check).transpose()?;
         Ok(Self {
             images: raw.images,
             workers: i64::from(raw.offer.workers),
+            worker,
             max_runtime_seconds: raw.max_runtime_seconds,
             calendar,
             stop: raw.stop,
@@ -157,6 +175,12 @@ impl ProviderPolicy {
     #[must_use]
     pub fn workers(&self) -> i64 {
         self.workers
+    }
+
+    /// What one worker is counted as when the hub is told how many more fit, if the provider says.
+    #[must_use]
+    pub fn worker(&self) -> Option<&Amounts> {
+        self.worker.as_ref()
     }
 
     /// Everything lent ends now.

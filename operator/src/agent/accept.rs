@@ -3,6 +3,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use muster_api::v1alpha1::{WorkUnit, WorkUnitKind};
 use muster_core::envelope::{Mirror, Payload, Policy, Refusal, open};
+use muster_core::quota::{Amounts, of_unit};
 use muster_proof::dsse::Envelope;
 
 use super::fence::Floor;
@@ -84,7 +85,9 @@ async fn judge(
         incarnation: measure.floor.incarnation,
         now,
     })?;
-    match measure.policies.closed(now) {
+    // More than there is in all can never start. What only others hold now is waited for.
+    let never = measure.policies.quota().refuse(&Amounts::new(), &of_unit(payload));
+    match never.or_else(|| measure.policies.closed(now)) {
         Some(why) => Err(Refusal::OverQuota(why)),
         None => Ok(()),
     }

@@ -14,7 +14,7 @@ use super::identity::Identity;
 use super::membership::Membership;
 use super::session::Session;
 use super::switch::Switch;
-use super::{PolicyArgs, hub_client, pin};
+use super::{MemberArgs, PolicyArgs, hub_client, pin};
 use crate::runtime::client::{Target, within};
 
 mod member;
@@ -28,12 +28,8 @@ pub struct DoctorArgs {
     /// State directory of the agent
     #[arg(long, value_name = "DIR")]
     pub state: PathBuf,
-    /// Kubeconfig of ServiceAccount muster-agent on the member
-    #[arg(long, value_name = "FILE")]
-    pub member_kubeconfig: PathBuf,
-    /// Namespace of the lent capacity on the member
-    #[arg(long, value_name = "NAME", default_value = "muster-lent")]
-    pub namespace: String,
+    #[command(flatten)]
+    pub member: MemberArgs,
     #[command(flatten)]
     pub policy: PolicyArgs,
 }
@@ -97,9 +93,9 @@ pub async fn examine(args: &DoctorArgs) -> Vec<Check> {
     let mut checks = Vec::new();
     checks.push(offer(args));
     hub_side(args, &mut checks).await;
-    let target = Target { kubeconfig: Some(args.member_kubeconfig.clone()), context: None };
+    let target = Target { kubeconfig: args.member.member_kubeconfig.clone(), context: None };
     match target.client().await {
-        Ok(client) => checks.extend(member::examine(&client, &args.namespace).await),
+        Ok(client) => checks.extend(member::examine(&client, &args.member.namespace).await),
         Err(error) => {
             checks.push(Check::bad("member", Verdict::Failed, error.to_string(), "see --member-kubeconfig"));
         }
@@ -259,8 +255,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let args = DoctorArgs {
             state: dir.path().to_owned(),
-            member_kubeconfig: dir.path().join("none"),
-            namespace: "muster-lent".to_owned(),
+            member: MemberArgs {
+                member_kubeconfig: Some(dir.path().join("none")),
+                namespace: "muster-lent".into(),
+            },
             policy: PolicyArgs::default(),
         };
         let checks = examine(&args).await;

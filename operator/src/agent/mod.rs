@@ -12,6 +12,7 @@
 //! | [`member`], [`hub`], [`hub_client`], [`hub_blobs`] | the only holders of clients |
 //! | [`relay`] | the pods' service: rendezvous, blobs, checkpoints, progress |
 //! | [`upload`], [`status`], [`report`] | what the hub gets |
+//! | [`quota`] | what the member's ResourceQuotas leave |
 //! | [`state`], [`units`] | what survives a restart |
 //! | [`rbac`], [`doctor`] | the agent's rights on the member; what is missing |
 //!
@@ -38,8 +39,10 @@ pub mod membership;
 pub mod observe;
 pub mod pin;
 pub mod policy;
+pub mod quota;
 pub mod rbac;
 pub mod relay;
+mod relay_address;
 pub mod render;
 pub mod report;
 mod run;
@@ -72,23 +75,41 @@ pub struct AgentArgs {
     /// joined. The variable MUSTER_JOIN_TOKEN may hold the token instead
     #[arg(long, value_name = "FILE")]
     pub join_token_file: Option<PathBuf>,
-    /// Kubeconfig of ServiceAccount muster-agent on the member
-    #[arg(long, value_name = "FILE")]
-    pub member_kubeconfig: PathBuf,
-    /// Namespace of the lent capacity on the member
-    #[arg(long, value_name = "NAME", default_value = "muster-lent")]
-    pub namespace: String,
+    #[command(flatten)]
+    pub member: MemberArgs,
     /// Where the relay listens
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:9443")]
     pub relay_listen: SocketAddr,
-    /// How pods reach the relay, such as https://10.0.0.2:9443; must stay the same while pods run
-    #[arg(long, value_name = "URL")]
-    pub relay_url: String,
+    #[command(flatten)]
+    pub relay: RelayAddress,
     /// State directory; keep it over restarts
     #[arg(long, value_name = "DIR")]
     pub state: PathBuf,
     #[command(flatten)]
     pub policy: PolicyArgs,
+}
+
+/// The member cluster, as the agent reaches it.
+#[derive(Debug, Clone, clap::Args)]
+pub struct MemberArgs {
+    /// Kubeconfig of ServiceAccount muster-agent on the member, for an agent outside of it [default: the pod's own]
+    #[arg(long, value_name = "FILE")]
+    pub member_kubeconfig: Option<PathBuf>,
+    /// Namespace of the lent capacity on the member
+    #[arg(long, value_name = "NAME", default_value = "muster-lent")]
+    pub namespace: String,
+}
+
+/// How pods reach the relay. They have no DNS, and pods outlive the agent's own pod: it must be an address that stays.
+#[derive(Debug, Clone, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct RelayAddress {
+    /// Service of the member whose cluster address leads to the relay: for an agent in the member
+    #[arg(long, value_name = "NAME")]
+    pub relay_service: Option<String>,
+    /// The relay's URL, such as https://10.0.0.2:9443: for an agent outside
+    #[arg(long, value_name = "URL")]
+    pub relay_url: Option<String>,
 }
 
 /// What is lent: a file, or the two flags that are its simple form.

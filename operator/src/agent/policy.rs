@@ -1,11 +1,13 @@
 //! The provider's policy as it is now: from flags, or from a file that is read again when it changes. A file that cannot be
-//! read keeps the last good one in force; the report says so (condition PolicyLoaded). Decisions are `muster_core::policy`'s.
+//! read keeps the last good one in force; the report says so (condition PolicyLoaded). Beside it, what the ResourceQuotas of
+//! the member allow, which the provider may change at any time too. Decisions are `muster_core::{policy, quota}`'s.
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use muster_core::policy::{Error as PolicyError, MAX_BYTES, ProviderPolicy};
+use muster_core::quota::Limits;
 
 use super::switch::Switch;
 use super::units::Units;
@@ -38,6 +40,7 @@ pub enum LoadError {
 pub struct Policies {
     path: Option<PathBuf>,
     now: RwLock<Now>,
+    quota: RwLock<Arc<Limits>>,
     switch: Arc<Switch>,
 }
 
@@ -55,7 +58,7 @@ impl Policies {
     /// [`LoadError`].
     pub fn from_file(path: &Path, switch: Arc<Switch>) -> Result<Self, LoadError> {
         let now = Now { policy: Arc::new(load(path)?), problem: None };
-        Ok(Self { path: Some(path.to_owned()), now: RwLock::new(now), switch })
+        Ok(Self { path: Some(path.to_owned()), now: RwLock::new(now), quota: RwLock::default(), switch })
     }
 
     /// From flags.
@@ -65,13 +68,26 @@ impl Policies {
     pub fn from_flags(images: &[String], workers: u32, switch: Arc<Switch>) -> Result<Self, LoadError> {
         let policy = ProviderPolicy::simple(images.to_vec(), workers).map_err(LoadError::Flags)?;
         let now = Now { policy: Arc::new(policy), problem: None };
-        Ok(Self { path: None, now: RwLock::new(now), switch })
+        Ok(Self { path: None, now: RwLock::new(now), quota: RwLock::default(), switch })
     }
 
     /// The one in force.
     #[must_use]
     pub fn current(&self) -> Arc<ProviderPolicy> {
         self.now.read().unwrap_or_else(PoisonError::into_inner).policy.clone()
+    }
+
+    /// What the member's quotas allow, as last seen; nothing bounds before the first look.
+    #[must_use]
+    pub fn quota(&self) -> Arc<Limits> {
+        self.quota.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes in what the member's quotas allow; says whether that is news.
+    pub fn set_quota(&self, limits: Limits) -> bool {
+        let news = *self.quota() != limits;
+        *self.quota.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(limits);
+        news
     }
 
     /// Why the newest file is not in force, if it is not.

@@ -19,6 +19,8 @@ pub struct Rule {
     pub group: &'static str,
     /// Resources, plural.
     pub resources: &'static [&'static str],
+    /// The only objects that it is about; empty for all.
+    pub names: &'static [&'static str],
     /// Verbs.
     pub verbs: &'static [&'static str],
     /// Why the agent needs it.
@@ -31,6 +33,7 @@ pub const MEMBER: &[Rule] = &[
         scope: Scope::Namespace,
         group: "batch",
         resources: &["jobs"],
+        names: &[],
         verbs: &["create", "get", "list", "watch", "delete"],
         reason: "one Job per attempt at a unit; never changed, only made, watched and deleted",
     },
@@ -38,6 +41,7 @@ pub const MEMBER: &[Rule] = &[
         scope: Scope::Namespace,
         group: "",
         resources: &["pods"],
+        names: &[],
         verbs: &["get", "list", "watch", "delete"],
         reason: "how workers end, who asks the relay, and ending a doomed attempt's survivors at once",
     },
@@ -45,6 +49,7 @@ pub const MEMBER: &[Rule] = &[
         scope: Scope::Namespace,
         group: "",
         resources: &["events"],
+        names: &[],
         verbs: &["list"],
         reason: "why a Job cannot make its pods (Pod Security, quota) is said in events only",
     },
@@ -52,13 +57,23 @@ pub const MEMBER: &[Rule] = &[
         scope: Scope::Namespace,
         group: "",
         resources: &["resourcequotas"],
+        names: &[],
         verbs: &["get", "list"],
         reason: "how much the provider lends",
+    },
+    Rule {
+        scope: Scope::Namespace,
+        group: "",
+        resources: &["services"],
+        names: &["muster-relay"],
+        verbs: &["get"],
+        reason: "at which address the pods find the relay",
     },
     Rule {
         scope: Scope::Cluster,
         group: "authentication.k8s.io",
         resources: &["tokenreviews"],
+        names: &[],
         verbs: &["create"],
         reason: "which pod speaks to the relay; reads nothing",
     },

@@ -8,13 +8,16 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use muster_api::names::REPORT;
 use muster_api::v1alpha1::{Accepts, Arithmetic, Containers, Devices, ProviderReport, ProviderReportStatus};
+use muster_core::envelope::Payload;
 use muster_core::policy::ProviderPolicy;
+use muster_core::quota::{Amounts, of_unit, sum};
 use tokio::time::Instant;
 
 use super::DEVICE_CLASS;
 use super::hub::TIMEOUT;
 use super::member::{Member, MemberError};
 use super::policy::Policies;
+use super::quota;
 use super::units::Units;
 use crate::runtime::{Shutdown, sanitise};
 
@@ -47,12 +50,19 @@ pub async fn run(
         if version.is_none() {
             version = member.version().await.ok();
         }
-        let quotas = member.quotas().await.map(|quotas| quotas.len());
+        let quotas = member.quotas().await.map(|quotas| {
+            if policies.set_quota(quota::limits(&quotas)) {
+                units.all().iter().for_each(|unit| unit.wake.notify_one());
+            }
+            quotas.len()
+        });
+        let holding = units.holding("").await;
         let offer = Offer {
             policy: policies.current(),
             problem: policies.problem(),
             closed: policies.closed(Timestamp::now()),
-            in_use: units.workers_in_use("").await,
+            in_use: holding.iter().map(|unit| unit.workers).sum(),
+            room: room(&policies, &holding),
         };
         let status = compose(&offer, version.as_deref(), quotas, written.as_ref());
         let changed = written.as_ref().is_none_or(|written| !same(written, &status));
@@ -95,6 +105,16 @@ struct Offer {
     closed: Option<String>,
     /// Workers of units that hold capacity.
     in_use: i64,
+    /// How many more the ResourceQuotas have room for, if that can be said.
+    room: Option<i64>,
+}
+
+/// Counted in workers of the size that the provider names; without one, a quota on the number of pods still counts.
+fn room(policies: &Policies, holding: &[Payload]) -> Option<i64> {
+    let policy = policies.current();
+    let held = sum(holding.iter().map(of_unit));
+    let pod = Amounts::from([("pods", 1000)]);
+    policies.quota().room(&held, policy.worker().unwrap_or(&pod))
 }
 
 fn compose(
@@ -104,7 +124,8 @@ fn compose(
     before: Option<&ProviderReportStatus>,
 ) -> ProviderReportStatus {
     let workers = i32::try_from(offer.policy.workers()).unwrap_or(i32::MAX);
-    let idle = i32::try_from((offer.policy.workers() - offer.in_use).max(0)).unwrap_or(0);
+    let idle = (offer.policy.workers() - offer.in_use).min(offer.room.unwrap_or(i64::MAX));
+    let idle = i32::try_from(idle.max(0)).unwrap_or(0);
     let idle = if offer.closed.is_some() { 0 } else { idle };
     let (known, reason, message) = match (quotas, version) {
         (Err(error), _) => ("False", "RbacMissing", error.to_string()),
@@ -113,7 +134,8 @@ fn compose(
             ("True", "Observed", format!("{workers} workers are offered; no ResourceQuota bounds them"))
         }
         (Ok(n), Some(_)) => {
-            ("True", "Quota", format!("{workers} workers are offered within {n} ResourceQuota"))
+            let room = offer.room.map_or(String::new(), |room| format!(", which have room for {room} more"));
+            ("True", "Quota", format!("{workers} workers are offered within {n} ResourceQuotas{room}"))
         }
     };
     let now = Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default());
@@ -175,6 +197,7 @@ mod tests {
             problem: problem.map(str::to_owned),
             closed: closed.map(str::to_owned),
             in_use: 3,
+            room: None,
         }
     }
 
@@ -199,6 +222,9 @@ mod tests {
         assert_eq!((devices(&bad), bad.conditions[1].status.as_str()), ((8, 5), "False"));
         assert_eq!(reasons(&bad), ["Quota", "Invalid"]);
         assert!(!bad.conditions[1].message.contains('\u{1b}'));
+        let full = compose(&Offer { room: Some(2), ..offer(None, None) }, Some("v1.34.0"), Ok(2), None);
+        assert_eq!(devices(&full), (8, 2), "what the quota has no room for is not offered");
+        assert!(full.conditions[0].message.contains("room for 2 more"));
         let deaf = compose(&offer(None, None), None, Ok(1), None);
         assert_eq!(devices(&deaf), (8, 0), "what the member cannot confirm is not offered");
     }

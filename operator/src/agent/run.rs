@@ -27,7 +27,7 @@ use super::session::Session;
 use super::state::StateDir;
 use super::switch::Switch;
 use super::units::Units;
-use super::{AgentArgs, hub, hub_client, join, pin, report, upload};
+use super::{AgentArgs, hub, hub_client, join, pin, relay_address, report, upload};
 use crate::runtime::Shutdown;
 use crate::runtime::blobdir::BlobDir;
 use crate::runtime::client::{Target, install_crypto};
@@ -52,11 +52,11 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
 }
 
 async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
-    // 1. What we were told.
-    let relay_url = reqwest::Url::parse(&args.relay_url).context("--relay-url")?;
-    let (Some(relay_host), "https") = (relay_url.host_str(), relay_url.scheme()) else {
-        bail!("--relay-url {}: want https://HOST:PORT", args.relay_url);
-    };
+    // 1. The member: without it there is nothing to lend.
+    let target = Target { kubeconfig: args.member.member_kubeconfig.clone(), context: None };
+    let client = target.client().await?;
+    let relay_at = relay_address::find(&args.relay, &client, &args.member.namespace, &shutdown).await?;
+    let Some(relay_at) = relay_at else { return Ok(()) };
     // 2. What we remember. One agent per state directory: two would make attempts behind each other's back.
     let state_dir = StateDir::open(&args.state)?;
     let _lock = lock(&args.state)?;
@@ -91,18 +91,17 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     let hub_blobs: Arc<dyn HubBlobs> = Arc::new(HttpBlobs::new(session.clone()));
     let authority = Authority::open(&args.state.join("relay-ca"), "muster relay")?;
     let site = Site {
-        namespace: args.namespace.clone(),
+        namespace: args.member.namespace.clone(),
         audience: format!("muster-agent/{}", membership.provider),
-        relay_url: args.relay_url.trim_end_matches('/').to_owned(),
+        relay_url: relay_at.url.clone(),
         relay_ca: authority.pem().to_owned(),
     };
-    let target = Target { kubeconfig: Some(args.member_kubeconfig.clone()), context: None };
-    let member = Arc::new(Member::new(target.client().await?, site));
+    let member = Arc::new(Member::new(client, site));
     // 4. The relay first: pods of a previous run are waiting for it.
     let listener = std::net::TcpListener::bind(args.relay_listen)
         .with_context(|| format!("--relay-listen {}", args.relay_listen))?;
     listener.set_nonblocking(true)?;
-    let tls = authority.server(&[relay_host.trim_matches(['[', ']']).to_owned()])?;
+    let tls = authority.server(&[relay_at.host])?;
     let relay = Relay::new(units.clone(), blobs.clone(), hub_blobs.clone(), member.clone(), secret);
     let relay = tokio::spawn(relay.serve(listener, tls, shutdown.clone()));
     // 5. What goes on without the hub.
@@ -126,7 +125,7 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
         provider = membership.provider,
         gateway = membership.url,
         workers = policies.current().workers(),
-        relay = args.relay_url,
+        relay = relay_at.url,
         "agent runs"
     );
     tokio::spawn(session.clone().keep(shutdown.clone()));

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use muster_core::envelope::Payload;
 use muster_proof::Digest;
 use tokio::sync::{Notify, watch};
 
@@ -170,22 +171,21 @@ impl Units {
         Ok(())
     }
 
-    /// Workers of the units that hold or will hold capacity, but for the unit `except`.
-    pub async fn workers_in_use(&self, except: &str) -> i64 {
-        let mut sum = 0;
+    /// The units that hold or will hold capacity, but for the unit `except`.
+    pub async fn holding(&self, except: &str) -> Vec<Payload> {
+        let mut holding = Vec::new();
         for unit in self.all() {
             if unit.name == except {
                 continue;
             }
             let state = unit.state().await;
-            let holds = state.memory.attempt > 0 && state.memory.outcome.is_none();
-            // An unit that is over may still have pods; its Job's pods are few seconds from gone and the scheduler
+            // A unit that is over may still have pods; its Job's pods are few seconds from gone and the scheduler
             // keeps the peace meanwhile.
-            if let (true, Some(payload)) = (holds, &state.payload) {
-                sum += payload.workers;
+            if state.memory.attempt > 0 && state.memory.outcome.is_none() {
+                holding.extend(state.payload);
             }
         }
-        sum
+        holding
     }
 
     /// The highest epoch known of an island, whatever became of it.

@@ -116,6 +116,20 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// The command line that the member's manifest gives the agent.
+    #[test]
+    fn the_agents_manifest_is_understood() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/member/agent.yaml");
+        let documents: Vec<serde_json::Value> =
+            serde_saphyr::from_multiple(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let deployment = documents.iter().find(|document| document["kind"] == "Deployment").unwrap();
+        let arguments = &deployment["spec"]["template"]["spec"]["containers"][0]["args"];
+        let arguments = arguments.as_array().unwrap().iter().map(|argument| argument.as_str().unwrap());
+        if let Err(error) = Cli::try_parse_from(["muster"].into_iter().chain(arguments)) {
+            panic!("{error}");
+        }
+    }
+
     #[test]
     fn every_command_and_flag_says_what_it_is() {
         fn check(command: &clap::Command, path: &str) {

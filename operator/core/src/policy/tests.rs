@@ -81,6 +81,7 @@ fn mistakes_name_the_field() {
             "images[1]",
         ),
         (ProviderPolicy::parse("images: []\noffer: {workers: 1}"), "images"),
+        (with(", worker: {cpu: lots, memory: 1Gi}", ""), "offer.worker"),
         (ProviderPolicy::parse(&format!("images: ['{IMAGE}']\noffer: {{workers: 100001}}")), "offer.workers"),
         (ProviderPolicy::parse(&format!("images: ['{IMAGE}']\n")), "offer"),
         (ProviderPolicy::parse(&" ".repeat(MAX_BYTES + 1)), "longer"),

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use muster_api::v1alpha1::WorkUnit;
 use muster_core::attempt::Stop;
 use muster_core::envelope::{Payload, Refusal};
+use muster_core::quota::{of_unit, sum};
 
 use super::Controller;
 use crate::agent::accept::{self, Measure, Rejection};
@@ -89,8 +90,13 @@ impl Controller {
 
     /// All workers must fit at once: half a unit only takes room.
     pub(super) async fn waits_for(&self, payload: &Payload) -> Option<String> {
-        let idle = self.policies.current().workers() - self.units.workers_in_use(&payload.name).await;
-        (idle < payload.workers)
-            .then(|| format!("waits for {} idle workers, {} are", payload.workers, idle.max(0)))
+        let holding = self.units.holding(&payload.name).await;
+        let in_use: i64 = holding.iter().map(|unit| unit.workers).sum();
+        let idle = self.policies.current().workers() - in_use;
+        if idle < payload.workers {
+            return Some(format!("waits for {} idle workers, {} are", payload.workers, idle.max(0)));
+        }
+        let held = sum(holding.iter().map(of_unit));
+        self.policies.quota().refuse(&held, &of_unit(payload)).map(|why| format!("waits: {why}"))
     }
 }

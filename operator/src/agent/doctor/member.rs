@@ -90,6 +90,7 @@ async fn may(
             resource_attributes: Some(ResourceAttributes {
                 group: Some(rule.group.to_owned()),
                 resource: Some(resource.to_owned()),
+                name: rule.names.first().map(|name| (*name).to_owned()),
                 verb: Some(verb.to_owned()),
                 namespace: (rule.scope == Scope::Namespace).then(|| namespace.to_owned()),
                 ..ResourceAttributes::default()

@@ -102,7 +102,7 @@ fn member() -> Vec<Role> {
         let rule = Rule {
             groups: vec![rule.group.into()],
             resources: owned(rule.resources),
-            names: Vec::new(),
+            names: owned(rule.names),
             verbs: owned(rule.verbs),
             why: rule.reason.into(),
         };
