@@ -162,7 +162,8 @@ fn the_agent_finds_what_it_is_given() {
     let rights = muster::agent::rbac::MEMBER.iter().find(|rule| rule.resources == ["services"]).unwrap();
     assert_eq!(rights.names, [service]);
     // Only lent pods count against what is lent.
-    let quota = of_kind("ResourceQuota").into_iter().find(|q| q["metadata"]["name"] == "muster-lent").unwrap();
+    let quota =
+        of_kind("ResourceQuota").into_iter().find(|q| q["metadata"]["name"] == "muster-lent").unwrap();
     assert_eq!(quota["spec"]["scopeSelector"]["matchExpressions"][0]["values"][0], render::PRIORITY_CLASS);
 }
 

@@ -10,6 +10,7 @@
 
 use jiff::Timestamp;
 use muster_proof::dsse::{self, Envelope};
+use muster_proof::hash::{Context, h};
 use muster_proof::key::{PublicKey, SigningKey};
 use muster_proof::{Digest, jcs};
 use serde::{Deserialize, Serialize};
@@ -18,8 +19,8 @@ mod checks;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use checks::is_image;
 pub use checks::{Mirror, Policy, Refusal};
+pub(crate) use checks::{is_image, is_label};
 
 /// DSSE payload type; part of what is signed.
 pub const PAYLOAD_TYPE: &str = "application/vnd.muster.workunit.v1+json";
@@ -80,6 +81,9 @@ pub struct Payload {
     /// `metadata.uid` of the TrainingJob.
     #[serde(rename = "jobUID")]
     pub job_uid: String,
+    /// Whose job it is, as [`tenant`] of the namespace: a provider who lends to some tenants only recognises those that he
+    /// names, and others stay a number.
+    pub tenant: Digest,
     /// Island of the job, from 0.
     pub island: i64,
     /// Fencing number of (job, island), from 1.
@@ -121,6 +125,14 @@ pub struct Payload {
     /// After this the envelope is void.
     #[serde(with = "whole_seconds")]
     pub not_after: Timestamp,
+}
+
+const TENANT: Context = Context::new("muster.tenant/1");
+
+/// What stands for a tenant: H("muster.tenant/1"; name of the namespace on the hub). It hides no name from whoever guesses it.
+#[must_use]
+pub fn tenant(namespace: &str) -> Digest {
+    h(TENANT, &[namespace.as_bytes()])
 }
 
 /// Signs `payload` with the hub's key.

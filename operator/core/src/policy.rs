@@ -3,6 +3,7 @@
 //!
 //! ```yaml
 //! images: ["muster-trainer@sha256:<64 hex>"]
+//! tenants: [team-a, team-b]         # namespaces of the hub that are lent to; absent = all
 //! maxRuntimeSeconds: 86400          # a unit that has run for longer is ended; absent = no limit
 //! offer:
 //!   workers: 8                      # the most at once; a ResourceQuota may leave room for fewer
@@ -17,18 +18,23 @@ mod calendar;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
+use muster_proof::Digest;
 use serde::Deserialize;
 
 pub use calendar::{Calendar, Day};
 
-use crate::envelope::is_image;
+use crate::envelope::{is_image, is_label, tenant};
 use crate::quota::{Amounts, of_worker};
 
 /// No policy file is longer.
 pub const MAX_BYTES: usize = 64 * 1024;
 /// Most images.
 pub const MAX_IMAGES: usize = 64;
+/// Most tenants that can be named.
+pub const MAX_TENANTS: usize = 1024;
 /// Most workers that can be offered, as in the ProviderReport.
 pub const MAX_WORKERS: u32 = 100_000;
 /// The longest limit of a unit's time: a year.
@@ -61,6 +67,7 @@ impl Error {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProviderPolicy {
     images: Vec<String>,
+    tenants: Option<BTreeSet<Digest>>,
     workers: i64,
     worker: Option<Amounts>,
     max_runtime_seconds: Option<i64>,
@@ -72,6 +79,8 @@ pub struct ProviderPolicy {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Raw {
     images: Vec<String>,
+    #[serde(default)]
+    tenants: Option<Vec<String>>,
     #[serde(default)]
     max_runtime_seconds: Option<i64>,
     offer: RawOffer,
@@ -104,6 +113,7 @@ impl ProviderPolicy {
     pub fn simple(images: Vec<String>, workers: u32) -> Result<Self, Error> {
         Self::check(Raw {
             images,
+            tenants: None,
             max_runtime_seconds: None,
             offer: RawOffer { workers, worker: None, calendar: None },
             stop: false,
@@ -132,6 +142,23 @@ impl ProviderPolicy {
                 format!("{bad:?} is not NAME@sha256:<64 hex>; a tag can be moved, so name the digest");
             return Err(Error::field(format!("images[{at}]"), problem));
         }
+        let tenants = raw.tenants.map(|names| {
+            if names.is_empty() || names.len() > MAX_TENANTS {
+                let problem = format!(
+                    "name 1 to {MAX_TENANTS} tenants, not {}; leave it out to lend to all",
+                    names.len()
+                );
+                return Err(Error::field("tenants", problem));
+            }
+            match names.iter().enumerate().find(|(_, name)| !is_label(name)) {
+                Some((at, bad)) => Err(Error::field(
+                    format!("tenants[{at}]"),
+                    format!("{bad:?} is not the name of a namespace: a DNS label of at most 63 characters"),
+                )),
+                None => Ok(names.iter().map(|name| tenant(name)).collect()),
+            }
+        });
+        let tenants = tenants.transpose()?;
         if raw.offer.workers > MAX_WORKERS {
             return Err(Error::field("offer.workers", format!("at most {MAX_WORKERS}")));
         }
@@ -150,6 +177,7 @@ impl ProviderPolicy {
         let calendar = raw.offer.calendar.map(Calendar::check).transpose()?;
         Ok(Self {
             images: raw.images,
+            tenants,
             workers: i64::from(raw.offer.workers),
             worker,
             max_runtime_seconds: raw.max_runtime_seconds,
@@ -162,6 +190,12 @@ impl ProviderPolicy {
     #[must_use]
     pub fn images(&self) -> &[String] {
         &self.images
+    }
+
+    /// The tenants that are lent to; `None` = any.
+    #[must_use]
+    pub fn tenants(&self) -> Option<&BTreeSet<Digest>> {
+        self.tenants.as_ref()
     }
 
     /// The digests of the allowed images, sorted, each once.

@@ -78,6 +78,7 @@ async fn judge(
     let now = Timestamp::now();
     payload.check_policy(&Policy {
         images: policy.images(),
+        tenants: policy.tenants(),
         arithmetic: ARITHMETIC,
         device_class: DEVICE_CLASS,
         workers: policy.workers(),
@@ -102,6 +103,7 @@ pub fn known_reason(reason: &str) -> &'static str {
         "MirrorMismatch",
         "OldEpoch",
         "ImageNotAllowed",
+        "TenantNotAllowed",
         "ArithmeticUnsupported",
         "OverQuota",
         "Expired",

@@ -21,6 +21,7 @@ pub fn payload() -> Payload {
         name: "4f2a9c1b-0-1".to_owned(),
         provider: "east".to_owned(),
         job_uid: "4f2a9c1b-0000-4000-8000-000000000000".to_owned(),
+        tenant: muster_core::envelope::tenant("team-a"),
         island: 0,
         epoch: 1,
         workers: 2,

@@ -1,6 +1,9 @@
 //! What an agent asks of a payload whose signature is good.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
+use muster_proof::Digest;
 
 use super::{FORMAT, Payload};
 
@@ -29,6 +32,8 @@ pub struct Mirror<'a> {
 pub struct Policy<'a> {
     /// Allowed images, `NAME@sha256:<hex>`.
     pub images: &'a [String],
+    /// Tenants that are lent to, by [`super::tenant`]; `None` = any.
+    pub tenants: Option<&'a BTreeSet<Digest>>,
     /// Arithmetics of the allowed images.
     pub arithmetic: &'a [&'a str],
     /// The device class on offer.
@@ -84,6 +89,11 @@ pub enum Refusal {
         "image {0} is not allowed here; the provider allows it with --allow-image {0} or in its policy file"
     )]
     ImageNotAllowed(String),
+    /// The provider lends to others only.
+    #[error(
+        "the provider does not lend to this tenant (tenants in its policy); let placement choose another"
+    )]
+    TenantNotAllowed,
     /// The arithmetic is not offered.
     #[error("arithmetic {0:?} is not supported here")]
     ArithmeticUnsupported(String),
@@ -105,6 +115,7 @@ impl Refusal {
             Self::MirrorMismatch { .. } => "MirrorMismatch",
             Self::OldEpoch { .. } | Self::OldIncarnation { .. } => "OldEpoch",
             Self::ImageNotAllowed(_) => "ImageNotAllowed",
+            Self::TenantNotAllowed => "TenantNotAllowed",
             Self::ArithmeticUnsupported(_) => "ArithmeticUnsupported",
             Self::OverQuota(_) => "OverQuota",
             Self::Expired(_) => "Expired",
@@ -148,6 +159,9 @@ impl Payload {
         }
         if !policy.images.contains(&self.image) {
             return Err(Refusal::ImageNotAllowed(self.image.clone()));
+        }
+        if policy.tenants.is_some_and(|tenants| !tenants.contains(&self.tenant)) {
+            return Err(Refusal::TenantNotAllowed);
         }
         if !policy.arithmetic.contains(&self.arithmetic.as_str()) {
             return Err(Refusal::ArithmeticUnsupported(self.arithmetic.clone()));
@@ -222,7 +236,7 @@ fn range(field: &str, value: i64, low: i64, high: i64) -> Result<(), String> {
 }
 
 /// RFC 1123 label: valid as an object's name and as a label's value.
-fn is_label(text: &str) -> bool {
+pub(crate) fn is_label(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     (1..=63).contains(&text.len())
         && text.bytes().all(|b| inner(b) || b == b'-')

@@ -21,6 +21,7 @@ fn payload() -> Payload {
         name: "4f2a9c1b-0-1".to_owned(),
         provider: "east".to_owned(),
         job_uid: "4f2a9c1b-0000-4000-8000-000000000000".to_owned(),
+        tenant: tenant("team-a"),
         island: 0,
         epoch: 1,
         workers: 2,
@@ -77,7 +78,7 @@ fn what_is_sealed_opens_and_has_the_specified_form() {
     let json: Value = serde_json::to_value(payload()).unwrap();
     let want = "arithmetic dataset deviceClass disconnectGraceSeconds epoch format image incarnation intervalSteps \
                 island jobUID keepLast kind maxRestarts name notAfter provider resources scheduleTimeoutSeconds \
-                spec start steps trainingDigest workers";
+                spec start steps tenant trainingDigest workers";
     let keys: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(keys.join(" "), want);
     assert_eq!(json["notAfter"], "2026-11-23T19:00:00Z");
@@ -212,6 +213,7 @@ fn policy_refuses_by_reason() {
     let images = [image()];
     let good = Policy {
         images: &images,
+        tenants: None,
         arithmetic: &["f32-chain"],
         device_class: "cpu",
         workers: 2,
@@ -221,11 +223,14 @@ fn policy_refuses_by_reason() {
     };
     let payload = payload();
     assert_eq!(payload.check_policy(&good), Ok(()));
+    let (ours, others) = ([tenant("team-b"), tenant("team-a")].into(), [tenant("team-b")].into());
+    assert_eq!(payload.check_policy(&Policy { tenants: Some(&ours), ..good.clone() }), Ok(()));
     let late = "2026-11-23T19:00:01Z".parse().unwrap();
     let cases = [
         ("OldEpoch", "epoch 2", Policy { min_epoch: 2, ..good.clone() }),
         ("OldEpoch", "incarnation 1", Policy { incarnation: 2, ..good.clone() }),
         ("ImageNotAllowed", "--allow-image", Policy { images: &[], ..good.clone() }),
+        ("TenantNotAllowed", "tenants", Policy { tenants: Some(&others), ..good.clone() }),
         ("ArithmeticUnsupported", "f32-chain", Policy { arithmetic: &["i16-exact"], ..good.clone() }),
         ("OverQuota", "device class", Policy { device_class: "nvidia-h100-80gb", ..good.clone() }),
         ("OverQuota", "2 workers, 1 are offered", Policy { workers: 1, ..good.clone() }),

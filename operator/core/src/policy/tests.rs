@@ -81,6 +81,8 @@ fn mistakes_name_the_field() {
             "images[1]",
         ),
         (ProviderPolicy::parse("images: []\noffer: {workers: 1}"), "images"),
+        (with("", "tenants: []"), "tenants"),
+        (with("", "tenants: [team-a, Team]"), "tenants[1]"),
         (with(", worker: {cpu: lots, memory: 1Gi}", ""), "offer.worker"),
         (ProviderPolicy::parse(&format!("images: ['{IMAGE}']\noffer: {{workers: 100001}}")), "offer.workers"),
         (ProviderPolicy::parse(&format!("images: ['{IMAGE}']\n")), "offer"),

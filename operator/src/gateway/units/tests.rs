@@ -52,6 +52,7 @@ fn unit_with(
         island: 0,
         epoch,
         workers: 2,
+        tenant: muster_core::envelope::tenant("team-a"),
         device_class: "cpu".to_owned(),
         resources: Resources { cpu: "600m".to_owned(), memory: "1Gi".to_owned() },
         image: format!("muster-trainer@{}", Digest::of(b"image")),

@@ -5,7 +5,7 @@ use muster_api::names::{finalizers, labels};
 use muster_api::v1alpha1::{
     Desired, Envelope, JobCheckpoint, TrainingJob, TrainingJobStatus, WorkUnit, WorkUnitKind, WorkUnitSpec,
 };
-use muster_core::envelope::{CheckpointRef, FORMAT, Kind, Payload, Resources, seal};
+use muster_core::envelope::{CheckpointRef, FORMAT, Kind, Payload, Resources, seal, tenant};
 
 use crate::hub::context::Image;
 use crate::hub::error::Error;
@@ -100,6 +100,9 @@ fn payload(
         name: unit(job_uid, 0, particulars.epoch),
         provider: particulars.provider.into(),
         job_uid: job_uid.into(),
+        tenant: tenant(
+            job.metadata.namespace.as_deref().ok_or(Error::Incomplete("TrainingJob", "namespace"))?,
+        ),
         island: 0,
         epoch: particulars.epoch,
         workers: i64::from(spec.workers.count),
