@@ -63,7 +63,7 @@ fn stop_and_the_time_limit() {
 #[test]
 fn mistakes_name_the_field() {
     let cases = [
-        (with("", "tenants: [a]\n"), "tenants"),
+        (with("", "teams: [a]\n"), "teams"),
         (with(", until: never", ""), "until"),
         (with("", "maxRuntimeSeconds: 0\n"), "maxRuntimeSeconds"),
         (with(", calendar: []", ""), "offer.calendar"),
