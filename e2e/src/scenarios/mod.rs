@@ -8,6 +8,7 @@ mod local;
 mod loss;
 mod outages;
 mod person;
+mod provider;
 mod recovery;
 mod refusals;
 mod resources;
@@ -160,6 +161,20 @@ pub fn all() -> Vec<Scenario> {
             "member-cut-outwards",
             loss::cut_outwards,
             "a member that hears but cannot send: another one goes on, same bits"
+        ),
+        scenario!(
+            Full,
+            180,
+            "agent-doctor",
+            provider::doctor,
+            "the doctor in the agent's pod finds all well, the allowed image pulled and started, and leaves nothing"
+        ),
+        scenario!(
+            Full,
+            420,
+            "agent-stop",
+            provider::stop_and_resume,
+            "`muster agent stop`: all lent pods end and none comes; after `resume` the job goes on, same bits"
         ),
         scenario!(
             Full,

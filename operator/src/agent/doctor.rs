@@ -1,5 +1,5 @@
 //! `muster agent doctor`: asks everything that the agent depends on, one line each, with what to do. It changes nothing and
-//! may run beside the agent.
+//! may run beside the agent; only with --try-images it starts a small Job for each image, and removes it.
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ use super::switch::Switch;
 use super::{MemberArgs, PolicyArgs, hub_client, pin};
 use crate::runtime::client::{Target, within};
 
+mod image;
 mod member;
 
 /// A clock that is off by more makes tokens look expired and envelopes void.
@@ -32,6 +33,9 @@ pub struct DoctorArgs {
     pub member: MemberArgs,
     #[command(flatten)]
     pub policy: PolicyArgs,
+    /// Pull and start each allowed image on the member, in a Job that is removed again; takes up to 2 minutes each
+    #[arg(long)]
+    pub try_images: bool,
 }
 
 /// How a check went.
@@ -95,12 +99,24 @@ pub async fn examine(args: &DoctorArgs) -> Vec<Check> {
     hub_side(args, &mut checks).await;
     let target = Target { kubeconfig: args.member.member_kubeconfig.clone(), context: None };
     match target.client().await {
-        Ok(client) => checks.extend(member::examine(&client, &args.member.namespace).await),
+        Ok(client) => {
+            checks.extend(member::examine(&client, &args.member.namespace).await);
+            if args.try_images {
+                checks.extend(image::examine(&client, &args.member.namespace, &images(args)).await);
+            }
+        }
         Err(error) => {
             checks.push(Check::bad("member", Verdict::Failed, error.to_string(), "see --member-kubeconfig"));
         }
     }
     checks
+}
+
+/// The images of a policy that can be read; why one cannot is another check's to say.
+fn images(args: &DoctorArgs) -> Vec<String> {
+    let policies = args.policy.load(Arc::new(Switch::open(&args.state)));
+    let policies = policies.ok().flatten();
+    policies.map_or(Vec::new(), |policies| policies.current().images().to_vec())
 }
 
 /// What is lent.
@@ -260,6 +276,7 @@ mod tests {
                 namespace: "muster-lent".into(),
             },
             policy: PolicyArgs::default(),
+            try_images: false,
         };
         let checks = examine(&args).await;
         let lines: Vec<String> = checks.iter().map(ToString::to_string).collect();

@@ -66,7 +66,8 @@ pub fn address(pod: &core::Pod) -> Option<IpAddr> {
 }
 
 /// The container's status is looked at before the pod's phase: with other containers beside it, the phase changes late.
-fn state(pod: &core::Pod) -> PodState {
+#[must_use]
+pub fn state(pod: &core::Pod) -> PodState {
     let Some(status) = &pod.status else { return PodState::Waiting(None) };
     let container = status.container_statuses.iter().flatten().find(|c| c.name == "trainer");
     let state = container.and_then(|c| c.state.as_ref());
