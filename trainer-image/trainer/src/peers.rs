@@ -154,7 +154,8 @@ mod tests {
     fn a_list_is_believed_by_its_own_round_only() {
         assert_eq!(opened(&list(), &key(7)).unwrap(), [peer(0), peer(1)]);
         assert!(matches!(opened(&list(), &key(8)), Err(Error::Envelope(dsse::Error::UnknownKey(_)))));
-        let changes: [(&str, fn(&mut PeerList)); 9] = [
+        type Change = fn(&mut PeerList);
+        let changes: [(&str, Change); 9] = [
             ("format", |list| list.format = "muster.peers/2".into()),
             ("unit", |list| list.unit = "4f2a9c1b-0-2".into()),
             ("attempt", |list| list.attempt = 2),
