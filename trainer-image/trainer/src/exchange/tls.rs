@@ -5,7 +5,6 @@
 //! signature proves.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use muster_proof::Digest;
@@ -99,7 +98,7 @@ impl Keys {
             .with_client_auth_cert(vec![self.own.certificate.clone()], self.own.private.clone_key())?;
         calling.resumption = Resumption::disabled();
         calling.enable_sni = false;
-        let name = ServerName::from(SocketAddr::ip(&peer.address));
+        let name = ServerName::from(peer.address.ip());
         Ok(ClientConnection::new(Arc::new(calling), name)?.into())
     }
 
