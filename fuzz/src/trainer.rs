@@ -1,7 +1,12 @@
-//! Readers of files that come from a provider or a tenant.
+//! Readers of files that come from a provider or a tenant, and of what workers and their relay say to each other.
+use std::net::SocketAddr;
+
 use muster_numerics::spec::TrainingSpec;
-use muster_proof::Digest;
-use muster_trainer::{checkpoint, dataset, safetensors};
+use muster_proof::key::SigningKey;
+use muster_proof::{Digest, jcs};
+use muster_trainer::exchange::{HELLO, Identity, wire};
+use muster_trainer::protocol::{Command, Event, Join, Joined, Peer};
+use muster_trainer::{checkpoint, dataset, peers, safetensors};
 
 use crate::Target;
 
@@ -11,6 +16,10 @@ pub fn targets() -> Vec<Target> {
         Target { name: "checkpoint-manifest", run: checkpoint_manifest, seeds: checkpoint_seeds },
         Target { name: "dataset-manifest", run: dataset_manifest, seeds: dataset_seeds },
         Target { name: "spec", run: spec, seeds: spec_seeds },
+        Target { name: "peer-list", run: peer_list, seeds: peer_list_seeds },
+        Target { name: "peer-hello", run: hello, seeds: hello_seeds },
+        Target { name: "peer-frame", run: frame, seeds: frame_seeds },
+        Target { name: "worker-lines", run: lines, seeds: line_seeds },
     ]
 }
 
@@ -44,6 +53,120 @@ fn spec(data: &[u8]) {
         let again = serde_json::to_vec(&spec).ok().and_then(|json| TrainingSpec::from_json(&json).ok());
         assert_eq!(again, Some(spec));
     }
+}
+
+fn signer() -> Option<SigningKey> {
+    SigningKey::generate([7; 32]).ok()
+}
+
+fn peer(port: u16) -> Peer {
+    Peer { address: SocketAddr::from(([10, 0, 0, 1], port)), key: Digest::of(&port.to_le_bytes()) }
+}
+
+/// Signed by the right key: what is believed is for this worker, round and unit, and for nothing else.
+fn peer_list(data: &[u8]) {
+    let Some(key) = signer() else { return };
+    let _ = serde_json::from_slice::<Joined>(data).is_ok();
+    // The reader of payloads sees all bytes; to sign those that it refuses would only take time.
+    let Ok(list) = jcs::deserialize_canonical::<peers::PeerList>(data) else { return };
+    let Ok(envelope) = peers::sign(&list, &key) else { return };
+    assert_eq!(envelope.unverified_payload(), data);
+    let Peer { address, key: own } = peer(1);
+    let expected = peers::Expected {
+        unit: "4f2a9c1b-0-1",
+        attempt: 1,
+        round: 2,
+        workers: 2,
+        rank: 1,
+        address,
+        key: own,
+    };
+    if let Ok(list) = peers::open(&envelope, &[key.public().clone()], &expected) {
+        assert!(matches!(list[..], [other, me] if me == peer(1) && other.key != own));
+    }
+}
+
+fn hello(data: &[u8]) {
+    if let Ok(bytes) = <&[u8; HELLO]>::try_from(data)
+        && let Some(identity) = Identity::from_hello(bytes)
+    {
+        assert_eq!(&identity.to_hello(), bytes);
+    }
+}
+
+/// Frames one after the other: each has the length of its kind, and what was read is what was there.
+fn frame(data: &[u8]) {
+    let lengths = wire::Lengths { losses: 17, subtrees: 64, slice: 32 };
+    let (mut rest, mut again) = (data, Vec::new());
+    while let Ok(frame) = wire::receive(&mut rest, &lengths) {
+        assert!(frame.payload.len() <= 64);
+        let _ = wire::send(&mut again, &frame).is_ok();
+        assert_eq!(again.get(..), data.get(..data.len() - rest.len()));
+    }
+}
+
+/// What a worker and its parent read from each other's pipe, and the relay from a pod.
+fn lines(data: &[u8]) {
+    if let Ok(event) = serde_json::from_slice::<Event>(data) {
+        let again =
+            serde_json::to_vec(&event).ok().and_then(|json| serde_json::from_slice::<Event>(&json).ok());
+        assert_eq!(again, Some(event));
+    }
+    if let Ok(command) = serde_json::from_slice::<Command>(data) {
+        let again = serde_json::to_vec(&command).ok().and_then(|json| serde_json::from_slice(&json).ok());
+        assert_eq!(again, Some(command));
+    }
+    if let Ok(join) = serde_json::from_slice::<Join>(data) {
+        let again = serde_json::to_vec(&join).ok().and_then(|json| serde_json::from_slice(&json).ok());
+        assert_eq!(again, Some(join));
+    }
+}
+
+fn peer_list_seeds() -> Vec<Vec<u8>> {
+    let list = peers::PeerList {
+        format: peers::FORMAT.to_owned(),
+        unit: "4f2a9c1b-0-1".to_owned(),
+        attempt: 1,
+        round: 2,
+        peers: vec![peer(0), peer(1)],
+    };
+    let signed = signer().and_then(|key| peers::sign(&list, &key).ok());
+    let payload = signed.as_ref().map(|envelope| envelope.unverified_payload().to_vec());
+    let answer = signed.and_then(|peers| serde_json::to_vec(&Joined { peers }).ok());
+    payload.into_iter().chain(answer).collect()
+}
+
+fn hello_seeds() -> Vec<Vec<u8>> {
+    let identity = Identity { rank: 1, workers: 2, step: 20, training_digest: Digest::of(b"x") };
+    vec![identity.to_hello().to_vec()]
+}
+
+fn frame_seeds() -> Vec<Vec<u8>> {
+    let mut bytes = Vec::new();
+    for (kind, length) in [
+        (wire::Kind::Losses, 17),
+        (wire::Kind::KeepAlive, 0),
+        (wire::Kind::Subtrees, 64),
+        (wire::Kind::Slice, 32),
+    ] {
+        let _ = wire::send(&mut bytes, &wire::Frame { kind, step: 4, payload: vec![1; length] }).is_ok();
+    }
+    vec![bytes]
+}
+
+fn line_seeds() -> Vec<Vec<u8>> {
+    let Some(public_key) = signer().map(|key| key.public().clone()) else { return Vec::new() };
+    let address = peer(1).address;
+    let listening = Event::Listening { address, public_key: public_key.clone() };
+    let command = Command::Peers { peers: vec![peer(0), peer(1)] };
+    [
+        serde_json::to_vec(&listening),
+        serde_json::to_vec(&command),
+        serde_json::to_vec(&Join { address, public_key }),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn tensor_seeds() -> Vec<Vec<u8>> {
@@ -87,5 +210,7 @@ mod tests {
         checkpoint::Manifest::parse(&checkpoint_seeds()[0]).unwrap();
         dataset::Manifest::parse(&dataset_seeds()[0]).unwrap();
         TrainingSpec::from_json(&spec_seeds()[0]).unwrap();
+        assert_eq!((peer_list_seeds().len(), line_seeds().len()), (2, 3));
+        Identity::from_hello(hello_seeds()[0][..].try_into().unwrap()).unwrap();
     }
 }

@@ -1,6 +1,8 @@
 //! P-256 keys: who signed. A key is named by its key id, the SHA-256 of its SubjectPublicKeyInfo in DER
 //! (RFC 5480); what a join presents and a provider's `acceptedKeys` pin is this same digest.
 //!
+//! In a JSON field a public key is the base64 of its SPKI in DER, in the one encoding that the id is of.
+//!
 //! Signatures are ECDSA with SHA-256 and the deterministic nonce of RFC 6979, in ASN.1 DER as in X.509 and
 //! Sigstore bundles.
 
@@ -9,8 +11,12 @@ use std::fmt;
 use p256::ecdsa::signature::{Signer as _, Verifier as _};
 use p256::ecdsa::{DerSignature, Signature};
 use p256::pkcs8::{DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::Digest;
+
+/// Bytes of the SPKI of a P-256 key with an uncompressed point.
+const SPKI: usize = 91;
 
 /// Why a key could not be read or made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -144,6 +150,27 @@ impl PublicKey {
     }
 }
 
+impl Serialize for PublicKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use base64::{Engine as _, engine::general_purpose::STANDARD};
+        let der = self.key.to_public_key_der().map_err(serde::ser::Error::custom)?;
+        serializer.serialize_str(&STANDARD.encode(der.as_bytes()))
+    }
+}
+
+impl<'de> Deserialize<'de> for PublicKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use base64::{Engine as _, engine::general_purpose::STANDARD};
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        // Another length would be another spelling of the point, with another fingerprint.
+        let der = Some(text).filter(|text| text.len() == SPKI.div_ceil(3) * 4);
+        der.and_then(|text| STANDARD.decode(text.as_bytes()).ok())
+            .filter(|der| der.len() == SPKI)
+            .and_then(|der| Self::from_der(&der).ok().filter(|key| key.key_id == Digest::of(&der)))
+            .ok_or_else(|| serde::de::Error::custom("not a P-256 public key (base64 of its SPKI in DER)"))
+    }
+}
+
 impl fmt::Debug for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PublicKey({})", self.key_id)
@@ -189,6 +216,16 @@ mod tests {
         let public = PublicKey::from_pem(&key.public().to_pem().unwrap()).unwrap();
         assert_eq!(&public, key.public());
         assert!(!format!("{key:?}").contains("0707"));
+    }
+
+    #[test]
+    fn public_keys_in_json_have_one_spelling() {
+        let key = SigningKey::generate([7; 32]).unwrap().public().clone();
+        let json = serde_json::to_string(&key).unwrap();
+        assert_eq!(serde_json::from_str::<PublicKey>(&json).unwrap(), key);
+        for bad in ["\"\"".to_owned(), json.replace("MFkw", "MFkx"), json.replace('=', ""), "7".to_owned()] {
+            assert!(serde_json::from_str::<PublicKey>(&bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -31,7 +31,7 @@ use super::{AgentArgs, hub, hub_client, join, pin, relay_address, report, upload
 use crate::runtime::Shutdown;
 use crate::runtime::blobdir::BlobDir;
 use crate::runtime::client::{Target, install_crypto};
-use crate::runtime::files::{self, Access};
+use crate::runtime::files;
 use crate::runtime::tls::Authority;
 use crate::wire::join_token::{JoinToken, MAX_BYTES};
 
@@ -63,7 +63,6 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     let policies = args.policy.load(Arc::new(Switch::open(&args.state)))?;
     let policies = policies.context("say what is lent: --policy FILE, or --allow-image and --workers")?;
     let policies = Arc::new(policies);
-    let secret = secret(&args.state.join("secret"))?;
     let blobs = Arc::new(BlobDir::open(&args.state.join("blobs")).await?);
     let units = Arc::new(Units::open(state_dir)?);
     let contact = Arc::new(Contact::open(args.state.join("contact")));
@@ -90,6 +89,7 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     let hub = hub_client::client(&membership, &identity, &session, &namespace)?;
     let hub_blobs: Arc<dyn HubBlobs> = Arc::new(HttpBlobs::new(session.clone()));
     let authority = Authority::open(&args.state.join("relay-ca"), "muster relay")?;
+    let signer = authority.signer()?;
     let site = Site {
         namespace: args.member.namespace.clone(),
         audience: format!("muster-agent/{}", membership.provider),
@@ -102,7 +102,7 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
         .with_context(|| format!("--relay-listen {}", args.relay_listen))?;
     listener.set_nonblocking(true)?;
     let tls = authority.server(&[relay_at.host])?;
-    let relay = Relay::new(units.clone(), blobs.clone(), hub_blobs.clone(), member.clone(), secret);
+    let relay = Relay::new(units.clone(), blobs.clone(), hub_blobs.clone(), member.clone(), signer);
     let relay = tokio::spawn(relay.serve(listener, tls, shutdown.clone()));
     // 5. What goes on without the hub.
     let controller = Arc::new(Controller {
@@ -247,19 +247,6 @@ async fn sweep(units: Arc<Units>, blobs: Arc<BlobDir>, shutdown: Shutdown) {
             () = tokio::time::sleep(SWEEP) => {}
         }
     }
-}
-
-/// The secret that the rounds' keys come from; made once.
-fn secret(path: &Path) -> anyhow::Result<[u8; 32]> {
-    if path.exists() {
-        let text = String::from_utf8(files::read_capped(path, 100)?)?;
-        let digest = Digest::from_hex(text.trim())
-            .with_context(|| format!("{}: not 64 hex digits", path.display()))?;
-        return Ok(*digest.as_bytes());
-    }
-    let secret = random()?;
-    files::write_atomic(path, Digest::from_bytes(secret).to_hex().as_bytes(), Access::Private)?;
-    Ok(secret)
 }
 
 fn random() -> anyhow::Result<[u8; 32]> {

@@ -2,18 +2,18 @@
 //! has been told is in here before it is told, so that an agent that starts again continues the same story.
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use muster_core::attempt::{Desired, Memory};
 use muster_core::envelope::{CheckpointRef, Payload};
 use muster_proof::Digest;
+use muster_trainer::protocol::Peer;
 use serde::{Deserialize, Serialize};
 
 use crate::runtime::files::{self, Access};
 
-/// No state file is longer: a unit of 256 workers has some 40 KB.
+/// No state file is longer: a unit of 256 workers has some 80 KB.
 const MAX_FILE: u64 = 1 << 20;
 
 /// What is remembered of a unit.
@@ -72,8 +72,8 @@ pub struct Rounds {
     pub step: i64,
     /// Rounds in a row that ended without a step.
     pub barren: u32,
-    /// By rank: who has joined, and where it listens.
-    pub addresses: BTreeMap<i64, SocketAddr>,
+    /// By rank: who has joined, where it listens, and the fingerprint of its key.
+    pub peers: BTreeMap<i64, Peer>,
     /// By rank: the one pod that is admitted.
     pub pods: BTreeMap<i64, String>,
 }
@@ -185,11 +185,11 @@ mod tests {
     fn units_survive_and_damage_is_not_believed() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(dir.path()).unwrap();
-        let address: SocketAddr = "10.1.2.3:4567".parse().unwrap();
+        let peer = Peer { address: "10.1.2.3:4567".parse().unwrap(), key: Digest::of(b"key") };
         let one = UnitState {
             uid: "u".to_owned(),
             payload: Some(payload()),
-            rounds: Rounds { addresses: BTreeMap::from([(1, address)]), ..Rounds::default() },
+            rounds: Rounds { peers: BTreeMap::from([(1, peer)]), ..Rounds::default() },
             ..UnitState::default()
         };
         state.save("a-0-1", &one).unwrap();

@@ -6,6 +6,7 @@ use crate::runtime::client::install_crypto;
 use crate::runtime::files::{Access, create_private_dir, read_capped, write_atomic};
 use axum_server::tls_rustls::RustlsConfig;
 use muster_proof::Digest;
+use muster_proof::key::SigningKey;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, date_time_ymd,
@@ -94,6 +95,16 @@ impl Authority {
     /// When the certificate is not X.509.
     pub fn spki(&self) -> Result<Digest, TlsError> {
         Ok(Digest::of(&spki(&self.certificate)?))
+    }
+
+    /// The CA's key, to sign what its clients shall believe without looking at the connection. Only for messages that can be
+    /// mistaken for nothing else, as those of DSSE.
+    ///
+    /// # Errors
+    /// When the key is not of P-256.
+    pub fn signer(&self) -> Result<SigningKey, TlsError> {
+        SigningKey::from_pem(&self.issuer.key().serialize_pem())
+            .map_err(|error| TlsError::Pem { path: "ca.key".into(), reason: error.to_string() })
     }
 
     /// A server configuration for the given host names and IP addresses, with a fresh certificate.
@@ -257,6 +268,7 @@ mod tests {
         let key = std::fs::read_to_string(dir.path().join("ca.key")).unwrap();
         let key = muster_proof::key::SigningKey::from_pem(&key).unwrap();
         assert_eq!(authority.spki().unwrap(), key.key_id());
+        assert_eq!(authority.signer().unwrap().key_id(), key.key_id());
         let (chain, _) = authority.issue(&["127.0.0.1".into()]).unwrap();
         assert_eq!(chain.len(), 2);
         assert_eq!(Digest::of(&spki(&chain[1]).unwrap()), key.key_id(), "clients find the pinned key");

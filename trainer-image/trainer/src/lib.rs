@@ -6,7 +6,8 @@
 //! | [`dataset`] | token files and their manifest |
 //! | [`resolved`] | the resolved spec, training digest, genesis, StateRoot |
 //! | [`checkpoint`], [`safetensors`] | states on disk, in files that `transformers` loads |
-//! | [`exchange`] | sums over the workers of a run, over TCP |
+//! | [`exchange`] | sums over the workers of a run, over TLS |
+//! | [`peers`] | the signed list of a round's workers |
 //! | [`worker`] | one process of a training run |
 //! | [`pod`] | process 1 of a pod: relay, uploads, rounds |
 //! | [`inference`] | logits, gradients, text from a trained model |
@@ -25,6 +26,7 @@ pub mod exchange;
 pub mod failure;
 pub mod files;
 pub mod inference;
+pub mod peers;
 pub mod pod;
 pub mod protocol;
 pub mod resolve;

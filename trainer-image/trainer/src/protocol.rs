@@ -9,9 +9,11 @@
 use std::net::SocketAddr;
 
 use muster_proof::Digest;
+use muster_proof::dsse::Envelope;
+use muster_proof::key::PublicKey;
 use serde::{Deserialize, Serialize};
 
-/// The longest line a worker or its parent accepts, in bytes. 256 addresses fit many times over.
+/// The longest line a worker or its parent accepts, in bytes. A list of 256 peers fits.
 pub const MAX_LINE: usize = 64 * 1024;
 /// The largest body of a relay request or answer other than a blob, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
@@ -68,6 +70,8 @@ pub enum Event {
     Listening {
         /// Where this worker listens.
         address: SocketAddr,
+        /// The key that it proves to hold; its process made it and takes it along.
+        public_key: PublicKey,
     },
     /// State loaded, peers connected.
     Started {
@@ -134,15 +138,23 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "camelCase", deny_unknown_fields)]
 pub enum Command {
-    /// Where all workers listen, and the key of this run.
+    /// Who the workers of this run are.
     Peers {
         /// Index = rank.
-        addresses: Vec<SocketAddr>,
-        /// 32 bytes as 64 hex digits.
-        key: String,
+        peers: Vec<Peer>,
     },
     /// Stop at the end of the current interval.
     Drain {},
+}
+
+/// A worker as the others must know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peer {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Fingerprint of its key: SHA-256 of the SPKI.
+    pub key: Digest,
 }
 
 /// A state to start from.
@@ -189,21 +201,28 @@ pub struct OtherRound {
 }
 
 /// Body of `POST /v1/rounds/{round}/join`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Join {
     /// Where this rank listens.
     pub address: SocketAddr,
+    /// The key of its worker process.
+    pub public_key: PublicKey,
+}
+
+impl Join {
+    /// What the others are told of it.
+    pub fn peer(&self) -> Peer {
+        Peer { address: self.address, key: self.public_key.key_id() }
+    }
 }
 
 /// Answer 200 to a join: all ranks are here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Joined {
-    /// Index = rank.
-    pub addresses: Vec<SocketAddr>,
-    /// The round's key: 32 bytes as 64 hex digits.
-    pub key: String,
+    /// Signed by the relay: a [`crate::peers::PeerList`].
+    pub peers: Envelope,
 }
 
 /// Body of `POST /v1/checkpoints`: all its blobs were put.
@@ -261,6 +280,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use muster_proof::key::SigningKey;
 
     fn digest(text: &str) -> Digest {
         Digest::of(text.as_bytes())
@@ -284,17 +304,27 @@ mod tests {
         assert_eq!(serde_json::to_string(&rest).unwrap(), r#"{"event":"finished","step":9}"#);
         let drain: Command = serde_json::from_str(r#"{"command":"drain"}"#).unwrap();
         assert_eq!(drain, Command::Drain {});
-        let peers: Command =
-            serde_json::from_str(r#"{"command":"peers","addresses":["127.0.0.1:1","[::1]:2"],"key":"00"}"#)
-                .unwrap();
-        assert!(matches!(peers, Command::Peers { addresses, .. } if addresses.len() == 2));
+        let key = digest("key");
+        let line = format!(r#"{{"command":"peers","peers":[{{"address":"[::1]:2","key":"{key}"}}]}}"#);
+        let peers = Command::Peers { peers: vec![Peer { address: "[::1]:2".parse().unwrap(), key }] };
+        assert_eq!(serde_json::to_string(&peers).unwrap(), line);
+        assert_eq!(serde_json::from_str::<Command>(&line).unwrap(), peers);
+        let public_key = SigningKey::generate([7; 32]).unwrap().public().clone();
+        let listening = Event::Listening { address: "127.0.0.1:1".parse().unwrap(), public_key };
+        let line = serde_json::to_string(&listening).unwrap();
+        assert!(
+            line.starts_with(r#"{"event":"listening","address":"127.0.0.1:1","publicKey":"MFkw"#),
+            "{line}"
+        );
+        assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), listening);
     }
 
     #[test]
     fn unknown_and_missing_fields_are_refused() {
         for bad in [
             r#"{"command":"drain","now":true}"#,
-            r#"{"command":"peers","addresses":[]}"#,
+            r#"{"command":"peers"}"#,
+            r#"{"command":"peers","peers":[{"address":"127.0.0.1:1"}]}"#,
             r#"{"command":"stop"}"#,
             r#"{}"#,
         ] {

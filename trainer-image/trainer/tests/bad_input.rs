@@ -11,8 +11,9 @@ use std::path::Path;
 use std::process::Command;
 
 use common::{Ended, INTERVAL, Job, STEPS, Worker, model, run, run_one, training};
+use muster_proof::Digest;
 use muster_trainer::checkpoint::Store;
-use muster_trainer::protocol::{Command as Line, Event};
+use muster_trainer::protocol::{Command as Line, Event, Peer};
 use muster_trainer::{dataset, resolved};
 
 fn edit(path: &Path, change: impl Fn(Vec<u8>) -> Vec<u8>) {
@@ -63,8 +64,8 @@ fn more_workers_than_shards() {
     (training.shards, training.batch) = (2, 8);
     let job = Job::with(&model(), &training);
     let mut worker = Worker::spawn(job.worker(&job.out("out"), 0, 3));
-    let Some(Event::Listening { address }) = worker.next() else { panic!("not listening") };
-    worker.send(&Line::Peers { addresses: vec![address; 3], key: "00".repeat(32) });
+    let peer = worker.listening();
+    worker.send(&Line::Peers { peers: vec![peer; 3] });
     worker.end().assert_error(64, &["3 workers for 2 shards", "--workers"]);
 }
 
@@ -72,9 +73,15 @@ fn more_workers_than_shards() {
 fn commands() {
     let job = Job::new();
     let mut worker = Worker::spawn(job.worker(&job.out("out"), 0, 2));
-    assert!(matches!(worker.next(), Some(Event::Listening { .. })));
-    worker.send(&Line::Peers { addresses: vec![], key: "xyz".into() });
-    worker.end().assert_error(64, &["stdin", "64 lower-case hex digits"]);
+    worker.listening();
+    worker.say(r#"{"command":"peers","peers":[{"address":"127.0.0.1:1","key":"xyz"}]}"#);
+    worker.end().assert_error(64, &["stdin", "sha256:"]);
+    // A list that is another worker's.
+    let mut worker = Worker::spawn(job.worker(&job.out("out"), 0, 2));
+    let own = worker.listening();
+    let other = Peer { key: Digest::of(b"another key"), ..own };
+    worker.send(&Line::Peers { peers: vec![other, own] });
+    worker.end().assert_error(64, &["the list of peers", "another key for this worker, rank 0"]);
 }
 
 /// Whoever finds the port of a waiting worker and sends anything, or nothing: turned away, and the bits are the same.
@@ -84,22 +91,16 @@ fn strangers_on_the_port() {
     let want = run_one(&job, &job.out("want"), &[]).root();
     let mut workers: Vec<_> =
         (0..2).map(|rank| Worker::spawn(job.worker(&job.out("out"), rank, 2))).collect();
-    let addresses: Vec<_> = workers
-        .iter()
-        .map(|worker| match worker.next() {
-            Some(Event::Listening { address }) => address,
-            other => panic!("{other:?}"),
-        })
-        .collect();
+    let peers: Vec<_> = workers.iter().map(Worker::listening).collect();
     let mut strangers: Vec<_> = [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 300], &[]]
         .into_iter()
         .map(|bytes| {
-            let mut stream = TcpStream::connect(addresses[0]).unwrap();
+            let mut stream = TcpStream::connect(peers[0].address).unwrap();
             stream.write_all(bytes).unwrap();
             stream
         })
         .collect();
-    let peers = Line::Peers { addresses, key: "5a".repeat(32) };
+    let peers = Line::Peers { peers };
     // The true peer is told only after worker 0 has hung up on the garbage, or it might come first on a quick machine.
     workers[0].send(&peers);
     drop(strangers[1].read_to_end(&mut Vec::new()));

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::{BINARY, Job, STEPS, run_one};
 use muster_proof::Digest;
+use muster_proof::key::SigningKey;
 use muster_trainer::protocol::Desired;
 use relay::Relay;
 
@@ -211,6 +212,40 @@ fn checkpoints_do_not_queue_behind_one_that_is_not_durable() {
     site.relay.state().not_yet = 0;
     pod.end().assert(0, &["finished after step 40"]);
     assert_eq!(site.relay.state().checkpoints.last().map(|last| last.step), Some(40));
+}
+
+/// Whoever stands between pod and relay, or is the relay without its key, makes no peer. The pod asks again until its
+/// patience ends.
+#[test]
+fn a_list_of_peers_that_is_not_the_relays_is_refused() {
+    type Change = fn(&mut relay::State);
+    let changes: [(&str, Change); 4] = [
+        ("no signature by a trusted key", |state| state.signer = SigningKey::generate([9; 32]).unwrap()),
+        ("unit is not 4f2a9c1b-0-1", |state| state.tamper = |list, _| list.unit = "4f2a9c1b-0-2".into()),
+        ("round is not 1", |state| state.tamper = |list, _| list.round = 2),
+        ("another key for this worker", |state| {
+            state.tamper = |list, rank| list.peers[rank as usize].key = Digest::of(b"another");
+        }),
+    ];
+    for (what, change) in changes {
+        let site = Site::new(STEPS, 2);
+        change(&mut site.relay.state());
+        for pod in site.pods() {
+            let ended = pod.end();
+            ended.assert(69, &["a list of peers that cannot be believed", what]);
+            assert!(!ended.stdout.contains("step"), "no step with a stranger: {ended:?}");
+        }
+    }
+    // An answer that is wrong once does no harm.
+    let site = Site::new(STEPS, 2);
+    site.relay.state().tamper = |list, _| list.attempt = 7;
+    let pods = site.pods();
+    site.relay.wait("all to join", |state| state.joined.len() == 2);
+    thread::sleep(Duration::from_millis(700));
+    site.relay.state().tamper = |_, _| ();
+    for pod in pods {
+        pod.end().assert(0, &["finished after step 10"]);
+    }
 }
 
 /// A worker process dies: its pod asks for the next round, the other follows, the bits stay.

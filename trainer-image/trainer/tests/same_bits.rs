@@ -12,7 +12,7 @@ use muster_numerics::isa::Isa;
 use muster_trainer::checkpoint::Store;
 use muster_trainer::protocol::{Command, Event};
 
-/// 1, 2, 3 and 8 workers, 1 and 2 threads, every instruction set: one StateRoot. Twice, for luck.
+/// 1, 2, 3, 4 and 8 workers, 1 and 2 threads, every instruction set: one StateRoot. Twice, for luck.
 #[test]
 fn workers_threads_and_instruction_sets_do_not_show() {
     let job = Job::new();
@@ -24,7 +24,7 @@ fn workers_threads_and_instruction_sets_do_not_show() {
     }
     for isa in Isa::available() {
         for threads in ["1", "2"] {
-            for workers in [1, 2, 3, 8] {
+            for workers in [1, 2, 3, 4, 8] {
                 let out = job.out(&format!("{isa}-{threads}-{workers}"));
                 let ended = run(&job, &out, workers, &["--isa", isa.name(), "--threads", threads]);
                 assert_eq!(ended[0].root(), want.root(), "{isa}, {threads} threads, {workers} workers");

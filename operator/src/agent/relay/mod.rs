@@ -4,7 +4,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`identity`] | from a token to a worker |
-//! | [`rounds`] | rendezvous, start checkpoint, key |
+//! | [`rounds`] | rendezvous, start checkpoint, list of peers |
 //! | [`blobs`] | the cache, read through from the hub; what a pod may read |
 //! | [`checkpoints`] | commits, and what they must satisfy |
 //! | [`routes`] | HTTP |
@@ -21,6 +21,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum_server::tls_rustls::RustlsConfig;
+use muster_proof::key::SigningKey;
 
 use super::hub_blobs::HubBlobs;
 use super::units::Units;
@@ -35,23 +36,23 @@ pub struct Relay {
     blobs: Arc<BlobDir>,
     hub: Arc<dyn HubBlobs>,
     reviewer: Arc<dyn Reviewer>,
-    secret: [u8; 32],
+    signer: SigningKey,
     kept: Kept,
     flights: blobs::Flights,
 }
 
 impl Relay {
-    /// `secret` must be the same whenever the agent starts: the keys of running rounds come from it.
+    /// `signer` signs lists of peers: the key of the CA that the pods pin.
     #[must_use]
     pub fn new(
         units: Arc<Units>,
         blobs: Arc<BlobDir>,
         hub: Arc<dyn HubBlobs>,
         reviewer: Arc<dyn Reviewer>,
-        secret: [u8; 32],
+        signer: SigningKey,
     ) -> Arc<Self> {
         let (kept, flights) = (Kept::default(), blobs::Flights::default());
-        Arc::new(Self { units, blobs, hub, reviewer, secret, kept, flights })
+        Arc::new(Self { units, blobs, hub, reviewer, signer, kept, flights })
     }
 
     /// Serves until `shutdown`, then gives open requests a moment.

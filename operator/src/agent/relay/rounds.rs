@@ -1,14 +1,11 @@
 //! Rounds: how the workers of an attempt find each other, and start from the same state.
 //!
 //! A round is one start of all workers. Who asks for the next number begins it, for its worker process died; the
-//! others lose their peer, ask in turn, and are told. The start checkpoint and the key belong to the round. All of it
-//! is durable before it is answered, and the key is derived, so an agent that starts again changes nothing for workers
-//! that run.
-use std::net::SocketAddr;
-
-use hmac::{Hmac, KeyInit, Mac};
+//! others lose their peer, ask in turn, and are told. The start checkpoint and the list of peers belong to the round. All of
+//! it is durable before it is answered, so an agent that starts again changes nothing for workers that run.
 use muster_core::envelope::CheckpointRef;
-use sha2::Sha256;
+use muster_trainer::peers::{FORMAT, PeerList};
+use muster_trainer::protocol::Peer;
 
 use crate::agent::state::{Rounds, UnitState};
 
@@ -24,6 +21,8 @@ pub enum Ask {
     Other(u32),
     /// The attempt is over.
     Over,
+    /// The key is that of another rank, this one.
+    Taken(i64),
 }
 
 /// Makes sure that the rounds are those of the current attempt; `step` is the last one reported.
@@ -58,7 +57,7 @@ fn advance(state: &mut UnitState, step: i64) -> Ask {
     rounds.number += 1;
     rounds.step = step;
     rounds.start = start;
-    rounds.addresses.clear();
+    rounds.peers.clear();
     Ask::Current
 }
 
@@ -69,29 +68,47 @@ pub fn crash_loop(rounds: &Rounds) -> Option<String> {
         .then(|| format!("worker processes died {} times in a row before a first step", rounds.barren))
 }
 
-/// A worker of the current round listens at `address`. `Current` once its address is recorded.
-pub fn join(state: &mut UnitState, wanted: u32, rank: i64, address: SocketAddr, step: i64) -> Ask {
+/// A worker of the current round is `peer`. `Current` once that is recorded.
+pub fn join(state: &mut UnitState, wanted: u32, rank: i64, peer: Peer, step: i64) -> Ask {
     match ask(state, wanted, step) {
         Ask::Current => {}
         other => return other,
     }
     let workers = state.payload.as_ref().map_or(0, |payload| payload.workers);
-    let known = state.rounds.addresses.get(&rank).copied();
-    // The others have the old address already: this worker died after all had met.
-    if known.is_some_and(|known| known != address) && is_complete(&state.rounds, workers) {
+    // Keys are public, and a list with one key twice is of no use to anybody.
+    if let Some((other, _)) = state.rounds.peers.iter().find(|(r, p)| **r != rank && p.key == peer.key) {
+        return Ask::Taken(*other);
+    }
+    let known = state.rounds.peers.get(&rank).copied();
+    // The others have the old one already: this worker died after all had met.
+    if known.is_some_and(|known| known != peer) && is_complete(&state.rounds, workers) {
         return match advance(state, step) {
             Ask::Current => Ask::Other(state.rounds.number),
             other => other,
         };
     }
-    state.rounds.addresses.insert(rank, address);
+    state.rounds.peers.insert(rank, peer);
     Ask::Current
 }
 
 /// Whether all ranks have joined.
 #[must_use]
 pub fn is_complete(rounds: &Rounds, workers: i64) -> bool {
-    (0..workers).all(|rank| rounds.addresses.contains_key(&rank))
+    (0..workers).all(|rank| rounds.peers.contains_key(&rank))
+}
+
+/// What all workers of the round are told of each other, once all have joined.
+#[must_use]
+pub fn list(state: &UnitState) -> Option<PeerList> {
+    let (payload, rounds) = (state.payload.as_ref()?, &state.rounds);
+    is_complete(rounds, payload.workers).then_some(())?;
+    Some(PeerList {
+        format: FORMAT.to_owned(),
+        unit: payload.name.clone(),
+        attempt: u32::try_from(rounds.attempt).ok()?,
+        round: rounds.number,
+        peers: rounds.peers.values().copied().collect(),
+    })
 }
 
 /// Where the round starts.
@@ -100,26 +117,10 @@ pub fn start(rounds: &Rounds) -> Option<CheckpointRef> {
     rounds.start
 }
 
-/// The round's key, 64 hex digits: a function of the agent's secret and of what the round is, so it need not be kept.
-#[must_use]
-pub fn key(secret: &[u8; 32], state: &UnitState) -> String {
-    // A key of any length is good for HMAC.
-    let Ok(mut mac) = <Hmac<Sha256> as KeyInit>::new_from_slice(secret) else { return String::new() };
-    let parts = [
-        "muster.round/1".to_owned(),
-        state.uid.clone(),
-        state.rounds.attempt.to_string(),
-        state.rounds.number.to_string(),
-    ];
-    for part in parts {
-        mac.update(&(part.len() as u64).to_le_bytes());
-        mac.update(part.as_bytes());
-    }
-    muster_proof::Digest::from_bytes(mac.finalize().into_bytes().into()).to_hex()
-}
-
 #[cfg(test)]
 mod tests {
+    use muster_proof::Digest;
+
     use super::*;
     use crate::agent::testing::payload;
 
@@ -129,26 +130,27 @@ mod tests {
         state
     }
 
-    fn address(port: u16) -> SocketAddr {
-        SocketAddr::from(([10, 0, 0, 1], port))
+    /// A process: another port, another key.
+    fn peer(port: u16) -> Peer {
+        Peer { address: ([10, 0, 0, 1], port).into(), key: Digest::of(&port.to_le_bytes()) }
     }
 
     #[test]
     fn the_next_round_begins_when_asked_for_and_all_follow() {
         let mut state = unit();
         assert_eq!(ask(&mut state, 1, 0), Ask::Current);
-        assert_eq!(join(&mut state, 1, 0, address(1), 0), Ask::Current);
+        assert_eq!(join(&mut state, 1, 0, peer(1), 0), Ask::Current);
         assert!(!is_complete(&state.rounds, 2));
-        assert_eq!(join(&mut state, 1, 1, address(2), 0), Ask::Current);
+        assert_eq!(join(&mut state, 1, 1, peer(2), 0), Ask::Current);
         assert!(is_complete(&state.rounds, 2));
-        let first = key(&[7; 32], &state);
+        let first = list(&state).unwrap();
+        assert_eq!((first.attempt, first.round, &first.peers[..]), (1, 1, &[peer(1), peer(2)][..]));
         // Rank 1's worker died at step 5, then rank 0 follows.
         assert_eq!(ask(&mut state, 2, 5), Ask::Current);
         assert_eq!(ask(&mut state, 2, 5), Ask::Current);
-        assert_eq!(join(&mut state, 1, 0, address(1), 5), Ask::Other(2));
-        assert!(state.rounds.addresses.is_empty());
-        assert_ne!(key(&[7; 32], &state), first);
-        assert_ne!(key(&[8; 32], &state), key(&[7; 32], &state));
+        assert_eq!(join(&mut state, 1, 0, peer(1), 5), Ask::Other(2));
+        assert!(state.rounds.peers.is_empty());
+        assert_eq!(list(&state), None);
         assert_eq!(ask(&mut state, 9, 5), Ask::Other(2));
         assert_eq!(ask(&mut state, 1, 5), Ask::Other(2));
     }
@@ -169,11 +171,23 @@ mod tests {
     #[test]
     fn a_worker_that_died_after_all_had_met_begins_another_round() {
         let mut state = unit();
-        join(&mut state, 1, 0, address(1), 0);
-        assert_eq!(join(&mut state, 1, 0, address(3), 0), Ask::Current, "not all had met");
-        join(&mut state, 1, 1, address(2), 0);
-        assert_eq!(join(&mut state, 1, 1, address(2), 0), Ask::Current, "the answer was lost");
-        assert_eq!(join(&mut state, 1, 1, address(4), 0), Ask::Other(2));
+        join(&mut state, 1, 0, peer(1), 0);
+        assert_eq!(join(&mut state, 1, 0, peer(3), 0), Ask::Current, "not all had met");
+        join(&mut state, 1, 1, peer(2), 0);
+        assert_eq!(join(&mut state, 1, 1, peer(2), 0), Ask::Current, "the answer was lost");
+        assert_eq!(join(&mut state, 1, 1, peer(4), 0), Ask::Other(2));
+        // Another process may get the same port; its key is another.
+        join(&mut state, 2, 0, peer(3), 0);
+        join(&mut state, 2, 1, peer(4), 0);
+        assert_eq!(join(&mut state, 2, 1, Peer { key: peer(5).key, ..peer(4) }, 0), Ask::Other(3));
+    }
+
+    #[test]
+    fn a_key_is_one_ranks() {
+        let mut state = unit();
+        join(&mut state, 1, 0, peer(1), 0);
+        assert_eq!(join(&mut state, 1, 1, Peer { key: peer(1).key, ..peer(2) }, 0), Ask::Taken(0));
+        assert_eq!(state.rounds.peers.len(), 1);
     }
 
     #[test]

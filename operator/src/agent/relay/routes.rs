@@ -1,5 +1,4 @@
 //! The relay's HTTP: parse, find the worker, act, answer.
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use jiff::Timestamp;
 use muster_core::attempt;
 use muster_core::envelope::Payload;
 use muster_proof::Digest;
+use muster_trainer::peers;
 use muster_trainer::protocol::{
     Assignment, CheckpointNotice, Desired, Join, Joined, MAX_BODY, OtherRound, ProgressAnswer, Start,
 };
@@ -120,16 +120,16 @@ async fn join(
     body: Bytes,
 ) -> Answer {
     let (worker, unit) = worker(&relay, &headers).await?;
-    let address = parse::<Join>(&body)?.address;
+    let peer = parse::<Join>(&body)?.peer();
     // A worker speaks for itself only: else one pod could send the others anywhere.
-    if worker.address.is_some_and(|known| known != address.ip()) {
+    if worker.address.is_some_and(|known| known != peer.address.ip()) {
         return Err(said(StatusCode::FORBIDDEN, "address: not the address of this pod"));
     }
     let step = last_step(&unit, worker.attempt);
     let deadline = tokio::time::Instant::now() + JOIN_WAIT;
     let mut changes = unit.round.subscribe();
     let asked =
-        unit.update(|state| rounds::join(state, round, worker.rank, address, step)).await.map_err(broken)?;
+        unit.update(|state| rounds::join(state, round, worker.rank, peer, step)).await.map_err(broken)?;
     unit.round.send_modify(|count| *count += 1);
     current(&unit, asked)?;
     loop {
@@ -140,10 +140,12 @@ async fn join(
         if state.rounds.number != round {
             current(&unit, Ask::Other(state.rounds.number))?;
         }
-        let workers = state.payload.as_ref().map_or(0, |payload| payload.workers);
-        if rounds::is_complete(&state.rounds, workers) {
-            let addresses: Vec<SocketAddr> = state.rounds.addresses.values().copied().collect();
-            return Ok(Json(Joined { addresses, key: rounds::key(&relay.secret, &state) }).into_response());
+        if let Some(list) = rounds::list(&state) {
+            let peers = peers::sign(&list, &relay.signer).map_err(|error| {
+                tracing::error!(unit = unit.name(), %error, "cannot sign the list of peers");
+                said(StatusCode::INTERNAL_SERVER_ERROR, "cannot sign the list of peers")
+            })?;
+            return Ok(Json(Joined { peers }).into_response());
         }
         match tokio::time::timeout_at(deadline, changes.changed()).await {
             Ok(Ok(())) => {}
@@ -218,6 +220,9 @@ fn current(unit: &Unit, asked: Ask) -> Answer<()> {
         Ask::Over => {
             unit.wake.notify_one();
             Err(over())
+        }
+        Ask::Taken(rank) => {
+            Err(said(StatusCode::FORBIDDEN, &format!("publicKey: it is the key of rank {rank}")))
         }
     }
 }

@@ -10,7 +10,8 @@ use muster_core::attempt::Desired;
 use muster_proof::Digest;
 use muster_trainer::checkpoint::{FILES, FileEntry, Manifest};
 use muster_trainer::dataset;
-use muster_trainer::protocol::{Assignment, Joined, OtherRound};
+use muster_trainer::peers;
+use muster_trainer::protocol::{Assignment, Join, Joined, OtherRound, Peer};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -21,6 +22,8 @@ use crate::agent::testing::{MemoryBlobs, payload};
 use crate::agent::units::{Unit, locked};
 use crate::agent::{hub_blobs::HubBlobs, upload};
 use crate::runtime::tls::{Authority, pinned_client};
+
+mod joining;
 
 const UNIT: &str = "4f2a9c1b-0-1";
 
@@ -55,6 +58,8 @@ struct Agent {
     units: Arc<Units>,
     blobs: Arc<BlobDir>,
     shutdown: Shutdown,
+    /// The CA's key.
+    signer: SigningKey,
 }
 
 /// What outlives it.
@@ -96,10 +101,12 @@ impl World {
         let units = Arc::new(Units::open(StateDir::open(root).unwrap()).unwrap());
         let blobs = Arc::new(BlobDir::open(&root.join("blobs")).await.unwrap());
         let shutdown = Shutdown::manual();
-        let relay = Relay::new(units.clone(), blobs.clone(), self.hub.clone(), self.pods.clone(), [7; 32]);
+        let signer = authority.signer().unwrap();
+        let relay =
+            Relay::new(units.clone(), blobs.clone(), self.hub.clone(), self.pods.clone(), signer.clone());
         let tls = authority.server(&["127.0.0.1".to_owned()]).unwrap();
         tokio::spawn(relay.serve(listener, tls, shutdown.clone()));
-        Agent { base, client: pinned_client(authority.pem()).unwrap(), units, blobs, shutdown }
+        Agent { base, client: pinned_client(authority.pem()).unwrap(), units, blobs, shutdown, signer }
     }
 }
 
@@ -120,9 +127,17 @@ impl Agent {
         self.ask(pod, Method::GET, path, None).await
     }
 
+    /// The process behind this port joins, with its key.
     async fn join(&self, pod: &str, round: u32, port: u16) -> Response {
-        let body = json!({ "address": format!("10.0.0.1:{port}") });
+        let body = serde_json::to_value(joining(port)).unwrap();
         self.ask(pod, Method::POST, &format!("/v1/rounds/{round}/join"), Some(body)).await
+    }
+
+    /// The peers of an answer, as the pod of this rank and port reads it.
+    fn peers(&self, joined: &Joined, workers: u32, rank: u32, round: u32, port: u16) -> Vec<Peer> {
+        let Peer { address, key } = joining(port).peer();
+        let expected = peers::Expected { unit: UNIT, attempt: 1, round, workers, rank, address, key };
+        peers::open(&joined.peers, &[self.signer.public().clone()], &expected).unwrap()
     }
 
     async fn put(&self, pod: &str, digest: &Digest, bytes: &[u8]) -> StatusCode {
@@ -149,6 +164,14 @@ impl Agent {
     }
 }
 
+/// What a process that listens on this port says.
+fn joining(port: u16) -> Join {
+    let mut seed = [1; 32];
+    seed[..2].copy_from_slice(&port.to_le_bytes());
+    let public_key = SigningKey::generate(seed).unwrap().public().clone();
+    Join { address: ([10, 0, 0, 1], port).into(), public_key }
+}
+
 /// The manifest's digest and all blobs of a checkpoint, the manifest last.
 fn checkpoint(step: u64, training: Digest) -> (Digest, Vec<Vec<u8>>) {
     let mut blobs: Vec<Vec<u8>> =
@@ -173,57 +196,6 @@ async fn json<T: serde::de::DeserializeOwned>(response: Response) -> T {
 }
 
 #[tokio::test]
-async fn workers_meet_and_get_one_key() {
-    let (_world, agent) = World::new().await;
-    let assignment: Assignment = json(agent.get("pod-1", "/v1/rounds/1").await).await;
-    assert_eq!((assignment.rank, assignment.workers, assignment.attempt, assignment.start), (1, 2, 1, None));
-    // The late joiner is waited for.
-    let (first, second) = tokio::join!(agent.join("pod-0", 1, 1000), async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        agent.join("pod-1", 1, 1001).await
-    });
-    let (first, second): (Joined, Joined) = (json(first).await, json(second).await);
-    assert_eq!(first, second);
-    assert_eq!(first.key.len(), 64);
-    let ports: Vec<u16> = first.addresses.iter().map(std::net::SocketAddr::port).collect();
-    assert_eq!(ports, [1000, 1001]);
-}
-
-#[tokio::test]
-async fn one_and_three_workers_meet_too() {
-    for workers in [1, 3] {
-        let (world, agent) = World::new().await;
-        agent.unit().update(|state| state.payload.as_mut().unwrap().workers = workers).await.unwrap();
-        world.pods.add("pod-2", UNIT, 1, 2);
-        let pods = ["pod-0", "pod-1", "pod-2"];
-        let joins = (0..workers).map(|rank| agent.join(pods[rank as usize], 1, 1000 + rank as u16));
-        for joined in futures::future::join_all(joins).await {
-            assert_eq!(json::<Joined>(joined).await.addresses.len(), workers as usize);
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_restart_of_the_agent_disturbs_nobody() {
-    let (world, agent) = World::new().await;
-    let (first, second) = tokio::join!(agent.join("pod-0", 1, 1000), agent.join("pod-1", 1, 1001));
-    let key = json::<Joined>(first).await.key;
-    drop(second); // its answer was lost with the agent
-    agent.shutdown.trigger();
-    let agent = world.start().await;
-    let again: Joined = json(agent.join("pod-1", 1, 1001).await).await;
-    assert_eq!(again.key, key);
-    // The next round is another one.
-    let _: Assignment = json(agent.get("pod-0", "/v1/rounds/2").await).await;
-    let behind = agent.join("pod-1", 1, 1001).await;
-    assert_eq!(behind.status(), StatusCode::CONFLICT);
-    assert_eq!(behind.json::<OtherRound>().await.unwrap(), OtherRound { round: 2 });
-    let (first, second) = tokio::join!(agent.join("pod-0", 2, 1002), agent.join("pod-1", 2, 1003));
-    assert_ne!(json::<Joined>(first).await.key, key);
-    assert_eq!(second.status(), StatusCode::OK);
-}
-
-#[tokio::test]
 async fn strangers_are_refused() {
     let (world, agent) = World::new().await;
     world.pods.add("pod-of-another-attempt", UNIT, 2, 0);
@@ -243,7 +215,7 @@ async fn strangers_are_refused() {
     }
     let bare = agent.client.get(format!("{}/v1/rounds/1", agent.base)).send().await.unwrap();
     assert_eq!(bare.status(), StatusCode::UNAUTHORIZED);
-    let elsewhere = json!({ "address": "10.0.0.9:1000" });
+    let elsewhere = json!({ "address": "10.0.0.9:1000", "publicKey": joining(1000).public_key });
     let join = agent.ask("pod-0", Method::POST, "/v1/rounds/1/join", Some(elsewhere)).await;
     assert_eq!(join.status(), StatusCode::FORBIDDEN, "a pod speaks for its own address only");
     // Somebody else's certificate is not believed.
@@ -272,6 +244,8 @@ async fn bodies_are_closed_and_capped() {
     let bad = [
         ("/v1/rounds/1/join", json!({"address": "10.0.0.1:1", "extra": 1}), "extra"),
         ("/v1/rounds/1/join", json!({"address": "nowhere"}), "socket address"),
+        ("/v1/rounds/1/join", json!({"address": "10.0.0.1:1"}), "publicKey"),
+        ("/v1/rounds/1/join", json!({"address": "10.0.0.1:1", "publicKey": "MFkw"}), "P-256 public key"),
         ("/v1/progress", json!({"step": 101, "loss": "1", "tokensPerSecond": 1}), "step"),
         ("/v1/progress", json!({"step": 1, "loss": "\u{1b}[31m", "tokensPerSecond": 1}), "loss"),
         ("/v1/checkpoints", json!({"step": 20}), "manifest"),

@@ -4,9 +4,8 @@ use super::progress::Progress;
 use crate::cli::Failure;
 use crate::runtime::Shutdown;
 use muster_proof::Digest;
-use muster_trainer::protocol::{Command as Order, Event, ExitCode};
+use muster_trainer::protocol::{Command as Order, Event, ExitCode, Peer};
 use rustix::process::{Pid, Signal, kill_process};
-use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -118,7 +117,7 @@ struct Crew {
 struct Member {
     pid: Option<Pid>,
     stdin: Option<ChildStdin>,
-    address: Option<SocketAddr>,
+    peer: Option<Peer>,
     running: bool,
 }
 
@@ -126,7 +125,7 @@ impl Crew {
     fn add(&mut self, mut child: Child, rank: u32, sender: &mpsc::Sender<(u32, News)>) {
         let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         let stdin = child.stdin.take();
-        self.members.push(Member { pid, stdin, address: None, running: true });
+        self.members.push(Member { pid, stdin, peer: None, running: true });
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let sender = sender.clone();
         tokio::spawn(async move {
@@ -202,7 +201,9 @@ impl Crew {
             News::Event(event) => {
                 progress.event(rank, &event);
                 match event {
-                    Event::Listening { address } => self.introduce(rank, address).await?,
+                    Event::Listening { address, public_key } => {
+                        self.introduce(rank, Peer { address, key: public_key.key_id() }).await?;
+                    }
                     Event::Finished { step, state_root: Some(root) } => self.finished = Some((step, root)),
                     Event::Error { code, message } => self.errors.push((rank, code, message)),
                     _ => {}
@@ -212,20 +213,17 @@ impl Crew {
         Ok(())
     }
 
-    /// When all workers listen, each gets all addresses and the key of this start.
-    async fn introduce(&mut self, rank: u32, address: SocketAddr) -> Result<(), Failure> {
+    /// When all workers listen, each is told where the others are and which keys they hold. No signature: what a child says
+    /// comes through its own pipe.
+    async fn introduce(&mut self, rank: u32, peer: Peer) -> Result<(), Failure> {
         if let Some(member) = self.members.get_mut(rank as usize) {
-            member.address = Some(address);
+            member.peer = Some(peer);
         }
-        let addresses: Vec<_> = self.members.iter().filter_map(|m| m.address).collect();
-        if addresses.len() < self.members.len() {
+        let peers: Vec<_> = self.members.iter().filter_map(|m| m.peer).collect();
+        if peers.len() < self.members.len() {
             return Ok(());
         }
-        let mut key = [0; 32];
-        getrandom::fill(&mut key)
-            .map_err(|e| Failure::new(format!("no random numbers for the run's key: {e}")))?;
-        let key = key.iter().map(|b| format!("{b:02x}")).collect();
-        let line = serde_json::to_string(&Order::Peers { addresses, key })? + "\n";
+        let line = serde_json::to_string(&Order::Peers { peers })? + "\n";
         for member in &mut self.members {
             if let Some(stdin) = &mut member.stdin {
                 // A worker that cannot be told has died; its exit says so.

@@ -9,32 +9,37 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::handshake::{Identity, Key, Peer, Refused, shake};
+use muster_proof::key::PublicKey;
+
+use super::handshake::{self, Identity, PATIENCE, Proven, Refused};
 use super::link::Link;
+use super::tls::{Keys, WorkerKey};
 use super::wire::Lengths;
 use super::{Error, MEETING};
+use crate::peers;
+use crate::protocol::Peer;
 
-/// How long a stranger may take for its handshake.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Strangers shaken hands with at the same time; more are turned away.
 const STRANGERS: usize = 64;
 
-/// A bound port that nobody is admitted to yet.
+/// A bound port that nobody is admitted to yet, and this process's key, which the others must be told.
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
+    key: WorkerKey,
 }
 
 impl Listener {
-    /// Binds `address`; port 0 takes a free one.
+    /// Binds `address`; port 0 takes a free one. Makes the key.
     ///
     /// # Errors
-    /// [`Error::Listen`].
+    /// [`Error::Listen`]; [`Error::Setup`] if no key can be made.
     pub fn bind(address: SocketAddr) -> Result<Self, Error> {
+        let key = WorkerKey::generate()?;
         let bound = TcpListener::bind(address).and_then(|socket| Ok((socket.local_addr()?, socket)));
         match bound {
-            Ok((address, socket)) => Ok(Self { socket, address }),
+            Ok((address, socket)) => Ok(Self { socket, address, key }),
             Err(source) => Err(Error::Listen { address: address.to_string(), source }),
         }
     }
@@ -42,6 +47,11 @@ impl Listener {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The key that this worker proves to hold.
+    pub fn public_key(&self) -> &PublicKey {
+        self.key.public()
     }
 }
 
@@ -52,7 +62,7 @@ pub struct Mesh {
     links: BTreeMap<u32, Link>,
 }
 
-type Proven = (TcpStream, Result<Peer, Refused>);
+type Met = Result<Proven, Refused>;
 
 impl Mesh {
     /// A run of one worker.
@@ -61,29 +71,30 @@ impl Mesh {
     }
 
     /// Meets all other workers. `lengths` says how long the frames from a rank are; `stop` ends the waiting.
-    /// Strangers without the key are turned away and reported by `warn`; they do not disturb.
+    /// Strangers without a key of the list are turned away and reported by `warn`; they do not disturb.
     pub(super) fn meet(
         listener: Listener,
         me: Identity,
-        addresses: &[SocketAddr],
-        key: &Key,
+        peers: &[Peer],
         lengths: &dyn Fn(u32) -> Lengths,
         stop: &AtomicBool,
         warn: &dyn Fn(String),
     ) -> Result<Self, Error> {
-        if addresses.len() != me.workers as usize {
-            let problem = format!("{} addresses of peers for {} workers", addresses.len(), me.workers);
-            return Err(Error::Setup(problem));
-        }
+        let Listener { socket, key, .. } = listener;
+        peers::check(peers, me.workers, me.rank, key.public().key_id())
+            .map_err(|problem| Error::Setup(format!("the list of peers: {problem}")))?;
+        let keys = Keys::new(key, me.rank, peers)
+            .map_err(|error| Error::Setup(format!("TLS between the workers: {error}")))?;
+        let keys = Arc::new(keys);
         let deadline = Instant::now() + MEETING;
-        let (found, proven) = channel();
+        let (found, met) = channel();
         let done = Arc::new(AtomicBool::new(false));
-        let accepting = accept(listener, me, key.clone(), found.clone(), done.clone());
-        for (rank, address) in (0..me.rank).zip(addresses) {
-            call(*address, me, rank, key.clone(), found.clone(), done.clone(), deadline);
+        let accepting = accept(socket, me, keys.clone(), found.clone(), done.clone());
+        for (rank, peer) in (0..me.rank).zip(peers) {
+            call(rank, *peer, me, keys.clone(), found.clone(), done.clone(), deadline);
         }
         drop(found);
-        let links = gather(me, &proven, lengths, deadline, stop, warn);
+        let links = gather(me, &met, lengths, deadline, stop, warn);
         done.store(true, Ordering::Release);
         // The acceptor looks at `done` at least every few milliseconds; after it the port is closed.
         drop(accepting.map(thread::JoinHandle::join));
@@ -118,7 +129,7 @@ impl Mesh {
 
 fn gather(
     me: Identity,
-    proven: &Receiver<Proven>,
+    met: &Receiver<Met>,
     lengths: &dyn Fn(u32) -> Lengths,
     deadline: Instant,
     stop: &AtomicBool,
@@ -133,7 +144,7 @@ fn gather(
             let absent = (0..me.workers).filter(|rank| *rank != me.rank && !links.contains_key(rank));
             return Err(Error::Absent(absent.collect()));
         }
-        let (stream, peer) = match proven.recv_timeout(Duration::from_millis(100)) {
+        let peer = match met.recv_timeout(Duration::from_millis(100)) {
             Ok(next) => next,
             Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => {
@@ -147,7 +158,7 @@ fn gather(
             }
             Ok(peer) => {
                 let rank = peer.rank;
-                let link = Link::start(stream, me.rank, rank, &peer.session, lengths(rank))
+                let link = Link::start(peer, lengths(rank))
                     .map_err(|error| Error::Lost { rank, problem: error.to_string() })?;
                 links.insert(rank, link);
             }
@@ -161,17 +172,17 @@ fn gather(
 
 /// Accepts strangers until `done`, each on a thread of its own, so that a silent one delays nobody.
 fn accept(
-    listener: Listener,
+    socket: TcpListener,
     me: Identity,
-    key: Key,
-    found: Sender<Proven>,
+    keys: Arc<Keys>,
+    found: Sender<Met>,
     done: Arc<AtomicBool>,
 ) -> io::Result<thread::JoinHandle<()>> {
-    listener.socket.set_nonblocking(true)?;
+    socket.set_nonblocking(true)?;
     let strangers = Arc::new(AtomicUsize::new(0));
     thread::Builder::new().name("accept".into()).spawn(move || {
         while !done.load(Ordering::Acquire) {
-            let Ok((mut stream, _)) = listener.socket.accept() else {
+            let Ok((stream, _)) = socket.accept() else {
                 thread::sleep(Duration::from_millis(5));
                 continue;
             };
@@ -179,12 +190,11 @@ fn accept(
                 strangers.fetch_sub(1, Ordering::Relaxed);
                 continue;
             }
-            let (key, found, counter) = (key.clone(), found.clone(), strangers.clone());
+            let (keys, found, counter) = (keys.clone(), found.clone(), strangers.clone());
             let spawned = thread::Builder::new().name("stranger".into()).spawn(move || {
-                let peer =
-                    ready(&stream).map_err(Refused::Io).and_then(|()| shake(&mut stream, &key, &me, None));
+                let peer = handshake::answer(stream, &keys, &me);
                 counter.fetch_sub(1, Ordering::Relaxed);
-                drop(found.send((stream, peer)));
+                drop(found.send(peer));
             });
             if spawned.is_err() {
                 strangers.fetch_sub(1, Ordering::Relaxed);
@@ -195,23 +205,20 @@ fn accept(
 
 /// Calls a peer until it answers, is proven to be somebody else, or time is up.
 fn call(
-    address: SocketAddr,
-    me: Identity,
     rank: u32,
-    key: Key,
-    found: Sender<Proven>,
+    peer: Peer,
+    me: Identity,
+    keys: Arc<Keys>,
+    found: Sender<Met>,
     done: Arc<AtomicBool>,
     deadline: Instant,
 ) {
     let attempt = move || {
         while !done.load(Ordering::Acquire) && Instant::now() < deadline {
-            let connected = TcpStream::connect_timeout(&address, PATIENCE);
-            if let Ok(mut stream) = connected {
-                let peer = ready(&stream)
-                    .map_err(Refused::Io)
-                    .and_then(|()| shake(&mut stream, &key, &me, Some(rank)));
-                let again = matches!(peer, Err(Refused::Io(_)));
-                if found.send((stream, peer)).is_err() || !again {
+            if let Ok(stream) = TcpStream::connect_timeout(&peer.address, PATIENCE) {
+                let met = handshake::call(stream, &keys, &me, &peer);
+                let again = matches!(met, Err(Refused::Io(_)));
+                if found.send(met).is_err() || !again {
                     return;
                 }
             }
@@ -220,10 +227,4 @@ fn call(
     };
     // If no thread can be had the peer is reported as absent.
     drop(thread::Builder::new().name(format!("call-{rank}")).spawn(attempt));
-}
-
-fn ready(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))
 }

@@ -2,21 +2,25 @@
 //!
 //! | file | thought |
 //! |---|---|
-//! | `handshake` | both ends prove the run's key before a byte is believed |
-//! | `wire` | frames: typed, numbered, authenticated |
+//! | `tls` | keys of processes, and who believes which |
+//! | `handshake` | TLS, then both ends say what they train |
+//! | `duplex` | one TLS connection for two threads |
+//! | `wire` | frames: typed, of known length |
 //! | `link` | one connection: a thread that reads, a thread that writes and keeps alive |
 //! | `mesh` | a connection to every other worker |
 //! | `reduce` | the canonical sum over shards, by slices |
 //!
 //! Which bits come out does not depend on who sends what: the sum is the tree of `muster_numerics::reduce`.
 
+mod duplex;
 mod handshake;
 mod link;
 mod mesh;
 mod reduce;
-mod wire;
+mod tls;
+pub mod wire;
 
-pub use handshake::{Identity, Key};
+pub use handshake::{HELLO, Identity};
 pub use mesh::{Listener, Mesh};
 pub use reduce::{Reducer, StepVotes, shards_of};
 
@@ -56,7 +60,7 @@ pub enum Error {
     /// Some peers did not come in time.
     #[error("workers {0:?} did not come within {MEETING:?}")]
     Absent(Vec<u32>),
-    /// A peer proved the key but runs something else.
+    /// A peer proved its key but runs something else.
     #[error("worker {rank} has another {what}; all workers must be started with the same job and state")]
     Differs {
         /// The peer.
@@ -64,7 +68,7 @@ pub enum Error {
         /// `training digest`, `number of workers`, `start step`.
         what: &'static str,
     },
-    /// The list of peers, the key or the shares of work are wrong.
+    /// The list of peers, this worker's key or the shares of work are wrong.
     #[error("{0}")]
     Setup(String),
     /// The parent asked to stop while the workers were meeting.

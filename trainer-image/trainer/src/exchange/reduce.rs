@@ -4,7 +4,6 @@
 //! worker's slice of its subtree sums, finishes the tree over its own slice, and sends the result to all. Bytes sent
 //! equal a ring all-reduce where the workers divide the shards.
 
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
@@ -12,7 +11,8 @@ use muster_numerics::graph::Graph;
 use muster_numerics::reduce::{self, ReduceError, Subtree, SubtreeRef, subtree_keys};
 
 use super::wire::{Kind, Lengths};
-use super::{Error, Identity, Key, Listener, Mesh};
+use super::{Error, Identity, Listener, Mesh};
+use crate::protocol::Peer;
 
 /// The shards of worker `rank`: contiguous, as equal as can be.
 pub fn shards_of(shards: u64, workers: u32, rank: u32) -> Range<u64> {
@@ -111,13 +111,12 @@ impl Reducer {
         graph: &Graph,
         me: Identity,
         listener: Listener,
-        addresses: &[SocketAddr],
-        key: &Key,
+        peers: &[Peer],
         stop: &AtomicBool,
         warn: &dyn Fn(String),
     ) -> Result<Self, Error> {
         let plan = Plan::new(graph, me.workers)?;
-        let mesh = Mesh::meet(listener, me, addresses, key, &|rank| plan.lengths(rank, me.rank), stop, warn)?;
+        let mesh = Mesh::meet(listener, me, peers, &|rank| plan.lengths(rank, me.rank), stop, warn)?;
         Ok(Self { plan, mesh })
     }
 

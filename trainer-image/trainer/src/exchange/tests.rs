@@ -1,5 +1,5 @@
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -9,7 +9,15 @@ use muster_numerics::reduce::SubtreeAccumulator;
 use muster_numerics::spec::{Architecture, Arithmetic, ModelSpec, TiedEmbeddings};
 use muster_proof::Digest;
 
+use super::duplex::Outgoing;
+use super::handshake::{self, Proven};
+use super::tls::{Keys, WorkerKey};
+use super::wire::{self, Frame, Kind};
 use super::*;
+use crate::failure::Failure;
+use crate::protocol::{ExitCode, Peer};
+
+mod strangers;
 
 const SHARDS: u64 = 8;
 
@@ -29,10 +37,6 @@ fn graph(width: u64) -> Graph {
 
 fn identity(rank: u32, workers: u32) -> Identity {
     Identity { rank, workers, step: 3, training_digest: Digest::of(b"job") }
-}
-
-fn key() -> Key {
-    Key::new([7; 32])
 }
 
 fn gradient(shard: u64, n: usize) -> Vec<f32> {
@@ -58,26 +62,44 @@ fn step(
     Ok((out, losses, votes))
 }
 
-fn meet(graph: &Graph, me: Identity, listener: Listener, addresses: &[SocketAddr]) -> Result<Reducer, Error> {
-    Reducer::meet(graph, me, listener, addresses, &key(), &AtomicBool::new(false), &|_| ())
+fn meet(graph: &Graph, me: Identity, listener: Listener, peers: &[Peer]) -> Result<Reducer, Error> {
+    Reducer::meet(graph, me, listener, peers, &AtomicBool::new(false), &|_| ())
 }
 
-fn listeners(workers: u32) -> (Vec<Listener>, Vec<SocketAddr>) {
+fn listeners(workers: u32) -> (Vec<Listener>, Vec<Peer>) {
     let all: Vec<_> = (0..workers).map(|_| Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap()).collect();
-    let addresses = all.iter().map(Listener::address).collect();
-    (all, addresses)
+    let peers = all.iter().map(|l| Peer { address: l.address(), key: l.public_key().key_id() }).collect();
+    (all, peers)
+}
+
+/// Worker 0 to be met, and the key with which somebody may pretend to be worker 1.
+fn against_a_fake() -> (Listener, WorkerKey, Vec<Peer>) {
+    let first = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let key = WorkerKey::generate().unwrap();
+    let peers = vec![
+        Peer { address: first.address(), key: first.public_key().key_id() },
+        Peer { address: "127.0.0.1:9".parse().unwrap(), key: key.public().key_id() },
+    ];
+    (first, key, peers)
+}
+
+/// Calls worker 0 with this key as `me` says.
+fn call(key: WorkerKey, peers: &[Peer], me: Identity) -> Result<Proven, String> {
+    let stream = TcpStream::connect(peers[0].address).unwrap();
+    let keys = Keys::new(key, me.rank, peers).unwrap();
+    handshake::call(stream, &keys, &me, &peers[0]).map_err(|refused| format!("{refused:?}"))
 }
 
 fn run(graph: &Graph, workers: u32) -> Vec<(Vec<f32>, Vec<f32>, StepVotes)> {
-    let (listeners, addresses) = listeners(workers);
+    let (listeners, peers) = listeners(workers);
     thread::scope(|scope| {
         let handles: Vec<_> = listeners
             .into_iter()
             .zip(0..)
             .map(|(listener, rank)| {
-                let addresses = &addresses;
+                let peers = &peers;
                 scope.spawn(move || {
-                    let reducer = meet(graph, identity(rank, workers), listener, addresses).unwrap();
+                    let reducer = meet(graph, identity(rank, workers), listener, peers).unwrap();
                     step(&reducer, graph, 4, StepVotes::default()).unwrap();
                     let votes = StepVotes { drain: rank + 1 == workers, stop: false };
                     let last = step(&reducer, graph, 5, votes).unwrap();
@@ -119,120 +141,48 @@ fn large_frames_in_both_directions_do_not_wait_for_each_other() {
 
 #[test]
 fn more_workers_than_shards_are_refused() {
-    let (mut listeners, addresses) = listeners(9);
-    let error = meet(&graph(16), identity(0, 9), listeners.remove(0), &addresses).unwrap_err().to_string();
+    let (mut listeners, peers) = listeners(9);
+    let error = meet(&graph(16), identity(0, 9), listeners.remove(0), &peers).unwrap_err().to_string();
     assert!(error.contains("9 workers for 8 shards"), "{error}");
-}
-
-/// Strangers come first with garbage, with silence, with another key, with an echo: the true peer still gets in.
-#[test]
-fn strangers_do_not_disturb() {
-    let graph = graph(16);
-    let (mut listeners, addresses) = listeners(2);
-    let (second, first) = (listeners.pop().unwrap(), listeners.pop().unwrap());
-    let warnings = Arc::new(Mutex::new(Vec::new()));
-    let mut strangers = Vec::new();
-    for bytes in [&[0xffu8; 400][..], b"GET / HTTP/1.1\r\n\r\n", &[], b"muster.peer/1"] {
-        let mut stream = TcpStream::connect(addresses[0]).unwrap();
-        stream.write_all(bytes).unwrap();
-        strangers.push(stream);
-    }
-    let echo = TcpStream::connect(addresses[0]).unwrap();
-    let mut reader = echo.try_clone().unwrap();
-    thread::spawn(move || {
-        let (mut echo, mut buffer) = (echo, [0; 1000]);
-        while let Ok(n @ 1..) = reader.read(&mut buffer) {
-            drop(echo.write_all(&buffer[..n]));
-        }
-    });
-    let thief = {
-        let (address, me) = (addresses[0], identity(1, 2));
-        thread::spawn(move || {
-            let mut stream = TcpStream::connect(address).unwrap();
-            handshake::shake(&mut stream, &Key::new([8; 32]), &me, Some(0)).is_err()
-        })
-    };
-    let stop = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let (graph, addresses) = (&graph, &addresses);
-        let (heard, stop) = (warnings.clone(), &stop);
-        let zero = scope.spawn(move || {
-            let warn = |text| heard.lock().unwrap().push(text);
-            Reducer::meet(graph, identity(0, 2), first, addresses, &key(), stop, &warn).unwrap()
-        });
-        assert!(thief.join().unwrap(), "another key is refused");
-        let one = meet(graph, identity(1, 2), second, addresses).unwrap();
-        let zero = zero.join().unwrap();
-        // Both links live until both are done: a reducer that is dropped hangs up on its peer.
-        let other = scope.spawn(move || {
-            step(&one, graph, 4, StepVotes::default()).unwrap();
-            one
-        });
-        step(&zero, graph, 4, StepVotes::default()).unwrap();
-        drop(other.join().unwrap());
-    });
-    let warnings = warnings.lock().unwrap().join("\n");
-    for part in ["does not speak this protocol", "does not hold this run's key", "claims to be this worker"] {
-        assert!(warnings.contains(part), "{warnings}");
-    }
-    assert!(TcpStream::connect(addresses[0]).is_err(), "the port is closed once all are there");
-}
-
-#[test]
-fn a_peer_of_another_job_step_or_size_is_named() {
-    let graph = graph(16);
-    let others = [
-        ("training digest", Identity { training_digest: Digest::of(b"other"), ..identity(1, 2) }),
-        ("start step", Identity { step: 4, ..identity(1, 2) }),
-    ];
-    for (what, other) in others {
-        let (mut listeners, addresses) = listeners(2);
-        let (second, first) = (listeners.pop().unwrap(), listeners.pop().unwrap());
-        thread::scope(|scope| {
-            let (graph, addresses) = (&graph, &addresses);
-            let one = scope.spawn(move || meet(graph, other, second, addresses).unwrap_err());
-            let zero = meet(graph, identity(0, 2), first, addresses).unwrap_err();
-            for error in [zero, one.join().unwrap()] {
-                assert!(error.to_string().contains(what), "{error}");
-            }
-        });
-    }
 }
 
 /// A proven peer that then misbehaves ends the run with an error that names it.
 #[test]
 fn a_peer_that_sends_nonsense_is_an_error() {
-    use super::wire::{Direction, Frame, Kind, send};
     let graph = graph(16);
-    type Misdeed = fn(&mut TcpStream, &mut Direction);
-    let misdeeds: [(&str, Misdeed); 6] = [
-        ("closed", |_, _| ()),
-        ("kind 200", |stream, _| drop(stream.write_all(&[200; 33]))),
-        ("must be", |stream, _| {
-            drop(stream.write_all(&[&[1][..], &4u64.to_le_bytes(), &u64::MAX.to_le_bytes()].concat()));
+    type Misdeed = fn(&mut Outgoing, &TcpStream);
+    let misdeeds: [(&str, Misdeed); 8] = [
+        ("it closed the connection", |out, _| out.goodbye().unwrap()),
+        ("without a goodbye", |_, stream| stream.shutdown(Shutdown::Write).unwrap()),
+        // In the middle of a frame.
+        ("without a goodbye", |out, stream| {
+            out.write_all(&[&[1][..], &4u64.to_le_bytes(), &17u64.to_le_bytes(), &[0; 5]].concat()).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
         }),
-        ("changed on the way", |stream, _| drop(stream.write_all(&[0; 33]))),
-        ("where Losses of step 4", |stream, direction| {
-            drop(send(stream, direction, &Frame { kind: Kind::Losses, step: 9, payload: vec![0; 17] }));
+        ("kind 200", |out, _| out.write_all(&[200; 33]).unwrap()),
+        ("must be", |out, _| {
+            out.write_all(&[&[1][..], &4u64.to_le_bytes(), &u64::MAX.to_le_bytes()].concat()).unwrap();
         }),
-        ("must be", |stream, direction| {
-            drop(send(stream, direction, &Frame { kind: Kind::Losses, step: 4, payload: vec![0; 18] }));
+        ("changed on the way", |_, mut stream| {
+            stream.write_all(&[&[23, 3, 3, 0, 40][..], &[0; 40]].concat()).unwrap();
+        }),
+        ("where Losses of step 4", |out, _| {
+            wire::send(out, &Frame { kind: Kind::Losses, step: 9, payload: vec![0; 17] }).unwrap();
+        }),
+        ("must be", |out, _| {
+            wire::send(out, &Frame { kind: Kind::Losses, step: 4, payload: vec![0; 18] }).unwrap();
         }),
     ];
     for (what, misdeed) in misdeeds {
-        let (mut listeners, addresses) = listeners(2);
-        let first = listeners.remove(0);
+        let (first, key, peers) = against_a_fake();
         thread::scope(|scope| {
-            let (graph, addresses) = (&graph, &addresses);
+            let (graph, peers) = (&graph, &peers);
             let zero = scope.spawn(move || {
-                let reducer = meet(graph, identity(0, 2), first, addresses).unwrap();
+                let reducer = meet(graph, identity(0, 2), first, peers).unwrap();
                 step(&reducer, graph, 4, StepVotes::default()).unwrap_err()
             });
-            let mut stream = TcpStream::connect(addresses[0]).unwrap();
-            let peer = handshake::shake(&mut stream, &key(), &identity(1, 2), Some(0)).unwrap();
-            let mut direction = Direction::new(&peer.session, 1, 0);
-            misdeed(&mut stream, &mut direction);
-            drop(stream.shutdown(std::net::Shutdown::Write));
+            let Proven { stream, mut outgoing, .. } = call(key, peers, identity(1, 2)).unwrap();
+            misdeed(&mut outgoing, &stream);
             let error = zero.join().unwrap();
             let text = error.to_string();
             assert!(text.contains("lost worker 1") && text.contains(what), "{what}: {text}");
@@ -241,32 +191,123 @@ fn a_peer_that_sends_nonsense_is_an_error() {
     }
 }
 
+/// The TLS keys may be renewed in the middle of a frame; each end answers the other's wish.
+#[test]
+fn keys_are_renewed_while_frames_go_both_ways() {
+    let (_, key, peers) = against_a_fake();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let zero = WorkerKey::generate().unwrap();
+    let peers = vec![Peer { address: listener.local_addr().unwrap(), key: zero.public().key_id() }, peers[1]];
+    let bytes = 5_000_000;
+    let lengths = wire::Lengths { losses: 17, subtrees: bytes, slice: 4 };
+    let payload = |seed: u8| (0..bytes).map(|i| (i % 251) as u8 ^ seed).collect::<Vec<_>>();
+    let exchange = |peer: Proven, seed: u8| {
+        let Proven { mut incoming, mut outgoing, .. } = peer;
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let frame = Frame { kind: Kind::Subtrees, step: 1, payload: payload(seed) };
+                for _ in 0..3 {
+                    wire::send(&mut outgoing, &frame).unwrap();
+                    outgoing.renew_keys().unwrap();
+                }
+                outgoing.goodbye().unwrap();
+            });
+            for _ in 0..3 {
+                let got = wire::receive(&mut incoming, &lengths).unwrap();
+                assert!(got.payload == payload(seed ^ 1));
+            }
+            assert_eq!(incoming.read(&mut [0]).unwrap(), 0, "goodbye");
+        });
+    };
+    thread::scope(|scope| {
+        let peers = &peers;
+        scope.spawn(move || {
+            let keys = Keys::new(zero, 0, peers).unwrap();
+            let (stream, _) = listener.accept().unwrap();
+            exchange(handshake::answer(stream, &keys, &identity(0, 2)).ok().unwrap(), 0);
+        });
+        exchange(call(key, peers, identity(1, 2)).unwrap(), 1);
+    });
+}
+
+/// Carries one connection on to `target`, and changes the byte of this number that the caller sends.
+fn flipping_proxy(target: std::net::SocketAddr, at: usize) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let (caller, _) = listener.accept().unwrap();
+        let called = TcpStream::connect(target).unwrap();
+        let (mut back, mut to) = (called.try_clone().unwrap(), caller.try_clone().unwrap());
+        thread::spawn(move || drop(std::io::copy(&mut back, &mut to)));
+        let (mut from, mut to, mut seen, mut buffer) = (caller, called, 0, vec![0; 1 << 16]);
+        while let Ok(read @ 1..) = from.read(&mut buffer) {
+            if (seen..seen + read).contains(&at) {
+                buffer[at - seen] ^= 4;
+            }
+            seen += read;
+            if to.write_all(&buffer[..read]).is_err() {
+                break;
+            }
+        }
+        drop(to.shutdown(Shutdown::Write));
+    });
+    address
+}
+
+/// One bit of the ciphertext changes on the way: an error that says so, on both ends, and no wrong number.
+#[test]
+fn a_changed_byte_ends_the_run() {
+    let graph = graph(64);
+    for at in [5_000, 60_000, 123_456, 300_001] {
+        let (mut listeners, mut peers) = listeners(2);
+        let (second, first) = (listeners.pop().unwrap(), listeners.pop().unwrap());
+        peers[0].address = flipping_proxy(peers[0].address, at);
+        thread::scope(|scope| {
+            let (graph, peers) = (&graph, &peers);
+            let worker = |rank: u32, listener: Listener| {
+                scope.spawn(move || {
+                    let reducer = meet(graph, identity(rank, 2), listener, peers).unwrap();
+                    let mut number = 4;
+                    loop {
+                        if let Err(error) = step(&reducer, graph, number, StepVotes::default()) {
+                            return (number, error.to_string());
+                        }
+                        number += 1;
+                    }
+                })
+            };
+            let (zero, one) = (worker(0, first), worker(1, second));
+            let (zero, one) = (zero.join().unwrap(), one.join().unwrap());
+            assert!(zero.0 < 8, "{zero:?}");
+            assert!(zero.1.contains("lost worker 1: it sent bytes that were changed on the way"), "{zero:?}");
+            assert!(one.1.contains("lost worker 0"), "{one:?}");
+        });
+    }
+}
+
 #[test]
 fn a_silent_peer_is_lost_and_waiting_can_be_stopped() {
     let graph = graph(16);
-    let (mut listeners, addresses) = listeners(2);
-    let first = listeners.remove(0);
+    let (first, key, peers) = against_a_fake();
     let started = std::time::Instant::now();
     thread::scope(|scope| {
-        let (graph, addresses) = (&graph, &addresses);
+        let (graph, peers) = (&graph, &peers);
         let zero = scope.spawn(move || {
-            let reducer = meet(graph, identity(0, 2), first, addresses).unwrap();
+            let reducer = meet(graph, identity(0, 2), first, peers).unwrap();
             step(&reducer, graph, 4, StepVotes::default()).unwrap_err()
         });
-        let mut stream = TcpStream::connect(addresses[0]).unwrap();
-        handshake::shake(&mut stream, &key(), &identity(1, 2), Some(0)).unwrap();
+        let _silent = call(key, peers, identity(1, 2)).unwrap();
         let text = zero.join().unwrap().to_string();
         assert!(text.contains("silent for 10s"), "{text}");
     });
     assert!(started.elapsed() < SILENCE * 2);
 
-    let (mut listeners, addresses) = self::listeners(2);
-    let (first, stop) = (listeners.remove(0), AtomicBool::new(false));
+    let (first, _, peers) = against_a_fake();
+    let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let (graph, addresses, stop) = (&graph, &addresses, &stop);
-        let zero = scope.spawn(move || {
-            Reducer::meet(graph, identity(0, 2), first, addresses, &key(), stop, &|_| ()).unwrap_err()
-        });
+        let (graph, peers, stop) = (&graph, &peers, &stop);
+        let zero = scope
+            .spawn(move || Reducer::meet(graph, identity(0, 2), first, peers, stop, &|_| ()).unwrap_err());
         stop.store(true, Ordering::Relaxed);
         assert!(matches!(zero.join().unwrap(), Error::Stopped));
     });

@@ -1,6 +1,5 @@
 //! Attending one worker from its start to its end: its events go out, wishes go in, its end is judged.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::thread;
@@ -12,8 +11,9 @@ use super::relay::{Relay, Unavailable};
 use super::rounds::{End, GRACE, PAUSE, Pod, TICK};
 use super::upload::after;
 use crate::failure::Failure;
+use crate::peers;
 use crate::protocol::{
-    CheckpointNotice, Command, Desired, Event, ExitCode, Join, Joined, OtherRound, Progress,
+    Assignment, CheckpointNotice, Command, Desired, Event, ExitCode, Join, Joined, OtherRound, Peer, Progress,
 };
 
 /// How long a job that failed waits for its last checkpoint to be durable.
@@ -37,7 +37,7 @@ pub(super) enum Message {
 /// How asking to join a round ended.
 #[derive(Debug)]
 pub(super) enum JoinEnd {
-    All(Joined),
+    All(Vec<Peer>),
     Other(u32),
     Over,
     Lost(Unavailable),
@@ -47,6 +47,7 @@ pub(super) enum JoinEnd {
 pub(super) struct Attend<'a, 'b> {
     pod: &'a mut Pod<'b>,
     child: Child,
+    assignment: Assignment,
     round: u32,
     /// The worker's last error.
     error: Option<String>,
@@ -62,15 +63,16 @@ pub(super) struct Attend<'a, 'b> {
 }
 
 impl<'a, 'b> Attend<'a, 'b> {
-    /// A worker that was just started, from state `start`.
-    pub fn new(pod: &'a mut Pod<'b>, child: Child, round: u32, start: u64) -> Self {
+    /// A worker that was just started.
+    pub fn new(pod: &'a mut Pod<'b>, child: Child, round: u32, assignment: Assignment) -> Self {
         Self {
             pod,
             child,
+            reached: assignment.start.as_ref().map_or(0, |start| start.step),
+            assignment,
             round,
             error: None,
             silent: false,
-            reached: start,
             finished: None,
             terminated: false,
             relay_lost: None,
@@ -133,7 +135,7 @@ impl<'a, 'b> Attend<'a, 'b> {
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Listening { address } => self.join(address),
+            Event::Listening { address, public_key } => self.join(Join { address, public_key }),
             // A wish that came in a round before.
             Event::Started { .. } if self.pod.wish == Desired::Drain => self.child.send(&Command::Drain {}),
             Event::Started { .. } => {}
@@ -156,12 +158,12 @@ impl<'a, 'b> Attend<'a, 'b> {
     }
 
     /// Asks to join, on a thread: the relay holds the request while others are missing.
-    fn join(&self, address: SocketAddr) {
+    fn join(&self, join: Join) {
         let (relay, to, round, stop) =
             (self.pod.relay.clone(), self.pod.to.clone(), self.round, self.pod.stop.clone());
-        let patience = self.pod.options.patience();
+        let (patience, assignment) = (self.pod.options.patience(), self.assignment.clone());
         let ask = move || {
-            let end = ask_to_join(&relay, round, address, patience, &stop);
+            let end = ask_to_join(&relay, round, &assignment, &join, patience, &stop);
             drop(to.send(Message::Join(round, end)));
         };
         if thread::Builder::new().name("join".into()).spawn(ask).is_err() {
@@ -171,8 +173,8 @@ impl<'a, 'b> Attend<'a, 'b> {
 
     fn joined(&mut self, end: JoinEnd) -> Option<End> {
         match end {
-            JoinEnd::All(Joined { addresses, key }) => {
-                self.child.send(&Command::Peers { addresses, key });
+            JoinEnd::All(peers) => {
+                self.child.send(&Command::Peers { peers });
                 return None;
             }
             JoinEnd::Lost(error) => self.relay_lost = Some(error),
@@ -234,7 +236,8 @@ impl<'a, 'b> Attend<'a, 'b> {
 fn ask_to_join(
     relay: &Relay,
     round: u32,
-    address: SocketAddr,
+    assignment: &Assignment,
+    join: &Join,
     patience: Duration,
     stop: &AtomicBool,
 ) -> JoinEnd {
@@ -243,8 +246,8 @@ fn ask_to_join(
     // Waiting for the other ranks has no limit here: their pods may still be on their way, and it is the agent that
     // counts the time. Only an unreachable relay has one.
     while !stop.load(Ordering::Relaxed) {
-        let asked = relay.join(round, &Join { address }).and_then(|answer| match answer.status {
-            200 => Ok(Some(JoinEnd::All(answer.json()?))),
+        let asked = relay.join(round, join).and_then(|answer| match answer.status {
+            200 => Ok(Some(JoinEnd::All(believe(relay, &answer.json()?, round, assignment, join)?))),
             202 => Ok(None),
             409 => Ok(Some(JoinEnd::Other(answer.json::<OtherRound>()?.round))),
             410 => Ok(Some(JoinEnd::Over)),
@@ -261,4 +264,20 @@ fn ask_to_join(
         }
     }
     JoinEnd::Over
+}
+
+/// The peers of a list that is the relay's, of this round, and knows this pod's worker as it is. Any other answer is none.
+fn believe(
+    relay: &Relay,
+    joined: &Joined,
+    round: u32,
+    assignment: &Assignment,
+    join: &Join,
+) -> Result<Vec<Peer>, Unavailable> {
+    let Assignment { unit, attempt, rank, workers, .. } = assignment;
+    let Peer { address, key } = join.peer();
+    let expected =
+        peers::Expected { unit, attempt: *attempt, round, workers: *workers, rank: *rank, address, key };
+    peers::open(&joined.peers, relay.signers(), &expected)
+        .map_err(|error| Unavailable(format!("gave a list of peers that cannot be believed: {error}")))
 }

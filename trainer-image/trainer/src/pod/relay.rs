@@ -8,6 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_proof::Digest;
+use muster_proof::key::PublicKey;
+use rustls::pki_types::CertificateDer;
+use rustls::server::ParsedCertificate;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::http::Response;
@@ -61,6 +64,7 @@ pub(super) struct Relay {
     agent: Agent,
     url: String,
     token_file: PathBuf,
+    signers: Arc<Vec<PublicKey>>,
 }
 
 impl Relay {
@@ -69,10 +73,13 @@ impl Relay {
         if !url.starts_with("https://") {
             return Err(Failure::usage("MUSTER_RELAY: want a URL that begins with https://"));
         }
-        let mut authorities = Vec::new();
+        let (mut authorities, mut signers) = (Vec::new(), Vec::new());
         for item in parse_pem(options.relay_ca.as_bytes()) {
             match item {
-                Ok(PemItem::Certificate(certificate)) => authorities.push(certificate),
+                Ok(PemItem::Certificate(certificate)) => {
+                    signers.push(key_of(certificate.der())?);
+                    authorities.push(certificate);
+                }
                 _ => return Err(Failure::usage("MUSTER_RELAY_CA: want certificates in PEM")),
             }
         }
@@ -99,7 +106,12 @@ impl Relay {
             .max_idle_age(Duration::from_secs(2))
             .build()
             .new_agent();
-        Ok(Self { agent, url, token_file: options.token_file.clone() })
+        Ok(Self { agent, url, token_file: options.token_file.clone(), signers: Arc::new(signers) })
+    }
+
+    /// Whose signature on a list of peers is believed: the keys of the trusted authorities.
+    pub fn signers(&self) -> &[PublicKey] {
+        &self.signers
     }
 
     fn bearer(&self) -> Result<String, Unavailable> {
@@ -179,6 +191,13 @@ impl Relay {
             .send(file);
         answer(sent.map_err(broken)?)
     }
+}
+
+fn key_of(certificate: &[u8]) -> Result<PublicKey, Failure> {
+    ParsedCertificate::try_from(&CertificateDer::from(certificate))
+        .ok()
+        .and_then(|parsed| PublicKey::from_der(&parsed.subject_public_key_info()).ok())
+        .ok_or_else(|| Failure::usage("MUSTER_RELAY_CA: want X.509 certificates of P-256 keys"))
 }
 
 fn blob_path(digest: &Digest) -> String {

@@ -119,7 +119,7 @@ impl Pod<'_> {
             assignment.unit, assignment.attempt, assignment.rank, assignment.workers
         );
         let child = Child::spawn(self.options, &self.work, &assignment, round, self.to.clone())?;
-        Attend::new(self, child, round, start).run()
+        Attend::new(self, child, round, assignment).run()
     }
 
     /// Asks until the relay answers, within the pod's patience.

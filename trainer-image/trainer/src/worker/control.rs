@@ -1,7 +1,6 @@
 //! What the outside wants of a worker: commands on stdin, signals, and the end of stdin.
 
 use std::io::{self, BufRead, BufReader, Read};
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -9,19 +8,16 @@ use std::time::Duration;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::exchange::{Key, StepVotes};
+use crate::exchange::StepVotes;
 use crate::failure::Failure;
-use crate::protocol::{Command, ExitCode, MAX_LINE};
-
-/// The peers of a run: addresses by rank, and the key.
-pub(super) type Peers = (Vec<SocketAddr>, Key);
+use crate::protocol::{Command, ExitCode, MAX_LINE, Peer};
 
 /// Wishes as they arrive; the training loop looks at them between steps.
 #[derive(Debug)]
 pub(super) struct Control {
     stop: Arc<AtomicBool>,
     shared: Arc<Shared>,
-    peers: Receiver<Peers>,
+    peers: Receiver<Vec<Peer>>,
 }
 
 #[derive(Debug, Default)]
@@ -79,7 +75,7 @@ impl Control {
     }
 
     /// Waits for the `peers` command.
-    pub fn peers(&self) -> Result<Peers, Failure> {
+    pub fn peers(&self) -> Result<Vec<Peer>, Failure> {
         loop {
             match self.peers.recv_timeout(Duration::from_millis(100)) {
                 Ok(peers) => return Ok(peers),
@@ -98,7 +94,7 @@ impl Control {
     }
 }
 
-fn listen(stdin: impl Read, shared: &Shared, to: &Sender<Peers>) -> Result<(), Failure> {
+fn listen(stdin: impl Read, shared: &Shared, to: &Sender<Vec<Peer>>) -> Result<(), Failure> {
     let mut stdin = BufReader::new(stdin);
     let mut line = Vec::new();
     loop {
@@ -115,10 +111,7 @@ fn listen(stdin: impl Read, shared: &Shared, to: &Sender<Peers>) -> Result<(), F
         }
         match serde_json::from_slice(&line).map_err(|error| refuse(&error.to_string()))? {
             Command::Drain {} => shared.drain.store(true, Ordering::Relaxed),
-            Command::Peers { addresses, key } => {
-                let key = Key::from_hex(&key).ok_or_else(|| refuse("key: want 64 lower-case hex digits"))?;
-                drop(to.send((addresses, key)));
-            }
+            Command::Peers { peers } => drop(to.send(peers)),
         }
     }
 }
@@ -127,7 +120,7 @@ fn listen(stdin: impl Read, shared: &Shared, to: &Sender<Peers>) -> Result<(), F
 mod tests {
     use super::*;
 
-    fn heard(text: &str) -> (Result<(), Failure>, bool, Vec<Peers>) {
+    fn heard(text: &str) -> (Result<(), Failure>, bool, Vec<Vec<Peer>>) {
         let (shared, (to, from)) = (Shared::default(), channel());
         let result = listen(text.as_bytes(), &shared, &to);
         drop(to);
@@ -137,7 +130,8 @@ mod tests {
     #[test]
     fn commands_are_heard_and_other_lines_refused() {
         let key = "ab".repeat(32);
-        let peers = format!(r#"{{"command":"peers","addresses":["127.0.0.1:1"],"key":"{key}"}}"#);
+        let peers =
+            format!(r#"{{"command":"peers","peers":[{{"address":"127.0.0.1:1","key":"sha256:{key}"}}]}}"#);
         let (result, drain, heard_peers) = heard(&format!("{peers}\n{{\"command\":\"drain\"}}\n"));
         assert!(result.is_ok() && drain && heard_peers.len() == 1);
         for bad in [

@@ -149,10 +149,11 @@ fn meet(
         return Ok(Reducer::alone(&job.graph, me)?);
     }
     let listener = Listener::bind(options.listen)?;
-    events.send(&Event::Listening { address: listener.address() });
-    let (addresses, key) = control.peers()?;
+    let (address, public_key) = (listener.address(), listener.public_key().clone());
+    events.send(&Event::Listening { address, public_key });
+    let peers = control.peers()?;
     let warn = |text: String| warn(&text);
-    Ok(Reducer::meet(&job.graph, me, listener, &addresses, &key, control.stop(), &warn)?)
+    Ok(Reducer::meet(&job.graph, me, listener, &peers, control.stop(), &warn)?)
 }
 
 /// Everything that lives across steps.

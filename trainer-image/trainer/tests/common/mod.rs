@@ -15,7 +15,7 @@ use muster_numerics::spec::{
     TiedEmbeddings, TrainingParameters,
 };
 use muster_proof::Digest;
-use muster_trainer::protocol::{Command as Line, Event};
+use muster_trainer::protocol::{Command as Line, Event, Peer};
 use muster_trainer::{dataset, resolved};
 
 pub const STEPS: u64 = 10;
@@ -154,10 +154,21 @@ impl Worker {
     }
 
     pub fn send(&mut self, line: &Line) {
-        let mut text = serde_json::to_string(line).unwrap();
-        text.push('\n');
+        self.say(&serde_json::to_string(line).unwrap());
+    }
+
+    /// A line as it is.
+    pub fn say(&mut self, line: &str) {
         // A worker that has ended already is seen by its exit code.
-        drop(self.stdin.as_mut().unwrap().write_all(text.as_bytes()));
+        drop(self.stdin.as_mut().unwrap().write_all(format!("{line}\n").as_bytes()));
+    }
+
+    /// The worker's first event: where it listens, and with which key.
+    pub fn listening(&self) -> Peer {
+        match self.next() {
+            Some(Event::Listening { address, public_key }) => Peer { address, key: public_key.key_id() },
+            other => panic!("not listening: {other:?}"),
+        }
     }
 
     pub fn next(&self) -> Option<Event> {
@@ -230,14 +241,7 @@ impl Ended {
 pub fn start(commands: Vec<Command>) -> Vec<Worker> {
     let mut workers: Vec<_> = commands.into_iter().map(Worker::spawn).collect();
     if workers.len() > 1 {
-        let addresses: Vec<_> = workers
-            .iter()
-            .map(|worker| match worker.next() {
-                Some(Event::Listening { address }) => address,
-                other => panic!("not listening: {other:?}"),
-            })
-            .collect();
-        let peers = Line::Peers { addresses, key: "5a".repeat(32) };
+        let peers = Line::Peers { peers: workers.iter().map(Worker::listening).collect() };
         workers.iter_mut().for_each(|worker| worker.send(&peers));
     }
     workers

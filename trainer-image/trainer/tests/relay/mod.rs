@@ -5,17 +5,21 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufReader, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use muster_proof::Digest;
+use muster_proof::key::SigningKey;
+use muster_trainer::peers::{self, PeerList};
 use muster_trainer::protocol::{
-    Assignment, CheckpointNotice, Desired, Join, Joined, OtherRound, Progress, ProgressAnswer, Start,
+    Assignment, CheckpointNotice, Desired, Join, Joined, OtherRound, Peer, Progress, ProgressAnswer, Start,
 };
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+const UNIT: &str = "4f2a9c1b-0-1";
 
 /// What the relay knows, and what it does wrong.
 pub struct State {
@@ -26,7 +30,11 @@ pub struct State {
     pub interval_steps: u64,
     pub start: Option<Start>,
     pub blobs: BTreeMap<Digest, Vec<u8>>,
-    pub joined: BTreeMap<u32, SocketAddr>,
+    pub joined: BTreeMap<u32, Peer>,
+    /// Signs the lists of peers: the key of the relay's certificate, which is its own CA.
+    pub signer: SigningKey,
+    /// What is done to a list for this rank before it is signed.
+    pub tamper: fn(&mut PeerList, u32),
     /// Those that are durable.
     pub checkpoints: Vec<CheckpointNotice>,
     /// Steps of all whose blobs were here when they were announced.
@@ -64,6 +72,7 @@ impl Relay {
     pub fn start(workers: u32, spec: Vec<u8>, dataset: Vec<u8>, shards: Vec<Vec<u8>>) -> Self {
         let rcgen::CertifiedKey { cert, signing_key } =
             rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+        let signer = SigningKey::from_pem(&signing_key.serialize_pem()).unwrap();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(signing_key.serialize_der()));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
@@ -84,6 +93,8 @@ impl Relay {
             start: None,
             blobs: all.map(|blob| (Digest::of(&blob), blob)).collect(),
             joined: BTreeMap::new(),
+            signer,
+            tamper: |_, _| (),
             checkpoints: Vec::new(),
             announced: Vec::new(),
             progress: Vec::new(),
@@ -225,7 +236,7 @@ fn answer(request: &Request, shared: &(Mutex<State>, Condvar)) -> Answer {
             }
             match (method, parts.next()) {
                 ("GET", None) => json(&Assignment {
-                    unit: "4f2a9c1b-0-1".into(),
+                    unit: UNIT.into(),
                     attempt: 1,
                     rank,
                     workers: state.workers,
@@ -255,14 +266,14 @@ fn join(
     mut state: MutexGuard<'_, State>,
     shared: &(Mutex<State>, Condvar),
 ) -> Answer {
-    let Join { address } = serde_json::from_slice(&request.body).unwrap();
+    let peer = serde_json::from_slice::<Join>(&request.body).unwrap().peer();
     let complete = state.joined.len() == state.workers as usize;
-    if complete && state.joined.get(&rank).is_some_and(|known| *known != address) {
-        // The others have the old address already.
+    if complete && state.joined.get(&rank).is_some_and(|known| *known != peer) {
+        // The others have the old one already.
         next_round(&mut state);
         return (409, serde_json::to_vec(&OtherRound { round: state.round }).unwrap());
     }
-    state.joined.insert(rank, address);
+    state.joined.insert(rank, peer);
     shared.1.notify_all();
     // Short, so that "ask again" is seen too.
     let wait = Duration::from_millis(300);
@@ -276,8 +287,15 @@ fn join(
     if state.joined.len() < state.workers as usize {
         return (202, Vec::new());
     }
-    let addresses = state.joined.values().copied().collect();
-    (200, serde_json::to_vec(&Joined { addresses, key: format!("{round:064x}") }).unwrap())
+    let mut list = PeerList {
+        format: peers::FORMAT.into(),
+        unit: UNIT.into(),
+        attempt: 1,
+        round,
+        peers: state.joined.values().copied().collect(),
+    };
+    (state.tamper)(&mut list, rank);
+    (200, serde_json::to_vec(&Joined { peers: peers::sign(&list, &state.signer).unwrap() }).unwrap())
 }
 
 mod erased {
