@@ -33,6 +33,8 @@ pub const POD: Kind = kind("", "v1", "Pod", "pods");
 pub const EVENT: Kind = kind("", "v1", "Event", "events");
 pub const CONFIG_MAP: Kind = kind("", "v1", "ConfigMap", "configmaps");
 pub const SECRET: Kind = kind("", "v1", "Secret", "secrets");
+pub const NAMESPACE: Kind = kind("", "v1", "Namespace", "namespaces");
+pub const LEASE: Kind = kind("coordination.k8s.io", "v1", "Lease", "leases");
 pub const SERVICE: Kind = kind("", "v1", "Service", "services");
 pub const ACCESS_REVIEW: Kind =
     kind("authorization.k8s.io", "v1", "SubjectAccessReview", "subjectaccessreviews");
@@ -95,7 +97,8 @@ impl Cluster {
         Ok(Self { name, client: Client::try_from(config)? })
     }
 
-    fn api(&self, kind: Kind, namespace: Option<&str>) -> Api<DynamicObject> {
+    /// For what the methods here do not do.
+    pub fn api(&self, kind: Kind, namespace: Option<&str>) -> Api<DynamicObject> {
         let gvk = GroupVersionKind::gvk(kind.group, kind.version, kind.kind);
         let resource = ApiResource::from_gvk_with_plural(&gvk, kind.plural);
         match namespace {
@@ -139,6 +142,14 @@ impl Cluster {
     ) -> kube::Result<()> {
         let api = self.api(kind, namespace);
         api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ())
+    }
+
+    /// Writes an object as it was read, changed; the caller sees the server's refusal as it is.
+    pub async fn replace(&self, kind: Kind, namespace: Option<&str>, object: &Value) -> kube::Result<()> {
+        let object: DynamicObject =
+            serde_json::from_value(object.clone()).map_err(kube::Error::SerdeError)?;
+        let name = object.metadata.name.clone().unwrap_or_default();
+        self.api(kind, namespace).replace(&name, &PostParams::default(), &object).await.map(|_| ())
     }
 
     /// Deletes and does not wait. `grace` of 0 removes a pod's object at once, as a lost node would.

@@ -1,6 +1,8 @@
 //! The gateway as anybody on the network may meet it: plain HTTPS, with a key of one's own or without. Written against
 //! docs/spec/gateway.md and not with our own client, which would hide what a stranger can do.
+use std::io::{Read as _, Write as _};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
@@ -72,7 +74,17 @@ pub struct Tokens {
 /// A client at the gateway.
 pub struct Caller {
     client: reqwest::Client,
+    tls: Arc<rustls::ClientConfig>,
     url: String,
+}
+
+/// What a raw request does when it has sent what it has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// Waits for the answer.
+    Listen,
+    /// Ends its side of the connection, and listens then.
+    HangUp,
 }
 
 impl Caller {
@@ -90,8 +102,43 @@ impl Caller {
             )?,
             None => config.with_no_client_auth(),
         };
+        let tls = Arc::new(config.clone());
         let client = reqwest::Client::builder().tls_backend_preconfigured(config).no_proxy().build()?;
-        Ok(Self { client, url: data["url"].as_str().context("no url")?.to_owned() })
+        Ok(Self { client, tls, url: data["url"].as_str().context("no url")?.to_owned() })
+    }
+
+    /// The same caller at another gateway with the same CA.
+    pub fn at(&self, url: &str) -> Self {
+        Self { client: self.client.clone(), tls: self.tls.clone(), url: url.to_owned() }
+    }
+
+    /// Sends these bytes as they are, whatever HTTP says of them, and gives back what comes until the end or for 5 s. A line
+    /// `host:` is added after the first.
+    pub async fn raw(&self, head: &str, body: &[u8], then: Then) -> Result<Answer> {
+        let address = self.url.strip_prefix("https://").context("no https")?.to_owned();
+        let (first, rest) = head.split_once("\r\n").context("a head of one line")?;
+        let mut bytes = format!("{first}\r\nhost: {address}\r\n{rest}\r\n\r\n").into_bytes();
+        bytes.extend_from_slice(body);
+        let tls = self.tls.clone();
+        let said = tokio::task::spawn_blocking(move || exchange(tls, &address, &bytes, then)).await??;
+        let said = String::from_utf8_lossy(&said);
+        let status = said.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        let body = said
+            .split_once("\r\n\r\n")
+            .and_then(|(_, body)| serde_json::Deserializer::from_str(body).into_iter::<Value>().next()?.ok());
+        Ok(Answer { status, body: body.unwrap_or(Value::Null) })
+    }
+
+    /// Puts bytes under a digest, which may be theirs.
+    pub async fn put(&self, path: &str, token: &str, bytes: Vec<u8>) -> Result<Answer> {
+        let answer = self.request(Method::PUT, path, Some(token)).body(bytes).send().await?;
+        let status = answer.status().as_u16();
+        Ok(Answer { status, body: serde_json::from_slice(&answer.bytes().await?).unwrap_or(Value::Null) })
+    }
+
+    /// The status of `HEAD`.
+    pub async fn head(&self, path: &str, token: &str) -> Result<u16> {
+        Ok(self.request(Method::HEAD, path, Some(token)).send().await?.status().as_u16())
     }
 
     pub fn request(&self, method: Method, path: &str, token: Option<&str>) -> reqwest::RequestBuilder {
@@ -134,6 +181,28 @@ impl Caller {
         let body = json!({"nonce": nonce, "signature": key.sign(nonce)?});
         self.ask(Method::POST, "/v1/tokens", None, Some(body)).await
     }
+}
+
+/// One connection with nothing but TLS between us and its other end.
+fn exchange(tls: Arc<rustls::ClientConfig>, address: &str, bytes: &[u8], then: Then) -> Result<Vec<u8>> {
+    let host = address.rsplit_once(':').context("no port")?.0.to_owned();
+    let mut socket = std::net::TcpStream::connect(address)?;
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut connection = rustls::ClientConnection::new(tls, host.try_into()?)?;
+    let mut stream = rustls::Stream::new(&mut connection, &mut socket);
+    stream.write_all(bytes)?;
+    stream.flush()?;
+    if then == Then::HangUp {
+        stream.conn.send_close_notify();
+        stream.conn.complete_io(stream.sock)?;
+        stream.sock.shutdown(std::net::Shutdown::Write)?;
+    }
+    let (mut said, mut piece) = (Vec::new(), [0; 4096]);
+    // However it ends, what came before is the answer.
+    while let Ok(read @ 1..) = stream.read(&mut piece) {
+        said.extend_from_slice(&piece[..read]);
+    }
+    Ok(said)
 }
 
 impl Tokens {

@@ -3,12 +3,15 @@
 //! Scenarios run one after the other on clusters and a stack that are already up (`make clusters`,
 //! `scripts/stack.sh up`). Objects are read as plain JSON and not through our own types: a field that changes its
 //! name must fail here, because it would fail for a tenant too.
+mod appearances;
 mod cluster;
 mod diagnose;
 mod gateway;
 mod harness;
+mod hostile;
 mod job;
 mod leftovers;
+mod north;
 mod pods;
 mod process;
 mod scenarios;

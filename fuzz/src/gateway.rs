@@ -1,7 +1,13 @@
-//! What arrives at the gateway from anybody on the network, and the join token that a provider pastes.
-use axum::http::{HeaderMap, Method, Uri};
-use muster::gateway::passthrough;
+//! What arrives at the gateway from anybody on the network, the ConfigMaps that it reads, and the join token that a provider
+//! pastes. Whole requests are in `requests`.
+use std::collections::BTreeMap;
+
+use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
+use k8s_openapi::api::core::v1::ConfigMap;
+use muster::gateway::reviews::{Audience, bearer};
+use muster::gateway::{foreign, passthrough};
 use muster::wire::gateway as wire;
+use muster::wire::join_record::{self, Claim, TokenRecord};
 use muster::wire::join_token::{JoinToken, secret_hash};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,6 +18,10 @@ pub fn targets() -> Vec<Target> {
     vec![
         Target { name: "gateway-body", run: bodies, seeds: body_seeds },
         Target { name: "gateway-passthrough", run: pass, seeds: path_seeds },
+        Target { name: "gateway-bearer", run: authorization, seeds: bearer_seeds },
+        Target { name: "gateway-certificate", run: certificate, seeds: certificate_seeds },
+        Target { name: "gateway-challenge", run: challenge, seeds: challenge_seeds },
+        Target { name: "gateway-records", run: records, seeds: record_seeds },
         Target { name: "join-token", run: token, seeds: token_seeds },
     ]
 }
@@ -44,6 +54,58 @@ fn pass(data: &[u8]) {
             .any(|api| path.starts_with(&format!("{api}/namespaces/muster-p-east/")));
         assert!(own && !path.contains("..") && !path.contains('%') && !path.contains("//"), "{path}");
         assert!(matches!(method, Method::GET | Method::PATCH | Method::PUT));
+    }
+}
+
+/// A token is one word of bounded length, and comes once.
+fn authorization(data: &[u8]) {
+    let mut headers = HeaderMap::new();
+    for line in data.split(|byte| *byte == b'\n') {
+        if let Ok(value) = HeaderValue::from_bytes(line) {
+            headers.append(header::AUTHORIZATION, value);
+        }
+    }
+    for audience in [Audience::Gateway, Audience::Api] {
+        if let Ok(token) = bearer(&headers, audience) {
+            assert_eq!(headers.len(), 1);
+            assert!(!token.is_empty() && token.len() <= 16 * 1024 && !token.contains(' '));
+        }
+    }
+}
+
+/// Whatever else stands in it, a certificate has one key and that key one fingerprint.
+fn certificate(data: &[u8]) {
+    assert_eq!(foreign::certificate(data), foreign::certificate(data));
+}
+
+fn challenge(data: &[u8]) {
+    let (own, others) = (muster_proof::Digest::of(b"own"), muster_proof::Digest::of(b"other"));
+    let text = String::from_utf8_lossy(data);
+    let (good, issued) = foreign::challenge(&text, &own);
+    // Only what was issued for this key comes through, in one spelling, and for no other key.
+    if good.is_some() {
+        assert!(foreign::challenge(&text, &others).0.is_none());
+        assert_eq!(text.len(), issued.len());
+    }
+}
+
+/// The ConfigMaps of the admin, the hub and the gateway itself: whoever may write one of them is not the gateway.
+fn records(data: &[u8]) {
+    let Ok(data) = serde_json::from_slice::<BTreeMap<String, String>>(data) else { return };
+    if let Some((public, serial)) = foreign::hub_public(&data) {
+        assert!(public.incarnation >= 1 && serial >= 1 && !public.keys.is_empty());
+    }
+    let map = ConfigMap { data: Some(data), ..ConfigMap::default() };
+    for error in [
+        join_record::read::<TokenRecord>(&map).err(),
+        join_record::read::<Claim>(&map).err(),
+        join_record::read::<wire::GatewayPublic>(&map).err(),
+    ] {
+        assert!(error.is_none_or(|error| error.chars().count() <= 201 && !error.contains('\n')));
+    }
+    let provider = map.data.as_ref().and_then(|data| data.get("provider")).map_or("", String::as_str);
+    if join_record::is_provider_name(provider) {
+        assert!(provider.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') && provider.len() <= 40);
     }
 }
 
@@ -85,4 +147,57 @@ fn path_seeds() -> Vec<Vec<u8>> {
 fn token_seeds() -> Vec<Vec<u8>> {
     let pin = muster_proof::Digest::of(b"ca");
     vec![JoinToken::new("https://10.0.0.1:8443", pin, "east", &[7; 32]).encode().into_bytes()]
+}
+
+fn bearer_seeds() -> Vec<Vec<u8>> {
+    ["Bearer abc.def.ghi", "bearer x", "Bearer a\nBearer b", "Basic YTpi"]
+        .map(|text| text.as_bytes().to_vec())
+        .to_vec()
+}
+
+fn certificate_seeds() -> Vec<Vec<u8>> {
+    let made = || {
+        let key = rcgen::KeyPair::generate().ok()?;
+        let plain = rcgen::CertificateParams::new(vec!["agent".to_owned()]).ok()?.self_signed(&key).ok()?;
+        let other = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).ok()?;
+        let wrong = rcgen::CertificateParams::new(vec![]).ok()?.self_signed(&other).ok()?;
+        Some(vec![plain.der().to_vec(), wrong.der().to_vec()])
+    };
+    made().unwrap_or_default()
+}
+
+fn challenge_seeds() -> Vec<Vec<u8>> {
+    vec![foreign::challenge("", &muster_proof::Digest::of(b"own")).1.into_bytes(), b"AAAA".to_vec()]
+}
+
+fn record_seeds() -> Vec<Vec<u8>> {
+    let digest = muster_proof::Digest::of(b"x");
+    let chain = muster_proof::key::SigningKey::generate([7; 32])
+        .ok()
+        .and_then(|key| muster_core::hub_keys::sign(1, &[key.public()], &key).ok())
+        .and_then(|set| serde_json::to_string(&[set]).ok())
+        .unwrap_or_default();
+    [
+        serde_json::json!({"tokenHash": digest, "expires": "2026-11-22T19:15:00Z", "accept": "Auto"}),
+        serde_json::json!({"tokenHash": digest, "fingerprint": digest, "publicKey": "-----BEGIN", "claimedAt": "2026-11-22T19:15:00Z"}),
+        serde_json::json!({"incarnation": "1", "keys": chain}),
+        serde_json::json!({"url": "https://10.0.0.1:8443", "ca": "-----BEGIN", "caSpki": digest, "provider": "east"}),
+    ]
+    .map(|value| value.to_string().into_bytes())
+    .to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_seeds_are_accepted() {
+        assert!(foreign::certificate(&certificate_seeds()[0]).is_some());
+        assert!(foreign::certificate(&certificate_seeds()[1]).is_none(), "not a P-256 key");
+        let nonce = String::from_utf8(challenge_seeds().remove(0)).unwrap();
+        assert!(foreign::challenge(&nonce, &muster_proof::Digest::of(b"own")).0.is_some());
+        let data: BTreeMap<String, String> = serde_json::from_slice(&record_seeds()[2]).unwrap();
+        assert!(foreign::hub_public(&data).is_some());
+    }
 }

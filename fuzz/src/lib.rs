@@ -1,9 +1,12 @@
 //! Whatever reads bytes of strangers, as functions of bytes: each must return, and what it accepts must mean what it says. They run
 //! in two ways: `make fuzz` searches with libFuzzer, and the test below replays the seeds with thousands of fixed mutations.
 //!
-//! A crash that `make fuzz` finds becomes a file under `seeds/<target>/` and so a test.
+//! A crash that `make fuzz` finds becomes a file under `seeds/<target>/` and so a test. `README.md` says which reader has which
+//! target.
+mod agent;
 mod gateway;
 mod proof;
+mod requests;
 mod trainer;
 
 /// One reader.
@@ -20,7 +23,7 @@ pub struct Target {
 /// All targets.
 #[must_use]
 pub fn all() -> Vec<Target> {
-    [proof::targets(), trainer::targets(), gateway::targets()].concat()
+    [proof::targets(), trainer::targets(), gateway::targets(), requests::targets(), agent::targets()].concat()
 }
 
 /// The target of a name.

@@ -116,7 +116,7 @@ impl ResolveError {
 /// Refuses what this version cannot do, before any data is looked at.
 ///
 /// # Errors
-/// [`ResolveError::Unsupported`], [`ResolveError::Budget`].
+/// [`ResolveError::Unsupported`], [`ResolveError::Budget`], [`ResolveError::Invalid`].
 pub fn check_supported(spec: &api::TrainingJobSpec) -> Result<(), ResolveError> {
     let refuse =
         |what, field, value: String, remedy| Err(ResolveError::Unsupported { what, field, value, remedy });
@@ -134,6 +134,9 @@ pub fn check_supported(spec: &api::TrainingJobSpec) -> Result<(), ResolveError> 
     if spec.budget.is_some() {
         return Err(ResolveError::Budget);
     }
+    let asked = &spec.workers.resources;
+    muster_core::envelope::Resources::of(&asked.cpu.0, &asked.memory.0)
+        .map_err(|problem| ResolveError::Invalid(format!("workers.{problem}; ask for less")))?;
     Ok(())
 }
 
@@ -307,6 +310,18 @@ mod tests {
             ("model.vocabulary", json!(100), "spec.model.vocabulary", "VocabularyMismatch"),
             ("model.context", json!(4096), "spec.data.dataset", "InvalidSpec"),
             ("training.seed", json!(-1), "spec.training.seed", "InvalidSpec"),
+            (
+                "workers.resources",
+                json!({"cpu": "10001", "memory": "1Gi"}),
+                "spec.workers.resources.cpu",
+                "InvalidSpec",
+            ),
+            (
+                "workers.resources",
+                json!({"cpu": "1", "memory": "65Ti"}),
+                "spec.workers.resources.memory",
+                "InvalidSpec",
+            ),
             ("training.optimizer", json!({"beta1": "1"}), "spec.training.optimizer.beta1", "InvalidSpec"),
         ] {
             let error = resolve(&with(path, value), &data).unwrap_err();

@@ -86,16 +86,16 @@ fn a_dataset_is_made_imported_and_listed() {
     let made = run(&["data", "prepare", &site.at("text"), "--out", &site.at("again")]).succeeded();
     let digest = made.stdout.trim();
     assert!(digest.starts_with("sha256:"), "{made:?}");
-    let imported =
-        run(&["data", "import", "team-a/tiny", &site.at("again"), "--store", &site.at("store")]).succeeded();
+    let (set, store) = (site.at("again"), site.at("store"));
+    let uid = "11111111-0000-4000-8000-000000000000";
+    let import = |name: &str| run(&["data", "import", name, &set, "--store", &store, "--namespace-uid", uid]);
+    let imported = import("team-a/tiny").succeeded();
     assert_eq!(imported.stdout.trim(), digest);
     let listed = run(&["data", "list", "--store", &site.at("store")]).succeeded().stdout;
     assert!(listed.contains("team-a     tiny") && listed.contains(digest), "{listed}");
-    run(&["data", "import", "Team/tiny", &site.at("again"), "--store", &site.at("store")])
-        .failed(1, &["Team"]);
+    import("Team/tiny").failed(2, &["Team"]);
     std::fs::write(site.path("again/tokens-00000.bin"), b"xx").unwrap();
-    run(&["data", "import", "team-a/tiny", &site.at("again"), "--store", &site.at("store")])
-        .failed(1, &["tokens-00000.bin"]);
+    import("team-a/tiny").failed(1, &["tokens-00000.bin"]);
 }
 
 /// `muster crd | head` once panicked: the standard library's `println!` does when nobody reads.

@@ -17,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use muster::gateway::access::{Authorizer, Refusal, User, Wanted};
 use muster::gateway::users::{Jobs, router};
 use muster::runtime::tls::Authority;
-use muster::store::{Recorded, Store};
+use muster::store::{Namespace, Recorded, Store};
 use muster_proof::Digest;
 use support::{Ran, Site, run};
 
@@ -37,6 +37,10 @@ impl Authorizer for Fake {
 impl Jobs for Fake {
     async fn uid(&self, _: &str, name: &str) -> Result<Option<String>, Refusal> {
         Ok((name == "kjv-gpt").then(|| JOB.to_owned()))
+    }
+
+    async fn namespace(&self, name: &str) -> Result<Option<Namespace>, Refusal> {
+        Ok(Namespace::new(name, "11111111-0000-4000-8000-000000000000").ok())
     }
 }
 
@@ -58,7 +62,7 @@ impl Gateway {
         let store = Arc::new(runtime.block_on(Store::open(dir.join("store").as_path())).unwrap());
         let [cuts, puts, ranges]: [Arc<AtomicUsize>; 3] = Default::default();
         let (cut, put, range) = (cuts.clone(), puts.clone(), ranges.clone());
-        let routes: Router = router(store.clone(), Arc::new(Fake), Arc::new(Fake)).layer(from_fn(
+        let routes: Router = router(store.clone(), Arc::new(Fake), Arc::new(Fake), 1 << 30).layer(from_fn(
             move |mut request: Request, next: Next| {
                 let (cut, put, range) = (cut.clone(), put.clone(), range.clone());
                 async move {

@@ -4,29 +4,25 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use futures::StreamExt;
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::cluster::{self, PROVIDER};
-use crate::gateway::{Answer, Caller, Key, Tokens, secret};
+use crate::gateway::{Answer, Caller, Key, Tokens};
 use crate::harness::Verdict;
 use crate::job;
+use crate::north::{self, NORTH, UNITS, token};
 use crate::world::{EAST_NAMESPACE, World, eventually};
 
-/// A provider without a cluster: whoever is the agent is us.
-const NORTH: &str = "north";
-const UNITS: &str = "/k8s/apis/muster.dev/v1alpha1/namespaces/muster-p-north/workunits";
 const LEASE: &str = "/k8s/apis/coordination.k8s.io/v1/namespaces/muster-p-north/leases/agent";
 
 pub async fn join_and_revoke(world: &World) -> Result<Verdict> {
     let outcome = all(world).await;
-    world.hub.delete(PROVIDER, None, NORTH, None).await?;
-    let gone = || async { Ok(world.hub.get(PROVIDER, None, NORTH).await?.is_none().then_some(())) };
-    eventually("ComputeProvider north to be gone", Duration::from_secs(60), gone).await?;
+    north::leave(world).await?;
     outcome
 }
 
 async fn all(world: &World) -> Result<Verdict> {
-    world.hub.ensure(PROVIDER, None, &provider()).await?;
+    north::make(world).await?;
     let (key, caller) = join(world).await?;
     let tokens = accepted(world, &key, &caller).await?;
     audiences(world, &caller, &tokens).await?;
@@ -35,22 +31,7 @@ async fn all(world: &World) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-fn provider() -> Value {
-    json!({"apiVersion": "muster.dev/v1alpha1", "kind": "ComputeProvider", "metadata": {"name": NORTH},
-           "spec": {"owner": "initech"}})
-}
-
-async fn token(world: &World, more: &[&str]) -> Result<String> {
-    let kubeconfig = world.kubeconfig.to_string_lossy();
-    let mut arguments =
-        vec!["provider", "create-token", NORTH, "--kubeconfig", &*kubeconfig, "--context", "hub"];
-    arguments.extend_from_slice(more);
-    let made = world.muster(&arguments).await?;
-    ensure!(made.code == 0, "create-token exited {}: {}", made.code, made.tail(10));
-    secret(&made.stdout)
-}
-
-fn expect(what: &str, answer: &Answer, status: u16, reason: &str) -> Result<()> {
+pub fn expect(what: &str, answer: &Answer, status: u16, reason: &str) -> Result<()> {
     println!("     {what}: {answer}");
     ensure!(
         answer.status == status && (reason.is_empty() || answer.reason() == reason),

@@ -1,8 +1,10 @@
 //! The scenarios, one file for each kind of promise. Short ones first, so that a broken stack is seen in a minute.
+mod admission;
 mod api;
 mod attacks;
 mod bits;
 mod deletion;
+mod hostile_hub;
 mod lifecycle;
 mod local;
 mod loss;
@@ -15,6 +17,7 @@ mod resources;
 mod rights;
 mod tools;
 mod trust;
+mod uploads;
 
 use crate::harness::Scenario;
 use crate::scenario;
@@ -77,7 +80,28 @@ pub fn all() -> Vec<Scenario> {
             attacks::join_and_revoke,
             "tokens used twice, late, raced, stolen; foreign objects and data; a revoked provider is out within a second"
         ),
+        scenario!(
+            Short,
+            120,
+            "admission",
+            admission::admission,
+            "tokens that live too long, Leases with more than a heartbeat, jobs beyond their namespace's limits: refused"
+        ),
+        scenario!(
+            Short,
+            300,
+            "hostile-hub",
+            hostile_hub::hostile_hub,
+            "a hub in wrong hands signs some 80 bad units with the right key: each refused by its reason, 0 Jobs, 0 pods"
+        ),
         // ---- make test-full from here on
+        scenario!(
+            Full,
+            420,
+            "uploads",
+            uploads::uploads,
+            "uploads cut, flipped, replayed, too many, too late, on a full and on a dead disk: refused, never half-visible"
+        ),
         scenario!(
             Full,
             600,

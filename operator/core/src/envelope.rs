@@ -16,11 +16,13 @@ use muster_proof::{Digest, jcs};
 use serde::{Deserialize, Serialize};
 
 mod checks;
+mod resources;
 #[cfg(test)]
 mod tests;
 
 pub use checks::{Mirror, Policy, Refusal};
 pub(crate) use checks::{is_image, is_label};
+pub use resources::Resources;
 
 /// DSSE payload type; part of what is signed.
 pub const PAYLOAD_TYPE: &str = "application/vnd.muster.workunit.v1+json";
@@ -44,16 +46,6 @@ impl Kind {
             Self::Train => "Train",
         }
     }
-}
-
-/// CPU and memory of one worker, as Kubernetes quantities; requests = limits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Resources {
-    /// Such as `600m` or `2`.
-    pub cpu: String,
-    /// Such as `1Gi`.
-    pub memory: String,
 }
 
 /// A checkpoint by the digest of its manifest.
@@ -152,9 +144,13 @@ pub fn seal(payload: &Payload, key: &SigningKey) -> Result<Envelope, SealError> 
 /// Verifies the signature over the payload's bytes with one of the `trusted` keys, then parses them.
 ///
 /// # Errors
-/// [`Refusal::BadSignature`] if no trusted key signed these bytes as this type, [`Refusal::BadPayload`] if the
-/// signed bytes are not a payload.
+/// [`Refusal::BadSignature`] if no trusted key signed these bytes as this type, or somebody else did as well,
+/// [`Refusal::BadPayload`] if the signed bytes are not a payload.
 pub fn open(envelope: &Envelope, trusted: &[PublicKey]) -> Result<Payload, Refusal> {
+    let signatures = envelope.signatures().len();
+    if signatures != 1 {
+        return Err(Refusal::BadSignature(format!("{signatures} signatures, a unit has one")));
+    }
     let verified =
         envelope.verify(PAYLOAD_TYPE, trusted).map_err(|error| Refusal::BadSignature(error.to_string()))?;
     read(verified.payload())

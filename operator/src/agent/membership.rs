@@ -7,6 +7,7 @@ use muster_proof::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::runtime::files::{self, Access};
+use crate::wire::join_record::is_provider_name;
 
 const FILE: &str = "membership.json";
 const MAX_FILE: u64 = 64 * 1024;
@@ -59,13 +60,7 @@ impl Membership {
     /// # Errors
     /// Which is not, and what it should be.
     pub fn check(&self) -> Result<(), String> {
-        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-        let name = self.provider.as_bytes();
-        let label = (1..=40).contains(&name.len())
-            && name.iter().all(|b| inner(*b) || *b == b'-')
-            && name.first().is_some_and(|b| inner(*b))
-            && name.last().is_some_and(|b| inner(*b));
-        if !label {
+        if !is_provider_name(&self.provider) {
             return Err("provider is not a DNS label of at most 40 characters".to_owned());
         }
         let url = reqwest::Url::parse(&self.url).map_err(|error| format!("url: {error}"))?;

@@ -7,15 +7,14 @@ use muster_proof::Digest;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use super::identity::Identity;
 use super::units::locked;
 use crate::runtime::client::install_crypto;
+use crate::runtime::tls;
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -194,18 +193,12 @@ pub fn pinned(identity: &Identity, ca: &str) -> Result<reqwest::Client, PinError
 /// # Errors
 /// [`PinError::Ca`].
 pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, PinError> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    match found {
-        Ok(list) if list.is_empty() => Err(PinError::Ca("no certificate in it".to_owned())),
-        Ok(list) => Ok(list),
-        Err(error) => Err(PinError::Ca(error.to_string())),
-    }
+    tls::certificates(pem).map_err(PinError::Ca)
 }
 
 /// SHA-256 of a certificate's SPKI.
 fn spki_hash(certificate: &CertificateDer<'_>) -> Option<Digest> {
-    let parsed = ParsedCertificate::try_from(certificate).ok()?;
-    Some(Digest::of(&parsed.subject_public_key_info()))
+    Some(Digest::of(&tls::spki(certificate).ok()?))
 }
 
 fn client(config: ClientConfig) -> Result<reqwest::Client, PinError> {

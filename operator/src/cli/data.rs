@@ -6,11 +6,14 @@ use super::remote::Remote;
 use super::run::block_on;
 use super::transfer::Transfer;
 use super::{Failure, Outcome};
+use crate::runtime::client::{Target, within};
 use crate::runtime::sanitise;
-use crate::store::{Location, Store, is_dns_label};
+use crate::store::{Location, Namespace, Store, is_dns_label};
 use crate::wire::gateway::Datasets;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use k8s_openapi::api::core::v1 as core;
+use kube::Api;
 use muster_trainer::dataset::{self, MANIFEST_FILE, Manifest};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -44,6 +47,11 @@ enum Verb {
         /// The hub's store
         #[arg(long, value_name = "DIR|URL")]
         store: Location,
+        /// metadata.uid of the namespace [default: asks the hub's API server]
+        #[arg(long, value_name = "UID")]
+        namespace_uid: Option<String>,
+        #[command(flatten)]
+        target: Target,
     },
     /// Send a dataset to the hub, under a name that jobs of the namespace use
     Push(Box<push::Push>),
@@ -67,7 +75,9 @@ impl DataCommand {
     pub fn run(self) -> Outcome {
         match self.verb {
             Verb::Prepare { files, out } => prepare(&files, &out),
-            Verb::Import { name, dir, store } => block_on(import(&name, &dir, &store))?,
+            Verb::Import { name, dir, store, namespace_uid, target } => {
+                block_on(import(&name, &dir, &store, namespace_uid, &target))?
+            }
             Verb::Push(push) => block_on(push.run())?,
             Verb::List(list) => match list.store {
                 Some(store) => block_on(list_store(&store, list.namespace))?,
@@ -88,11 +98,17 @@ fn prepare(files: &[PathBuf], out: &Path) -> Outcome {
     Ok(0)
 }
 
-async fn import(name: &str, dir: &Path, store: &Location) -> Outcome {
+async fn import(name: &str, dir: &Path, store: &Location, uid: Option<String>, target: &Target) -> Outcome {
     let (namespace, name) = split(name)?;
+    label(namespace)?;
     if !dir.join(MANIFEST_FILE).is_file() {
         return Err(dataset::Error::Missing(dir.display().to_string()).into());
     }
+    let uid = match uid {
+        Some(uid) => uid,
+        None => uid_of(namespace, target).await?,
+    };
+    let namespace = &Namespace::new(namespace, &uid)?;
     let busy = Busy::start("checking and copying");
     let store = Store::open(store).await?;
     let digest = store.import_dataset(namespace, name, dir).await?;
@@ -102,6 +118,17 @@ async fn import(name: &str, dir: &Path, store: &Location) -> Outcome {
     }
     line(digest)?;
     Ok(0)
+}
+
+/// A dataset belongs to the namespace that is there now, not to whoever has its name later.
+async fn uid_of(namespace: &str, target: &Target) -> Result<String, Failure> {
+    let api: Api<core::Namespace> = Api::all(target.client().await?);
+    let found = within("get namespace", api.get_metadata_opt(namespace)).await?;
+    found.and_then(|found| found.metadata.uid).ok_or_else(|| {
+        let remedy =
+            format!("create it first (kubectl create namespace {namespace}), or name its --namespace-uid");
+        Failure::new(format!("the hub has no namespace {namespace}; {remedy}"))
+    })
 }
 
 async fn list_remote(remote: &Remote, namespace: &str) -> Outcome {
@@ -126,10 +153,8 @@ async fn list_remote(remote: &Remote, namespace: &str) -> Outcome {
 async fn list_store(path: &Location, namespace: Option<String>) -> Outcome {
     expect_store(path)?;
     let store = Store::open(path).await?;
-    let namespaces = match namespace {
-        Some(one) => vec![one],
-        None => store.namespaces().await?,
-    };
+    let wanted = |one: &Namespace| namespace.as_deref().is_none_or(|name| one.name() == name);
+    let namespaces: Vec<_> = store.namespaces().await?.into_iter().filter(wanted).collect();
     let mut rows = vec![["NAMESPACE", "NAME", "TOKENS", "VOCABULARY", "DIGEST"].map(String::from)];
     for namespace in namespaces {
         for name in store.datasets(&namespace).await? {
@@ -138,7 +163,7 @@ async fn list_store(path: &Location, namespace: Option<String>) -> Outcome {
                 Ok(Some(m)) => (m.tokens().to_string(), m.vocabulary().to_string()),
                 _ => ("damaged".into(), "-".into()),
             };
-            rows.push([namespace.clone(), name, tokens, vocabulary, digest.to_string()]);
+            rows.push([namespace.to_string(), name, tokens, vocabulary, digest.to_string()]);
         }
     }
     print(&table(&rows))?;

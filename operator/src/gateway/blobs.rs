@@ -2,17 +2,12 @@
 //! the caller.
 use std::io;
 
-use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
 use muster_proof::Digest;
-use serde::de::DeserializeOwned;
 
 use super::access::Refusal;
 use crate::runtime::blobdir::PutError;
-use crate::runtime::sanitise::line;
 
-/// A JSON body is no longer.
-const MAX_JSON: usize = 1 << 20;
 /// What is read of an upload that was refused, so that a sender who does not listen meanwhile gets the answer.
 pub const DRAIN: u64 = 8 << 20;
 
@@ -31,18 +26,6 @@ pub fn content_length(headers: &HeaderMap) -> Result<u64, Refusal> {
     let length = value.to_str().ok().and_then(|text| text.parse().ok());
     length.ok_or_else(|| {
         Refusal::new(StatusCode::BAD_REQUEST, "BadLength", "Content-Length is not a number of bytes")
-    })
-}
-
-/// A JSON body; unknown fields are refused by name.
-pub async fn json<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
-    let bytes = axum::body::to_bytes(body, MAX_JSON).await.map_err(|_| {
-        let text = format!("the body is cut off or has more than {MAX_JSON} bytes");
-        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "TooLarge", text)
-    })?;
-    serde_json::from_slice(&bytes).map_err(|error| {
-        let text = format!("body: {}", line(&error.to_string(), 300));
-        Refusal::new(StatusCode::BAD_REQUEST, "BadRequest", text)
     })
 }
 

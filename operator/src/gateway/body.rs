@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use axum::BoxError;
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::Request;
 use axum::http::StatusCode;
 use http_body::{Frame, SizeHint};
 use prometheus_client::metrics::counter::Counter;
@@ -122,8 +121,8 @@ pub async fn whole(body: Body, max: usize) -> Result<Bytes, Refusal> {
 ///
 /// # Errors
 /// As [`whole`]; 400 names the field.
-pub async fn json<T: DeserializeOwned>(request: Request) -> Result<T, Refusal> {
-    let bytes = whole(request.into_body(), MAX_JSON).await?;
+pub async fn json<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
+    let bytes = whole(body, MAX_JSON).await?;
     serde_json::from_slice(&bytes)
         .map_err(|error| Refusal::bad_request(format!("the body: {}", line(&error.to_string(), 300))))
 }
@@ -166,7 +165,7 @@ mod tests {
             number: u8,
         }
         assert_eq!(whole(Body::from("123456"), 5).await.unwrap_err().status, 413);
-        let read = |text: &'static str| json::<Small>(Request::new(Body::from(text)));
+        let read = |text: &'static str| json::<Small>(Body::from(text));
         assert!(read(r#"{"number":1}"#).await.is_ok());
         let unknown = read(r#"{"number":1,"nmber":2}"#).await.unwrap_err();
         assert!(unknown.status == 400 && unknown.message.contains("nmber"), "{unknown:?}");

@@ -1,6 +1,6 @@
 //! Which blobs a manifest leads to. A manifest is named by its digest and never changes, so what was read once is
 //! remembered, within a bound.
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,8 +8,8 @@ use muster_proof::Digest;
 
 use crate::store::Store;
 
-/// Digests remembered in all (40 MB); beyond it all are forgotten, which costs reading them again.
-const MAX_DIGESTS: usize = 1 << 20;
+/// Blobs remembered in all (50 MB); beyond it all are forgotten, which costs reading them again.
+const MAX_BLOBS: usize = 1 << 20;
 
 /// What a manifest is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,8 +20,8 @@ pub enum Of {
     Checkpoint,
 }
 
-/// The blobs of a manifest, itself among them.
-type Closure = Arc<BTreeSet<Digest>>;
+/// The blobs of a manifest with their sizes, itself among them.
+type Closure = Arc<BTreeMap<Digest, u64>>;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -44,7 +44,7 @@ impl Closures {
         if manifest == digest {
             return Ok(true);
         }
-        Ok(self.closure(store, of, manifest).await?.contains(digest))
+        Ok(self.closure(store, of, manifest).await?.contains_key(digest))
     }
 
     /// All blobs of a manifest.
@@ -57,30 +57,32 @@ impl Closures {
         }
         let read = match of {
             Of::Dataset => {
-                let shards =
-                    |m: muster_trainer::dataset::Manifest| m.shards().iter().map(|s| s.sha256).collect();
+                let shards = |m: muster_trainer::dataset::Manifest| {
+                    m.shards().iter().map(|shard| (shard.sha256, shard.size)).collect()
+                };
                 store.dataset_manifest(manifest).await.map(|found| found.map(shards))
             }
             Of::Checkpoint => {
-                let files =
-                    |m: muster_trainer::checkpoint::Manifest| m.files().iter().map(|f| f.sha256).collect();
+                let files = |m: muster_trainer::checkpoint::Manifest| {
+                    m.files().iter().map(|file| (file.sha256, file.size)).collect()
+                };
                 store.checkpoint_manifest(manifest).await.map(|found| found.map(files))
             }
         };
-        let mut named: BTreeSet<Digest> = match read {
+        let mut named: BTreeMap<Digest, u64> = match read {
             Ok(Some(named)) => named,
             // It may come yet.
-            Ok(None) => return Ok(Arc::new(BTreeSet::from([*manifest]))),
+            Ok(None) => return Ok(Arc::new(BTreeMap::from([(*manifest, 0)]))),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 tracing::warn!(%error, "a name leads to what is no manifest");
-                BTreeSet::new()
+                BTreeMap::new()
             }
             Err(error) => return Err(error),
         };
-        named.insert(*manifest);
+        named.insert(*manifest, store.size(manifest).await?.unwrap_or(0));
         let named = Arc::new(named);
         let mut known = self.lock();
-        if known.values().map(|closure| closure.len()).sum::<usize>() + named.len() > MAX_DIGESTS {
+        if known.values().map(|closure| closure.len()).sum::<usize>() + named.len() > MAX_BLOBS {
             known.clear();
         }
         known.insert((of, *manifest), named.clone());

@@ -176,7 +176,7 @@ pub async fn heartbeat(
     Extension(agent): Extension<Agent>,
     request: Request,
 ) -> Result<Json<HeartbeatAnswer>, Refusal> {
-    let heartbeat: Heartbeat = body::json(request).await?;
+    let heartbeat: Heartbeat = body::json(request.into_body()).await?;
     let version = version(&heartbeat.agent_version)?;
     tracing::debug!(provider = agent.provider, version, "heartbeat");
     let (public, key_serial) = gateway.hub.get()?;

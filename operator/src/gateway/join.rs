@@ -13,7 +13,6 @@ use kube::{Api, Resource, ResourceExt};
 use muster_api::names::labels;
 use muster_api::v1alpha1::{ComputeProvider, Scheduling};
 use p256::elliptic_curve::subtle::ConstantTimeEq;
-use serde::de::DeserializeOwned;
 
 use super::access::Refusal;
 use super::hub_info::version;
@@ -23,9 +22,10 @@ use super::{Gateway, MANAGER, Shared, body};
 use crate::hub::apply::is_code;
 use crate::hub::events::{Fold, News};
 use crate::runtime::client::{ClientError, within};
-use crate::runtime::sanitise::line;
 use crate::wire::gateway::{JoinAnswer, JoinRequest};
-use crate::wire::join_record::{Claim, NAMESPACE, TokenRecord, claim_name, token_name};
+use crate::wire::join_record::{
+    Claim, NAMESPACE, TokenRecord, claim_name, is_of, is_provider_name, read, token_name,
+};
 use crate::wire::join_token::secret_hash;
 
 /// The handler.
@@ -36,7 +36,7 @@ pub async fn join(
     request: Request,
 ) -> Result<Json<JoinAnswer>, Refusal> {
     let answer = async {
-        let asked: JoinRequest = body::json(request).await?;
+        let asked: JoinRequest = body::json(request.into_body()).await?;
         Join { gateway: &gateway, peer: &peer, key: &key, now: Timestamp::now() }.run(&asked).await
     };
     let answer = answer.await;
@@ -68,12 +68,15 @@ impl Join<'_> {
         // 2. A claim is worth nothing without the hub's keys: they come first.
         let (hub, _) = gateway.hub.get()?;
         // 3. The token. Whoever lacks its secret learns nothing about the provider.
-        let record = self.record(&asked.provider).await?.ok_or_else(unknown)?;
+        let (map, record) = self.record(&asked.provider).await?.ok_or_else(unknown)?;
         if !bool::from(record.token_hash.as_bytes().ct_eq(offered.as_bytes())) {
             return Err(unknown());
         }
         // 4. Its provider, live: it may be younger than what the watch has seen.
         let provider = self.provider(&asked.provider).await?.ok_or_else(unknown)?;
+        if !is_of(&map, provider.metadata.uid.as_deref().unwrap_or_default()) {
+            return Err(unknown());
+        }
         if provider.spec.scheduling == Scheduling::Revoked {
             let name = &asked.provider;
             let message =
@@ -90,11 +93,11 @@ impl Join<'_> {
         Ok(JoinAnswer { provider: asked.provider.clone(), fingerprint, accepted, hub })
     }
 
-    async fn record(&self, provider: &str) -> Result<Option<TokenRecord>, Refusal> {
+    async fn record(&self, provider: &str) -> Result<Option<(ConfigMap, TokenRecord)>, Refusal> {
         let name = token_name(provider);
         let Some(map) = self.get_map(&name).await? else { return Ok(None) };
-        match from_data(&map) {
-            Ok(record) => Ok(Some(record)),
+        match read(&map) {
+            Ok(record) => Ok(Some((map, record))),
             Err(error) => {
                 tracing::warn!(%error, "ConfigMap {NAMESPACE}/{name} is no token record; make a new token");
                 Ok(None)
@@ -147,7 +150,7 @@ impl Join<'_> {
     }
 
     fn is_ours(&self, taken: &ConfigMap, record: &TokenRecord) -> bool {
-        let claim = from_data::<Claim>(taken).ok();
+        let claim = read::<Claim>(taken).ok();
         claim.is_some_and(|claim| {
             claim.fingerprint == self.key.fingerprint && claim.token_hash == record.token_hash
         })
@@ -179,7 +182,7 @@ impl Join<'_> {
     }
 
     async fn tell_of_reuse(&self, provider: &ComputeProvider, taken: &ConfigMap) {
-        let first = from_data::<Claim>(taken).map(|claim| claim.fingerprint.to_string());
+        let first = read::<Claim>(taken).map(|claim| claim.fingerprint.to_string());
         let first = first.unwrap_or_else(|_| "something unreadable".into());
         let (second, address) = (self.key.fingerprint, self.peer.address.ip());
         let (name, uid) = (provider.name_any(), provider.uid());
@@ -212,17 +215,6 @@ fn unknown() -> Refusal {
     )
 }
 
-/// As the API wants it: a DNS label of at most 40 characters.
-#[must_use]
-pub fn is_provider_name(name: &str) -> bool {
-    let word = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let bytes = name.as_bytes();
-    bytes.len() <= 40
-        && bytes.first().is_some_and(|&c| word(c))
-        && bytes.last().is_some_and(|&c| word(c))
-        && bytes.iter().all(|&c| word(c) || c == b'-')
-}
-
 /// Metadata of what the gateway makes for a provider in namespace muster-agents; it goes with the provider.
 #[must_use]
 pub fn owned_by(name: &str, provider: &str, uid: &str) -> ObjectMeta {
@@ -240,45 +232,5 @@ pub fn owned_by(name: &str, provider: &str, uid: &str) -> ObjectMeta {
             block_owner_deletion: None,
         }]),
         ..Default::default()
-    }
-}
-
-/// A record out of a ConfigMap's data, whose values are all strings.
-fn from_data<T: DeserializeOwned>(map: &ConfigMap) -> Result<T, String> {
-    let data = serde_json::to_value(map.data.as_ref()).map_err(|error| error.to_string())?;
-    serde_json::from_value(data).map_err(|error| line(&error.to_string(), 200))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use muster_proof::Digest;
-
-    #[test]
-    fn names_that_reach_a_path_are_names() {
-        for good in ["east", "a", "a-1", &"a".repeat(40)] {
-            assert!(is_provider_name(good), "{good}");
-        }
-        for bad in ["", "-a", "a-", "A", "a.b", "a/b", "..", "a%2f", "ä", &"a".repeat(41)] {
-            assert!(!is_provider_name(bad), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_record_of_another_shape_is_none() {
-        let map = |data: serde_json::Value| -> ConfigMap {
-            serde_json::from_value(serde_json::json!({"data": data})).unwrap()
-        };
-        let hash = Digest::of(b"x");
-        let good =
-            serde_json::json!({"tokenHash": hash, "expires": "2026-01-01T00:00:00Z", "accept": "Auto"});
-        assert_eq!(from_data::<TokenRecord>(&map(good)).unwrap().token_hash, hash);
-        for bad in [
-            serde_json::json!({}),
-            serde_json::json!({"tokenHash": hash, "expires": "soon", "accept": "Auto"}),
-            serde_json::json!({"tokenHash": hash, "expires": "2026-01-01T00:00:00Z", "accept": "auto"}),
-        ] {
-            assert!(from_data::<TokenRecord>(&map(bad)).is_err());
-        }
     }
 }

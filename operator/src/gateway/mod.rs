@@ -13,6 +13,7 @@
 //! | `hub_info`, `publish` | what the hub is, where the gateway is |
 //! | `access` | what routes see of all that |
 //! | `metrics`, `rbac` | what is counted, what the gateway may |
+//! | `foreign` | its readers of foreign bytes, for the fuzz targets |
 //!
 //! Behind the doors: `units` for agents (blobs, commits, the fence), `users` (catalogue, checkpoints), both over `store`;
 //! `blobs`, `closures` and `uploads` are what they share.
@@ -23,6 +24,7 @@ mod body;
 mod bound;
 mod challenge;
 mod closures;
+pub mod foreign;
 mod hub_info;
 mod join;
 mod layers;
@@ -34,7 +36,7 @@ mod publish;
 pub mod rbac;
 pub mod reviews;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -79,6 +81,8 @@ const CA_NAME: &str = "muster gateway";
 const HEADERS_WITHIN: Duration = Duration::from_secs(10);
 /// After a stop was asked for, what is under way may go on for so long.
 const DRAIN: Duration = Duration::from_secs(5);
+/// Bytes of a namespace's data in the store, unless a flag says otherwise: 1 TiB.
+const NAMESPACE_QUOTA: u64 = 1 << 40;
 /// Token reviews of users under way.
 const USER_REVIEWS: usize = 8;
 
@@ -105,6 +109,9 @@ pub struct GatewayArgs {
     /// How long agents' tokens are valid
     #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u32).range(600..=3600))]
     token_seconds: u32,
+    /// How many bytes of data a namespace may have in the store
+    #[arg(long, value_name = "BYTES", default_value_t = NAMESPACE_QUOTA)]
+    namespace_quota_bytes: u64,
 }
 
 /// What all handlers share.
@@ -211,13 +218,14 @@ pub fn app(gateway: &Shared, rooms: Rooms) -> Router {
 fn rooms(
     client: &Client,
     store: &Arc<Store>,
+    namespace_quota: u64,
     shutdown: Shutdown,
 ) -> (Rooms, impl Future<Output = ()> + Send + use<>) {
     let (work, fence) = units::follow(client.clone(), store.clone(), shutdown);
     let (authorizer, jobs) = (KubeAuthorizer::new(client.clone()), users::KubeJobs::new(client.clone()));
     let rooms = Rooms {
         agents: units::router(store.clone(), Arc::new(work)),
-        users: users::router(store.clone(), Arc::new(authorizer), Arc::new(jobs)),
+        users: users::router(store.clone(), Arc::new(authorizer), Arc::new(jobs), namespace_quota),
     };
     (rooms, fence)
 }
@@ -250,7 +258,8 @@ async fn start(args: &GatewayArgs, shutdown: &Shutdown) -> anyhow::Result<()> {
     let tls = tls::server_config(&authority, &address::server_names(host, args.listen))?;
     let gateway = Gateway::new(config, args.token_seconds)?;
     let store = Store::open(args.store.clone()).await.with_context(|| format!("--store {}", args.store))?;
-    let (rooms, fence) = rooms(&gateway.client, &Arc::new(store), shutdown.clone());
+    let (rooms, fence) =
+        rooms(&gateway.client, &Arc::new(store), args.namespace_quota_bytes, shutdown.clone());
     let app = app(&gateway, rooms);
     let listen = |address: SocketAddr| {
         TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))

@@ -25,6 +25,11 @@ pub fn rules() -> Vec<Rule> {
             ("muster.dev", &["trainingjobs"], &[]),
             &["get"],
         ),
+        cluster(
+            "tell a namespace from an earlier one of its name, whose data it must not inherit",
+            ("", &["namespaces"], &[]),
+            &["get"],
+        ),
         cluster("find out who holds a token", ("authentication.k8s.io", &["tokenreviews"], &[]), &["create"]),
         cluster(
             "find out what a user may",

@@ -1,5 +1,5 @@
 //! For tests: the gateway over real TLS, in front of an API server in memory, and those who come to it.
-mod api;
+pub(crate) mod api;
 
 use std::sync::Arc;
 use std::time::Duration;

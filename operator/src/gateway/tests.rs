@@ -123,12 +123,22 @@ async fn tokens_that_do_not_count_are_told_apart() {
     api.join_token("east", &[7; 32], LONG_AGO, "Auto");
     api.join_token("gone", &[8; 32], SOON, "Auto");
     api.join_token("nobody", &[8; 32], SOON, "Auto");
+    // A provider of this name had a token before this one was made.
+    api.provider("again", &[], "Enabled");
+    api.join_token("again", &[6; 32], SOON, "Auto");
+    let path = "/api/v1/namespaces/muster-agents/configmaps/token-again";
+    let mut stale = api.get(path).unwrap();
+    stale["metadata"]["ownerReferences"] = json!([{
+        "apiVersion": "muster.dev/v1alpha1", "kind": "ComputeProvider", "name": "again", "uid": "an-earlier-one",
+    }]);
+    api.put(path, stale);
     for (body, want) in [
         (join("east", &[7; 32]), (401, "TokenExpired")),
         (join("east", &[8; 32]), (401, "TokenUnknown")),
         (join("gone", &[8; 32]), (403, "Revoked")),
         (join("gone", &[7; 32]), (401, "TokenUnknown")),
         (join("nobody", &[8; 32]), (401, "TokenUnknown")),
+        (join("again", &[6; 32]), (401, "TokenUnknown")),
         (join("../secrets", &[8; 32]), (400, "BadRequest")),
         (json!({"provider": "east", "secret": "short", "agentVersion": ""}), (400, "BadRequest")),
         (json!({"provider": "east"}), (400, "BadRequest")),

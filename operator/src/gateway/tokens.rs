@@ -40,7 +40,7 @@ pub async fn tokens(
     request: Request,
 ) -> Result<Json<TokensAnswer>, Refusal> {
     let answer = async {
-        let asked: TokensRequest = body::json(request).await?;
+        let asked: TokensRequest = body::json(request.into_body()).await?;
         let admitted = prove(&gateway, &key, &asked)?;
         mint(&gateway, &key, &admitted).await
     };

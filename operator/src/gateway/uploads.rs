@@ -1,5 +1,5 @@
-//! How many uploads run at once, of all callers and of one: on its way into a bucket each may hold some 40 MiB, however slowly
-//! it comes. One caller's uploads take only its own share.
+//! What is under way: how many uploads at once, of all callers and of one (on its way into a bucket each may hold some 40 MiB,
+//! however slowly it comes; one caller's uploads take only its own share), and how many bytes against one quota.
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -52,6 +52,40 @@ impl Drop for Slot {
             *own -= 1;
             if *own == 0 {
                 running.remove(&self.caller);
+            }
+        }
+    }
+}
+
+/// Bytes under way, by whose quota they will count against: two uploads that come at once must see each other.
+#[derive(Debug, Clone, Default)]
+pub struct UnderWay(Arc<Mutex<HashMap<String, u64>>>);
+
+/// Bytes of one upload; no longer under way when it is dropped.
+#[derive(Debug)]
+pub struct Room {
+    all: UnderWay,
+    whose: String,
+    size: u64,
+}
+
+impl UnderWay {
+    /// Adds an upload; also says how many bytes of the same quota are under way now, its own among them.
+    pub fn add(&self, whose: &str, size: u64) -> (Room, u64) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sum = all.entry(whose.to_owned()).or_default();
+        *sum = sum.saturating_add(size);
+        (Room { all: self.clone(), whose: whose.to_owned(), size }, *sum)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let mut all = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sum) = all.get_mut(&self.whose) {
+            *sum = sum.saturating_sub(self.size);
+            if *sum == 0 {
+                all.remove(&self.whose);
             }
         }
     }

@@ -3,12 +3,13 @@
 //! Everything is asked within a namespace. Whether the store has a blob from somebody else is nobody's business: a user
 //! hears only of what his own namespace has put, or what a dataset or job of it leads to.
 mod jobs;
+mod quota;
 #[cfg(test)]
 mod tests;
 
 pub use jobs::{Jobs, KubeJobs};
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -22,12 +23,14 @@ use muster_proof::Digest;
 use muster_trainer::dataset::{Manifest, SHARD_BYTES};
 use serde::Deserialize;
 
+use self::quota::Quota;
 use super::access::{Authorizer, Refusal, User, Wanted};
-use super::blobs::{DRAIN, content_length, digest, json, no_blob, put_refusal, store_refusal, too_large};
+use super::blobs::{DRAIN, content_length, digest, no_blob, put_refusal, store_refusal, too_large};
+use super::body::json;
 use super::closures::{Closures, Of};
 use super::uploads::Uploads;
 use crate::runtime::blobdir::drain;
-use crate::store::{ImportError, Placed, Replace, Store, is_dns_label};
+use crate::store::{ImportError, Namespace, Placed, Replace, Store, is_dns_label};
 use crate::wire::gateway::{Checkpoint, Checkpoints, Dataset, Datasets, ManifestRef};
 
 /// Questions to the store at once, for one request.
@@ -39,15 +42,21 @@ struct Users<A, J> {
     jobs: Arc<J>,
     closures: Closures,
     uploads: Arc<Uploads>,
+    quota: Quota,
 }
 
 /// Uploads of all users at once, and of one.
 const UPLOADS: (usize, usize) = (16, 4);
 
-/// The routes. Whoever layers them puts a [`User`] into the extensions first.
-pub fn router<A: Authorizer, J: Jobs>(store: Arc<Store>, authorizer: Arc<A>, jobs: Arc<J>) -> Router {
-    let uploads = Uploads::new(UPLOADS.0, UPLOADS.1);
-    let users = Users { store, authorizer, jobs, closures: Closures::default(), uploads };
+/// The routes. Whoever layers them puts a [`User`] into the extensions first. A namespace may have `quota` bytes.
+pub fn router<A: Authorizer, J: Jobs>(
+    store: Arc<Store>,
+    authorizer: Arc<A>,
+    jobs: Arc<J>,
+    quota: u64,
+) -> Router {
+    let (uploads, quota) = (Uploads::new(UPLOADS.0, UPLOADS.1), Quota::new(quota));
+    let users = Users { store, authorizer, jobs, closures: Closures::default(), uploads, quota };
     Router::new()
         .route("/v1/namespaces/{ns}/blobs/sha256/{hex}", put(put_blob::<A, J>).head(head_blob::<A, J>))
         .route("/v1/namespaces/{ns}/datasets", get(list_datasets::<A, J>))
@@ -64,19 +73,20 @@ async fn head_blob<A: Authorizer, J: Jobs>(
     Path((namespace, hex)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    users.may_write(&user, &namespace).await?;
+    let namespace = users.may_write(&user, &namespace).await?;
     let digest = digest(&hex)?;
     let missing = || no_blob(&digest, &format!("namespace {namespace}"));
-    let is_put = users.store.has_user_put(&namespace, &digest).await.map_err(|e| store_refusal(&e))?;
-    if !is_put && !users.dataset_leads_to(&namespace, &digest).await? {
+    let puts = users.store.user_puts(&namespace).await.map_err(|e| store_refusal(&e))?;
+    let put = puts.get(&digest);
+    if put.is_none() && !users.dataset_leads_to(&namespace, &digest).await? {
         return Err(missing());
     }
     // The answer is a promise until a dataset names the blob: tell garbage collection.
     if !users.store.touch(&digest).await.map_err(|e| store_refusal(&e))? {
         return Err(missing());
     }
-    if is_put {
-        users.store.record_user_put(&namespace, &digest).await.map_err(|e| store_refusal(&e))?;
+    if let Some(size) = put {
+        users.store.record_user_put(&namespace, &digest, *size).await.map_err(|e| store_refusal(&e))?;
     }
     let answer = users.store.answer(&digest, &Method::HEAD, &headers).await;
     answer.map_err(|error| store_refusal(&error))?.ok_or_else(missing)
@@ -91,19 +101,19 @@ async fn put_blob<A: Authorizer, J: Jobs>(
 ) -> Response {
     let mut body = body.into_data_stream();
     let answer = async {
-        users.may_write(&user, &namespace).await?;
+        let namespace = users.may_write(&user, &namespace).await?;
         let (digest, size) = (digest(&hex)?, content_length(&headers)?);
         if size > SHARD_BYTES {
             return Err(too_large(SHARD_BYTES));
         }
         let _slot = users.uploads.enter(&user.name)?;
         let store = |error| store_refusal(&error);
-        let was_put = users.store.has_user_put(&namespace, &digest).await.map_err(store)?;
-        let was_there = was_put && users.store.size(&digest).await.map_err(store)?.is_some();
+        let room = users.room(&namespace, &digest, size).await?;
+        let was_there = room.is_none() && users.store.size(&digest).await.map_err(store)?.is_some();
         users.store.put_proven(&digest, &mut body, size).await.map_err(|error| put_refusal(&error))?;
-        users.store.record_user_put(&namespace, &digest).await.map_err(store)?;
-        tracing::debug!(user = user.name, namespace, %digest, size, "blob put");
-        // 200 only for what this namespace has put before: what others have does not show.
+        users.store.record_user_put(&namespace, &digest, size).await.map_err(store)?;
+        tracing::debug!(user = user.name, %namespace, %digest, size, "blob put");
+        // 200 only for what this namespace has: what others have does not show.
         Ok(if was_there { StatusCode::OK } else { StatusCode::CREATED })
     };
     let answer: Result<StatusCode, Refusal> = answer.await;
@@ -126,7 +136,7 @@ async fn put_dataset<A: Authorizer, J: Jobs>(
     query: Result<Query<PutDataset>, axum::extract::rejection::QueryRejection>,
     body: Body,
 ) -> Result<StatusCode, Refusal> {
-    users.may_write(&user, &namespace).await?;
+    let namespace = users.may_write(&user, &namespace).await?;
     let bad = |text: String| Refusal::new(StatusCode::BAD_REQUEST, "BadRequest", text);
     let Query(query) = query.map_err(|_| bad("the only parameter here is replace=true".to_owned()))?;
     if !is_dns_label(&name) {
@@ -145,7 +155,7 @@ async fn put_dataset<A: Authorizer, J: Jobs>(
             Err(Refusal::new(StatusCode::CONFLICT, "NameTaken", text))
         }
         Ok(placed) => {
-            tracing::info!(user = user.name, namespace, name, %manifest, ?placed, "dataset");
+            tracing::info!(user = user.name, %namespace, name, %manifest, ?placed, "dataset");
             Ok(if placed == Placed::New { StatusCode::CREATED } else { StatusCode::OK })
         }
         Err(ImportError::Io(error)) => Err(store_refusal(&error)),
@@ -159,6 +169,7 @@ async fn list_datasets<A: Authorizer, J: Jobs>(
     Path(namespace): Path<String>,
 ) -> Result<Json<Datasets>, Refusal> {
     users.may(&user, "list", "data", &namespace, None).await?;
+    let namespace = users.living(&namespace).await?;
     let names = users.store.datasets(&namespace).await.map_err(|error| store_refusal(&error))?;
     let datasets = futures::stream::iter(names).map(|name| users.dataset(&namespace, name));
     let datasets: Vec<Option<Dataset>> = datasets.buffered(AT_ONCE).try_collect().await?;
@@ -214,8 +225,17 @@ async fn read_blob<A: Authorizer, J: Jobs>(
 }
 
 impl<A: Authorizer, J: Jobs> Users<A, J> {
-    async fn may_write(&self, user: &User, namespace: &str) -> Result<(), Refusal> {
-        self.may(user, "create", "data", namespace, None).await
+    async fn may_write(&self, user: &User, namespace: &str) -> Result<Namespace, Refusal> {
+        self.may(user, "create", "data", namespace, None).await?;
+        self.living(namespace).await
+    }
+
+    /// The namespace of this name that is there now: what an earlier one had is not its own.
+    async fn living(&self, name: &str) -> Result<Namespace, Refusal> {
+        self.jobs.namespace(name).await?.ok_or_else(|| {
+            let text = format!("there is no namespace {name}; look for the right name, or create it first");
+            Refusal::new(StatusCode::NOT_FOUND, "NamespaceNotFound", text)
+        })
     }
 
     async fn may(
@@ -251,7 +271,7 @@ impl<A: Authorizer, J: Jobs> Users<A, J> {
     }
 
     /// A dataset as it is listed; one that is damaged is left out, and its admin told.
-    async fn dataset(&self, namespace: &str, name: String) -> Result<Option<Dataset>, Refusal> {
+    async fn dataset(&self, namespace: &Namespace, name: String) -> Result<Option<Dataset>, Refusal> {
         let store = |error| store_refusal(&error);
         let Some(manifest) = self.store.dataset(namespace, &name).await.map_err(store)? else {
             return Ok(None);
@@ -262,7 +282,7 @@ impl<A: Authorizer, J: Jobs> Users<A, J> {
                 Ok(Some(Dataset { name, manifest, tokens, vocabulary }))
             }
             Ok(None) => {
-                tracing::error!(namespace, name, %manifest, "a dataset has lost its manifest");
+                tracing::error!(%namespace, name, %manifest, "a dataset has lost its manifest");
                 Ok(None)
             }
             Err(error) => Err(store(error)),
@@ -270,7 +290,7 @@ impl<A: Authorizer, J: Jobs> Users<A, J> {
     }
 
     /// The manifests of the namespace's datasets.
-    async fn manifests(&self, namespace: &str) -> Result<Vec<Digest>, Refusal> {
+    async fn manifests(&self, namespace: &Namespace) -> Result<Vec<Digest>, Refusal> {
         let store = |error| store_refusal(&error);
         let names = self.store.datasets(namespace).await.map_err(store)?;
         let found = futures::stream::iter(names).map(|name| async move {
@@ -280,7 +300,7 @@ impl<A: Authorizer, J: Jobs> Users<A, J> {
         Ok(found.into_iter().flatten().collect())
     }
 
-    async fn dataset_leads_to(&self, namespace: &str, digest: &Digest) -> Result<bool, Refusal> {
+    async fn dataset_leads_to(&self, namespace: &Namespace, digest: &Digest) -> Result<bool, Refusal> {
         for manifest in self.manifests(namespace).await? {
             let leads = self.closures.leads_to(&self.store, Of::Dataset, &manifest, digest).await;
             if leads.map_err(|error| store_refusal(&error))? {
@@ -292,14 +312,10 @@ impl<A: Authorizer, J: Jobs> Users<A, J> {
 
     /// Refuses a manifest that is none, or leads to what is not there or not this namespace's: whoever could name others'
     /// shards could train on them.
-    async fn whole_dataset(&self, namespace: &str, manifest: &Digest) -> Result<(), Refusal> {
+    async fn whole_dataset(&self, namespace: &Namespace, manifest: &Digest) -> Result<(), Refusal> {
         let store = |error| store_refusal(&error);
-        let mut mine: BTreeSet<Digest> = self.store.user_puts(namespace).await.map_err(store)?;
-        for known in self.manifests(namespace).await? {
-            let closure = self.closures.closure(&self.store, Of::Dataset, &known).await.map_err(store)?;
-            mine.extend(closure.iter());
-        }
-        if !mine.contains(manifest) {
+        let mine = self.held(namespace).await?;
+        if !mine.contains_key(manifest) {
             return Err(missing(manifest));
         }
         let parsed = match self.store.dataset_manifest(manifest).await {
@@ -314,9 +330,9 @@ impl<A: Authorizer, J: Jobs> Users<A, J> {
         self.all_there(&parsed, &mine).await
     }
 
-    async fn all_there(&self, manifest: &Manifest, mine: &BTreeSet<Digest>) -> Result<(), Refusal> {
+    async fn all_there(&self, manifest: &Manifest, mine: &BTreeMap<Digest, u64>) -> Result<(), Refusal> {
         let shards = futures::stream::iter(manifest.shards().to_vec()).map(|shard| async move {
-            if !mine.contains(&shard.sha256) {
+            if !mine.contains_key(&shard.sha256) {
                 return Err(missing(&shard.sha256));
             }
             let store = |error| store_refusal(&error);

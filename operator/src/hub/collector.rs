@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use k8s_openapi::api::core::v1::Namespace;
 use kube::api::ListParams;
 use kube::core::DeserializeGuard;
-use kube::{Api, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use muster_api::v1alpha1::{TrainingJob, WorkUnit};
 
 use super::context::Context;
@@ -14,6 +15,7 @@ use super::error::Error;
 use super::job::gather::payload;
 use crate::runtime::Shutdown;
 use crate::runtime::client::within;
+use crate::store::Store;
 use crate::store::gc::{Collected, JobRoots, Retention};
 
 /// How often, and how long an upload may be older than its name.
@@ -45,11 +47,29 @@ pub async fn run(ctx: Arc<Context>, schedule: Schedule, shutdown: Shutdown) {
 }
 
 async fn collect(ctx: &Context, grace: Duration) -> Result<Collected, Error> {
+    forget_gone(&ctx.client, &ctx.store).await?;
     // Before the jobs are asked for: what has a directory now and no job then is dead. A job that comes meanwhile has neither.
     let candidates = ctx.store.jobs().await?;
     let mut jobs = roots(ctx).await?;
     pin_starts(ctx, &mut jobs).await?;
     Ok(ctx.store.collect(&jobs, &candidates, SystemTime::now(), grace).await?)
+}
+
+/// A namespace takes its datasets with it; one that was made anew since has a uid of its own, and a folder.
+async fn forget_gone(client: &Client, store: &Store) -> Result<(), Error> {
+    let api: Api<Namespace> = Api::all(client.clone());
+    for known in store.namespaces().await? {
+        let found = within("get namespace", api.get_metadata_opt(known.name())).await?;
+        if found.and_then(|found| found.metadata.uid).as_deref() != Some(known.uid()) {
+            store.forget_namespace(&known).await?;
+            tracing::info!(
+                namespace = known.name(),
+                uid = known.uid(),
+                "namespace is gone, and so are its datasets"
+            );
+        }
+    }
+    Ok(())
 }
 
 async fn roots(ctx: &Context) -> Result<BTreeMap<String, JobRoots>, Error> {
@@ -85,4 +105,47 @@ async fn pin_starts(ctx: &Context, jobs: &mut BTreeMap<String, JobRoots>) -> Res
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::testing::api::FakeApi;
+    use crate::runtime::client::{client_of, install_crypto};
+    use crate::store::Namespace as Kept;
+    use crate::store::testing::{On, dataset, store};
+
+    #[tokio::test]
+    async fn datasets_go_with_their_namespace_also_if_another_has_its_name() {
+        install_crypto();
+        let api = FakeApi::start().await;
+        let client = client_of(kube::Config::new(api.url.parse().unwrap())).unwrap();
+        let (_dir, store) = store(On::Dir).await;
+        let make = |name: &str| {
+            let object = serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {}});
+            let made = api.put(&format!("/api/v1/namespaces/{name}"), object);
+            Kept::new(name, made["metadata"]["uid"].as_str().unwrap()).unwrap()
+        };
+        let (stays, goes, again) = (make("stays"), make("goes"), make("again"));
+        for namespace in [&stays, &goes, &again] {
+            dataset(&store, namespace, "kjv", b"in the beginning").await;
+        }
+        forget_gone(&client, &store).await.unwrap();
+        assert_eq!(store.namespaces().await.unwrap().len(), 3);
+
+        api.delete("/api/v1/namespaces/goes").unwrap();
+        api.delete("/api/v1/namespaces/again").unwrap();
+        let new = make("again");
+        dataset(&store, &new, "own", b"of others").await;
+        forget_gone(&client, &store).await.unwrap();
+        let mut left = vec![stays, new];
+        left.sort();
+        assert_eq!(store.namespaces().await.unwrap(), left);
+        assert_eq!(store.datasets(&left[0]).await.unwrap(), ["own"]);
+
+        // While nobody can say what is gone, nothing goes.
+        api.down.store(true, std::sync::atomic::Ordering::SeqCst);
+        assert!(forget_gone(&client, &store).await.is_err());
+        assert_eq!(store.namespaces().await.unwrap(), left);
+    }
 }

@@ -39,7 +39,8 @@ pub fn rules() -> Vec<Rule> {
             &["get", "list", "watch", "create", "patch", "delete"],
         ),
         cluster(
-            "see that the registrar has taken a leaving provider's namespace away",
+            "see that the registrar has taken a leaving provider's namespace away; tell a tenant's namespace from an \
+             earlier one of its name",
             ("", &["namespaces"], &[]),
             &["get"],
         ),

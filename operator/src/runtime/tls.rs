@@ -72,7 +72,7 @@ impl Authority {
         if cert_path.exists() {
             let pem = read_pem(&cert_path)?;
             let key = KeyPair::from_pem(&read_pem(&key_path)?).map_err(|e| bad_pem(&key_path, e))?;
-            let certificate = certificates(&pem, &cert_path)?.swap_remove(0);
+            let certificate = certificates(&pem).map_err(|error| bad_pem(&cert_path, error))?.swap_remove(0);
             return Ok(Self { pem, certificate, issuer: Issuer::new(params, key) });
         }
         let key = KeyPair::generate()?;
@@ -165,7 +165,8 @@ pub fn pinned_client(ca: &str) -> Result<reqwest::Client, TlsError> {
 fn pinned_config(ca: &str) -> Result<rustls::ClientConfig, TlsError> {
     install_crypto();
     let mut roots = rustls::RootCertStore::empty();
-    for certificate in certificates(ca, Path::new("pinned CA"))? {
+    let bad = |error| bad_pem(Path::new("pinned CA"), error);
+    for certificate in certificates(ca).map_err(bad)? {
         roots.add(certificate)?;
     }
     Ok(rustls::ClientConfig::builder_with_protocol_versions(&[&TLS13])
@@ -206,12 +207,16 @@ fn keep_valid(params: &mut CertificateParams) {
     params.not_after = date_time_ymd(2075, 1, 1);
 }
 
-fn certificates(pem: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+/// The certificates of a PEM text; at least one.
+///
+/// # Errors
+/// What it is instead.
+pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     match found {
-        Ok(list) if list.is_empty() => Err(bad_pem(path, "no certificate in it")),
+        Ok(list) if list.is_empty() => Err("no certificate in it".to_owned()),
         Ok(list) => Ok(list),
-        Err(error) => Err(bad_pem(path, error)),
+        Err(error) => Err(error.to_string()),
     }
 }
 

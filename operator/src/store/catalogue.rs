@@ -7,13 +7,13 @@ use muster_proof::Digest;
 use muster_trainer::dataset::{Dataset, MAX_MANIFEST, Manifest};
 use tokio_util::io::ReaderStream;
 
-use super::{MAX_BLOB_BYTES, Store, digest_line};
+use super::{MAX_BLOB_BYTES, Namespace, Store, digest_line};
 use crate::runtime::blobdir::PutError;
 
 /// Why a dataset was not imported. The catalogue still says what it said before.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// Namespace or name is not a DNS label.
+    /// The name is not a DNS label.
     #[error("{0:?} is not a DNS label (lower-case letters, digits, '-', at most 63)")]
     Name(String),
     /// The directory is not a whole dataset.
@@ -32,7 +32,7 @@ impl Store {
     ///
     /// # Errors
     /// Any error of the backend but absence.
-    pub async fn dataset(&self, namespace: &str, name: &str) -> io::Result<Option<Digest>> {
+    pub async fn dataset(&self, namespace: &Namespace, name: &str) -> io::Result<Option<Digest>> {
         match dataset_key(namespace, name) {
             Some(key) => self.read_digest(&key).await,
             None => Ok(None),
@@ -43,20 +43,9 @@ impl Store {
     ///
     /// # Errors
     /// Any error of the backend but absence.
-    pub async fn datasets(&self, namespace: &str) -> io::Result<Vec<String>> {
-        if !is_dns_label(namespace) {
-            return Ok(Vec::new());
-        }
-        let entries = self.backend.list(&format!("catalogue/{namespace}/datasets")).await?;
+    pub async fn datasets(&self, namespace: &Namespace) -> io::Result<Vec<String>> {
+        let entries = self.backend.list(&format!("{}/datasets", namespace.folder())).await?;
         Ok(entries.into_iter().map(|entry| entry.name).filter(|name| is_dns_label(name)).collect())
-    }
-
-    /// Namespaces that have a catalogue, sorted.
-    ///
-    /// # Errors
-    /// Any error of the backend but absence.
-    pub async fn namespaces(&self) -> io::Result<Vec<String>> {
-        Ok(self.backend.folders("catalogue").await?.into_iter().filter(|name| is_dns_label(name)).collect())
     }
 
     /// Lets `name` lead to `manifest`, whose blobs must all be in the store.
@@ -65,11 +54,11 @@ impl Store {
     /// [`ImportError::Name`], or any error of the backend.
     pub async fn set_dataset(
         &self,
-        namespace: &str,
+        namespace: &Namespace,
         name: &str,
         manifest: &Digest,
     ) -> Result<(), ImportError> {
-        let key = dataset_key(namespace, name).ok_or_else(|| wrong_name(namespace, name))?;
+        let key = dataset_key(namespace, name).ok_or_else(|| ImportError::Name(name.to_owned()))?;
         Ok(self.backend.write(&key, &digest_line(manifest)).await?)
     }
 
@@ -80,12 +69,12 @@ impl Store {
     /// [`ImportError::Name`], or any error of the backend.
     pub async fn place_dataset(
         &self,
-        namespace: &str,
+        namespace: &Namespace,
         name: &str,
         manifest: &Digest,
         replace: Replace,
     ) -> Result<Placed, ImportError> {
-        let key = dataset_key(namespace, name).ok_or_else(|| wrong_name(namespace, name))?;
+        let key = dataset_key(namespace, name).ok_or_else(|| ImportError::Name(name.to_owned()))?;
         let line = digest_line(manifest);
         for _ in 0..TRIES {
             let now = self.backend.read(&key).await?;
@@ -108,14 +97,12 @@ impl Store {
     /// [`ImportError`]; the catalogue is unchanged then.
     pub async fn import_dataset(
         &self,
-        namespace: &str,
+        namespace: &Namespace,
         name: &str,
         dir: &Path,
     ) -> Result<Digest, ImportError> {
-        for part in [namespace, name] {
-            if !is_dns_label(part) {
-                return Err(ImportError::Name(part.into()));
-            }
+        if !is_dns_label(name) {
+            return Err(ImportError::Name(name.to_owned()));
         }
         let checked = dir.to_owned();
         let dataset = tokio::task::spawn_blocking(move || Dataset::open(&checked)).await;
@@ -147,7 +134,7 @@ impl Store {
     /// # Errors
     /// `InvalidData` if the name leads to no manifest or a shard is missing or has another size, any other error of the
     /// backend.
-    pub async fn whole_dataset(&self, namespace: &str, name: &str) -> io::Result<Option<Manifest>> {
+    pub async fn whole_dataset(&self, namespace: &Namespace, name: &str) -> io::Result<Option<Manifest>> {
         let Some(digest) = self.dataset(namespace, name).await? else { return Ok(None) };
         let missing = |what: &Digest| {
             io::Error::new(ErrorKind::InvalidData, format!("its blob {what} is missing or damaged"))
@@ -188,13 +175,8 @@ pub enum Placed {
 pub(super) const TRIES: usize = 32;
 
 /// `None` for names that are not DNS labels: they cannot be in the catalogue, and must not become keys.
-fn dataset_key(namespace: &str, name: &str) -> Option<String> {
-    let valid = is_dns_label(namespace) && is_dns_label(name);
-    valid.then(|| format!("catalogue/{namespace}/datasets/{name}"))
-}
-
-fn wrong_name(namespace: &str, name: &str) -> ImportError {
-    ImportError::Name(if is_dns_label(namespace) { name } else { namespace }.to_owned())
+fn dataset_key(namespace: &Namespace, name: &str) -> Option<String> {
+    is_dns_label(name).then(|| format!("{}/datasets/{name}", namespace.folder()))
 }
 
 /// Whether the text is a DNS label: a namespace's or a dataset's name.

@@ -7,6 +7,7 @@ use futures::{StreamExt, TryStreamExt};
 use muster_proof::Digest;
 use muster_trainer::checkpoint::{MAX_MANIFEST, Manifest};
 
+use super::namespace::is_uid;
 use super::{Store, digest_line};
 
 /// Names read at once.
@@ -147,8 +148,7 @@ fn checkpoint_key(job_uid: &str, step: u64) -> io::Result<String> {
 
 /// The folder of a job; a uid that is none must not become a key.
 pub(super) fn job_folder(job_uid: &str) -> io::Result<String> {
-    let plain = |b: u8| b.is_ascii_hexdigit() || b == b'-';
-    if job_uid.len() != 36 || !job_uid.bytes().all(plain) {
+    if !is_uid(job_uid) {
         let text = format!("{job_uid:?} is not the uid of an object");
         return Err(io::Error::new(ErrorKind::InvalidInput, text));
     }

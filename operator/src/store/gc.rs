@@ -105,7 +105,7 @@ impl Store {
                     self.mark_dataset(&manifest, live).await?;
                 }
             }
-            self.mark_puts(&user_folder(&namespace)?, now, live).await?;
+            self.mark_puts(&user_folder(&namespace), now, live).await?;
         }
         Ok(())
     }
@@ -121,9 +121,8 @@ impl Store {
     /// Young puts hold their blobs, old ones are forgotten.
     async fn mark_puts(&self, folder: &str, now: SystemTime, live: &mut BTreeSet<Digest>) -> io::Result<()> {
         for Entry { name, modified } in self.backend.list(folder).await? {
-            let put = Digest::from_hex(name.split('-').next().unwrap_or_default());
-            match put {
-                Ok(digest) if is_fresh(modified, now, KEEP_PUTS) => {
+            match parse_put(&name) {
+                Some((digest, _)) if is_fresh(modified, now, KEEP_PUTS) => {
                     live.insert(digest);
                 }
                 _ => self.backend.remove(&format!("{folder}/{name}")).await?,

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! blobs/sha256/<first 2 hex>/<hex>                  a blob
-//! catalogue/<namespace>/datasets/<name>             one line: the dataset manifest's digest
-//! catalogue/<namespace>/puts/<hex>                  a user of the namespace put this blob
+//! catalogue/<namespace>/<its uid>/datasets/<name>   one line: the dataset manifest's digest
+//! catalogue/<namespace>/<its uid>/puts/<hex>-<size> a user of the namespace put this blob
 //! jobs/<job uid>/checkpoints/<step>                 one line: the checkpoint manifest's digest
 //! jobs/<job uid>/epochs/<island>                    one line: the highest epoch known
 //! jobs/<job uid>/units/<unit>/open/<hex>-<size>     the unit put this blob, and no commit names it yet
@@ -20,6 +20,7 @@ mod dir;
 mod epochs;
 pub mod gc;
 mod location;
+mod namespace;
 mod objects;
 mod puts;
 pub mod serve;
@@ -32,6 +33,7 @@ mod upload;
 pub use catalogue::{ImportError, Placed, Replace, is_dns_label};
 pub use checkpoints::{Recorded, Whole};
 pub use location::{Location, LocationError};
+pub use namespace::Namespace;
 pub use puts::Unit;
 
 use std::io::{self, ErrorKind};

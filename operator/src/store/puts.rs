@@ -1,16 +1,16 @@
 //! Who has put which blob. To have put a blob is what lets a caller read it or name it: that the store has it says nothing,
 //! it may be somebody else's.
 //!
-//! What a unit put is `open` until a commit names it, then `named`. Open blobs are what its quota counts. Both carry the size
-//! in their key, so that one listing says all.
-use std::collections::{BTreeMap, BTreeSet};
+//! What a unit put is `open` until a commit names it, then `named`. Open blobs are what its quota counts. All puts carry the
+//! size in their key, so that one listing says all.
+use std::collections::BTreeMap;
 use std::io;
 
 use muster_proof::Digest;
 
-use super::Store;
 use super::catalogue::is_dns_label;
 use super::checkpoints::job_folder;
+use super::{Namespace, Store};
 
 /// A unit of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,29 +29,22 @@ pub(super) enum Kind {
 }
 
 impl Store {
-    /// Remembers that a user of the namespace has put a blob.
+    /// Remembers that a user of the namespace has put a blob of `size` bytes.
     ///
     /// # Errors
-    /// `InvalidInput` for a namespace that is none, any other error of the backend.
-    pub async fn record_user_put(&self, namespace: &str, digest: &Digest) -> io::Result<()> {
-        self.backend.write(&user_key(namespace, digest)?, "put\n").await
+    /// Any error of the backend.
+    pub async fn record_user_put(&self, namespace: &Namespace, digest: &Digest, size: u64) -> io::Result<()> {
+        let key = format!("{}/{}-{size}", user_folder(namespace), digest.to_hex());
+        self.backend.write(&key, "put\n").await
     }
 
-    /// Whether a user of the namespace has put a blob, not too long ago.
+    /// The blobs that users of the namespace have put, not too long ago, with their sizes.
     ///
     /// # Errors
-    /// `InvalidInput` for a namespace that is none, any other error of the backend but absence.
-    pub async fn has_user_put(&self, namespace: &str, digest: &Digest) -> io::Result<bool> {
-        Ok(self.backend.read(&user_key(namespace, digest)?).await?.is_some())
-    }
-
-    /// The blobs that users of the namespace have put, not too long ago.
-    ///
-    /// # Errors
-    /// `InvalidInput` for a namespace that is none, any other error of the backend but absence.
-    pub async fn user_puts(&self, namespace: &str) -> io::Result<BTreeSet<Digest>> {
-        let entries = self.backend.list(&user_folder(namespace)?).await?;
-        Ok(entries.iter().filter_map(|entry| Digest::from_hex(&entry.name).ok()).collect())
+    /// Any error of the backend but absence.
+    pub async fn user_puts(&self, namespace: &Namespace) -> io::Result<BTreeMap<Digest, u64>> {
+        let entries = self.backend.list(&user_folder(namespace)).await?;
+        Ok(entries.iter().filter_map(|entry| parse_put(&entry.name)).collect())
     }
 
     /// Remembers that a unit has put a blob of `size` bytes.
@@ -112,16 +105,9 @@ impl Store {
     }
 }
 
-fn user_key(namespace: &str, digest: &Digest) -> io::Result<String> {
-    Ok(format!("{}/{}", user_folder(namespace)?, digest.to_hex()))
-}
-
 /// What the users of a namespace have put.
-pub(super) fn user_folder(namespace: &str) -> io::Result<String> {
-    if is_dns_label(namespace) {
-        return Ok(format!("catalogue/{namespace}/puts"));
-    }
-    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{namespace:?} is not the name of a namespace")))
+pub(super) fn user_folder(namespace: &Namespace) -> String {
+    format!("{}/puts", namespace.folder())
 }
 
 fn unit_key(unit: Unit<'_>, kind: Kind, digest: &Digest, size: u64) -> io::Result<String> {

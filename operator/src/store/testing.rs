@@ -15,7 +15,7 @@ use object_store::{
 };
 use tempfile::TempDir;
 
-use super::{Recorded, Store};
+use super::{Namespace, Recorded, Store};
 
 /// On what a store stands.
 #[derive(Debug, Clone, Copy)]
@@ -70,8 +70,14 @@ pub async fn recorded(store: &Store, job: &str, step: u64) -> (Digest, Vec<Diges
     (manifest, digests)
 }
 
+/// A namespace; its uid follows from its name.
+pub fn team(name: &str) -> Namespace {
+    let hex = Digest::of(name.as_bytes()).to_hex();
+    Namespace::new(name, &format!("{}-0000-4000-8000-000000000000", &hex[..8])).unwrap()
+}
+
 /// Imports a dataset of this text.
-pub async fn dataset(store: &Store, namespace: &str, name: &str, text: &[u8]) -> Digest {
+pub async fn dataset(store: &Store, namespace: &Namespace, name: &str, text: &[u8]) -> Digest {
     let dir = tempfile::tempdir().unwrap();
     let (input, out) = (dir.path().join("text"), dir.path().join("out"));
     std::fs::write(&input, text).unwrap();

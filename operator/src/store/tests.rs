@@ -8,7 +8,7 @@ use rstest::rstest;
 use tempfile::TempDir;
 
 use super::gc::{Collected, JobRoots, Retention};
-use super::testing::{On, dataset, recorded, store};
+use super::testing::{On, dataset, recorded, store, team};
 use super::*;
 use crate::runtime::blobdir::Stored;
 
@@ -37,10 +37,10 @@ fn later() -> SystemTime {
 #[tokio::test]
 async fn a_dataset_is_found_by_its_name_in_its_namespace_only(#[values(On::Dir, On::Bucket)] on: On) {
     let (_dir, store) = store(on).await;
-    let digest = dataset(&store, "team-a", "kjv", &[b'a'; 5000]).await;
-    assert_eq!(store.dataset("team-a", "kjv").await.unwrap(), Some(digest));
-    assert_eq!(store.dataset("team-b", "kjv").await.unwrap(), None);
-    assert_eq!(store.datasets("team-a").await.unwrap(), ["kjv"]);
+    let digest = dataset(&store, &team("team-a"), "kjv", &[b'a'; 5000]).await;
+    assert_eq!(store.dataset(&team("team-a"), "kjv").await.unwrap(), Some(digest));
+    assert_eq!(store.dataset(&team("team-b"), "kjv").await.unwrap(), None);
+    assert_eq!(store.datasets(&team("team-a")).await.unwrap(), ["kjv"]);
     let manifest = store.dataset_manifest(&digest).await.unwrap().unwrap();
     assert_eq!(manifest.tokens(), 5000);
     for shard in manifest.shards() {
@@ -52,11 +52,11 @@ async fn a_dataset_is_found_by_its_name_in_its_namespace_only(#[values(On::Dir, 
 #[tokio::test]
 async fn a_dataset_that_lost_a_shard_is_not_whole(#[values(On::Dir, On::Bucket)] on: On) {
     let (_dir, store) = store(on).await;
-    assert!(store.whole_dataset("team-a", "kjv").await.unwrap().is_none());
-    dataset(&store, "team-a", "kjv", &[b'a'; 5000]).await;
-    let manifest = store.whole_dataset("team-a", "kjv").await.unwrap().unwrap();
+    assert!(store.whole_dataset(&team("team-a"), "kjv").await.unwrap().is_none());
+    dataset(&store, &team("team-a"), "kjv", &[b'a'; 5000]).await;
+    let manifest = store.whole_dataset(&team("team-a"), "kjv").await.unwrap().unwrap();
     store.remove(&manifest.shards()[0].sha256).await.unwrap();
-    let error = store.whole_dataset("team-a", "kjv").await.unwrap_err();
+    let error = store.whole_dataset(&team("team-a"), "kjv").await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
 }
 
@@ -65,9 +65,9 @@ async fn a_dataset_that_lost_a_shard_is_not_whole(#[values(On::Dir, On::Bucket)]
 async fn names_never_become_paths(#[values(On::Dir, On::Bucket)] on: On) {
     let (_dir, store) = store(on).await;
     for bad in ["..", "a/b", "", "A", "-a", "a.b"] {
-        assert_eq!(store.dataset("team-a", bad).await.unwrap(), None);
-        assert_eq!(store.dataset(bad, "kjv").await.unwrap(), None);
-        assert!(store.set_dataset(bad, "kjv", &Digest::of(b"")).await.is_err(), "{bad}");
+        assert_eq!(store.dataset(&team("team-a"), bad).await.unwrap(), None);
+        assert!(store.set_dataset(&team("team-a"), bad, &Digest::of(b"")).await.is_err(), "{bad}");
+        assert!(Namespace::new(bad, JOB).is_err() && Namespace::new("team-a", bad).is_err(), "{bad}");
         assert!(store.record_checkpoint(bad, 1, &Digest::of(b"")).await.is_err());
         assert!(store.forget_job(bad).await.is_err());
     }
@@ -83,9 +83,9 @@ async fn a_truncated_dataset_is_not_imported(#[values(On::Dir, On::Bucket)] on: 
     let shard = out.join(&manifest.shards()[0].path);
     let bytes = std::fs::read(&shard).unwrap();
     std::fs::write(&shard, &bytes[..bytes.len() - 2]).unwrap();
-    let error = store.import_dataset("team-a", "kjv", &out).await.unwrap_err().to_string();
+    let error = store.import_dataset(&team("team-a"), "kjv", &out).await.unwrap_err().to_string();
     assert!(error.contains("tokens-00000.bin"), "{error}");
-    assert_eq!(store.dataset("team-a", "kjv").await.unwrap(), None);
+    assert_eq!(store.dataset(&team("team-a"), "kjv").await.unwrap(), None);
 }
 
 #[rstest]
@@ -194,7 +194,7 @@ fn retention_keeps_the_newest_and_multiples() {
 #[tokio::test]
 async fn collection_keeps_what_a_name_leads_to(#[values(On::Dir, On::Bucket)] on: On) {
     let (_dir, store) = store(on).await;
-    let data = dataset(&store, "team-a", "kjv", &[b'a'; 5000]).await;
+    let data = dataset(&store, &team("team-a"), "kjv", &[b'a'; 5000]).await;
     let (old, old_files) = recorded(&store, JOB, 20).await;
     let (new, new_files) = recorded(&store, JOB, 40).await;
     let orphan = store.put_bytes(b"orphan".to_vec()).await.unwrap();
@@ -227,7 +227,7 @@ async fn collection_spares_fresh_blobs_pinned_steps_and_running_jobs_data(
     );
     assert!(store.touch(&fresh).await.unwrap());
 
-    let data = dataset(&store, "team-a", "kjv", &[b'a'; 5000]).await;
+    let data = dataset(&store, &team("team-a"), "kjv", &[b'a'; 5000]).await;
     store.backend.remove_tree("catalogue/team-a").await.unwrap();
     recorded(&store, JOB, 20).await;
     recorded(&store, JOB, 40).await;
@@ -357,14 +357,15 @@ async fn an_epoch_only_grows_and_goes_with_its_job(#[values(On::Dir, On::Bucket)
 async fn a_name_that_leads_elsewhere_is_replaced_only_when_asked(#[values(On::Dir, On::Bucket)] on: On) {
     let (_dir, store) = store(on).await;
     let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
-    let place =
-        async |digest: &Digest, replace| store.place_dataset("team-a", "kjv", digest, replace).await.unwrap();
+    let place = async |digest: &Digest, replace| {
+        store.place_dataset(&team("team-a"), "kjv", digest, replace).await.unwrap()
+    };
     assert_eq!(place(&one, Replace::Never).await, Placed::New);
     assert_eq!(place(&one, Replace::Never).await, Placed::Same);
     assert_eq!(place(&two, Replace::Never).await, Placed::Taken);
-    assert_eq!(store.dataset("team-a", "kjv").await.unwrap(), Some(one));
+    assert_eq!(store.dataset(&team("team-a"), "kjv").await.unwrap(), Some(one));
     assert_eq!(place(&two, Replace::Existing).await, Placed::Replaced);
-    assert_eq!(store.dataset("team-a", "kjv").await.unwrap(), Some(two));
+    assert_eq!(store.dataset(&team("team-a"), "kjv").await.unwrap(), Some(two));
 }
 
 #[rstest]
@@ -393,16 +394,16 @@ async fn puts_hold_their_blobs_for_a_day(#[values(On::Dir, On::Bucket)] on: On) 
     store.record_unit_put(UNIT, &by_unit, 9).await.unwrap();
     store.record_unit_put(UNIT, &named, 9).await.unwrap();
     store.name_unit_puts(UNIT, &[named]).await.unwrap();
-    store.record_user_put("team-a", &by_user).await.unwrap();
+    store.record_user_put(&team("team-a"), &by_user, 9).await.unwrap();
     assert_eq!(
         store.collect(&job(1), &store.jobs().await.unwrap(), later(), NO_GRACE).await.unwrap().blobs,
         1
     );
     assert_eq!(store.all_puts(UNIT).await.unwrap(), BTreeMap::from([(by_unit, 9)]));
-    assert!(store.has_user_put("team-a", &by_user).await.unwrap());
+    assert_eq!(store.user_puts(&team("team-a")).await.unwrap(), BTreeMap::from([(by_user, 9)]));
     let days = SystemTime::now() + Duration::from_secs(2 * 86_400);
     assert_eq!(store.collect(&job(1), &store.jobs().await.unwrap(), days, NO_GRACE).await.unwrap().blobs, 2);
-    assert!(!store.has_user_put("team-a", &by_user).await.unwrap());
+    assert!(store.user_puts(&team("team-a")).await.unwrap().is_empty());
     assert!(store.all_puts(UNIT).await.unwrap().is_empty());
 }
 

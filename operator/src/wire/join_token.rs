@@ -4,6 +4,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use muster_proof::Digest;
 use serde::{Deserialize, Serialize};
 
+use super::join_record::is_provider_name;
+
 /// What every token begins with.
 pub const PREFIX: &str = "mst1.";
 /// No token is longer.
@@ -66,6 +68,9 @@ impl JoinToken {
         if !token.url.starts_with("https://") {
             return Err(TokenError::Content("url is not https"));
         }
+        if !is_provider_name(&token.provider) {
+            return Err(TokenError::Content("provider is no ComputeProvider's name"));
+        }
         if secret_hash(&token.secret).is_none() {
             return Err(TokenError::Content("secret has another length"));
         }
@@ -124,7 +129,13 @@ mod tests {
         let good = JoinToken::new("https://h", Digest::of(b"ca"), "east", &[7; 32]);
         let plain = JoinToken::new("http://h", Digest::of(b"ca"), "east", &[7; 32]).encode();
         let cut = &good.encode()[..60];
-        for (bad, want) in [("hello", "create-token"), (cut, "damaged"), (plain.as_str(), "https")] {
+        let path = JoinToken::new("https://h", Digest::of(b"ca"), "../west", &[7; 32]).encode();
+        for (bad, want) in [
+            ("hello", "create-token"),
+            (cut, "damaged"),
+            (plain.as_str(), "https"),
+            (path.as_str(), "ComputeProvider"),
+        ] {
             let text = JoinToken::parse(bad).unwrap_err().to_string();
             assert!(text.contains(want) && !text.contains(good.secret()), "{text}");
         }

@@ -200,16 +200,7 @@ impl Payload {
         check("deviceClass", is_label(&self.device_class), "a DNS label")?;
         check("arithmetic", is_label(&self.arithmetic), "a DNS label")?;
         check("image", is_image(&self.image), "NAME@sha256:<64 hex>")?;
-        check(
-            "resources.cpu",
-            is_quantity(&self.resources.cpu, &["m", ""]),
-            "a number of cores such as 600m or 2",
-        )?;
-        check(
-            "resources.memory",
-            is_quantity(&self.resources.memory, &["Ki", "Mi", "Gi", "Ti", ""]),
-            "a number of bytes such as 1Gi",
-        )?;
+        self.resources.check()?;
         range("island", self.island, 0, 255)?;
         range("epoch", self.epoch, 1, i64::from(i32::MAX))?;
         range("workers", self.workers, 1, 256)?;
@@ -249,11 +240,4 @@ pub(crate) fn is_image(text: &str) -> bool {
     let name_ok = (1..=255).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/:".contains(&b));
     name_ok && digest.parse::<muster_proof::Digest>().is_ok()
-}
-
-/// A positive integer of at most 15 digits with one of the suffixes.
-fn is_quantity(text: &str, suffixes: &[&str]) -> bool {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, suffix) = text.split_at(digits);
-    (1..=15).contains(&digits) && number.bytes().any(|b| b != b'0') && suffixes.contains(&suffix)
 }

@@ -108,6 +108,12 @@ fn unsigned_bytes_are_refused() {
         assert_eq!(refusal.reason(), "BadSignature", "{refusal}");
     }
     assert_eq!(open(&good, &[]).unwrap_err().reason(), "BadSignature");
+    // The hub's own signature beside another one: what the other one promised is not known, so it is not taken.
+    let mut two = serde_json::to_value(&good).unwrap();
+    let stranger = serde_json::to_value(seal(&payload(), &key(2)).unwrap()).unwrap()["signatures"][0].clone();
+    two["signatures"].as_array_mut().unwrap().push(stranger);
+    let two: Envelope = serde_json::from_value(two).unwrap();
+    assert!(open(&two, &trusted()).unwrap_err().to_string().contains("2 signatures"));
 }
 
 /// A signed payload is still checked: the hub may be of another release, or hostile.
@@ -116,10 +122,18 @@ fn signed_nonsense_is_refused() {
     let long = "x".repeat(64);
     let cases = [
         ("format", json!("muster.workunit/2"), "format"),
-        ("extra", json!(1), "unknown field `extra`"),
+        ("command", json!(["sh"]), "unknown field `command`"),
+        ("volumes", json!([{"hostPath": {"path": "/"}}]), "unknown field `volumes`"),
+        ("privileged", json!(true), "unknown field `privileged`"),
+        ("serviceAccountName", json!("muster-agent"), "unknown field `serviceAccountName`"),
+        ("env", json!([]), "unknown field `env`"),
         ("kind", json!("Mine"), "unknown variant `Mine`"),
         ("name", json!("Big"), "name"),
         ("name", json!("a".repeat(41)), "name"),
+        ("name", json!("a".repeat(300)), "name"),
+        ("name", json!("../../etc"), "name"),
+        ("name", json!("a=b,c"), "name"),
+        ("name", json!("\u{435}\u{430}st-0-1"), "name"),
         ("provider", json!("../east"), "provider"),
         ("jobUID", json!(long), "jobUID"),
         ("deviceClass", json!(""), "deviceClass"),
@@ -127,7 +141,12 @@ fn signed_nonsense_is_refused() {
         ("image", json!(format!("a b@{}", Digest::of(b""))), "image"),
         ("resources.cpu", json!("0"), "resources.cpu"),
         ("resources.cpu", json!("-1"), "resources.cpu"),
+        ("resources.cpu", json!("999999999999999"), "resources.cpu"),
+        ("resources.cpu", json!("1e3"), "resources.cpu"),
+        ("resources.cpu", json!("1\"}, \"privileged\": \"true"), "resources.cpu"),
         ("resources.memory", json!("1Zi"), "resources.memory"),
+        ("resources.memory", json!("999999999999999Ti"), "resources.memory"),
+        ("resources.memory", json!("-1Gi"), "resources.memory"),
         ("resources.gpu", json!("1"), "unknown field `gpu`"),
         ("island", json!(-1), "island"),
         ("epoch", json!(0), "epoch"),
@@ -139,6 +158,7 @@ fn signed_nonsense_is_refused() {
         ("maxRestarts", json!(-1), "maxRestarts"),
         ("scheduleTimeoutSeconds", json!(0), "scheduleTimeoutSeconds"),
         ("disconnectGraceSeconds", json!(-1), "disconnectGraceSeconds"),
+        ("start", json!({"step": 0, "manifest": Digest::of(b"")}), "start.step"),
         ("start", json!({"step": 201, "manifest": Digest::of(b"")}), "start.step"),
         ("start", json!({"step": 1, "manifest": "sha256:00"}), "not a digest"),
         ("spec", json!("SHA256:00"), "not a digest"),
@@ -173,7 +193,20 @@ fn other_spellings_and_sizes_of_the_payload_are_refused() {
     let bytes = jcs::serialize(&payload()).unwrap();
     let spaced = [b" ", &bytes[..]].concat();
     let long = [&bytes[..], &b" ".repeat(MAX_PAYLOAD_BYTES)].concat();
-    for (bad, want) in [(spaced, "canonical"), (long, "bytes")] {
+    let text = String::from_utf8(bytes.clone()).unwrap();
+    let twice = text.replacen("{", r#"{"arithmetic":"f32-chain","#, 1).into_bytes();
+    let marked = [b"\xef\xbb\xbf", &bytes[..]].concat();
+    let latin = [&bytes[..bytes.len() - 1], b"\xff}"].concat();
+    let deep = [b"[".repeat(3000), b"]".repeat(3000)].concat();
+    for (bad, want) in [
+        (spaced, "canonical"),
+        (long, "bytes"),
+        (twice, "payload"),
+        (marked, "payload"),
+        (latin, "payload"),
+        (deep, "payload"),
+        (Vec::new(), "payload"),
+    ] {
         let refusal = open(&Envelope::sign(PAYLOAD_TYPE, &bad, &key(1)).unwrap(), &trusted()).unwrap_err();
         assert_eq!(refusal.reason(), "BadPayload");
         assert!(refusal.to_string().contains(want), "{refusal}");

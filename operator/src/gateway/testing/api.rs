@@ -81,8 +81,10 @@ impl FakeApi {
         let metadata = object["metadata"].as_object_mut().unwrap();
         metadata.insert("name".into(), json!(name));
         metadata.insert("resourceVersion".into(), json!(version.to_string()));
-        let uid =
-            old.as_ref().map_or_else(|| json!(format!("uid-{version}")), |o| o["metadata"]["uid"].clone());
+        let uid = old.as_ref().map_or_else(
+            || json!(format!("00000000-0000-4000-8000-{version:012}")),
+            |o| o["metadata"]["uid"].clone(),
+        );
         metadata.insert("uid".into(), uid);
         objects.by_path.insert(path.to_owned(), object.clone());
         let kind = if old.is_some() { "MODIFIED" } else { "ADDED" };

@@ -3,7 +3,7 @@
 //! A checkpoint is three numbers of four bytes for each trained element, two of them in its largest file, and little
 //! more. The number of elements follows from the resolved spec alone, so a unit cannot make its own quota larger.
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use axum::http::StatusCode;
 use muster_proof::Digest;
@@ -12,6 +12,7 @@ use muster_trainer::resolved::{MAX_SPEC, read_spec};
 use super::work::Found;
 use crate::gateway::access::Refusal;
 use crate::gateway::blobs::store_refusal;
+use crate::gateway::uploads::{Room, UnderWay};
 use crate::store::Store;
 
 /// Checkpoints' worth of bytes that a unit may have put and not committed.
@@ -45,15 +46,7 @@ impl Limits {
 #[derive(Debug, Default)]
 pub struct Quota {
     limits: Mutex<HashMap<Digest, Limits>>,
-    under_way: Arc<Mutex<HashMap<String, u64>>>,
-}
-
-/// Room that was given out for an upload; given back when it ends.
-#[derive(Debug)]
-pub struct Room {
-    under_way: Arc<Mutex<HashMap<String, u64>>>,
-    unit: String,
-    size: u64,
+    under_way: UnderWay,
 }
 
 impl Quota {
@@ -110,7 +103,7 @@ impl Quota {
         limits: &Limits,
     ) -> Result<Room, Refusal> {
         // Taken first and looked at then: two that come at once see each other.
-        let (room, under_way) = self.take(&unit.payload.name, size);
+        let (room, under_way) = self.under_way.add(&unit.payload.name, size);
         let open = store.open_puts(unit.key()).await.map_err(|error| store_refusal(&error))?;
         let open: u64 = open.values().sum();
         let allowed = limits.checkpoint.saturating_mul(CHECKPOINTS);
@@ -125,26 +118,6 @@ impl Quota {
             return Err(Refusal::too_many(RETRY_AFTER));
         }
         Ok(room)
-    }
-
-    fn take(&self, unit: &str, size: u64) -> (Room, u64) {
-        let mut under_way = locked(&self.under_way);
-        let sum = under_way.entry(unit.to_owned()).or_default();
-        *sum = sum.saturating_add(size);
-        let room = Room { under_way: self.under_way.clone(), unit: unit.to_owned(), size };
-        (room, *sum)
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        let mut under_way = locked(&self.under_way);
-        if let Some(sum) = under_way.get_mut(&self.unit) {
-            *sum = sum.saturating_sub(self.size);
-            if *sum == 0 {
-                under_way.remove(&self.unit);
-            }
-        }
     }
 }
 

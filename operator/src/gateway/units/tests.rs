@@ -19,7 +19,7 @@ use tower::ServiceExt;
 use super::*;
 use crate::store::Unit;
 use crate::store::testing::{
-    Faults, Faulty, On, checkpoint_files, dataset, manifest_of, recorded, set, store,
+    Faults, Faulty, On, checkpoint_files, dataset, manifest_of, recorded, set, store, team,
 };
 use crate::wire::gateway::Refused;
 
@@ -119,7 +119,7 @@ impl Site {
 
     async fn with(dir: TempDir, store: Store) -> Self {
         let store = Arc::new(store);
-        let data = dataset(&store, "team-a", "kjv", &[b'a'; 5000]).await;
+        let data = dataset(&store, &team("team-a"), "kjv", &[b'a'; 5000]).await;
         let manifest = store.dataset_manifest(&data).await.unwrap().unwrap();
         let spec = store.put_bytes(spec(&manifest)).await.unwrap();
         let work = Arc::new(Fake::default());

@@ -1,4 +1,6 @@
 //! The routes for users. Who may do what and which jobs there are is said by fakes.
+use std::sync::Mutex;
+
 use axum::body::Bytes;
 use axum::http::{Request, header};
 use rstest::rstest;
@@ -7,14 +9,21 @@ use tempfile::TempDir;
 use tower::ServiceExt;
 
 use super::*;
-use crate::store::testing::{On, dataset, recorded, store};
+use crate::store::testing::{On, dataset, recorded, store, team};
 use crate::wire::gateway::Refused;
 
 const JOB: &str = "4f2a9c1b-0000-4000-8000-000000000000";
 const OTHER_JOB: &str = "5f2a9c1b-0000-4000-8000-000000000000";
 
 /// `team-x` users may do everything in namespace `team-x`.
-struct Fake;
+#[derive(Default)]
+struct Fake {
+    /// The uid of a namespace `team-a` that was made anew.
+    again: Mutex<Option<String>>,
+}
+
+/// Bytes that a namespace may have.
+const QUOTA: u64 = 4096;
 
 impl Authorizer for Fake {
     async fn may(&self, user: &User, wanted: &Wanted<'_>) -> Result<(), Refusal> {
@@ -35,11 +44,21 @@ impl Jobs for Fake {
             _ => None,
         })
     }
+
+    async fn namespace(&self, name: &str) -> Result<Option<Namespace>, Refusal> {
+        let uid = self.again.lock().unwrap().clone();
+        Ok(match (name, uid) {
+            ("team-a", Some(uid)) => Some(Namespace::new(name, &uid).unwrap()),
+            ("nowhere", _) => None,
+            _ => Some(team(name)),
+        })
+    }
 }
 
 struct Site {
     _dir: TempDir,
     store: Arc<Store>,
+    fake: Arc<Fake>,
     router: Router,
 }
 
@@ -47,8 +66,9 @@ impl Site {
     async fn new(on: On) -> Self {
         let (dir, store) = store(on).await;
         let store = Arc::new(store);
-        let router = router(store.clone(), Arc::new(Fake), Arc::new(Fake));
-        Self { _dir: dir, store, router }
+        let fake = Arc::new(Fake::default());
+        let router = router(store.clone(), fake.clone(), fake.clone(), QUOTA);
+        Self { _dir: dir, store, fake, router }
     }
 
     async fn send(&self, user: &str, request: Request<Body>) -> Response {
@@ -58,10 +78,14 @@ impl Site {
     }
 
     async fn put(&self, team: &str, bytes: &[u8]) -> u16 {
+        self.try_put(team, bytes).await.0
+    }
+
+    async fn try_put(&self, team: &str, bytes: &[u8]) -> (u16, String) {
         let request = Request::put(blob(team, &Digest::of(bytes)))
             .header(header::CONTENT_LENGTH, bytes.len())
             .body(Body::from(bytes.to_vec()));
-        self.send(team, request.unwrap()).await.status().as_u16()
+        refused(self.send(team, request.unwrap()).await).await
     }
 
     async fn head(&self, team: &str, digest: &Digest) -> u16 {
@@ -131,16 +155,16 @@ async fn a_dataset_is_pushed_and_listed(#[values(On::Dir, On::Bucket)] on: On) {
 #[tokio::test]
 async fn a_name_is_replaced_only_when_asked(#[values(On::Dir, On::Bucket)] on: On) {
     let site = Site::new(on).await;
-    let old = dataset(&site.store, "team-a", "kjv", b"the old one").await;
+    let old = dataset(&site.store, &team("team-a"), "kjv", b"the old one").await;
     let (manifest, shard) = prepared(b"the new one");
     let digest = Digest::of(&manifest);
     site.put("team-a", &manifest).await;
     site.put("team-a", &shard).await;
     assert_eq!(site.name("team-a", "kjv", &digest).await, (409, "NameTaken".to_owned()));
-    assert_eq!(site.store.dataset("team-a", "kjv").await.unwrap(), Some(old));
+    assert_eq!(site.store.dataset(&team("team-a"), "kjv").await.unwrap(), Some(old));
     assert_eq!(site.name("team-a", "kjv?replace=maybe", &digest).await.0, 400);
     assert_eq!(site.name("team-a", "kjv?replace=true", &digest).await.0, 200);
-    assert_eq!(site.store.dataset("team-a", "kjv").await.unwrap(), Some(digest));
+    assert_eq!(site.store.dataset(&team("team-a"), "kjv").await.unwrap(), Some(digest));
     assert_eq!(site.name("team-a", "No.Label", &digest).await.0, 400);
     site.put("team-a", b"{}").await;
     assert_eq!(site.name("team-a", "bad", &Digest::of(b"{}")).await, (400, "BadManifest".to_owned()));
@@ -172,7 +196,7 @@ async fn what_others_have_does_not_show(#[values(On::Dir, On::Bucket)] on: On) {
     assert_eq!(site.put("team-a", &shard).await, 201);
     assert_eq!(site.head("team-a", &shard_digest).await, 200);
     // What a dataset of the namespace leads to is its own, whoever put it.
-    dataset(&site.store, "team-c", "given", b"by the admin").await;
+    dataset(&site.store, &team("team-c"), "given", b"by the admin").await;
     let (_, given) = prepared(b"by the admin");
     assert_eq!(
         (site.head("team-c", &Digest::of(&given)).await, site.head("team-a", &Digest::of(&given)).await),
@@ -233,4 +257,44 @@ async fn a_shard_is_no_larger_than_shards_are() {
     assert_eq!(site.send("team-a", large.unwrap()).await.status(), 413);
     let none = Request::put(blob("team-a", &digest)).body(Body::from("x"));
     assert_eq!(site.send("team-a", none.unwrap()).await.status(), 411);
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_namespace_made_anew_inherits_nothing(#[values(On::Dir, On::Bucket)] on: On) {
+    let site = Site::new(on).await;
+    let (manifest, shard) = prepared(b"in the beginning");
+    let digest = Digest::of(&manifest);
+    site.put("team-a", &manifest).await;
+    site.put("team-a", &shard).await;
+    assert_eq!(site.name("team-a", "kjv", &digest).await.0, 201);
+    *site.fake.again.lock().unwrap() = Some("22222222-0000-4000-8000-000000000000".to_owned());
+    let answer = bytes(site.get("team-a", "/v1/namespaces/team-a/datasets").await).await;
+    assert_eq!(serde_json::from_slice::<Datasets>(&answer).unwrap().datasets, []);
+    for digest in [digest, Digest::of(&shard)] {
+        assert_eq!(site.head("team-a", &digest).await, 404);
+    }
+    assert_eq!(site.name("team-a", "kjv", &digest).await, (409, "BlobMissing".to_owned()));
+    assert_eq!(site.put("team-a", &shard).await, 201, "as new as anything");
+    let nowhere = site.get("nowhere", "/v1/namespaces/nowhere/datasets").await;
+    assert_eq!(refused(nowhere).await, (404, "NamespaceNotFound".to_owned()));
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_namespace_has_its_quota_and_no_more(#[values(On::Dir, On::Bucket)] on: On) {
+    let site = Site::new(on).await;
+    let (manifest, shard) = prepared(&[b'a'; 1000]);
+    for bytes in [&manifest, &shard] {
+        assert_eq!(site.put("team-a", bytes).await, 201);
+    }
+    assert_eq!(site.name("team-a", "kjv", &Digest::of(&manifest)).await.0, 201);
+    let used = u64::try_from(manifest.len() + shard.len()).unwrap();
+    let rest = vec![b'b'; usize::try_from(QUOTA - used).unwrap()];
+    assert_eq!(site.try_put("team-a", &[&rest[..], b"b"].concat()).await, (507, "OverQuota".to_owned()));
+    assert_eq!(site.put("team-a", &rest).await, 201, "exactly as much as there is room");
+    assert_eq!(site.try_put("team-a", b"!").await, (507, "OverQuota".to_owned()));
+    assert_eq!(site.head("team-a", &Digest::of(b"!")).await, 404);
+    assert_eq!(site.put("team-a", &shard).await, 200, "what a dataset leads to counts once");
+    assert_eq!(site.put("team-b", &shard).await, 201, "others have a quota of their own");
 }

@@ -3,8 +3,9 @@ use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use kube::ResourceExt;
+use k8s_openapi::api::core::v1 as core;
 use kube::runtime::controller::Action;
+use kube::{Api, ResourceExt};
 use muster_api::v1alpha1::{Resolved as ResolvedStatus, TrainingJobSpec, TrainingJobStatus};
 use muster_core::lifecycle::conditions::{self, Acceptance, Before, Pause, View};
 use muster_proof::Digest;
@@ -13,6 +14,8 @@ use muster_trainer::dataset::Manifest;
 use super::{CATALOGUE_AGAIN, Look, status};
 use crate::hub::error::Error;
 use crate::resolve::{self, ResolveError, Resolved};
+use crate::runtime::client::within;
+use crate::store::Namespace;
 
 /// Resolutions by what they depend on. Genesis takes seconds for a large model; jobs of one YAML share it.
 static CACHE: LazyLock<Mutex<HashMap<Digest, Arc<Resolved>>>> = LazyLock::new(Mutex::default);
@@ -39,13 +42,13 @@ pub async fn accept(look: &Look<'_>) -> Result<Action, Error> {
         refuse(look, error.reason(), error.to_string()).await?;
         return Ok(Action::await_change());
     }
-    let namespace = look.job.namespace().unwrap_or_default();
+    let Some(namespace) = living(look).await? else { return Ok(Action::requeue(CATALOGUE_AGAIN)) };
     let name = &spec.data.dataset;
     let manifest = match look.ctx.store.whole_dataset(&namespace, name).await {
         Ok(Some(manifest)) => manifest,
         Ok(None) => {
             let known = look.ctx.store.datasets(&namespace).await?;
-            refuse(look, "UnknownDataset", unknown_dataset(&namespace, name, &known)).await?;
+            refuse(look, "UnknownDataset", unknown_dataset(namespace.name(), name, &known)).await?;
             return Ok(Action::requeue(CATALOGUE_AGAIN));
         }
         // Not for a retry to solve: a person must bring the dataset again.
@@ -69,6 +72,15 @@ pub async fn accept(look: &Look<'_>) -> Result<Action, Error> {
             Ok(if again { Action::requeue(CATALOGUE_AGAIN) } else { Action::await_change() })
         }
     }
+}
+
+/// The job's namespace as it lives now: what an earlier one of its name had is not the job's.
+async fn living(look: &Look<'_>) -> Result<Option<Namespace>, Error> {
+    let name = look.job.namespace().unwrap_or_default();
+    let api: Api<core::Namespace> = Api::all(look.ctx.client.clone());
+    let found = within("get namespace", api.get_metadata_opt(&name)).await?;
+    let uid = found.and_then(|namespace| namespace.metadata.uid);
+    Ok(uid.map(|uid| Namespace::new(&name, &uid)).transpose()?)
 }
 
 fn unknown_dataset(namespace: &str, name: &str, known: &[String]) -> String {

@@ -3,9 +3,10 @@ use jiff::{SignedDuration, Timestamp};
 use kube::api::ObjectMeta;
 use muster_api::names::{finalizers, labels};
 use muster_api::v1alpha1::{
-    Desired, Envelope, JobCheckpoint, TrainingJob, TrainingJobStatus, WorkUnit, WorkUnitKind, WorkUnitSpec,
+    self as api, Desired, Envelope, JobCheckpoint, TrainingJob, TrainingJobStatus, WorkUnit, WorkUnitKind,
+    WorkUnitSpec,
 };
-use muster_core::envelope::{CheckpointRef, FORMAT, Kind, Payload, Resources, seal, tenant};
+use muster_core::envelope::{CheckpointRef, FORMAT, Kind, Payload, Resources, SealError, seal, tenant};
 
 use crate::hub::context::Image;
 use crate::hub::error::Error;
@@ -42,8 +43,7 @@ pub fn render(
     let job_uid = job.metadata.uid.clone().ok_or(Error::Incomplete("TrainingJob", "uid"))?;
     let payload = payload(job, &job_uid, status, particulars, image, identity, now)?;
     let sealed = seal(&payload, &identity.key)?;
-    let envelope: Envelope =
-        serde_json::from_slice(&sealed.to_json().map_err(muster_core::envelope::SealError::from)?)?;
+    let envelope: Envelope = serde_json::from_slice(&sealed.to_json().map_err(SealError::from)?)?;
     let text = |pairs: &[(&str, String)]| {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect()
     };
@@ -72,6 +72,11 @@ pub fn render(
         },
         status: None,
     })
+}
+
+/// The job's own spelling (`1.5`, `2G`) in the payload's.
+fn resources(asked: &api::WorkerResources) -> Result<Resources, Error> {
+    Ok(Resources::of(&asked.cpu.0, &asked.memory.0).map_err(SealError::Bounds)?)
 }
 
 fn payload(
@@ -107,10 +112,7 @@ fn payload(
         epoch: particulars.epoch,
         workers: i64::from(spec.workers.count),
         device_class: spec.workers.device_class.clone(),
-        resources: Resources {
-            cpu: spec.workers.resources.cpu.0.clone(),
-            memory: spec.workers.resources.memory.0.clone(),
-        },
+        resources: resources(&spec.workers.resources)?,
         image: image.reference.clone(),
         spec: digest(&resolved.spec, "resolved.spec")?,
         training_digest: digest(status.training_digest.as_deref().unwrap_or_default(), "trainingDigest")?,

@@ -38,8 +38,9 @@ pub async fn records(ctx: &Context, provider: &ComputeProvider) -> Result<Record
 /// for nothing.
 fn of(maps: Vec<ConfigMap>, provider: &ComputeProvider) -> Records {
     let name = provider.name_any();
+    let uid = provider.metadata.uid.as_deref().unwrap_or_default();
     let mut records = Records::default();
-    for map in maps.into_iter().filter(|map| is_of(map, provider)) {
+    for map in maps.into_iter().filter(|map| wire::is_of(map, uid)) {
         let found = map.name_any();
         if found == wire::token_name(&name) {
             records.token = read::<TokenRecord>(&map).map(token);
@@ -53,17 +54,9 @@ fn of(maps: Vec<ConfigMap>, provider: &ComputeProvider) -> Records {
     records
 }
 
-fn is_of(map: &ConfigMap, provider: &ComputeProvider) -> bool {
-    let owner = map.owner_references().iter().find(|owner| owner.kind == "ComputeProvider");
-    owner.is_none_or(|owner| Some(&owner.uid) == provider.metadata.uid.as_ref())
-}
-
 fn read<T: DeserializeOwned>(map: &ConfigMap) -> Option<T> {
-    let data = map.data.clone().unwrap_or_default();
-    let value = Value::Object(data.into_iter().map(|(key, text)| (key, Value::String(text))).collect());
-    serde_json::from_value(value)
+    wire::read(map)
         .inspect_err(|error| {
-            // Its text may quote what it read; of a token's record that is no secret, only its hash.
             tracing::warn!(configmap = map.name_any(), %error, "muster-agents: a join's record does not parse");
         })
         .ok()

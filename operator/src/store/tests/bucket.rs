@@ -92,8 +92,8 @@ async fn a_real_bucket() {
     assert_eq!(store.epoch(JOB, 0).await.unwrap(), 4);
     let (manifest, _) = recorded(&store, JOB, 20).await;
     assert_eq!(store.record_checkpoint(JOB, 20, &digest).await.unwrap(), Recorded::Taken(manifest));
-    dataset(&store, "team-a", "kjv", &[b'a'; 5000]).await;
-    assert!(store.whole_dataset("team-a", "kjv").await.unwrap().is_some());
+    dataset(&store, &team("team-a"), "kjv", &[b'a'; 5000]).await;
+    assert!(store.whole_dataset(&team("team-a"), "kjv").await.unwrap().is_some());
     store.backend.remove_tree("catalogue").await.unwrap();
     let done = store
         .collect(
