@@ -44,6 +44,13 @@ pub const MEMBER: &[Rule] = &[
     Rule {
         scope: Scope::Namespace,
         group: "",
+        resources: &["pods/log"],
+        verbs: &["get"],
+        reason: "workers' logs for whoever may read the job's, unless the policy refuses; the ends of failed ones",
+    },
+    Rule {
+        scope: Scope::Namespace,
+        group: "",
         resources: &["events"],
         verbs: &["list"],
         reason: "why a Job cannot make its pods (Pod Security, quota) is said in events only",

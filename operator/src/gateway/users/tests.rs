@@ -7,6 +7,8 @@ use tempfile::TempDir;
 use tower::ServiceExt;
 
 use super::*;
+use crate::gateway::access::Wanted;
+use crate::gateway::testing::urls;
 use crate::store::testing::{On, dataset, recorded, store};
 use crate::wire::gateway::Refused;
 
@@ -47,7 +49,7 @@ impl Site {
     async fn new(on: On) -> Self {
         let (dir, store) = store(on).await;
         let store = Arc::new(store);
-        let router = router(store.clone(), Arc::new(Fake), Arc::new(Fake));
+        let router = router(store.clone(), Door::new(Arc::new(Fake), Arc::new(Fake)), urls());
         Self { _dir: dir, store, router }
     }
 
@@ -233,4 +235,21 @@ async fn a_shard_is_no_larger_than_shards_are() {
     assert_eq!(site.send("team-a", large.unwrap()).await.status(), 413);
     let none = Request::put(blob("team-a", &digest)).body(Body::from("x"));
     assert_eq!(site.send("team-a", none.unwrap()).await.status(), 411);
+}
+
+#[tokio::test]
+async fn a_url_is_given_for_a_blob_of_the_job() {
+    let site = Site::new(On::Dir).await;
+    let (manifest, _) = recorded(&site.store, JOB, 20).await;
+    let (_, others) = recorded(&site.store, OTHER_JOB, 60).await;
+    let ask = async |user: &str, digest: &Digest| {
+        let body = json!({"digest": digest}).to_string();
+        let request = Request::post("/v1/namespaces/team-a/jobs/kjv-gpt/urls").body(Body::from(body)).unwrap();
+        site.send(user, request).await
+    };
+    let answer: crate::wire::urls::UrlAnswer =
+        serde_json::from_slice(&bytes(ask("team-a", &manifest).await).await).unwrap();
+    assert!(!answer.direct && answer.url.starts_with("https://127.0.0.1/v1/objects/"));
+    assert_eq!(refused(ask("team-a", &others[1]).await).await, (404, "BlobNotFound".to_owned()));
+    assert_eq!(refused(ask("team-b", &manifest).await).await.0, 403);
 }
