@@ -12,8 +12,8 @@
 #   stack.sh status | logs
 #
 # Settings: MUSTER_RUN (state, default .run), MUSTER_BIN (folder of muster and muster-trainer), MUSTER_TRAINER_IMAGE,
-# MUSTER_HOST (this host as the clusters see it), MUSTER_WORKERS (how many each member lends, default 8), MUSTER_PROVIDERS
-# (default: every member that is up).
+# MUSTER_HOST (this host as the clusters see it), MUSTER_WORKERS (how many each member lends, default 8), MUSTER_POLICY (more
+# lines of the policy that the agent is started with), MUSTER_PROVIDERS (default: every member that is up).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=scripts/common.sh
@@ -143,13 +143,19 @@ start_hub() {
         --store "$STORE" --state "$RUN/hub" --trainer-image "$image"
 }
 start_agent() { # start_agent PROVIDER: in the network of its own cluster, where its pods find it at the node's address
-    local provider=$1 image relay
+    local provider=$1 image relay lent
     image=$(trainer_image)
+    lent=(--allow-image "$image" --workers "${MUSTER_WORKERS:-8}")
+    if [ -n "${MUSTER_POLICY:-}" ]; then
+        printf 'images: ["%s"]\noffer: {workers: %s}\n%s\n' "$image" "${MUSTER_WORKERS:-8}" "$MUSTER_POLICY" \
+            >"$RUN/policy-$provider.yaml"
+        lent=(--policy "$RUN/policy-$provider.yaml")
+    fi
     relay=$("$CTL" ip "$provider"):$RELAY_PORT
     mint "$provider" muster-lent muster-agent "$RUN/member-$provider.kubeconfig"
     launch "agent-$provider" "$CTL" exec "$provider" "$MUSTER" agent run --join-token-file "$RUN/$provider.token" \
         --member-kubeconfig "$RUN/member-$provider.kubeconfig" --state "$RUN/agent-$provider" \
-        --relay-listen "$relay" --relay-url "https://$relay" --allow-image "$image" --workers "${MUSTER_WORKERS:-8}"
+        --relay-listen "$relay" --relay-url "https://$relay" "${lent[@]}"
 }
 published() { admin hub get configmap "$1" --namespace=muster-system >/dev/null 2>&1; }
 hub_serves() { alive hub && published muster-hub-public; }

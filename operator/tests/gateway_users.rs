@@ -61,8 +61,8 @@ impl Gateway {
         let [cuts, puts, ranges]: [Arc<AtomicUsize>; 3] = Default::default();
         let (cut, put, range) = (cuts.clone(), puts.clone(), ranges.clone());
         let urls = Arc::new(Urls::open(&dir.join("gateway"), "https://127.0.0.1").unwrap());
-        let routes: Router = router(store.clone(), Door::new(Arc::new(Fake), Arc::new(Fake)), urls).layer(from_fn(
-            move |mut request: Request, next: Next| {
+        let routes: Router = router(store.clone(), Door::new(Arc::new(Fake), Arc::new(Fake)), urls).layer(
+            from_fn(move |mut request: Request, next: Next| {
                 let (cut, put, range) = (cut.clone(), put.clone(), range.clone());
                 async move {
                     if request
@@ -88,8 +88,8 @@ impl Gateway {
                         && cut.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok();
                     if is_cut { cut_off(answer).await } else { answer }
                 }
-            },
-        ));
+            }),
+        );
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());

@@ -5,6 +5,7 @@ mod bits;
 mod deletion;
 mod lifecycle;
 mod local;
+mod logs;
 mod loss;
 mod outages;
 mod person;
@@ -14,6 +15,7 @@ mod resources;
 mod rights;
 mod tools;
 mod trust;
+mod urls;
 
 use crate::harness::Scenario;
 use crate::scenario;
@@ -77,6 +79,20 @@ pub fn all() -> Vec<Scenario> {
             "tokens used twice, late, raced, stolen; foreign objects and data; a revoked provider is out within a second"
         ),
         // ---- make test-full from here on
+        scenario!(
+            Full,
+            420,
+            "logs",
+            logs::logs,
+            "a running job's log is followed, a failed attempt's is kept; strangers and a provider's refusal get nothing"
+        ),
+        scenario!(
+            Full,
+            180,
+            "urls",
+            urls::urls,
+            "a URL of one object works without credentials; tampered, spliced or for another method it is 403"
+        ),
         scenario!(
             Full,
             600,

@@ -258,13 +258,7 @@ impl Controller {
     }
 
     /// Of an attempt that has just failed; before its pods go, and before it is remembered as over.
-    async fn keep_logs(
-        &self,
-        unit: &str,
-        before: &attempt::Memory,
-        decision: &Decision,
-        world: &World,
-    ) {
+    async fn keep_logs(&self, unit: &str, before: &attempt::Memory, decision: &Decision, world: &World) {
         let failure = decision.memory.last_failure.as_ref().filter(|_| world.stop.is_none());
         let Some(failure) = failure.filter(|failure| Some(*failure) != before.last_failure.as_ref()) else {
             return;

@@ -52,7 +52,11 @@ impl Direct {
                 .no_proxy()
                 .connect_timeout(Duration::from_secs(5))
                 .build();
-            built.inspect_err(|error| tracing::warn!(%error, "directStore: no client; all goes through the gateway")).ok()
+            built
+                .inspect_err(
+                    |error| tracing::warn!(%error, "directStore: no client; all goes through the gateway"),
+                )
+                .ok()
         });
         client.as_ref()
     }
@@ -61,7 +65,9 @@ impl Direct {
     pub async fn get(&self, session: &Session, unit: &str, digest: Digest) -> Option<Response> {
         let client = self.client()?;
         let got = async {
-            let Some(answer) = ask(session, unit, digest, UrlMethod::Get, None).await? else { return Ok(None) };
+            let Some(answer) = ask(session, unit, digest, UrlMethod::Get, None).await? else {
+                return Ok(None);
+            };
             let sent = tokio::time::timeout(STALL, client.get(checked(&answer)?).send()).await;
             let answer = sent.map_err(|_| lost("the bucket does not answer"))?.map_err(unreachable)?;
             // Anything else is not this blob.

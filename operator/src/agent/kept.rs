@@ -85,7 +85,9 @@ impl KeptLogs {
                 Ok(Some(bytes)) if !bytes.is_empty() => self.save(unit, attempt, pod.rank, bytes).await,
                 // It went with its pod, or never wrote a word.
                 Ok(_) => {}
-                Err(error) => tracing::warn!(unit, attempt, rank = pod.rank, error, "log of a failed worker lost"),
+                Err(error) => {
+                    tracing::warn!(unit, attempt, rank = pod.rank, error, "log of a failed worker lost")
+                }
             }
         });
         futures::future::join_all(reading).await;
@@ -103,7 +105,9 @@ impl KeptLogs {
         });
         match saved.await.map_err(io::Error::other).flatten() {
             Ok(()) => self.news.notify_one(),
-            Err(error) => tracing::warn!(unit, attempt, rank, %error, "cannot keep the log of a failed worker"),
+            Err(error) => {
+                tracing::warn!(unit, attempt, rank, %error, "cannot keep the log of a failed worker")
+            }
         }
     }
 

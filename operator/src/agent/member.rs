@@ -273,9 +273,7 @@ impl WorkerLogs for Member {
             match within("get pods/log", api.log_stream(pod, &params)).await {
                 Ok(reader) => Ok(Some(logs::pieces(reader))),
                 // 404: the pod is gone; 400: its container has not started.
-                Err(MemberError::Api { source, .. })
-                    if is_code(&source, 404) || is_code(&source, 400) =>
-                {
+                Err(MemberError::Api { source, .. }) if is_code(&source, 404) || is_code(&source, 400) => {
                     Ok(None)
                 }
                 Err(error) => Err(error),

@@ -91,7 +91,8 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     let session = Session::new(gateway, identity.clone(), &membership.provider);
     let namespace = format!("{PROVIDER_NAMESPACE_PREFIX}{}", membership.provider);
     let hub = hub_client::client(&membership, &identity, &session, &namespace)?;
-    let hub_blobs: Arc<dyn HubBlobs> = Arc::new(HttpBlobs::new(session.clone()).past_the_gateway(policies.clone()));
+    let hub_blobs: Arc<dyn HubBlobs> =
+        Arc::new(HttpBlobs::new(session.clone()).past_the_gateway(policies.clone()));
     let authority = Authority::open(&args.state.join("relay-ca"), "muster relay")?;
     let site = Site {
         namespace: args.namespace.clone(),

@@ -1,5 +1,8 @@
 //! Workers' logs for the users of the hub (docs/spec/gateway.md section 9). The agent asks the gateway what is wanted and brings
 //! it in the body of a request of its own; what it gives is the provider's to say.
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,9 +81,8 @@ impl Streams {
     }
 
     async fn poll(&self) -> Result<Option<StreamRequest>, GatewayError> {
-        let build = |gateway: &super::gateway::Gateway| {
-            gateway.request(Method::GET, "/v1/streams").timeout(POLL)
-        };
+        let build =
+            |gateway: &super::gateway::Gateway| gateway.request(Method::GET, "/v1/streams").timeout(POLL);
         let mut answer = self.session.send(build).await?;
         match answer.status() {
             StatusCode::NO_CONTENT => return Ok(None),
@@ -143,11 +145,8 @@ impl Streams {
         if known.is_none_or(|payload| i64::from(wish.worker) >= payload.workers) {
             return Err(none());
         }
-        let part = Part {
-            follow: wish.follow,
-            tail_lines: wish.tail_lines,
-            limit_bytes: Some(wish.limit_bytes),
-        };
+        let part =
+            Part { follow: wish.follow, tail_lines: wish.tail_lines, limit_bytes: Some(wish.limit_bytes) };
         match self.logs.of_worker(&wish.unit, wish.worker, part).await {
             Ok(log) => log.ok_or_else(none),
             Err(error) => {

@@ -145,7 +145,9 @@ mod tests {
 
     fn kept() -> KeptLogs {
         let log = |unit: &str, attempt, worker| KeptLog { unit: unit.to_owned(), attempt, worker };
-        KeptLogs { logs: vec![log("u-0-1", 1, 0), log("u-0-1", 2, 0), log("u-0-1", 2, 1), log("u-0-2", 1, 0)] }
+        KeptLogs {
+            logs: vec![log("u-0-1", 1, 0), log("u-0-1", 2, 0), log("u-0-1", 2, 1), log("u-0-2", 1, 0)],
+        }
     }
 
     fn command(arguments: &[&str]) -> LogsCommand {
@@ -161,7 +163,8 @@ mod tests {
     #[test]
     fn the_newest_that_is_meant_is_shown() {
         let kept = kept();
-        let chosen = |arguments: &[&str]| command(arguments).choose(&kept).map(title).map_err(|e| e.to_string());
+        let chosen =
+            |arguments: &[&str]| command(arguments).choose(&kept).map(title).map_err(|e| e.to_string());
         assert_eq!(chosen(&["--previous"]).unwrap(), "unit u-0-2, attempt 1, worker 0");
         assert_eq!(chosen(&["--attempt", "2"]).unwrap(), "unit u-0-1, attempt 2, worker 0");
         assert_eq!(chosen(&["--previous", "--worker", "1"]).unwrap(), "unit u-0-1, attempt 2, worker 1");

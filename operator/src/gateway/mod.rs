@@ -201,8 +201,7 @@ pub fn app(gateway: &Shared, rooms: Rooms) -> Router {
     let api = Router::new()
         .route("/k8s/{*path}", any(passthrough::forward))
         .route_layer(from_fn_with_state(gateway.clone(), layers::by_key));
-    let objects =
-        rooms.objects.map(|objects| urls::router(gateway.clone(), objects, rooms.agents.clone()));
+    let objects = rooms.objects.map(|objects| urls::router(gateway.clone(), objects, rooms.agents.clone()));
     let agents = layer(Router::new().route("/v1/heartbeat", post(hub_info::heartbeat)))
         .merge(rooms.agents)
         .route_layer(from_fn_with_state(gateway.clone(), layers::agents_only));
@@ -236,8 +235,12 @@ fn rooms(
     let rooms = Rooms {
         agents: units::router(store.clone(), work.clone(), urls.clone())
             .merge(streams::router(streams.clone())),
-        users: users::router(store.clone(), door.clone(), urls.clone())
-            .merge(logs::router(store.clone(), door, work, streams)),
+        users: users::router(store.clone(), door.clone(), urls.clone()).merge(logs::router(
+            store.clone(),
+            door,
+            work,
+            streams,
+        )),
         objects: Some(urls::Objects { urls: urls.clone(), store: store.clone() }),
     };
     (rooms, fence)

@@ -15,13 +15,7 @@ impl Store {
     ///
     /// # Errors
     /// `InvalidInput` for a unit that is none or a log that is too long, any other error of the backend.
-    pub async fn keep_log(
-        &self,
-        unit: Unit<'_>,
-        attempt: u64,
-        worker: u32,
-        bytes: &[u8],
-    ) -> io::Result<()> {
+    pub async fn keep_log(&self, unit: Unit<'_>, attempt: u64, worker: u32, bytes: &[u8]) -> io::Result<()> {
         if !is_dns_label(unit.name) || bytes.len() > MAX_KEPT {
             let text = format!("{:?}: not a unit, or a log of more than {MAX_KEPT} bytes", unit.name);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
@@ -78,8 +72,7 @@ fn name(log: &KeptLog) -> String {
 fn parse(text: &str) -> Option<KeptLog> {
     let mut parts = text.rsplitn(3, '-');
     let (worker, attempt, unit) = (parts.next()?, parts.next()?, parts.next()?);
-    let log =
-        KeptLog { unit: unit.to_owned(), attempt: attempt.parse().ok()?, worker: worker.parse().ok()? };
+    let log = KeptLog { unit: unit.to_owned(), attempt: attempt.parse().ok()?, worker: worker.parse().ok()? };
     (is_dns_label(unit) && name(&log) == text).then_some(log)
 }
 

@@ -54,16 +54,10 @@ impl Objects {
             (ClientConfigKey::ReadTimeout, "30 seconds"),
             (ClientConfigKey::ConnectTimeout, "5 seconds"),
         ];
-        // Shorter than any caller's patience: he is told to try again, instead of waiting unseen.
-        let retry = RetryConfig {
-            backoff: BackoffConfig::default(),
-            max_retries: 3,
-            retry_timeout: Duration::from_secs(20),
-        };
         let bucket_url = format!("{}/", url.to_string().trim_end_matches('/'));
         macro_rules! client {
             ($builder:ty, $key:path) => {{
-                let mut builder = <$builder>::from_env().with_url(&bucket_url).with_retry(retry);
+                let mut builder = <$builder>::from_env().with_url(&bucket_url).with_retry(retry());
                 for (key, value) in settings {
                     builder = builder.with_config($key(key), value);
                 }
@@ -199,7 +193,11 @@ impl Objects {
             _ => return Ok(false),
         };
         use object_store::Error::{AlreadyExists, Precondition};
-        match self.bucket.put_opts(&self.key(key), PutPayload::from(line.as_bytes().to_vec()), mode.into()).await {
+        match self
+            .bucket
+            .put_opts(&self.key(key), PutPayload::from(line.as_bytes().to_vec()), mode.into())
+            .await
+        {
             Ok(_) => Ok(true),
             Err(AlreadyExists { .. } | Precondition { .. }) => Ok(false),
             Err(error) => Err(io_error(error)),
@@ -237,6 +235,11 @@ impl Objects {
             .try_for_each_concurrent(AT_ONCE, |meta| async move { self.delete(&meta.location).await })
             .await
     }
+}
+
+/// Shorter than any caller's patience: he is told to try again, instead of waiting unseen.
+pub(super) fn retry() -> RetryConfig {
+    RetryConfig { backoff: BackoffConfig::default(), max_retries: 3, retry_timeout: Duration::from_secs(20) }
 }
 
 fn unusable(url: &BucketUrl, error: &object_store::Error) -> io::Error {

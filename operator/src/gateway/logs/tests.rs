@@ -82,9 +82,12 @@ struct Site {
     http: Client,
 }
 
+fn named(request: &Request, header: &str) -> Option<String> {
+    request.headers().get(header).map(|value| value.to_str().unwrap().to_owned())
+}
+
 async fn who(mut request: Request, next: Next) -> Response {
-    let who = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
-    let (provider, user) = (who("x-provider"), who("x-user"));
+    let (provider, user) = (named(&request, "x-provider"), named(&request, "x-user"));
     if let Some(provider) = provider {
         request.extensions_mut().insert(Agent { provider, min_epoch: 0, key: Digest::of(b"key") });
     }
@@ -156,8 +159,10 @@ fn is(status: u16, reason: &str) -> (u16, String) {
 }
 
 /// Pieces that come when the test sends them.
-fn by_hand() -> (futures::channel::mpsc::UnboundedSender<Result<Bytes, std::io::Error>>, impl Stream<Item = Result<Bytes, std::io::Error>> + Send)
-{
+fn by_hand() -> (
+    futures::channel::mpsc::UnboundedSender<Result<Bytes, std::io::Error>>,
+    impl Stream<Item = Result<Bytes, std::io::Error>> + Send,
+) {
     futures::channel::mpsc::unbounded()
 }
 
@@ -171,14 +176,20 @@ async fn a_log_flows_while_it_is_written() {
     let sent = site.send("east", &wish.id, log);
     pieces.unbounded_send(Ok("one\n".into())).unwrap();
     let mut user = user.await.unwrap();
-    assert_eq!((user.status().as_u16(), &user.headers()[header::CONTENT_TYPE]), (200, &"text/plain; charset=utf-8".parse().unwrap()));
+    assert_eq!(
+        (user.status().as_u16(), &user.headers()[header::CONTENT_TYPE]),
+        (200, &"text/plain; charset=utf-8".parse().unwrap())
+    );
     assert_eq!(user.chunk().await.unwrap().unwrap(), "one\n", "before the log has ended");
     pieces.unbounded_send(Ok("two\x1b[31m\n".into())).unwrap();
     assert_eq!(user.chunk().await.unwrap().unwrap(), "two\x1b[31m\n", "as it was written");
     drop(pieces);
     assert_eq!(user.chunk().await.unwrap(), None);
     assert_eq!(sent.await.unwrap().unwrap().status(), 204);
-    assert_eq!(reason(site.post("east", &wish.id, "text/plain").send().await.unwrap()).await, is(404, "StreamGone"));
+    assert_eq!(
+        reason(site.post("east", &wish.id, "text/plain").send().await.unwrap()).await,
+        is(404, "StreamGone")
+    );
 }
 
 #[tokio::test]
@@ -295,9 +306,16 @@ async fn only_for_whom_it_is_and_of_what_runs() {
     let other = "/v1/namespaces/team-b/jobs/kjv/logs";
     assert_eq!(reason(site.get("team-b", other).await).await, is(404, "JobNotFound"));
     for bad in ["worker=-1", "tail=x", "colour=red", "unit=4f2a9c1b-0-1"] {
-        assert_eq!(reason(site.get("team-a", &format!("{LOGS}?{bad}")).await).await, is(400, "BadRequest"), "{bad}");
+        assert_eq!(
+            reason(site.get("team-a", &format!("{LOGS}?{bad}")).await).await,
+            is(400, "BadRequest"),
+            "{bad}"
+        );
     }
-    assert_eq!(reason(site.get("team-a", &format!("{LOGS}?worker=2")).await).await, is(404, "NoRunningWorker"));
+    assert_eq!(
+        reason(site.get("team-a", &format!("{LOGS}?worker=2")).await).await,
+        is(404, "NoRunningWorker")
+    );
     // Workers are counted through the islands.
     site.work.units.lock().unwrap().push(unit("north", 1, 1, "Starting"));
     let user = site.ask("team-a", &format!("{LOGS}?worker=3"));
@@ -322,7 +340,11 @@ async fn a_flood_fills_its_own_share_only() {
     for _ in 0..4 {
         ids.push(site.poll("east").await.id);
     }
-    assert_eq!(reason(site.get("team-a-three", LOGS).await).await, is(429, "TooManyRequests"), "of one provider");
+    assert_eq!(
+        reason(site.get("team-a-three", LOGS).await).await,
+        is(429, "TooManyRequests"),
+        "of one provider"
+    );
     // Each is told once, and whoever leaves makes room.
     ids.sort();
     ids.dedup();
@@ -331,7 +353,12 @@ async fn a_flood_fills_its_own_share_only() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     let user = ask("team-a");
     let wish = site.poll("east").await;
-    let _sent = site.send("east", &wish.id, futures::stream::iter([Ok("again".into())]).map(|piece: Result<Bytes, Infallible>| Ok(piece.unwrap())));
+    let _sent = site.send(
+        "east",
+        &wish.id,
+        futures::stream::iter([Ok("again".into())])
+            .map(|piece: Result<Bytes, Infallible>| Ok(piece.unwrap())),
+    );
     assert_eq!(user.await.unwrap().text().await.unwrap(), "again");
 }
 
@@ -349,8 +376,15 @@ async fn what_is_kept_outlives_member_and_unit() {
     assert_eq!(text("attempt=1").await, "one\ntwo\nthree\n", "the newest unit's");
     assert_eq!(text("attempt=1&unit=4f2a9c1b-0-1").await, "first\n");
     assert_eq!(text("attempt=1&tail=2").await, "two\nthree\n");
-    assert_eq!((text("attempt=1&tail=0").await, text("attempt=1&tail=9").await), (String::new(), "one\ntwo\nthree\n".into()));
+    assert_eq!(
+        (text("attempt=1&tail=0").await, text("attempt=1&tail=9").await),
+        (String::new(), "one\ntwo\nthree\n".into())
+    );
     for none in ["attempt=2", "attempt=1&worker=1", "attempt=1&unit=../x"] {
-        assert_eq!(reason(site.get("team-a", &format!("{LOGS}?{none}")).await).await, is(404, "LogNotFound"), "{none}");
+        assert_eq!(
+            reason(site.get("team-a", &format!("{LOGS}?{none}")).await).await,
+            is(404, "LogNotFound"),
+            "{none}"
+        );
     }
 }

@@ -147,7 +147,11 @@ impl Site {
     }
 
     async fn send_as(&self, provider: &str, min_epoch: i64, mut request: Request<Body>) -> Response {
-        request.extensions_mut().insert(Agent { provider: provider.to_owned(), min_epoch, key: Digest::of(b"key") });
+        request.extensions_mut().insert(Agent {
+            provider: provider.to_owned(),
+            min_epoch,
+            key: Digest::of(b"key"),
+        });
         self.router.clone().oneshot(request).await.unwrap()
     }
 

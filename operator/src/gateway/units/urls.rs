@@ -62,7 +62,8 @@ pub(super) async fn publish<W: Work>(
     let size = match units.store.publish(name, &staging, &digest, limits.file).await {
         Ok(Published::Blob(_, size)) => size,
         Ok(Published::Nothing) => {
-            let text = format!("unit {name} has put nothing under this staging name; put it, then publish it");
+            let text =
+                format!("unit {name} has put nothing under this staging name; put it, then publish it");
             return Err(Refusal::new(StatusCode::NOT_FOUND, "BlobNotFound", text));
         }
         Err(PutError::Io(error)) => return Err(staging_refusal(&error)),

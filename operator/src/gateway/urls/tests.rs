@@ -85,7 +85,11 @@ async fn a_url_is_all_that_it_takes() {
     let token = site.urls.token(&site.claims(UrlMethod::Put));
     let want = format!("east /v1/units/{UNIT}/blobs/sha256/{} 3 false", site.blob.to_hex());
     assert_eq!(site.send(reqwest::Method::PUT, &token, "abc").await, (200, want));
-    assert_eq!(site.send(reqwest::Method::PUT, &token, "abcd").await.0, 400, "not the size that was asked for");
+    assert_eq!(
+        site.send(reqwest::Method::PUT, &token, "abcd").await.0,
+        400,
+        "not the size that was asked for"
+    );
 }
 
 #[tokio::test]

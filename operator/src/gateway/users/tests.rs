@@ -244,7 +244,8 @@ async fn a_url_is_given_for_a_blob_of_the_job() {
     let (_, others) = recorded(&site.store, OTHER_JOB, 60).await;
     let ask = async |user: &str, digest: &Digest| {
         let body = json!({"digest": digest}).to_string();
-        let request = Request::post("/v1/namespaces/team-a/jobs/kjv-gpt/urls").body(Body::from(body)).unwrap();
+        let request =
+            Request::post("/v1/namespaces/team-a/jobs/kjv-gpt/urls").body(Body::from(body)).unwrap();
         site.send(user, request).await
     };
     let answer: crate::wire::urls::UrlAnswer =

@@ -16,8 +16,18 @@ async fn the_log_of_a_failed_attempt_is_kept(#[values(On::Dir, On::Bucket)] on: 
     assert_eq!(keep(&site, "east", 0, &path, vec![b'x'; 64 << 10]).await, is(201, ""), "once more");
     assert_eq!(keep(&site, "east", 0, &path, vec![b'x'; (64 << 10) + 1]).await, is(413, "TooLarge"));
     assert_eq!(keep(&site, "west", 0, &path, b"x".to_vec()).await, is(404, "UnitNotFound"), "another's unit");
-    for bad in ["attempts/0/logs/0", "attempts/1/logs/2", "attempts/01/logs/0", "attempts/9999999/logs/0", "attempts/1/logs/x"] {
-        assert_eq!(keep(&site, "east", 0, &format!("{UNIT}/{bad}"), b"x".to_vec()).await, is(400, "BadRequest"), "{bad}");
+    for bad in [
+        "attempts/0/logs/0",
+        "attempts/1/logs/2",
+        "attempts/01/logs/0",
+        "attempts/9999999/logs/0",
+        "attempts/1/logs/x",
+    ] {
+        assert_eq!(
+            keep(&site, "east", 0, &format!("{UNIT}/{bad}"), b"x".to_vec()).await,
+            is(400, "BadRequest"),
+            "{bad}"
+        );
     }
     // A unit that was superseded has just ended, and may still say why; one that a restore has made void may not.
     site.place("east", JOB, 2, None);
@@ -29,7 +39,11 @@ async fn the_log_of_a_failed_attempt_is_kept(#[values(On::Dir, On::Bucket)] on: 
     assert_eq!(site.store.kept_log(JOB, &all[0]).await.unwrap().unwrap(), b"why");
 }
 
-async fn url(site: &Site, unit: &str, body: serde_json::Value) -> Result<crate::wire::urls::UrlAnswer, (u16, String)> {
+async fn url(
+    site: &Site,
+    unit: &str,
+    body: serde_json::Value,
+) -> Result<crate::wire::urls::UrlAnswer, (u16, String)> {
     let request = Request::post(format!("/v1/units/{unit}/urls")).body(Body::from(body.to_string())).unwrap();
     let answer = site.send(request).await;
     if answer.status() != 200 {
@@ -47,12 +61,18 @@ async fn a_url_needs_the_rights_of_the_blob_itself() {
     let (_, others) = recorded(&site.store, OTHER_JOB, 60).await;
     let foreign = json!({"digest": others[1], "method": "GET"});
     assert_eq!(url(&site, UNIT, foreign).await, is(404, "BlobNotFound"));
-    assert_eq!(url(&site, "4f2a9c1b-0-9", json!({"digest": site.spec, "method": "GET"})).await, is(404, "UnitNotFound"));
+    assert_eq!(
+        url(&site, "4f2a9c1b-0-9", json!({"digest": site.spec, "method": "GET"})).await,
+        is(404, "UnitNotFound")
+    );
     let put = |size: u64| json!({"digest": Digest::of(b"x"), "method": "PUT", "size": size});
     assert!(url(&site, UNIT, put(1)).await.is_ok_and(|answer| !answer.direct && answer.staging.is_none()));
     assert_eq!(url(&site, UNIT, put(10_000_000)).await, is(413, "TooLarge"));
-    for bad in [json!({"digest": site.spec, "method": "PUT"}), json!({"digest": site.spec, "method": "DELETE"}),
-                json!({"digest": site.spec, "method": "GET", "expires": 1})] {
+    for bad in [
+        json!({"digest": site.spec, "method": "PUT"}),
+        json!({"digest": site.spec, "method": "DELETE"}),
+        json!({"digest": site.spec, "method": "GET", "expires": 1}),
+    ] {
         assert_eq!(url(&site, UNIT, bad).await, is(400, "BadRequest"));
     }
     site.store.raise_epoch(JOB, 0, 2).await.unwrap();
@@ -73,7 +93,8 @@ async fn a_staged_upload_is_published_by_its_hash_alone() {
     };
     let publish = async |digest: &Digest, staging: &str| {
         let body = json!({"staging": staging}).to_string();
-        let request = Request::post(format!("{}/publish", blob(UNIT, digest))).body(Body::from(body)).unwrap();
+        let request =
+            Request::post(format!("{}/publish", blob(UNIT, digest))).body(Body::from(body)).unwrap();
         refused(site.send(request).await).await
     };
     let is = |status: u16, reason: &str| (status, reason.to_owned());
@@ -101,4 +122,31 @@ async fn a_staged_upload_is_published_by_its_hash_alone() {
     site.store.raise_epoch(JOB, 0, 2).await.unwrap();
     stage(b"late").await;
     assert_eq!(publish(&Digest::of(b"late"), name).await, is(409, "OldEpoch"));
+}
+
+/// The whole way past the gateway over a real S3 server.
+#[tokio::test]
+async fn a_bucket_that_signs_is_talked_to_directly() {
+    let server =
+        crate::store::testing::versity::Server::start("a_bucket_that_signs_is_talked_to_directly").await;
+    let Some(server) = server else { return };
+    let site = Site::with(tempfile::tempdir().unwrap(), server.store()).await;
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let answer = url(&site, UNIT, json!({"digest": site.spec, "method": "GET"})).await.unwrap();
+    assert!(answer.direct);
+    let got = http.get(&answer.url).send().await.unwrap().bytes().await.unwrap();
+    assert_eq!(Digest::of(&got), site.spec);
+    let blob_bytes = b"a checkpoint's file";
+    let digest = Digest::of(blob_bytes);
+    let ask = json!({"digest": digest, "method": "PUT", "size": blob_bytes.len()});
+    let answer = url(&site, UNIT, ask).await.unwrap();
+    let staging = answer.staging.clone().unwrap();
+    assert!(
+        answer.direct && http.put(&answer.url).body(&blob_bytes[..]).send().await.unwrap().status() == 200
+    );
+    assert_eq!(site.get(UNIT, &digest).await, 404, "not a blob yet");
+    let body = json!({"staging": staging}).to_string();
+    let request = Request::post(format!("{}/publish", blob(UNIT, &digest))).body(Body::from(body)).unwrap();
+    assert_eq!(site.send(request).await.status(), 201);
+    assert_eq!(site.get(UNIT, &digest).await, 200);
 }
