@@ -76,6 +76,10 @@ test: ## All that needs no cluster, then the short scenarios on real clusters
 test-full: ## As test, with every scenario and the comparisons with other people's tools
 	@scripts/test.sh full
 
+.PHONY: test-s3
+test-s3: ## The store against a real S3 server, versitygw, built once from Go modules
+	@tests/s3/run.sh
+
 .PHONY: bench-torch
 bench-torch: ## Steps of the demo's model beside PyTorch eager, after the comparison of results
 	@tests/torch/run.sh --bench

@@ -13,7 +13,7 @@
 #
 # Settings: MUSTER_RUN (state, default .run), MUSTER_BIN (folder of muster and muster-trainer), MUSTER_TRAINER_IMAGE,
 # MUSTER_AGENT_IMAGE, MUSTER_HOST (this host as the clusters see it), MUSTER_WORKERS (how many each member lends, default 8),
-# MUSTER_PROVIDERS (default: every member that is up).
+# MUSTER_POLICY (more lines of the policy of agents that are started), MUSTER_PROVIDERS (default: every member that is up).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=scripts/common.sh
@@ -148,7 +148,8 @@ member_kustomization() { # member_kustomization PROVIDER FOLDER
     (umask 077 && mkdir -p "$folder")
     : >"$folder/token"
     [ ! -f "$RUN/$provider.token" ] || cp "$RUN/$provider.token" "$folder/token"
-    printf 'images: ["%s"]\noffer: {workers: %s}\n' "$image" "${MUSTER_WORKERS:-8}" >"$folder/policy.yaml"
+    printf 'images: ["%s"]\noffer: {workers: %s}\n%s\n' "$image" "${MUSTER_WORKERS:-8}" "${MUSTER_POLICY:-}" \
+        >"$folder/policy.yaml"
     # There is no storage class here: the volume is a folder of this machine, where the tests find the agent's state.
     cat >"$folder/volume.yaml" <<YAML
 apiVersion: v1

@@ -108,7 +108,21 @@ scenarios() {
     fi
 }
 
+# The tests that need an S3 server run once more, with one.
+s3_tests() {
+    local log=$LOGS/test-s3.log started=$SECONDS before=$failed code=0 skip kept=()
+    printf '\n=== tests/s3/run.sh\n'
+    "$REPO/tests/s3/run.sh" >"$log" 2>&1 || code=$?
+    for skip in "${skips[@]}"; do [[ $skip == *MUSTER_TEST_S3* || $skip == *MUSTER_TEST_VERSITYGW* ]] || kept+=("$skip"); done
+    skips=("${kept[@]}")
+    count_cargo "$log"
+    if [ "$code" != 0 ] && [ "$failed" = "$before" ]; then fail "s3: did not run to its end, see $log"; fi
+    if [ "$code" != 0 ]; then tail -n 60 "$log"; fi
+    echo "tests/s3/run.sh: exit $code ($((SECONDS - started)) s)"
+}
+
 check fmt cargo fmt --all --check
 check clippy cargo clippy --locked --workspace --all-targets -- -D warnings
 cargo_tests
+[ "$SUITE" != full ] || s3_tests
 scenarios

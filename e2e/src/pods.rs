@@ -48,7 +48,7 @@ pub async fn newest_step_on(member: &Cluster, pod: &Value) -> i64 {
 }
 
 /// The step of a log line: an event line of the worker, or words like `step 12`.
-fn step_of_line(line: &str) -> Option<i64> {
+pub fn step_of_line(line: &str) -> Option<i64> {
     let after = line.split_once("step")?.1;
     let digits: String = after
         .trim_start_matches(|c: char| !c.is_ascii_digit())

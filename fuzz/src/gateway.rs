@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use k8s_openapi::api::core::v1::ConfigMap;
 use muster::gateway::reviews::{Audience, bearer};
+use muster::gateway::urls::{Claims, Holder, Urls};
 use muster::gateway::{foreign, passthrough};
+use muster::runtime::sanitise::Terminal;
 use muster::wire::gateway as wire;
 use muster::wire::join_record::{self, Claim, TokenRecord};
 use muster::wire::join_token::{JoinToken, secret_hash};
+use muster::wire::{streams, urls};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -23,6 +26,8 @@ pub fn targets() -> Vec<Target> {
         Target { name: "gateway-challenge", run: challenge, seeds: challenge_seeds },
         Target { name: "gateway-records", run: records, seeds: record_seeds },
         Target { name: "join-token", run: token, seeds: token_seeds },
+        Target { name: "object-url", run: object_url, seeds: object_url_seeds },
+        Target { name: "log-text", run: log_text, seeds: log_seeds },
     ]
 }
 
@@ -33,6 +38,13 @@ fn bodies(data: &[u8]) {
     body::<wire::Heartbeat>(data);
     body::<wire::ManifestRef>(data);
     body::<wire::HubPublic>(data);
+    body::<streams::StreamRequest>(data);
+    body::<streams::StreamRefusal>(data);
+    body::<streams::KeptLogs>(data);
+    body::<urls::UnitUrlRequest>(data);
+    body::<urls::JobUrlRequest>(data);
+    body::<urls::UrlAnswer>(data);
+    body::<urls::PublishRequest>(data);
 }
 
 fn body<T: Serialize + DeserializeOwned>(data: &[u8]) {
@@ -118,6 +130,46 @@ fn token(data: &[u8]) {
     }
 }
 
+fn urls_of_a_gateway() -> Urls {
+    Urls::new([7; 64], "https://10.0.0.1:8443")
+}
+
+/// Only what this gateway has made is believed, in the one spelling that it has.
+fn object_url(data: &[u8]) {
+    let (urls, text) = (urls_of_a_gateway(), String::from_utf8_lossy(data));
+    if let Ok(claims) = urls.claims(&text, jiff::Timestamp::UNIX_EPOCH) {
+        assert_eq!(urls.token(&claims), text);
+        assert!(claims.until > 0);
+    }
+}
+
+fn object_url_seeds() -> Vec<Vec<u8>> {
+    let digest = muster_proof::Digest::of(b"x");
+    let claims = |method, size, holder| Claims { method, digest, size, until: 1, holder };
+    let unit = Holder::Unit { key: digest, unit: "4f2a9c1b-0-1".to_owned() };
+    let user = Holder::User { name: "ann".to_owned() };
+    let all = [claims(urls::UrlMethod::Put, Some(1), unit), claims(urls::UrlMethod::Get, None, user)];
+    all.iter().map(|claims| urls_of_a_gateway().token(claims).into_bytes()).collect()
+}
+
+/// Whatever a worker writes, and however it is cut, no terminal is controlled by it, and the pieces do not matter.
+fn log_text(data: &[u8]) {
+    let mut whole = Terminal::default();
+    let want = whole.push(data) + &whole.end();
+    assert!(want.chars().all(|c| c == '\n' || c == '\t' || !c.is_control()));
+    let mut pieces = Terminal::default();
+    let mut got: String = data.chunks(3).map(|piece| pieces.push(piece)).collect();
+    got += &pieces.end();
+    assert_eq!(got, want);
+}
+
+fn log_seeds() -> Vec<Vec<u8>> {
+    vec![
+        "{\"event\":\"step\"}\n\u{1b}[31mäö€😀\u{202e}\t\r\n".as_bytes().to_vec(),
+        vec![0xe2, 0x82, 0x80, 0xff, 0xf0],
+    ]
+}
+
 fn body_seeds() -> Vec<Vec<u8>> {
     let digest = muster_proof::Digest::of(b"x");
     [
@@ -126,6 +178,12 @@ fn body_seeds() -> Vec<Vec<u8>> {
         r#"{"agentVersion":"0.1.0"}"#.to_owned(),
         format!(r#"{{"manifest":"{digest}"}}"#),
         r#"{"incarnation":1,"keys":[]}"#.to_owned(),
+        r#"{"id":"a1","unit":"4f2a9c1b-0-1","worker":0,"follow":true,"tailLines":10,"limitBytes":1}"#.to_owned(),
+        r#"{"reason":"LogsRefused","message":"no"}"#.to_owned(),
+        r#"{"logs":[{"unit":"4f2a9c1b-0-1","attempt":1,"worker":0}]}"#.to_owned(),
+        format!(r#"{{"digest":"{digest}","method":"PUT","size":7}}"#),
+        r#"{"url":"https://b/x","method":"GET","expiresInSeconds":600,"direct":true}"#.to_owned(),
+        r#"{"staging":"0123456789abcdef0123456789abcdef"}"#.to_owned(),
     ]
     .map(String::into_bytes)
     .to_vec()

@@ -6,6 +6,8 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderName, HeaderValue, Method, Request, Uri, header};
 use muster::gateway::access::{Agent, Authorizer, Refusal, User, Wanted};
+use muster::gateway::door::Door;
+use muster::gateway::urls::Urls;
 use muster::gateway::{units, users};
 use muster::store::{Namespace, Store};
 use muster::wire::gateway::Refused;
@@ -39,6 +41,10 @@ struct Known(Option<WorkUnit>);
 impl units::Work for Known {
     async fn unit(&self, provider: &str, name: &str) -> Result<Option<WorkUnit>, Refusal> {
         Ok(self.0.clone().filter(|_| (provider, name) == ("east", UNIT)))
+    }
+
+    fn of_job(&self, _: &str) -> Vec<WorkUnit> {
+        self.0.iter().cloned().collect()
     }
 
     fn settled(&self) -> Result<(), Refusal> {
@@ -89,7 +95,8 @@ fn make() -> Option<Fixed> {
     let resolved = muster::resolve::resolve(&serde_json::from_value(job).ok()?, &data).ok()?;
     let (digest, training) = (Digest::of(b"x"), resolved.training_digest);
     let payload = serde_json::json!({
-        "format": envelope::FORMAT, "kind": "Train", "name": UNIT, "provider": "east", "jobUID": JOB, "island": 0,
+        "format": envelope::FORMAT, "kind": "Train", "name": UNIT, "provider": "east", "jobUID": JOB,
+        "tenant": envelope::tenant("team-a"), "island": 0,
         "epoch": 1, "workers": 1, "deviceClass": "cpu", "resources": {"cpu": "1", "memory": "1Gi"},
         "image": format!("muster-trainer@{digest}"), "spec": resolved.digest, "trainingDigest": training,
         "dataset": resolved.dataset, "arithmetic": "f32-chain", "steps": 40, "intervalSteps": 20, "keepLast": 3,
@@ -141,7 +148,7 @@ fn parse(data: &[u8]) -> Option<(Request<Body>, &[u8])> {
         let name = HeaderName::from_bytes(line.get(..at)?).ok()?;
         request.headers_mut().append(name, HeaderValue::from_bytes(line.get(at + 1..)?.trim_ascii()).ok()?);
     }
-    let agent = Agent { provider: "east".to_owned(), min_epoch: 1 };
+    let agent = Agent { provider: "east".to_owned(), min_epoch: 1, key: Digest::of(b"key") };
     request.extensions_mut().insert(agent);
     request.extensions_mut().insert(User { name: "ann".to_owned(), ..User::default() });
     Some((request, body))
@@ -176,21 +183,25 @@ fn send(data: &[u8], router: impl FnOnce(Arc<Store>) -> Router) {
     });
 }
 
+fn urls() -> Arc<Urls> {
+    Arc::new(Urls::new([7; 64], "https://10.0.0.1:8443"))
+}
+
 fn agents(data: &[u8]) {
     let Some(fixed) = fixed() else { return };
-    send(data, |store| units::router(store, Arc::new(Known(Some(fixed.unit.clone())))));
+    send(data, |store| units::router(store, Arc::new(Known(Some(fixed.unit.clone()))), urls()));
 }
 
 fn humans(data: &[u8]) {
     let known = Arc::new(Known(None));
-    send(data, |store| users::router(store, known.clone(), known.clone(), QUOTA));
+    send(data, |store| users::router(store, Door::new(known.clone(), known.clone()), urls(), QUOTA));
 }
 
 /// A WorkUnit as the API server may hand it out: what was written with other schemas, or by a broken hub.
 fn unit(data: &[u8]) {
     let Ok(unit) = serde_json::from_slice::<WorkUnit>(data) else { return };
     let asked = format!("GET /v1/units/{UNIT}/blobs/sha256/{}\n\n", Digest::of(b"x").to_hex());
-    send(asked.as_bytes(), |store| units::router(store, Arc::new(Known(Some(unit)))));
+    send(asked.as_bytes(), |store| units::router(store, Arc::new(Known(Some(unit))), urls()));
 }
 
 fn agent_seeds() -> Vec<Vec<u8>> {
@@ -247,11 +258,13 @@ mod tests {
     #[tokio::test]
     async fn the_seeds_go_far() {
         let work = Arc::new(Known(Some(fixed().unwrap().unit.clone())));
-        let got = statuses(&agent_seeds(), |store| units::router(store, work.clone())).await;
+        let got = statuses(&agent_seeds(), |store| units::router(store, work.clone(), urls())).await;
         assert_eq!(got, [201, 206, 200, 409, 400]);
         let known = Arc::new(Known(None));
-        let got =
-            statuses(&user_seeds(), |store| users::router(store, known.clone(), known.clone(), QUOTA)).await;
+        let got = statuses(&user_seeds(), |store| {
+            users::router(store, Door::new(known.clone(), known.clone()), urls(), QUOTA)
+        })
+        .await;
         assert_eq!(got, [201, 404, 409, 200, 200, 200, 400]);
     }
 }

@@ -15,6 +15,8 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use muster::gateway::access::{Authorizer, Refusal, User, Wanted};
+use muster::gateway::door::Door;
+use muster::gateway::urls::Urls;
 use muster::gateway::users::{Jobs, router};
 use muster::runtime::tls::Authority;
 use muster::store::{Namespace, Recorded, Store};
@@ -62,7 +64,9 @@ impl Gateway {
         let store = Arc::new(runtime.block_on(Store::open(dir.join("store").as_path())).unwrap());
         let [cuts, puts, ranges]: [Arc<AtomicUsize>; 3] = Default::default();
         let (cut, put, range) = (cuts.clone(), puts.clone(), ranges.clone());
-        let routes: Router = router(store.clone(), Arc::new(Fake), Arc::new(Fake), 1 << 30).layer(from_fn(
+        let urls = Arc::new(Urls::open(&dir.join("gateway"), "https://127.0.0.1").unwrap());
+        let door = Door::new(Arc::new(Fake), Arc::new(Fake));
+        let routes: Router = router(store.clone(), door, urls, 1 << 30).layer(from_fn(
             move |mut request: Request, next: Next| {
                 let (cut, put, range) = (cut.clone(), put.clone(), range.clone());
                 async move {

@@ -7,6 +7,7 @@ mod deletion;
 mod hostile_hub;
 mod lifecycle;
 mod local;
+mod logs;
 mod loss;
 mod outages;
 mod person;
@@ -18,6 +19,7 @@ mod rights;
 mod tools;
 mod trust;
 mod uploads;
+mod urls;
 
 use crate::harness::Scenario;
 use crate::scenario;
@@ -101,6 +103,20 @@ pub fn all() -> Vec<Scenario> {
             "uploads",
             uploads::uploads,
             "uploads cut, flipped, replayed, too many, too late, on a full and on a dead disk: refused, never half-visible"
+        ),
+        scenario!(
+            Full,
+            420,
+            "logs",
+            logs::logs,
+            "a running job's log is followed, a failed attempt's is kept; strangers and a provider's refusal get nothing"
+        ),
+        scenario!(
+            Full,
+            180,
+            "urls",
+            urls::urls,
+            "a URL of one object works without credentials; tampered, spliced or for another method it is 403"
         ),
         scenario!(
             Full,

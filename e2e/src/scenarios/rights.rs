@@ -19,6 +19,7 @@ const RESOURCES: &[(&str, &str, &[&str])] = &[
     ("muster.dev", "trainingjobs/status", &[]),
     ("muster.dev", "trainingjobs/data", &[]),
     ("muster.dev", "trainingjobs/checkpoints", &[]),
+    ("muster.dev", "trainingjobs/log", &[]),
     ("muster.dev", "computeproviders", &[]),
     ("muster.dev", "computeproviders/status", &[]),
     ("muster.dev", "providerreports", &["report"]),

@@ -11,6 +11,8 @@
 //!   calendar:                       # absent = always
 //!   - {days: [Mon, Tue, Wed, Thu, Fri], from: "18:00", to: "08:00", timezone: "+01:00"}
 //!   - {days: [Sat, Sun], from: "00:00", to: "24:00"}
+//! logs: Allow                       # Refuse: no worker's log leaves the member
+//! directStore: false                # true: blobs go between the agent and the hub's bucket, past the gateway
 //! stop: false                       # true: everything lent ends now, and nothing is offered
 //! ```
 
@@ -63,6 +65,16 @@ impl Error {
     }
 }
 
+/// Whether workers' logs may leave the member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+pub enum Logs {
+    /// Whoever may read the job's logs at the hub gets them.
+    #[default]
+    Allow,
+    /// Nobody gets them, and nothing of them is kept.
+    Refuse,
+}
+
 /// A provider's policy, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProviderPolicy {
@@ -72,6 +84,8 @@ pub struct ProviderPolicy {
     worker: Option<Amounts>,
     max_runtime_seconds: Option<i64>,
     calendar: Option<Calendar>,
+    logs: Logs,
+    direct_store: bool,
     stop: bool,
 }
 
@@ -84,6 +98,10 @@ struct Raw {
     #[serde(default)]
     max_runtime_seconds: Option<i64>,
     offer: RawOffer,
+    #[serde(default)]
+    logs: Logs,
+    #[serde(default)]
+    direct_store: bool,
     #[serde(default)]
     stop: bool,
 }
@@ -116,6 +134,8 @@ impl ProviderPolicy {
             tenants: None,
             max_runtime_seconds: None,
             offer: RawOffer { workers, worker: None, calendar: None },
+            logs: Logs::default(),
+            direct_store: false,
             stop: false,
         })
     }
@@ -182,6 +202,8 @@ impl ProviderPolicy {
             worker,
             max_runtime_seconds: raw.max_runtime_seconds,
             calendar,
+            logs: raw.logs,
+            direct_store: raw.direct_store,
             stop: raw.stop,
         })
     }
@@ -215,6 +237,18 @@ impl ProviderPolicy {
     #[must_use]
     pub fn worker(&self) -> Option<&Amounts> {
         self.worker.as_ref()
+    }
+
+    /// Whether workers' logs may leave the member.
+    #[must_use]
+    pub fn logs(&self) -> Logs {
+        self.logs
+    }
+
+    /// Whether the agent may talk to the hub's bucket itself, at URLs that the gateway gives it.
+    #[must_use]
+    pub fn is_direct_store(&self) -> bool {
+        self.direct_store
     }
 
     /// Everything lent ends now.

@@ -16,11 +16,13 @@ use kube::{Api, ResourceExt};
 use muster_api::v1alpha1::{self as api, WorkUnit, WorkUnitPhase};
 use muster_core::attempt::{self, Action, Condition, Decision, Desired, Plan, World, decide};
 use muster_core::envelope::Payload;
+use muster_core::policy::Logs;
 
 use super::fence::Fence;
 use super::hub::{Contact, Look, View};
 use super::hub_blobs::HubBlobs;
 use super::hub_keys::HubKeys;
+use super::kept::KeptLogs;
 use super::member::{Member, MemberError};
 use super::policy::Policies;
 use super::relay::rounds;
@@ -59,6 +61,8 @@ pub struct Controller {
     pub blobs: Arc<BlobDir>,
     /// The hub's store.
     pub hub_blobs: Arc<dyn HubBlobs>,
+    /// Logs of failed attempts.
+    pub kept: Arc<KeptLogs>,
     /// Ends everything.
     pub shutdown: Shutdown,
     /// Units with a task.
@@ -222,6 +226,7 @@ impl Controller {
             pods,
         };
         let decision = decide(&plan(payload), &state.memory, &world);
+        self.keep_logs(unit.name(), &state.memory, &decision, &world).await;
         let news = decision.memory != state.memory;
         if news {
             tracing::info!(
@@ -250,6 +255,17 @@ impl Controller {
         }
         let wake = decision.wake.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
         Ok(Next::Again(wake.unwrap_or(IDLE).min(IDLE)))
+    }
+
+    /// Of an attempt that has just failed; before its pods go, and before it is remembered as over.
+    async fn keep_logs(&self, unit: &str, before: &attempt::Memory, decision: &Decision, world: &World) {
+        let failure = decision.memory.last_failure.as_ref().filter(|_| world.stop.is_none());
+        let Some(failure) = failure.filter(|failure| Some(*failure) != before.last_failure.as_ref()) else {
+            return;
+        };
+        if self.policies.current().logs() == Logs::Allow {
+            self.kept.keep(unit, failure.attempt, failure.rank, &world.pods, &*self.member).await;
+        }
     }
 
     async fn act(&self, unit: &Unit, uid: &str, payload: &Payload, action: &Action) -> Result<(), TurnError> {

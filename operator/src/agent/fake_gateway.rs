@@ -1,5 +1,7 @@
 //! A small gateway for tests: real TLS on loopback, client certificates, signatures checked as docs/spec/gateway.md says.
 //! What a test wants otherwise it changes in [`Hub`].
+mod logs;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path as FilePath;
@@ -72,6 +74,8 @@ pub struct Hub {
     pub commits: Vec<(u64, Digest)>,
     /// See `commits`.
     pub refuses_commits: Option<(u16, &'static str)>,
+    /// Logs, and URLs of single objects.
+    pub logs: logs::Logs,
 }
 
 /// See the module.
@@ -104,6 +108,7 @@ impl FakeGateway {
             ranges: Vec::new(),
             commits: Vec::new(),
             refuses_commits: None,
+            logs: logs::Logs::default(),
         }));
         let routes = Router::new()
             .route("/healthz", get(|| async { "ok" }))
@@ -114,6 +119,7 @@ impl FakeGateway {
             .route("/v1/heartbeat", post(heartbeat))
             .route("/v1/units/u/blobs/sha256/{hex}", get(blob).put(put_blob))
             .route("/v1/units/u/checkpoints/{step}", post(commit))
+            .merge(logs::routes())
             .route("/k8s/{*path}", any(api))
             .with_state(hub.clone());
         let acceptor = RustlsAcceptor::new(RustlsConfig::from_config(Arc::new(config)));

@@ -27,15 +27,15 @@ use crate::runtime::blobdir::BlobDir;
 use crate::wire::join_token::JoinToken;
 
 /// An agent that has joined.
-struct Agent {
-    dir: tempfile::TempDir,
+pub struct Agent {
+    pub dir: tempfile::TempDir,
     identity: Arc<Identity>,
     membership: Membership,
-    session: Session,
+    pub session: Session,
 }
 
 impl Agent {
-    async fn joined(gateway: &FakeGateway) -> Self {
+    pub async fn joined(gateway: &FakeGateway) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let identity = FakeGateway::identity(dir.path());
         join(dir.path(), &identity, &gateway.token(), Patience::UntilJoined, &Shutdown::manual())

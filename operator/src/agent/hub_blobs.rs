@@ -1,5 +1,6 @@
 //! The hub's blobs as a unit may have them, and the commit of its checkpoints (docs/spec/gateway.md section 6).
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -11,16 +12,18 @@ use tokio::fs::File;
 use tokio::sync::watch;
 use tokio_util::io::ReaderStream;
 
+use super::direct::Direct;
 use super::gateway::{Gateway, GatewayError, refusal};
+use super::policy::Policies;
 use super::session::Session;
 use crate::wire::gateway::ManifestRef;
 
 /// A download that breaks is taken up again this often in a row without a byte in between.
 const RESUMES: u32 = 5;
 /// A transfer that does not move for so long is given up. After an upload the gateway makes it durable: that counts, too.
-const STALL: Duration = Duration::from_secs(60);
+pub(super) const STALL: Duration = Duration::from_secs(60);
 /// As [`STALL`], for the answer to a whole upload: gigabytes may wait for the gateway's disk.
-const DURABLE: Duration = Duration::from_secs(300);
+pub(super) const DURABLE: Duration = Duration::from_secs(300);
 /// The commit waits for the gateway's disk.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -75,13 +78,30 @@ pub trait HubBlobs: Send + Sync + std::fmt::Debug {
 #[derive(Debug, Clone)]
 pub struct HttpBlobs {
     session: Session,
+    direct: Option<Direct>,
 }
 
 impl HttpBlobs {
     /// Through this session.
     #[must_use]
     pub fn new(session: Session) -> Self {
-        Self { session }
+        Self { session, direct: None }
+    }
+
+    /// Past the gateway where its store and the provider's policy allow it.
+    #[must_use]
+    pub fn past_the_gateway(self, policies: Arc<Policies>) -> Self {
+        Self { direct: Some(Direct::new(policies)), ..self }
+    }
+
+    /// The beginning of a blob. A part that is asked for later comes through the gateway.
+    async fn first(&self, unit: &str, digest: Digest) -> Result<Option<Response>, HubError> {
+        if let Some(direct) = &self.direct
+            && let Some(answer) = direct.get(&self.session, unit, digest).await
+        {
+            return Ok(Some(answer));
+        }
+        self.head_or_get(Method::GET, unit, digest, 0).await
     }
 
     async fn head_or_get(
@@ -105,6 +125,35 @@ impl HttpBlobs {
     }
 }
 
+/// A file as a body, and a sign of each piece that was read of it.
+pub(super) fn body(file: File) -> (reqwest::Body, watch::Receiver<()>) {
+    let (moved, moves) = watch::channel(());
+    let pieces = ReaderStream::with_capacity(file, 256 * 1024).inspect(move |_| {
+        moved.send_replace(());
+    });
+    (reqwest::Body::wrap_stream(pieces), moves)
+}
+
+/// The answer to an upload, as long as it moves.
+pub(super) async fn moving(
+    sending: impl Future<Output = Result<Response, GatewayError>>,
+    mut moves: watch::Receiver<()>,
+) -> Result<Response, HubError> {
+    let mut sending = pin!(sending);
+    loop {
+        tokio::select! {
+            biased;
+            answer = &mut sending => return answer.map_err(lost),
+            moved = tokio::time::timeout(STALL, moves.changed()) => match moved {
+                Ok(Ok(())) => {}
+                // The file has been read to its end, or the answer came before that.
+                Ok(Err(_)) => return bounded(DURABLE, sending).await,
+                Err(_) => return Err(HubError::Unreachable("the upload does not move".to_owned())),
+            },
+        }
+    }
+}
+
 fn blob_path(unit: &str, digest: Digest) -> String {
     format!("/v1/units/{unit}/blobs/sha256/{}", digest.to_hex())
 }
@@ -112,7 +161,7 @@ fn blob_path(unit: &str, digest: Digest) -> String {
 impl HubBlobs for HttpBlobs {
     fn get<'a>(&'a self, unit: &'a str, digest: Digest) -> BoxFuture<'a, Result<Option<Blob>, HubError>> {
         Box::pin(async move {
-            let Some(answer) = self.head_or_get(Method::GET, unit, digest, 0).await? else { return Ok(None) };
+            let Some(answer) = self.first(unit, digest).await? else { return Ok(None) };
             let download = Download {
                 blobs: self.clone(),
                 unit: unit.to_owned(),
@@ -135,30 +184,20 @@ impl HubBlobs for HttpBlobs {
         &'a self,
         unit: &'a str,
         digest: Digest,
-        file: File,
+        mut file: File,
         size: u64,
     ) -> BoxFuture<'a, Result<(), HubError>> {
         Box::pin(async move {
-            let (moved, mut moves) = watch::channel(());
-            let pieces = ReaderStream::with_capacity(file, 256 * 1024).inspect(move |_| {
-                moved.send_replace(());
-            });
-            let request = self.session.gateway().request(Method::PUT, &blob_path(unit, digest));
-            let request =
-                request.header(header::CONTENT_LENGTH, size).body(reqwest::Body::wrap_stream(pieces));
-            let mut sending = pin!(self.session.send_once(request));
-            let answer = loop {
-                tokio::select! {
-                    biased;
-                    answer = &mut sending => break answer.map_err(lost)?,
-                    moved = tokio::time::timeout(STALL, moves.changed()) => match moved {
-                        Ok(Ok(())) => {}
-                        // The file has been read to its end, or the answer came before that.
-                        Ok(Err(_)) => break bounded(DURABLE, sending).await?,
-                        Err(_) => return Err(HubError::Unreachable("the upload does not move".to_owned())),
-                    },
+            if let Some(direct) = &self.direct {
+                let put = direct.put(&self.session, unit, digest, &mut file, size).await;
+                if put.map_err(|error| HubError::Unreachable(format!("cache: {error}")))? {
+                    return Ok(());
                 }
-            };
+            }
+            let (body, moves) = body(file);
+            let request = self.session.gateway().request(Method::PUT, &blob_path(unit, digest));
+            let request = request.header(header::CONTENT_LENGTH, size).body(body);
+            let answer = moving(self.session.send_once(request), moves).await?;
             match answer.status() {
                 StatusCode::OK | StatusCode::CREATED => Ok(()),
                 _ => Err(refused(Method::PUT, digest.to_string(), answer).await),

@@ -7,16 +7,17 @@ use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, Pod, ResourceQuota};
-use kube::api::{DeleteParams, ListParams, PostParams, Preconditions, PropagationPolicy};
+use kube::api::{DeleteParams, ListParams, LogParams, PostParams, Preconditions, PropagationPolicy};
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 use muster_api::names::labels;
-use muster_core::attempt::{self, GRACE_SECONDS};
+use muster_core::attempt::{self, GRACE_SECONDS, PodState};
 use muster_core::envelope::Payload;
 
+use super::logs::{self, Log, Part, WorkerLogs};
 use super::observe;
 use super::relay::identity::{ReviewError, Reviewer, Worker};
-use super::render::{self, MANAGED_BY, SERVICE_ACCOUNT, Site, UNIT_UID};
+use super::render::{self, CONTAINER, MANAGED_BY, SERVICE_ACCOUNT, Site, UNIT_UID};
 use super::units::Units;
 use crate::runtime::Shutdown;
 
@@ -233,6 +234,51 @@ impl Member {
         let pod = pod.ok_or_else(|| ReviewError::Refused(format!("pod {name} with uid {uid} is gone")))?;
         worker_of(&pod, uid)
             .ok_or_else(|| ReviewError::Refused(format!("pod {name} is not a worker of a unit")))
+    }
+}
+
+impl WorkerLogs for Member {
+    fn of_worker<'a>(
+        &'a self,
+        unit: &'a str,
+        rank: u32,
+        part: Part,
+    ) -> BoxFuture<'a, Result<Option<Log>, MemberError>> {
+        Box::pin(async move {
+            let (_, pods) = self.children(unit).await?;
+            let newest = pods.iter().map(|pod| pod.attempt).max();
+            let wrote = |pod: &&attempt::Pod| {
+                Some(pod.attempt) == newest
+                    && pod.rank == i64::from(rank)
+                    && !matches!(pod.state, PodState::Waiting(_))
+            };
+            // One pod of a rank writes; an older one may still be listed.
+            match pods.iter().filter(wrote).max_by_key(|pod| pod.state == PodState::Running) {
+                Some(pod) => self.of_pod(&pod.name, part).await,
+                None => Ok(None),
+            }
+        })
+    }
+
+    fn of_pod<'a>(&'a self, pod: &'a str, part: Part) -> BoxFuture<'a, Result<Option<Log>, MemberError>> {
+        Box::pin(async move {
+            let params = LogParams {
+                container: Some(CONTAINER.to_owned()),
+                follow: part.follow,
+                tail_lines: part.tail_lines.map(i64::from),
+                limit_bytes: part.limit_bytes.and_then(|limit| i64::try_from(limit).ok()),
+                ..LogParams::default()
+            };
+            let api = self.api::<Pod>();
+            match within("get pods/log", api.log_stream(pod, &params)).await {
+                Ok(reader) => Ok(Some(logs::pieces(reader))),
+                // 404: the pod is gone; 400: its container has not started.
+                Err(MemberError::Api { source, .. }) if is_code(&source, 404) || is_code(&source, 400) => {
+                    Ok(None)
+                }
+                Err(error) => Err(error),
+            }
+        })
     }
 }
 

@@ -9,10 +9,11 @@
 //! | [`session`], [`gateway`], [`heartbeat`] | tokens, the gateway's endpoints, what the hub declares void |
 //! | [`hub_keys`], [`fence`] | whose signatures count, which epochs still do; both only move forward |
 //! | [`render`], [`observe`] | pure: payload to Job, Jobs and pods to facts |
-//! | [`member`], [`hub`], [`hub_client`], [`hub_blobs`] | the only holders of clients |
+//! | [`member`], [`hub`], [`hub_client`], [`hub_blobs`], [`direct`] | the only holders of clients |
 //! | [`relay`] | the pods' service: rendezvous, blobs, checkpoints, progress |
 //! | [`upload`], [`status`], [`report`] | what the hub gets |
 //! | [`quota`] | what the member's ResourceQuotas leave |
+//! | [`logs`], [`streams`], [`kept`] | workers' logs: at the member, for who asks, of attempts that failed |
 //! | [`state`], [`units`] | what survives a restart |
 //! | [`rbac`], [`doctor`] | the agent's rights on the member; what is missing |
 //!
@@ -20,6 +21,7 @@
 
 pub mod accept;
 pub mod controller;
+pub mod direct;
 pub mod doctor;
 #[cfg(test)]
 mod fake_gateway;
@@ -34,6 +36,8 @@ pub mod hub_client;
 pub mod hub_keys;
 pub mod identity;
 pub mod join;
+pub mod kept;
+pub mod logs;
 pub mod member;
 pub mod membership;
 pub mod observe;
@@ -49,6 +53,7 @@ mod run;
 pub mod session;
 pub mod state;
 pub mod status;
+pub mod streams;
 pub mod switch;
 #[cfg(test)]
 mod testing;

@@ -7,6 +7,7 @@ use kube::ResourceExt;
 use muster_api::names::labels;
 use muster_core::attempt::{Container, End, Job, Obstacle, Pod, PodState, classify};
 
+use super::render::CONTAINER;
 use crate::runtime::sanitise;
 
 /// The label and annotation that Kubernetes puts on the pods of an Indexed Job.
@@ -69,7 +70,7 @@ pub fn address(pod: &core::Pod) -> Option<IpAddr> {
 #[must_use]
 pub fn state(pod: &core::Pod) -> PodState {
     let Some(status) = &pod.status else { return PodState::Waiting(None) };
-    let container = status.container_statuses.iter().flatten().find(|c| c.name == "trainer");
+    let container = status.container_statuses.iter().flatten().find(|c| c.name == CONTAINER);
     let state = container.and_then(|c| c.state.as_ref());
     let terminated = state.and_then(|state| state.terminated.as_ref());
     let deleting = pod.metadata.deletion_timestamp.is_some();

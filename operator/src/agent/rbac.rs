@@ -48,6 +48,14 @@ pub const MEMBER: &[Rule] = &[
     Rule {
         scope: Scope::Namespace,
         group: "",
+        resources: &["pods/log"],
+        names: &[],
+        verbs: &["get"],
+        reason: "workers' logs for whoever may read the job's, unless the policy refuses; the ends of failed ones",
+    },
+    Rule {
+        scope: Scope::Namespace,
+        group: "",
         resources: &["events"],
         names: &[],
         verbs: &["list"],

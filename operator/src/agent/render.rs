@@ -19,6 +19,8 @@ use muster_core::envelope::Payload;
 pub const MANAGED_BY: &str = "muster-agent";
 /// Annotation on Jobs: UID of the WorkUnit they belong to, to tell a unit from another of the same name.
 pub const UNIT_UID: &str = "muster.dev/unit-uid";
+/// Name of the one container of a pod.
+pub const CONTAINER: &str = "trainer";
 /// ServiceAccount of the pods; it has no rights.
 pub const SERVICE_ACCOUNT: &str = "muster-trainer";
 /// PriorityClass of the pods (`manifests/member`): the owner's pods go first.
@@ -157,7 +159,7 @@ fn container(site: &Site, payload: &Payload) -> Container {
         |name: &str, value: String| EnvVar { name: name.to_owned(), value: Some(value), value_from: None };
     let pod_ip = ObjectFieldSelector { field_path: "status.podIP".to_owned(), api_version: None };
     Container {
-        name: "trainer".to_owned(),
+        name: CONTAINER.to_owned(),
         image: Some(payload.image.clone()),
         // The image is named by digest: what is there is what was asked for.
         image_pull_policy: Some("IfNotPresent".to_owned()),

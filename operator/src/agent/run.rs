@@ -19,12 +19,14 @@ use super::hub_blobs::{HttpBlobs, HubBlobs};
 use super::hub_keys::HubKeys;
 use super::identity::Identity;
 use super::join::JoinError;
+use super::kept::KeptLogs;
 use super::member::Member;
 use super::membership::Membership;
 use super::relay::Relay;
 use super::render::Site;
 use super::session::Session;
 use super::state::StateDir;
+use super::streams::Streams;
 use super::switch::Switch;
 use super::units::Units;
 use super::{AgentArgs, hub, hub_client, join, pin, relay_address, report, upload};
@@ -66,6 +68,7 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     let blobs = Arc::new(BlobDir::open(&args.state.join("blobs")).await?);
     let units = Arc::new(Units::open(state_dir)?);
     let contact = Arc::new(Contact::open(args.state.join("contact")));
+    let kept = Arc::new(KeptLogs::open(&args.state)?);
     // 3. Who we are, and whom we talk to.
     let (identity, membership) = match Membership::load(&args.state)? {
         Some(membership) => {
@@ -87,7 +90,8 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     let session = Session::new(gateway, identity.clone(), &membership.provider);
     let namespace = format!("{PROVIDER_NAMESPACE_PREFIX}{}", membership.provider);
     let hub = hub_client::client(&membership, &identity, &session, &namespace)?;
-    let hub_blobs: Arc<dyn HubBlobs> = Arc::new(HttpBlobs::new(session.clone()));
+    let hub_blobs: Arc<dyn HubBlobs> =
+        Arc::new(HttpBlobs::new(session.clone()).past_the_gateway(policies.clone()));
     let authority = Authority::open(&args.state.join("relay-ca"), "muster relay")?;
     let signer = authority.signer()?;
     let site = Site {
@@ -118,6 +122,7 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
         contact: contact.clone(),
         blobs: blobs.clone(),
         hub_blobs,
+        kept: kept.clone(),
         shutdown: shutdown.clone(),
         running: Mutex::default(),
     });
@@ -151,6 +156,14 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
         () = session.ready() => true,
     };
     if ready {
+        let streams = Streams {
+            session: session.clone(),
+            units: units.clone(),
+            policies: policies.clone(),
+            logs: member.clone(),
+        };
+        tokio::spawn(streams.run(shutdown.clone()));
+        tokio::spawn(kept.run(session.clone(), shutdown.clone()));
         let pulse = Pulse { session, fence, keys: trusted, units: units.clone() };
         tokio::spawn(pulse.run(shutdown.clone()));
         let lease: Api<Lease> = Api::namespaced(hub.clone(), &namespace);

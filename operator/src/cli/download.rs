@@ -4,21 +4,23 @@
 //! fetched again, so the same command goes on where one was cut off. The directory appears when everything in it is right.
 use super::data::{label, split};
 use super::output::{line, note};
-use super::remote::{Gateway, Remote, Trouble, again, piece, send};
+use super::remote::{Gateway, Remote, SILENCE, Trouble, again, piece, send};
 use super::run::block_on;
 use super::transfer::{AT_ONCE, Transfer};
 use super::{Failure, Outcome};
 use crate::runtime::files::{read_capped, sync_dir};
 use crate::runtime::sanitise;
 use crate::wire::gateway::{Checkpoint, Checkpoints};
+use crate::wire::urls::{JobUrlRequest, UrlAnswer};
 use clap::Args;
 use futures::{StreamExt, TryStreamExt};
 use muster_proof::Digest;
 use muster_trainer::checkpoint::{self, MANIFEST_FILE, MAX_MANIFEST, Manifest};
 use muster_trainer::files;
-use reqwest::{Method, StatusCode, header};
+use reqwest::{Method, RequestBuilder, StatusCode, header};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
 /// Gets a checkpoint of a job.
@@ -30,6 +32,9 @@ pub struct DownloadCommand {
     /// Directory to make; it appears whole or not at all
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Fetch from the hub's bucket itself, where its store is one: the gateway gives a URL for each file
+    #[arg(long)]
+    direct: bool,
     /// The step [default: the newest]
     #[arg(long, value_name = "N")]
     step: Option<u64>,
@@ -56,7 +61,8 @@ impl DownloadCommand {
         if is_there(&self.out, chosen)? {
             note(format_args!("{}: is there already", self.out.display()));
         } else {
-            let source = Source { gateway: &gateway, base: &base };
+            let bucket = self.direct.then(bucket_client).transpose()?;
+            let source = Source { gateway: &gateway, base: &base, bucket };
             fetch(&source, chosen, &self.out).await?;
         }
         note(format_args!("{}: the state after step {}", self.out.display(), chosen.step));
@@ -94,6 +100,47 @@ fn is_there(out: &Path, chosen: &Checkpoint) -> Result<bool, Failure> {
 struct Source<'a> {
     gateway: &'a Gateway,
     base: &'a str,
+    /// For what is fetched past the gateway.
+    bucket: Option<reqwest::Client>,
+}
+
+/// Believes the CAs of this machine; a bucket is no part of the hub.
+fn bucket_client() -> Result<reqwest::Client, Failure> {
+    let built = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .connect_timeout(Duration::from_secs(5))
+        .build();
+    built.map_err(|error| Failure::new(format!("--direct: {error}; fetch without it")))
+}
+
+impl Source<'_> {
+    /// A file's bytes from `have` on. What the bucket does not give comes through the gateway.
+    async fn open(&self, digest: &Digest, have: u64) -> Result<reqwest::Response, Trouble> {
+        let part = |request: RequestBuilder| match have {
+            0 => request,
+            _ => request.header(header::RANGE, format!("bytes={have}-")),
+        };
+        if let Some(bucket) = &self.bucket {
+            let asked = JobUrlRequest { digest: *digest };
+            let answer: UrlAnswer = self.gateway.post(&format!("{}/urls", self.base), &asked).await?;
+            if answer.direct {
+                let sent = tokio::time::timeout(SILENCE, part(bucket.get(&answer.url)).send()).await;
+                match sent.map_err(|_| "no answer".to_owned()).and_then(|sent| sent.map_err(without_url)) {
+                    Ok(answer) if answer.status().is_success() => return Ok(answer),
+                    Ok(answer) => tracing::debug!(status = %answer.status(), "not from the bucket"),
+                    Err(error) => tracing::debug!(error, "not from the bucket"),
+                }
+            }
+        }
+        let url = format!("{}/blobs/sha256/{}", self.base, digest.to_hex());
+        send(part(self.gateway.request(Method::GET, &url).await?)).await
+    }
+}
+
+/// The URL is a credential.
+fn without_url(error: reqwest::Error) -> String {
+    error.without_url().to_string()
 }
 
 /// One file on its way.
@@ -221,12 +268,7 @@ async fn rest(
         if file.size == Some(have) {
             return Ok(have);
         }
-        let url = format!("{}/blobs/sha256/{}", source.base, file.digest.to_hex());
-        let mut request = source.gateway.request(Method::GET, &url).await?;
-        if have > 0 {
-            request = request.header(header::RANGE, format!("bytes={have}-"));
-        }
-        let mut answer = match send(request).await {
+        let mut answer = match source.open(&file.digest, have).await {
             // All of it is there: only for a file whose size was not known.
             Err(Trouble::Refused(StatusCode::RANGE_NOT_SATISFIABLE, _)) if file.size.is_none() => {
                 return Ok(have);

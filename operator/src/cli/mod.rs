@@ -9,6 +9,7 @@ mod download;
 mod failure;
 mod job_file;
 mod local;
+mod logs;
 mod output;
 mod provider;
 mod rbac;
@@ -55,6 +56,8 @@ enum Command {
     Data(data::DataCommand),
     /// Get a checkpoint of a job that clusters trained, checked to the last bit
     Download(Box<download::DownloadCommand>),
+    /// Show what a worker of a job writes, or wrote before its attempt failed
+    Logs(Box<logs::LogsCommand>),
     /// Let member clusters join, and cut them off
     Provider(provider::ProviderCommand),
     /// Write text with a trained model
@@ -97,6 +100,7 @@ impl Command {
             Self::Local(command) => command.run(),
             Self::Data(command) => command.run(),
             Self::Download(command) => command.run(),
+            Self::Logs(command) => command.run(),
             Self::Provider(command) => command.run(),
             Self::Sample(command) => command.run(),
             Self::Crd(command) => command.run(),

@@ -20,8 +20,16 @@ const PIPE: i32 = 141;
 /// # Errors
 /// Any other error, a full disk for example: a result that is cut off must not look like success.
 pub fn print(text: &str) -> std::io::Result<()> {
+    bytes(text.as_bytes())
+}
+
+/// As [`print`], of what need not be text.
+///
+/// # Errors
+/// As [`print`].
+pub fn bytes(bytes: &[u8]) -> std::io::Result<()> {
     let mut out = stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(PIPE),
         other => other,
     }

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use kube::client::{AuthError, Body, ConfigExt};
 use reqwest::{Method, StatusCode, header};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,7 +25,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// No pause is longer, whatever the other side says.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// Nothing at all happens on a connection for so long: it is given up. Time to make 64 MiB durable is part of it.
-const SILENCE: Duration = Duration::from_secs(60);
+pub const SILENCE: Duration = Duration::from_secs(60);
 /// A JSON answer is no longer.
 const MAX_ANSWER: usize = 64 << 20;
 const MAX_TOKEN: u64 = 16 * 1024;
@@ -110,6 +111,14 @@ impl Remote {
         Ok(Gateway { http: pinned_client(&ca)?, base: url.trim_end_matches('/').to_owned(), credential })
     }
 
+    /// The namespace of the kubeconfig's context.
+    pub async fn namespace(&self) -> Result<String, Failure> {
+        match self.target.config().await {
+            Ok(config) => Ok(config.default_namespace),
+            Err(error) => Err(Failure::usage(format!("{error}; name the namespace with -n"))),
+        }
+    }
+
     async fn published(&self) -> Result<(String, String), Failure> {
         let (namespace, name) = GATEWAY_PUBLIC;
         let maps: Api<ConfigMap> = Api::namespaced(self.target.client().await?, namespace);
@@ -140,7 +149,7 @@ impl Remote {
 fn needs_token() -> Failure {
     Failure::new(
         "the kubeconfig's user has no token, and the gateway takes nothing else; make one for a ServiceAccount that may use \
-         trainingjobs/data and trainingjobs/checkpoints, `kubectl create token NAME -n NAMESPACE > FILE`, and give \
+         trainingjobs/data, trainingjobs/checkpoints and trainingjobs/log, `kubectl create token NAME -n NAMESPACE > FILE`, and give \
          --token-file FILE",
     )
 }
@@ -217,8 +226,27 @@ impl Gateway {
 
     /// A JSON answer.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.ask::<(), T>(Method::GET, path, None).await
+    }
+
+    /// A JSON answer to a JSON body.
+    pub async fn post<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, Failure> {
+        self.ask(Method::POST, path, Some(body)).await
+    }
+
+    async fn ask<B: Serialize, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+    ) -> Result<T, Failure> {
         let bytes = again(|| async {
-            let answer = send(self.request(Method::GET, path).await?).await?;
+            let request = self.request(method.clone(), path).await?;
+            let request = match body {
+                Some(body) => request.json(body),
+                None => request,
+            };
+            let answer = send(request).await?;
             let mut bytes = Vec::new();
             let mut answer = answer;
             while let Some(piece) = piece(&mut answer).await? {

@@ -5,6 +5,7 @@ use std::future::Future;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use muster_proof::Digest;
 use serde_json::json;
 
 use crate::runtime::sanitise::line;
@@ -19,6 +20,8 @@ pub struct Agent {
     pub provider: String,
     /// Units of lower epochs are void.
     pub min_epoch: i64,
+    /// Fingerprint of the key that it showed.
+    pub key: Digest,
 }
 
 /// A user of the hub cluster, as TokenReview names him.
@@ -39,7 +42,7 @@ pub struct User {
 pub struct Wanted<'a> {
     /// `get`, `list`, `create`.
     pub verb: &'a str,
-    /// `data` or `checkpoints`.
+    /// `data`, `checkpoints` or `log`.
     pub subresource: &'a str,
     /// Where.
     pub namespace: &'a str,

@@ -92,7 +92,7 @@ pub async fn agents_only(
         let message = format!("the certificate is provider {provider}'s, the token is {}'s", holder.name);
         return Err(Refusal::forbidden("NotYourToken", message));
     }
-    request.extensions_mut().insert(Agent { provider, min_epoch });
+    request.extensions_mut().insert(Agent { provider, min_epoch, key: entered.key });
     request.extensions_mut().insert(entered.admitted.clone());
     entered.run(&gateway, request, next).await
 }
@@ -168,7 +168,8 @@ impl Entered {
     }
 }
 
-fn peer(request: &Request) -> Result<&Peer, Refusal> {
+/// Who is at the other end of the connection.
+pub fn peer(request: &Request) -> Result<&Peer, Refusal> {
     // The acceptor puts it there: its absence is a fault of this program.
     request.extensions().get::<Peer>().ok_or_else(|| {
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "Internal", "the connection has no known peer")

@@ -28,6 +28,10 @@ pub enum Class {
     Units,
     /// `/v1/namespaces`.
     Users,
+    /// `/v1/streams`.
+    Streams,
+    /// `/v1/objects`.
+    Objects,
     /// Nothing of ours.
     Other,
 }
@@ -44,6 +48,8 @@ impl Class {
             (Some("v1"), Some("heartbeat")) => Self::Heartbeat,
             (Some("v1"), Some("units")) => Self::Units,
             (Some("v1"), Some("namespaces")) => Self::Users,
+            (Some("v1"), Some("streams")) => Self::Streams,
+            (Some("v1"), Some("objects")) => Self::Objects,
             (Some("k8s"), Some(_)) => Self::Api,
             _ => Self::Other,
         }

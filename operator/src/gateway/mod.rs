@@ -16,7 +16,8 @@
 //! | `foreign` | its readers of foreign bytes, for the fuzz targets |
 //!
 //! Behind the doors: `units` for agents (blobs, commits, the fence), `users` (catalogue, checkpoints), both over `store`;
-//! `blobs`, `closures` and `uploads` are what they share.
+//! `blobs`, `closures`, `uploads` and `door` are what they share. `streams` joins an agent's end of a log with a user's, `logs`
+//! is the user's; `urls` is what needs no door.
 pub mod access;
 mod address;
 mod blobs;
@@ -24,17 +25,20 @@ mod body;
 mod bound;
 mod challenge;
 mod closures;
+pub mod door;
 pub mod foreign;
 mod hub_info;
 mod join;
 mod layers;
 pub mod limits;
+mod logs;
 pub mod metrics;
 pub mod passthrough;
 mod providers;
 mod publish;
 pub mod rbac;
 pub mod reviews;
+mod streams;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -43,6 +47,7 @@ mod tls;
 mod tokens;
 pub mod units;
 mod uploads;
+pub mod urls;
 pub mod users;
 
 use std::net::{SocketAddr, TcpListener};
@@ -61,11 +66,14 @@ use kube::{Client, Config};
 use tokio::sync::Semaphore;
 
 use self::challenge::Challenges;
+use self::door::Door;
 use self::hub_info::HubInfo;
 use self::limits::Limits;
 use self::metrics::Metrics;
 use self::providers::Providers;
 use self::reviews::{KubeAuthorizer, Reviews};
+use self::streams::Streams;
+use self::urls::Urls;
 use crate::hub::events::Recorder;
 use crate::runtime::Shutdown;
 use crate::runtime::client::{Target, client_of};
@@ -91,7 +99,7 @@ const USER_REVIEWS: usize = 8;
 pub struct GatewayArgs {
     #[command(flatten)]
     target: Target,
-    /// Directory of the gateway's CA; made on first start, mode 0700. Losing it means new join tokens for everyone
+    /// Directory of the gateway's CA and of the key of its URLs; made on first start, mode 0700. Losing it means new join tokens for everyone
     #[arg(long, value_name = "DIR")]
     state: PathBuf,
     /// Where blobs are kept: a directory, or s3://BUCKET/PREFIX, gs:// or az://; the hub's store
@@ -141,6 +149,8 @@ pub struct Rooms {
     pub agents: Router,
     /// For users only.
     pub users: Router,
+    /// For whoever has a URL.
+    pub objects: Option<urls::Objects>,
 }
 
 impl Gateway {
@@ -198,6 +208,7 @@ pub fn app(gateway: &Shared, rooms: Rooms) -> Router {
     let api = Router::new()
         .route("/k8s/{*path}", any(passthrough::forward))
         .route_layer(from_fn_with_state(gateway.clone(), layers::by_key));
+    let objects = rooms.objects.map(|objects| urls::router(gateway.clone(), objects, rooms.agents.clone()));
     let agents = layer(Router::new().route("/v1/heartbeat", post(hub_info::heartbeat)))
         .merge(rooms.agents)
         .route_layer(from_fn_with_state(gateway.clone(), layers::agents_only));
@@ -205,6 +216,9 @@ pub fn app(gateway: &Shared, rooms: Rooms) -> Router {
     // An empty router has nothing to lay a layer around.
     if rooms.users.has_routes() {
         app = app.merge(rooms.users.route_layer(from_fn_with_state(gateway.clone(), layers::users_only)));
+    }
+    if let Some(objects) = objects {
+        app = app.merge(objects);
     }
     // What is nothing is asked for by strangers, at a stranger's rate.
     let nothing = any(layers::not_found).layer(from_fn_with_state(gateway.clone(), layers::anyone));
@@ -219,14 +233,21 @@ fn rooms(
     client: &Client,
     store: &Arc<Store>,
     namespace_quota: u64,
+    urls: &Arc<Urls>,
     shutdown: Shutdown,
 ) -> (Rooms, impl Future<Output = ()> + Send + use<>) {
     let (work, fence) = units::follow(client.clone(), store.clone(), shutdown);
+    let (work, streams) = (Arc::new(work), Arc::new(Streams::default()));
     let (authorizer, jobs) = (KubeAuthorizer::new(client.clone()), users::KubeJobs::new(client.clone()));
-    let rooms = Rooms {
-        agents: units::router(store.clone(), Arc::new(work)),
-        users: users::router(store.clone(), Arc::new(authorizer), Arc::new(jobs), namespace_quota),
-    };
+    let door = Door::new(Arc::new(authorizer), Arc::new(jobs));
+    let rooms =
+        Rooms {
+            agents: units::router(store.clone(), work.clone(), urls.clone())
+                .merge(streams::router(streams.clone())),
+            users: users::router(store.clone(), door.clone(), urls.clone(), namespace_quota)
+                .merge(logs::router(store.clone(), door, work, streams)),
+            objects: Some(urls::Objects { urls: urls.clone(), store: store.clone() }),
+        };
     (rooms, fence)
 }
 
@@ -254,12 +275,13 @@ async fn start(args: &GatewayArgs, shutdown: &Shutdown) -> anyhow::Result<()> {
         bail!("API server {}: agents' tokens go there, so it must be https", config.cluster_url);
     }
     let authority = Authority::open(&args.state, CA_NAME)?;
+    let urls = Arc::new(Urls::open(&args.state, &url).context("--state")?);
     let public = GatewayPublic { url, ca: authority.pem().to_owned(), ca_spki: authority.spki()? };
     let tls = tls::server_config(&authority, &address::server_names(host, args.listen))?;
     let gateway = Gateway::new(config, args.token_seconds)?;
     let store = Store::open(args.store.clone()).await.with_context(|| format!("--store {}", args.store))?;
     let (rooms, fence) =
-        rooms(&gateway.client, &Arc::new(store), args.namespace_quota_bytes, shutdown.clone());
+        rooms(&gateway.client, &Arc::new(store), args.namespace_quota_bytes, &urls, shutdown.clone());
     let app = app(&gateway, rooms);
     let listen = |address: SocketAddr| {
         TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))

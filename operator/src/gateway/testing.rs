@@ -10,11 +10,17 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use self::api::FakeApi;
+use super::urls::Urls;
 use super::{Gateway, Rooms, Shared, app, serve, tls};
 use crate::runtime::Shutdown;
 use crate::runtime::client::install_crypto;
 use crate::runtime::tls::Authority;
 use crate::wire::gateway::{TokensAnswer, token_request_message};
+
+/// Makes the gateway's own URLs.
+pub fn urls() -> Arc<Urls> {
+    Arc::new(Urls::new([7; 64], "https://127.0.0.1"))
+}
 
 /// An agent's or a user's end.
 #[derive(Clone)]

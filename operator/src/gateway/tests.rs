@@ -186,7 +186,7 @@ async fn certificate_and_token_name_one_provider() {
             "/v1/units/{unit}",
             get(|Extension(agent): Extension<Agent>| async move { agent.provider }),
         ),
-        users: Router::new(),
+        ..Rooms::default()
     };
     let running = Running::start(rooms).await;
     let (east, west) = (running.client(2), running.client(3));
@@ -285,7 +285,7 @@ async fn cut_when_the_key_falls(protocol: &str) {
                 bytes.map(|bytes| bytes.len().to_string()).map_err(|_| axum::http::StatusCode::BAD_REQUEST)
             }),
         ),
-        users: Router::new(),
+        ..Rooms::default()
     };
     let running = Running::start(rooms).await;
     let (east, west) = (running.client_speaking(2, protocol), running.client(3));
@@ -390,11 +390,11 @@ async fn strangers_wait_sooner_than_providers() {
 #[tokio::test]
 async fn users_are_whom_the_cluster_says() {
     let rooms = Rooms {
-        agents: Router::new(),
         users: Router::new().route(
             "/v1/namespaces/{ns}/datasets",
             get(|Extension(user): Extension<User>| async move { format!("{} {:?}", user.name, user.groups) }),
         ),
+        ..Rooms::default()
     };
     let running = Running::start(rooms).await;
     let nobody = running.nobody();

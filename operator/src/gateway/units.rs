@@ -6,13 +6,17 @@
 //! | `follow` | the answer over a real API server; every WorkUnit seen raises the fence |
 //! | `quota` | how large checkpoints of a job are, and how much a unit may have under way |
 //! | `commit` | what a checkpoint must satisfy to become the job's |
+//! | `urls` | URLs of single blobs; uploads that went past the gateway |
+//! | `kept` | ends of the logs of failed attempts |
 //!
 //! The fence is checked here, where effects happen: whatever its agent believes, a superseded unit puts and commits nothing.
 mod commit;
 mod follow;
+mod kept;
 mod quota;
 #[cfg(test)]
 mod tests;
+mod urls;
 mod work;
 
 pub use follow::{KubeWork, follow};
@@ -24,7 +28,7 @@ use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Extension, Router};
 use muster_proof::Digest;
 
@@ -35,6 +39,7 @@ use super::blobs::{DRAIN, content_length, digest, no_blob, put_refusal, store_re
 use super::body::json;
 use super::closures::{Closures, Of};
 use super::uploads::Uploads;
+use super::urls::Urls;
 use crate::runtime::blobdir::drain;
 use crate::store::Store;
 use crate::wire::gateway::ManifestRef;
@@ -45,23 +50,30 @@ struct Units<W> {
     closures: Closures,
     quota: Quota,
     uploads: Arc<Uploads>,
+    urls: Arc<Urls>,
+    pending: urls::Pending,
 }
 
 /// Uploads of all agents at once, and of one provider's.
 const UPLOADS: (usize, usize) = (32, 8);
 
 /// The routes. Whoever layers them puts an [`Agent`] into the extensions first.
-pub fn router<W: Work>(store: Arc<Store>, work: Arc<W>) -> Router {
+pub fn router<W: Work>(store: Arc<Store>, work: Arc<W>, urls: Arc<Urls>) -> Router {
     let units = Units {
         store,
         work,
         closures: Closures::default(),
         quota: Quota::default(),
         uploads: Uploads::new(UPLOADS.0, UPLOADS.1),
+        urls,
+        pending: urls::Pending::default(),
     };
     Router::new()
-        .route("/v1/units/{unit}/blobs/sha256/{hex}", get(read::<W>).put(put::<W>))
+        .route("/v1/units/{unit}/blobs/sha256/{hex}", get(read::<W>).put(put_blob::<W>))
+        .route("/v1/units/{unit}/blobs/sha256/{hex}/publish", post(urls::publish::<W>))
+        .route("/v1/units/{unit}/urls", post(urls::url::<W>))
         .route("/v1/units/{unit}/checkpoints/{step}", post(commit::<W>))
+        .route("/v1/units/{unit}/attempts/{attempt}/logs/{rank}", put(kept::keep::<W>))
         // Blobs are streamed and have a limit of their own, JSON is read with one.
         .layer(DefaultBodyLimit::disable())
         .with_state(Arc::new(units))
@@ -88,7 +100,7 @@ async fn read<W: Work>(
     answer.map_err(|error| store_refusal(&error))?.ok_or_else(missing)
 }
 
-async fn put<W: Work>(
+async fn put_blob<W: Work>(
     State(units): State<Arc<Units<W>>>,
     Extension(agent): Extension<Agent>,
     Path((unit, hex)): Path<(String, String)>,

@@ -6,8 +6,9 @@ mod jobs;
 mod quota;
 #[cfg(test)]
 mod tests;
+mod urls;
 
-pub use jobs::{Jobs, KubeJobs};
+pub use jobs::{Jobs, KubeJobs, is_object_name};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, put};
+use axum::routing::{get, post, put};
 use axum::{Extension, Json, Router};
 use futures::{StreamExt, TryStreamExt};
 use muster_proof::Digest;
@@ -24,11 +25,13 @@ use muster_trainer::dataset::{Manifest, SHARD_BYTES};
 use serde::Deserialize;
 
 use self::quota::Quota;
-use super::access::{Authorizer, Refusal, User, Wanted};
+use super::access::{Authorizer, Refusal, User};
 use super::blobs::{DRAIN, content_length, digest, no_blob, put_refusal, store_refusal, too_large};
 use super::body::json;
 use super::closures::{Closures, Of};
+use super::door::Door;
 use super::uploads::Uploads;
+use super::urls::Urls;
 use crate::runtime::blobdir::drain;
 use crate::store::{ImportError, Namespace, Placed, Replace, Store, is_dns_label};
 use crate::wire::gateway::{Checkpoint, Checkpoints, Dataset, Datasets, ManifestRef};
@@ -38,8 +41,8 @@ const AT_ONCE: usize = 16;
 
 struct Users<A, J> {
     store: Arc<Store>,
-    authorizer: Arc<A>,
-    jobs: Arc<J>,
+    door: Door<A, J>,
+    urls: Arc<Urls>,
     closures: Closures,
     uploads: Arc<Uploads>,
     quota: Quota,
@@ -51,18 +54,19 @@ const UPLOADS: (usize, usize) = (16, 4);
 /// The routes. Whoever layers them puts a [`User`] into the extensions first. A namespace may have `quota` bytes.
 pub fn router<A: Authorizer, J: Jobs>(
     store: Arc<Store>,
-    authorizer: Arc<A>,
-    jobs: Arc<J>,
+    door: Door<A, J>,
+    urls: Arc<Urls>,
     quota: u64,
 ) -> Router {
     let (uploads, quota) = (Uploads::new(UPLOADS.0, UPLOADS.1), Quota::new(quota));
-    let users = Users { store, authorizer, jobs, closures: Closures::default(), uploads, quota };
+    let users = Users { store, door, urls, closures: Closures::default(), uploads, quota };
     Router::new()
         .route("/v1/namespaces/{ns}/blobs/sha256/{hex}", put(put_blob::<A, J>).head(head_blob::<A, J>))
         .route("/v1/namespaces/{ns}/datasets", get(list_datasets::<A, J>))
         .route("/v1/namespaces/{ns}/datasets/{name}", put(put_dataset::<A, J>))
         .route("/v1/namespaces/{ns}/jobs/{job}/checkpoints", get(list_checkpoints::<A, J>))
         .route("/v1/namespaces/{ns}/jobs/{job}/blobs/sha256/{hex}", get(read_blob::<A, J>))
+        .route("/v1/namespaces/{ns}/jobs/{job}/urls", post(urls::url::<A, J>))
         .layer(DefaultBodyLimit::disable())
         .with_state(Arc::new(users))
 }
@@ -168,8 +172,8 @@ async fn list_datasets<A: Authorizer, J: Jobs>(
     Extension(user): Extension<User>,
     Path(namespace): Path<String>,
 ) -> Result<Json<Datasets>, Refusal> {
-    users.may(&user, "list", "data", &namespace, None).await?;
-    let namespace = users.living(&namespace).await?;
+    users.door.may(&user, "list", "data", &namespace, None).await?;
+    let namespace = users.door.living(&namespace).await?;
     let names = users.store.datasets(&namespace).await.map_err(|error| store_refusal(&error))?;
     let datasets = futures::stream::iter(names).map(|name| users.dataset(&namespace, name));
     let datasets: Vec<Option<Dataset>> = datasets.buffered(AT_ONCE).try_collect().await?;
@@ -181,7 +185,7 @@ async fn list_checkpoints<A: Authorizer, J: Jobs>(
     Extension(user): Extension<User>,
     Path((namespace, job)): Path<(String, String)>,
 ) -> Result<Json<Checkpoints>, Refusal> {
-    let uid = users.job(&user, &namespace, &job).await?;
+    let uid = users.door.job(&user, "checkpoints", &namespace, &job).await?;
     let all = users.store.checkpoints(&uid).await.map_err(|error| store_refusal(&error))?;
     let checkpoints = futures::stream::iter(all).map(|(step, manifest)| {
         let users = users.clone();
@@ -204,70 +208,37 @@ async fn read_blob<A: Authorizer, J: Jobs>(
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let uid = users.job(&user, &namespace, &job).await?;
     let digest = digest(&hex)?;
-    let missing = || no_blob(&digest, &format!("job {namespace}/{job}"));
-    let store = |error| store_refusal(&error);
-    let all = users.store.checkpoints(&uid).await.map_err(store)?;
-    let mut leads = false;
-    // The newest is what people want.
-    for manifest in all.values().rev() {
-        leads =
-            users.closures.leads_to(&users.store, Of::Checkpoint, manifest, &digest).await.map_err(store)?;
-        if leads {
-            break;
-        }
-    }
-    if !leads {
-        return Err(missing());
-    }
-    users.store.answer(&digest, &method, &headers).await.map_err(store)?.ok_or_else(missing)
+    users.may_read(&user, &namespace, &job, &digest).await?;
+    let answer = users.store.answer(&digest, &method, &headers).await.map_err(|e| store_refusal(&e))?;
+    answer.ok_or_else(|| no_blob(&digest, &format!("job {namespace}/{job}")))
 }
 
 impl<A: Authorizer, J: Jobs> Users<A, J> {
     async fn may_write(&self, user: &User, namespace: &str) -> Result<Namespace, Refusal> {
-        self.may(user, "create", "data", namespace, None).await?;
-        self.living(namespace).await
+        self.door.may(user, "create", "data", namespace, None).await?;
+        self.door.living(namespace).await
     }
 
-    /// The namespace of this name that is there now: what an earlier one had is not its own.
-    async fn living(&self, name: &str) -> Result<Namespace, Refusal> {
-        self.jobs.namespace(name).await?.ok_or_else(|| {
-            let text = format!("there is no namespace {name}; look for the right name, or create it first");
-            Refusal::new(StatusCode::NOT_FOUND, "NamespaceNotFound", text)
-        })
-    }
-
-    async fn may(
+    /// Refuses a blob that is no checkpoint's of this job.
+    async fn may_read(
         &self,
         user: &User,
-        verb: &str,
-        subresource: &str,
         namespace: &str,
-        name: Option<&str>,
+        job: &str,
+        digest: &Digest,
     ) -> Result<(), Refusal> {
-        if !is_dns_label(namespace) {
-            let text = "a namespace is a DNS label: lower-case letters, digits and '-', at most 63";
-            return Err(Refusal::new(StatusCode::BAD_REQUEST, "BadRequest", text));
+        let uid = self.door.job(user, "checkpoints", namespace, job).await?;
+        let store = |error| store_refusal(&error);
+        let all = self.store.checkpoints(&uid).await.map_err(store)?;
+        // The newest is what people want.
+        for manifest in all.values().rev() {
+            let leads = self.closures.leads_to(&self.store, Of::Checkpoint, manifest, digest).await;
+            if leads.map_err(store)? {
+                return Ok(());
+            }
         }
-        self.authorizer.may(user, &Wanted { verb, subresource, namespace, name }).await
-    }
-
-    /// The job's uid, for somebody who may have its checkpoints.
-    async fn job(&self, user: &User, namespace: &str, job: &str) -> Result<String, Refusal> {
-        if !jobs::is_object_name(job) {
-            return Err(Refusal::new(
-                StatusCode::BAD_REQUEST,
-                "BadRequest",
-                "this is no name of a TrainingJob",
-            ));
-        }
-        self.may(user, "get", "checkpoints", namespace, Some(job)).await?;
-        let uid = self.jobs.uid(namespace, job).await?;
-        uid.ok_or_else(|| {
-            let text = format!("there is no TrainingJob {namespace}/{job}");
-            Refusal::new(StatusCode::NOT_FOUND, "JobNotFound", text)
-        })
+        Err(no_blob(digest, &format!("job {namespace}/{job}")))
     }
 
     /// A dataset as it is listed; one that is damaged is left out, and its admin told.

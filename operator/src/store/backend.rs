@@ -20,6 +20,8 @@ use crate::runtime::blobdir::PutError;
 pub const MAX_LINE: u64 = 128;
 /// What an interrupted upload left is removed after this; no upload takes so long.
 pub const LEFTOVER: Duration = Duration::from_secs(86_400);
+/// What was uploaded past the gateway and never published is removed after this.
+const STAGING: Duration = Duration::from_secs(3600);
 
 /// See the module.
 #[derive(Debug)]
@@ -104,20 +106,36 @@ impl Backend {
 
     /// Removes what interrupted uploads and old marks left.
     pub async fn tidy(&self, now: SystemTime) -> io::Result<()> {
-        let before = now.checked_sub(LEFTOVER).unwrap_or(SystemTime::UNIX_EPOCH);
-        on!(self, inner => inner.tidy(before).await)
+        let before = |age| now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
+        match self {
+            Self::Dir(dir) => dir.tidy(before(LEFTOVER)).await,
+            Self::Objects(objects) => {
+                objects.tidy(before(LEFTOVER)).await?;
+                objects.tidy_staging(before(STAGING)).await
+            }
+        }
     }
 
     /// A name's line, if there is one.
     pub async fn read(&self, key: &str) -> io::Result<Option<String>> {
-        let bytes = on!(self, inner => inner.read(key).await)?;
+        let bytes = self.read_bytes(key, MAX_LINE).await?;
         let text = bytes.map(String::from_utf8).transpose();
         text.map_err(|_| super::damaged(key, "text"))
     }
 
+    /// What a name holds, at most `max` bytes, if it is there.
+    pub async fn read_bytes(&self, key: &str, max: u64) -> io::Result<Option<Vec<u8>>> {
+        on!(self, inner => inner.read(key, max).await)
+    }
+
     /// Writes a name, whatever it said before. Durable when this returns.
     pub async fn write(&self, key: &str, line: &str) -> io::Result<()> {
-        on!(self, inner => inner.write(key, line).await)
+        self.write_bytes(key, line.as_bytes()).await
+    }
+
+    /// As [`Backend::write`], for names that hold more than a line.
+    pub async fn write_bytes(&self, key: &str, bytes: &[u8]) -> io::Result<()> {
+        on!(self, inner => inner.write(key, bytes).await)
     }
 
     /// Writes a name if it says `expected` (`None`: is not there). False if it does not; then it is as it was.

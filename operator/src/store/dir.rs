@@ -101,16 +101,16 @@ impl Dir {
         self.blobs.sweep_incoming(before).await
     }
 
-    pub async fn read(&self, key: &str) -> io::Result<Option<Vec<u8>>> {
+    pub async fn read(&self, key: &str, max: u64) -> io::Result<Option<Vec<u8>>> {
         let path = self.root.join(key);
-        absent(blocking(move || files::read_capped(&path, MAX_LINE)).await)
+        absent(blocking(move || files::read_capped(&path, max)).await)
     }
 
-    pub async fn write(&self, key: &str, line: &str) -> io::Result<()> {
-        let (root, key, line) = (self.root.clone(), key.to_owned(), line.to_owned());
+    pub async fn write(&self, key: &str, bytes: &[u8]) -> io::Result<()> {
+        let (root, key, bytes) = (self.root.clone(), key.to_owned(), bytes.to_owned());
         blocking(move || {
             let _lock = lock(&root)?;
-            write(&root, &key, &line)
+            write(&root, &key, &bytes)
         })
         .await
     }
@@ -124,7 +124,7 @@ impl Dir {
             if now.as_deref() != expected.as_deref().map(str::as_bytes) {
                 return Ok(false);
             }
-            write(&root, &key, &line)?;
+            write(&root, &key, line.as_bytes())?;
             Ok(true)
         })
         .await
@@ -176,7 +176,7 @@ fn lock(root: &Path) -> io::Result<File> {
 }
 
 /// Writes a name, durable when this returns.
-fn write(root: &Path, key: &str, line: &str) -> io::Result<()> {
+fn write(root: &Path, key: &str, bytes: &[u8]) -> io::Result<()> {
     let path = root.join(key);
     if let Some(dir) = path.parent()
         && !dir.is_dir()
@@ -187,7 +187,7 @@ fn write(root: &Path, key: &str, line: &str) -> io::Result<()> {
             files::sync_dir(parent)?;
         }
     }
-    files::write_atomic(&path, line.as_bytes(), Access::Public)
+    files::write_atomic(&path, bytes, Access::Public)
 }
 
 fn entries(folder: &Path) -> io::Result<Vec<fs::DirEntry>> {

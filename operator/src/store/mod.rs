@@ -9,6 +9,8 @@
 //! jobs/<job uid>/epochs/<island>                    one line: the highest epoch known
 //! jobs/<job uid>/units/<unit>/open/<hex>-<size>     the unit put this blob, and no commit names it yet
 //! jobs/<job uid>/units/<unit>/named/<hex>-<size>    the unit put this blob, and a commit named it
+//! jobs/<job uid>/logs/<unit>-<attempt>-<rank>       the end of the log of a worker whose attempt failed
+//! staging/<unit>/<name>                             put past the gateway, and not a blob yet (buckets only)
 //! ```
 //!
 //! Any number of processes may use it at once; only the hub collects garbage. A name is written whole or not at all, and
@@ -20,10 +22,12 @@ mod dir;
 mod epochs;
 pub mod gc;
 mod location;
+mod logs;
 mod namespace;
 mod objects;
 mod puts;
 pub mod serve;
+mod staging;
 #[cfg(test)]
 pub mod testing;
 #[cfg(test)]
@@ -35,6 +39,7 @@ pub use checkpoints::{Recorded, Whole};
 pub use location::{Location, LocationError};
 pub use namespace::Namespace;
 pub use puts::Unit;
+pub use staging::{Published, Staged};
 
 use std::io::{self, ErrorKind};
 use std::ops::Range;
@@ -150,8 +155,17 @@ impl Store {
         S: Stream<Item = Result<Bytes, E>> + Send,
         E: std::fmt::Display + Send,
     {
+        self.put_checked(digest, source_of(source), size).await
+    }
+
+    async fn put_checked(
+        &self,
+        digest: &Digest,
+        source: BoxStream<'_, Result<Bytes, PutError>>,
+        size: u64,
+    ) -> Result<Stored, PutError> {
         if self.size(digest).await? == Some(size) {
-            prove(digest, source_of(source), size).await?;
+            prove(digest, source, size).await?;
             // It may have been collected while the bytes came in; then they are asked for once more.
             return match self.touch(digest).await? {
                 true => Ok(Stored::Existing),
@@ -160,7 +174,7 @@ impl Store {
                 }
             };
         }
-        self.backend.write_blob(digest, source_of(source), size).await?;
+        self.backend.write_blob(digest, source, size).await?;
         Ok(Stored::New)
     }
 

@@ -12,6 +12,7 @@ use futures::TryStreamExt;
 use futures::stream::StreamExt;
 use muster_proof::Digest;
 use object_store::path::Path;
+use object_store::signer::Signer;
 use object_store::{
     BackoffConfig, ClientConfigKey, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload,
     RetryConfig, UpdateVersion,
@@ -32,13 +33,15 @@ const AT_ONCE: usize = 16;
 #[derive(Debug)]
 pub struct Objects {
     pub(super) bucket: Arc<dyn ObjectStore>,
+    /// The same client, as one that signs URLs; a bucket in memory has none.
+    pub(super) signer: Option<Arc<dyn Signer>>,
     prefix: String,
 }
 
 impl Objects {
     /// A store in a bucket that there is already.
     pub fn new(bucket: Arc<dyn ObjectStore>, prefix: &str) -> Self {
-        Self { bucket, prefix: prefix.to_owned() }
+        Self { bucket, signer: None, prefix: prefix.to_owned() }
     }
 
     /// A client for the bucket. Endpoint and credentials come from the environment, as object_store reads it (`AWS_...`,
@@ -51,23 +54,18 @@ impl Objects {
             (ClientConfigKey::ReadTimeout, "30 seconds"),
             (ClientConfigKey::ConnectTimeout, "5 seconds"),
         ];
-        // Shorter than any caller's patience: he is told to try again, instead of waiting unseen.
-        let retry = RetryConfig {
-            backoff: BackoffConfig::default(),
-            max_retries: 3,
-            retry_timeout: Duration::from_secs(20),
-        };
         let bucket_url = format!("{}/", url.to_string().trim_end_matches('/'));
         macro_rules! client {
             ($builder:ty, $key:path) => {{
-                let mut builder = <$builder>::from_env().with_url(&bucket_url).with_retry(retry);
+                let mut builder = <$builder>::from_env().with_url(&bucket_url).with_retry(retry());
                 for (key, value) in settings {
                     builder = builder.with_config($key(key), value);
                 }
-                Arc::new(builder.build().map_err(|error| unusable(url, &error))?)
+                let client = Arc::new(builder.build().map_err(|error| unusable(url, &error))?);
+                (client.clone() as Arc<dyn ObjectStore>, client as Arc<dyn Signer>)
             }};
         }
-        let bucket: Arc<dyn ObjectStore> = match url.scheme {
+        let (bucket, signer) = match url.scheme {
             Scheme::S3 => {
                 client!(object_store::aws::AmazonS3Builder, object_store::aws::AmazonS3ConfigKey::Client)
             }
@@ -84,10 +82,10 @@ impl Objects {
                 )
             }
         };
-        Ok(Self::new(bucket, &url.prefix))
+        Ok(Self { signer: Some(signer), ..Self::new(bucket, &url.prefix) })
     }
 
-    fn key(&self, key: &str) -> Path {
+    pub(super) fn key(&self, key: &str) -> Path {
         Path::from(format!("{}/{key}", self.prefix))
     }
 
@@ -101,11 +99,11 @@ impl Objects {
         self.key(&format!("touch/{}/{hex}", &hex[..2]))
     }
 
-    async fn head(&self, path: &Path) -> io::Result<Option<ObjectMeta>> {
+    pub(super) async fn head(&self, path: &Path) -> io::Result<Option<ObjectMeta>> {
         absent(self.bucket.head(path).await)
     }
 
-    async fn delete(&self, path: &Path) -> io::Result<()> {
+    pub(super) async fn delete(&self, path: &Path) -> io::Result<()> {
         absent(self.bucket.delete(path).await).map(|_| ())
     }
 
@@ -156,42 +154,50 @@ impl Objects {
     /// A mark that is older than any grace says nothing any more. (What an interrupted multipart upload left is not
     /// visible here; the bucket's own lifecycle rule removes it.)
     pub async fn tidy(&self, before: SystemTime) -> io::Result<()> {
-        let marks = self.bucket.list(Some(&self.key("touch")));
-        let old = marks.try_filter(|mark| {
-            let old = SystemTime::from(mark.last_modified) < before;
+        self.remove_older(&self.key("touch"), before).await
+    }
+
+    /// Removes what lies under `folder` and was written before.
+    pub(super) async fn remove_older(&self, folder: &Path, before: SystemTime) -> io::Result<()> {
+        let old = self.bucket.list(Some(folder)).try_filter(|meta| {
+            let old = SystemTime::from(meta.last_modified) < before;
             async move { old }
         });
         old.map_err(io_error)
-            .try_for_each_concurrent(AT_ONCE, |mark| async move { self.delete(&mark.location).await })
+            .try_for_each_concurrent(AT_ONCE, |meta| async move { self.delete(&meta.location).await })
             .await
     }
 
-    pub async fn read(&self, key: &str) -> io::Result<Option<Vec<u8>>> {
-        Ok(self.read_version(key).await?.map(|(bytes, _)| bytes))
+    pub async fn read(&self, key: &str, max: u64) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.read_version(key, max).await?.map(|(bytes, _)| bytes))
     }
 
-    async fn read_version(&self, key: &str) -> io::Result<Option<(Vec<u8>, UpdateVersion)>> {
+    async fn read_version(&self, key: &str, max: u64) -> io::Result<Option<(Vec<u8>, UpdateVersion)>> {
         let Some(got) = absent(self.bucket.get(&self.key(key)).await)? else { return Ok(None) };
-        if got.meta.size > MAX_LINE {
-            return Err(super::damaged(key, &format!("a line of at most {MAX_LINE} bytes")));
+        if got.meta.size > max {
+            return Err(super::damaged(key, &format!("at most {max} bytes long")));
         }
         let version = UpdateVersion { e_tag: got.meta.e_tag.clone(), version: got.meta.version.clone() };
         let bytes = got.bytes().await.map_err(io_error)?;
         Ok(Some((bytes.to_vec(), version)))
     }
 
-    pub async fn write(&self, key: &str, line: &str) -> io::Result<()> {
-        self.bucket.put(&self.key(key), payload(line)).await.map(|_| ()).map_err(io_error)
+    pub async fn write(&self, key: &str, bytes: &[u8]) -> io::Result<()> {
+        self.bucket.put(&self.key(key), PutPayload::from(bytes.to_vec())).await.map(|_| ()).map_err(io_error)
     }
 
     pub async fn swap(&self, key: &str, expected: Option<&str>, line: &str) -> io::Result<bool> {
-        let mode = match (expected, self.read_version(key).await?) {
+        let mode = match (expected, self.read_version(key, MAX_LINE).await?) {
             (None, None) => PutMode::Create,
             (Some(expected), Some((now, version))) if expected.as_bytes() == now => PutMode::Update(version),
             _ => return Ok(false),
         };
         use object_store::Error::{AlreadyExists, Precondition};
-        match self.bucket.put_opts(&self.key(key), payload(line), mode.into()).await {
+        match self
+            .bucket
+            .put_opts(&self.key(key), PutPayload::from(line.as_bytes().to_vec()), mode.into())
+            .await
+        {
             Ok(_) => Ok(true),
             Err(AlreadyExists { .. } | Precondition { .. }) => Ok(false),
             Err(error) => Err(io_error(error)),
@@ -231,8 +237,9 @@ impl Objects {
     }
 }
 
-fn payload(line: &str) -> PutPayload {
-    PutPayload::from(line.as_bytes().to_vec())
+/// Shorter than any caller's patience: he is told to try again, instead of waiting unseen.
+pub(super) fn retry() -> RetryConfig {
+    RetryConfig { backoff: BackoffConfig::default(), max_retries: 3, retry_timeout: Duration::from_secs(20) }
 }
 
 fn unusable(url: &BucketUrl, error: &object_store::Error) -> io::Error {
@@ -241,7 +248,7 @@ fn unusable(url: &BucketUrl, error: &object_store::Error) -> io::Error {
     io::Error::new(ErrorKind::InvalidInput, text)
 }
 
-fn absent<T>(result: object_store::Result<T>) -> io::Result<Option<T>> {
+pub(super) fn absent<T>(result: object_store::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(object_store::Error::NotFound { .. }) => Ok(None),

@@ -1,4 +1,6 @@
 //! Stores for tests: a directory, a bucket in memory, and a bucket that fails when it is told to.
+pub mod versity;
+
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

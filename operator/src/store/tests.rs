@@ -13,6 +13,7 @@ use super::*;
 use crate::runtime::blobdir::Stored;
 
 mod bucket;
+mod s3;
 
 const JOB: &str = "4f2a9c1b-0000-4000-8000-000000000000";
 const UNIT: Unit<'static> = Unit { job_uid: JOB, name: "4f2a9c1b-0-1" };

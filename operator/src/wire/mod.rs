@@ -3,3 +3,5 @@
 pub mod gateway;
 pub mod join_record;
 pub mod join_token;
+pub mod streams;
+pub mod urls;

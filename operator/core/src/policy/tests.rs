@@ -156,3 +156,12 @@ proptest! {
         let _ = (policy.closed(now), policy.overrun(Timestamp::UNIX_EPOCH, now), policy.overrun(now, Timestamp::UNIX_EPOCH));
     }
 }
+
+#[test]
+fn logs_and_the_way_to_the_store() {
+    let policy = with("", "").unwrap();
+    assert_eq!((policy.logs(), policy.is_direct_store()), (Logs::Allow, false));
+    let policy = with("", "logs: Refuse\ndirectStore: true\n").unwrap();
+    assert_eq!((policy.logs(), policy.is_direct_store()), (Logs::Refuse, true));
+    assert!(with("", "logs: Never\n").unwrap_err().to_string().contains("Never"));
+}

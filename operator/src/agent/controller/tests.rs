@@ -61,6 +61,7 @@ impl World {
             contact: Arc::new(Contact::open(dir.path().join("contact"))),
             blobs: Arc::new(BlobDir::open(&dir.path().join("blobs")).await.unwrap()),
             hub_blobs: Arc::new(HttpBlobs::new(session)),
+            kept: Arc::new(KeptLogs::open(dir.path()).unwrap()),
             shutdown,
             running: Mutex::default(),
         });

@@ -85,12 +85,17 @@ async fn may(
     verb: &str,
     namespace: &str,
 ) -> Result<bool, ClientError> {
+    let (resource, subresource) = match resource.split_once('/') {
+        Some((resource, subresource)) => (resource, Some(subresource.to_owned())),
+        None => (resource, None),
+    };
     let review = SelfSubjectAccessReview {
         spec: SelfSubjectAccessReviewSpec {
             resource_attributes: Some(ResourceAttributes {
                 group: Some(rule.group.to_owned()),
                 resource: Some(resource.to_owned()),
                 name: rule.names.first().map(|name| (*name).to_owned()),
+                subresource,
                 verb: Some(verb.to_owned()),
                 namespace: (rule.scope == Scope::Namespace).then(|| namespace.to_owned()),
                 ..ResourceAttributes::default()

@@ -152,6 +152,12 @@ impl Work for KubeWork {
         })
     }
 
+    fn of_job(&self, job_uid: &str) -> Vec<WorkUnit> {
+        let known = self.known.state();
+        let readable = known.iter().filter_map(|unit| unit.0.as_ref().ok());
+        readable.filter(|unit| unit.spec.job_uid == job_uid).cloned().collect()
+    }
+
     fn settled(&self) -> Result<(), Refusal> {
         if *self.settled.borrow() {
             return Ok(());

@@ -105,7 +105,8 @@ impl Quota {
         // Taken first and looked at then: two that come at once see each other.
         let (room, under_way) = self.under_way.add(&unit.payload.name, size);
         let open = store.open_puts(unit.key()).await.map_err(|error| store_refusal(&error))?;
-        let open: u64 = open.values().sum();
+        let staged = store.staged_bytes(&unit.payload.name).await.map_err(|error| store_refusal(&error))?;
+        let open = open.values().sum::<u64>().saturating_add(staged);
         let allowed = limits.checkpoint.saturating_mul(CHECKPOINTS);
         if open.saturating_add(size) > allowed {
             let text = format!(

@@ -16,7 +16,10 @@ use serde_json::json;
 use tempfile::TempDir;
 use tower::ServiceExt;
 
+mod past;
+
 use super::*;
+use crate::gateway::testing::urls;
 use crate::store::Unit;
 use crate::store::testing::{
     Faults, Faulty, On, checkpoint_files, dataset, manifest_of, recorded, set, store, team,
@@ -95,6 +98,11 @@ impl Work for Fake {
         Ok(self.units.lock().unwrap().get(&(provider.to_owned(), name.to_owned())).cloned())
     }
 
+    fn of_job(&self, job_uid: &str) -> Vec<WorkUnit> {
+        let units = self.units.lock().unwrap();
+        units.values().filter(|unit| unit.spec.job_uid == job_uid).cloned().collect()
+    }
+
     fn settled(&self) -> Result<(), Refusal> {
         if *self.unsettled.lock().unwrap() { Err(Refusal::unavailable("not yet")) } else { Ok(()) }
     }
@@ -123,7 +131,7 @@ impl Site {
         let manifest = store.dataset_manifest(&data).await.unwrap().unwrap();
         let spec = store.put_bytes(spec(&manifest)).await.unwrap();
         let work = Arc::new(Fake::default());
-        let router = router(store.clone(), work.clone());
+        let router = router(store.clone(), work.clone(), urls());
         let site = Self { _dir: dir, store, work, router, spec, dataset: data };
         site.place("east", JOB, 1, None);
         site
@@ -140,7 +148,11 @@ impl Site {
     }
 
     async fn send_as(&self, provider: &str, min_epoch: i64, mut request: Request<Body>) -> Response {
-        request.extensions_mut().insert(Agent { provider: provider.to_owned(), min_epoch });
+        request.extensions_mut().insert(Agent {
+            provider: provider.to_owned(),
+            min_epoch,
+            key: Digest::of(b"key"),
+        });
         self.router.clone().oneshot(request).await.unwrap()
     }
 

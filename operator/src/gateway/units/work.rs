@@ -22,6 +22,9 @@ pub trait Work: Send + Sync + 'static {
         name: &str,
     ) -> impl Future<Output = Result<Option<WorkUnit>, Refusal>> + Send;
 
+    /// The units of a job that are known now, at whatever provider.
+    fn of_job(&self, job_uid: &str) -> Vec<WorkUnit>;
+
     /// Whether every WorkUnit that there was when this process started has raised the fence. Before, a unit that was
     /// superseded while no gateway ran could still commit.
     ///

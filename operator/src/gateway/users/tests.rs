@@ -9,6 +9,8 @@ use tempfile::TempDir;
 use tower::ServiceExt;
 
 use super::*;
+use crate::gateway::access::Wanted;
+use crate::gateway::testing::urls;
 use crate::store::testing::{On, dataset, recorded, store, team};
 use crate::wire::gateway::Refused;
 
@@ -67,7 +69,7 @@ impl Site {
         let (dir, store) = store(on).await;
         let store = Arc::new(store);
         let fake = Arc::new(Fake::default());
-        let router = router(store.clone(), fake.clone(), fake.clone(), QUOTA);
+        let router = router(store.clone(), Door::new(fake.clone(), fake.clone()), urls(), QUOTA);
         Self { _dir: dir, store, fake, router }
     }
 
@@ -297,4 +299,22 @@ async fn a_namespace_has_its_quota_and_no_more(#[values(On::Dir, On::Bucket)] on
     assert_eq!(site.head("team-a", &Digest::of(b"!")).await, 404);
     assert_eq!(site.put("team-a", &shard).await, 200, "what a dataset leads to counts once");
     assert_eq!(site.put("team-b", &shard).await, 201, "others have a quota of their own");
+}
+
+#[tokio::test]
+async fn a_url_is_given_for_a_blob_of_the_job() {
+    let site = Site::new(On::Dir).await;
+    let (manifest, _) = recorded(&site.store, JOB, 20).await;
+    let (_, others) = recorded(&site.store, OTHER_JOB, 60).await;
+    let ask = async |user: &str, digest: &Digest| {
+        let body = json!({"digest": digest}).to_string();
+        let request =
+            Request::post("/v1/namespaces/team-a/jobs/kjv-gpt/urls").body(Body::from(body)).unwrap();
+        site.send(user, request).await
+    };
+    let answer: crate::wire::urls::UrlAnswer =
+        serde_json::from_slice(&bytes(ask("team-a", &manifest).await).await).unwrap();
+    assert!(!answer.direct && answer.url.starts_with("https://127.0.0.1/v1/objects/"));
+    assert_eq!(refused(ask("team-a", &others[1]).await).await, (404, "BlobNotFound".to_owned()));
+    assert_eq!(refused(ask("team-b", &manifest).await).await.0, 403);
 }

@@ -4,13 +4,13 @@ use std::sync::atomic::Ordering;
 use super::super::testing::{Faulty, set};
 use super::*;
 
-fn pieces(bytes: &[u8]) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
+pub fn pieces(bytes: &[u8]) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
     let all: Vec<_> = bytes.chunks(1 << 20).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
     futures::stream::iter(all)
 }
 
 /// Larger than three parts.
-fn large() -> (Vec<u8>, Digest) {
+pub fn large() -> (Vec<u8>, Digest) {
     let bytes: Vec<u8> = (0..25_u32 << 20).map(|i| (i >> 8) as u8).collect();
     let digest = Digest::of(&bytes);
     (bytes, digest)
