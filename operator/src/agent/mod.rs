@@ -48,7 +48,7 @@ pub mod state;
 pub mod status;
 pub mod switch;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod units;
 pub mod upload;
 

@@ -11,6 +11,7 @@
 //! | `join`, `challenge`, `tokens`, `bound` | from a join token to an agent's tokens, and their end |
 //! | `passthrough` | agents' way to the API server |
 //! | `hub_info`, `publish` | what the hub is, where the gateway is |
+//! | `recover` | units that agents still hold after a restore of the hub |
 //! | `access` | what routes see of all that |
 //! | `metrics`, `rbac` | what is counted, what the gateway may |
 //!
@@ -32,6 +33,7 @@ pub mod passthrough;
 mod providers;
 mod publish;
 pub mod rbac;
+mod recover;
 pub mod reviews;
 #[cfg(test)]
 mod testing;
@@ -209,14 +211,15 @@ pub fn app(gateway: &Shared, rooms: Rooms) -> Router {
 
 /// What lies behind the doors, and the task that keeps the fence of units up to date.
 fn rooms(
-    client: &Client,
+    gateway: &Shared,
     store: &Arc<Store>,
     shutdown: Shutdown,
 ) -> (Rooms, impl Future<Output = ()> + Send + use<>) {
+    let client = &gateway.client;
     let (work, fence) = units::follow(client.clone(), store.clone(), shutdown);
     let (authorizer, jobs) = (KubeAuthorizer::new(client.clone()), users::KubeJobs::new(client.clone()));
     let rooms = Rooms {
-        agents: units::router(store.clone(), Arc::new(work)),
+        agents: units::router(store.clone(), Arc::new(work)).merge(recover::router(gateway.clone(), store.clone())),
         users: users::router(store.clone(), Arc::new(authorizer), Arc::new(jobs)),
     };
     (rooms, fence)
@@ -250,7 +253,7 @@ async fn start(args: &GatewayArgs, shutdown: &Shutdown) -> anyhow::Result<()> {
     let tls = tls::server_config(&authority, &address::server_names(host, args.listen))?;
     let gateway = Gateway::new(config, args.token_seconds)?;
     let store = Store::open(args.store.clone()).await.with_context(|| format!("--store {}", args.store))?;
-    let (rooms, fence) = rooms(&gateway.client, &Arc::new(store), shutdown.clone());
+    let (rooms, fence) = rooms(&gateway, &Arc::new(store), shutdown.clone());
     let app = app(&gateway, rooms);
     let listen = |address: SocketAddr| {
         TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))

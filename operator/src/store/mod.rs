@@ -9,6 +9,7 @@
 //! jobs/<job uid>/epochs/<island>                    one line: the highest epoch known
 //! jobs/<job uid>/units/<unit>/open/<hex>-<size>     the unit put this blob, and no commit names it yet
 //! jobs/<job uid>/units/<unit>/named/<hex>-<size>    the unit put this blob, and a commit named it
+//! recover/<incarnation>/<provider>/...              what agents hold after a restore of the hub ([`offers`])
 //! ```
 //!
 //! Any number of processes may use it at once; only the hub collects garbage. A name is written whole or not at all, and
@@ -21,6 +22,7 @@ mod epochs;
 pub mod gc;
 mod location;
 mod objects;
+pub mod offers;
 mod puts;
 pub mod serve;
 #[cfg(test)]

@@ -40,6 +40,7 @@ fn payload() -> Payload {
         disconnect_grace_seconds: 900,
         incarnation: 1,
         not_after: "2026-11-23T19:00:00Z".parse().unwrap(),
+        continues: None,
     }
 }
 
