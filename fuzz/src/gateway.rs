@@ -23,6 +23,8 @@ fn bodies(data: &[u8]) {
     body::<wire::Heartbeat>(data);
     body::<wire::ManifestRef>(data);
     body::<wire::HubPublic>(data);
+    body::<wire::RecoverRequest>(data);
+    body::<wire::RecoverAnswer>(data);
 }
 
 fn body<T: Serialize + DeserializeOwned>(data: &[u8]) {
@@ -64,6 +66,8 @@ fn body_seeds() -> Vec<Vec<u8>> {
         r#"{"agentVersion":"0.1.0"}"#.to_owned(),
         format!(r#"{{"manifest":"{digest}"}}"#),
         r#"{"incarnation":1,"keys":[]}"#.to_owned(),
+        r#"{"incarnation":2,"units":[{"payloadType":"t","payload":"e30=","signatures":[]}],"complete":true}"#.to_owned(),
+        r#"{"answers":["Wait","Stop",{"as":"4f2a9c1b-0-1001"}]}"#.to_owned(),
     ]
     .map(String::into_bytes)
     .to_vec()

@@ -102,7 +102,10 @@ mod tests {
         let restored = known.restored(300, 7);
         let want = Epochs { incarnation: 2, floor: 1007, resource_version: 300, recovering: true };
         assert_eq!(restored, want);
-        assert_eq!(restored.onward(301).settled(), Epochs { resource_version: 301, recovering: false, ..want });
+        assert_eq!(
+            restored.onward(301).settled(),
+            Epochs { resource_version: 301, recovering: false, ..want }
+        );
         assert_eq!(restored.judge(300), Seen::Onward, "said once");
         let again = restored.restored(200, 7);
         assert_eq!((again.incarnation, again.floor), (3, 2007), "also when nothing was placed in between");

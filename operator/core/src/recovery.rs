@@ -216,8 +216,10 @@ mod tests {
         let (one, two) = (unit(1), unit(2));
         let current = Some(("4f2a9c1b-0-1001".to_owned(), Some(one.name.clone())));
         let job = Job::Trains { training_digest: Some(one.training_digest), current };
-        let want =
-            [Verdict::Continued("4f2a9c1b-0-1001".to_owned()), Verdict::Stop("its island has another unit by now")];
+        let want = [
+            Verdict::Continued("4f2a9c1b-0-1001".to_owned()),
+            Verdict::Stop("its island has another unit by now"),
+        ];
         assert_eq!(judge(&[&one, &two], &job), want, "the same answer again, and one unit only");
         let placed = Job::Trains {
             training_digest: Some(one.training_digest),

@@ -39,6 +39,7 @@ pub mod observe;
 pub mod pin;
 pub mod policy;
 pub mod rbac;
+pub mod recover;
 pub mod relay;
 pub mod render;
 pub mod report;

@@ -219,7 +219,8 @@ fn rooms(
     let (work, fence) = units::follow(client.clone(), store.clone(), shutdown);
     let (authorizer, jobs) = (KubeAuthorizer::new(client.clone()), users::KubeJobs::new(client.clone()));
     let rooms = Rooms {
-        agents: units::router(store.clone(), Arc::new(work)).merge(recover::router(gateway.clone(), store.clone())),
+        agents: units::router(store.clone(), Arc::new(work))
+            .merge(recover::router(gateway.clone(), store.clone())),
         users: users::router(store.clone(), Arc::new(authorizer), Arc::new(jobs)),
     };
     (rooms, fence)

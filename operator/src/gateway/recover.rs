@@ -39,7 +39,8 @@ async fn recover(
     let (now, keys) = desk.gateway.hub.now()?;
     // Of two incarnations the lower is behind: what it says of the other's units is not to be acted on.
     if incarnation != now {
-        let text = format!("incarnation: the hub is at {now} as far as this gateway knows, not at {incarnation}");
+        let text =
+            format!("incarnation: the hub is at {now} as far as this gateway knows, not at {incarnation}");
         return Err(Refusal::unavailable(text));
     }
     // All or none: a request with a unit that is not to be offered is the work of a faulty agent.
@@ -150,7 +151,8 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let store = Arc::new(Store::open(dir.path()).await.unwrap());
             let desk = store.clone();
-            let rooms = |gateway: &Shared| Rooms { agents: router(gateway.clone(), desk), ..Rooms::default() };
+            let rooms =
+                |gateway: &Shared| Rooms { agents: router(gateway.clone(), desk), ..Rooms::default() };
             let running = Running::start_with(rooms).await;
             let east = running.client(2);
             running.accept("east", &east).await;
@@ -193,7 +195,10 @@ mod tests {
         assert_eq!(site.offer(std::slice::from_ref(&unit), true).await, waits, "as often as it likes");
         assert!(site.store.has_offered_all(NOW, "east").await.unwrap());
         let open = site.open().await;
-        assert_eq!((open.len(), open[0].provider.as_str(), open[0].unit.as_str()), (1, "east", "4f2a9c1b-0-1"));
+        assert_eq!(
+            (open.len(), open[0].provider.as_str(), open[0].unit.as_str()),
+            (1, "east", "4f2a9c1b-0-1")
+        );
         let kept = site.store.read(&open[0].envelope, crate::store::offers::MAX_ENVELOPE).await.unwrap();
         assert_eq!(serde_json::from_slice::<Envelope>(&kept.unwrap()).unwrap(), unit);
 
@@ -242,7 +247,8 @@ mod tests {
             assert!(status == 400 && said["message"].as_str().unwrap().contains(names), "{said}");
         }
         for incarnation in [NOW - 1, NOW + 1, -1] {
-            let body = json!({"incarnation": incarnation, "units": [unit("east", 1, &key())], "complete": true});
+            let body =
+                json!({"incarnation": incarnation, "units": [unit("east", 1, &key())], "complete": true});
             let (status, said) = site.send(body).await;
             assert_eq!((status, &said["reason"]), (503, &json!("Unavailable")));
         }

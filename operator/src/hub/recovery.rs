@@ -46,7 +46,10 @@ pub async fn settle(ctx: &Context, shutdown: &Shutdown) -> Option<()> {
         return Some(());
     }
     let incarnation = ctx.state.epochs().incarnation;
-    tracing::warn!(incarnation, "the database was restored: asking the agents what they hold before placing anything");
+    tracing::warn!(
+        incarnation,
+        "the database was restored: asking the agents what they hold before placing anything"
+    );
     // Counted from the first look that succeeded: without the API server nobody can be waited for.
     let mut begun: Option<Instant> = None;
     loop {
@@ -218,7 +221,8 @@ async fn answer_island(ctx: &Context, job_uid: &str, offers: &[Offered]) -> Resu
         let (provider, unit) = (&offer.provider, &offer.unit);
         let answer = match (verdict, &job) {
             (Verdict::Continue, Some(job)) => {
-                let used = payloads.iter().map(|payload| payload.epoch).chain(units.iter().map(|u| u.spec.epoch));
+                let used =
+                    payloads.iter().map(|payload| payload.epoch).chain(units.iter().map(|u| u.spec.epoch));
                 let new = continue_unit(ctx, job, payload, newest.as_ref(), used.max().unwrap_or(0)).await?;
                 tracing::info!(provider, unit, as_unit = new, "the unit that its agent still holds goes on");
                 Answer::As(new)
@@ -252,7 +256,8 @@ fn facts(
     }
     let of_now = units.iter().filter_map(|unit| Some((unit.spec.epoch, gather::payload(unit)?)));
     let of_now = of_now.filter(|(_, payload)| payload.incarnation == incarnation);
-    let current = of_now.max_by_key(|(epoch, _)| *epoch).map(|(_, payload)| (payload.name, payload.continues));
+    let current =
+        of_now.max_by_key(|(epoch, _)| *epoch).map(|(_, payload)| (payload.name, payload.continues));
     let digest = status.and_then(|status| status.training_digest.as_ref());
     Job::Trains { training_digest: digest.and_then(|digest| digest.parse().ok()), current }
 }
@@ -277,7 +282,8 @@ async fn continue_unit(
     let start = match newest {
         Some(newest) => {
             let manifest = newest.manifest.parse();
-            let manifest = manifest.map_err(|_| Error::Incomplete("TrainingJob status", "checkpoint.manifest"))?;
+            let manifest =
+                manifest.map_err(|_| Error::Incomplete("TrainingJob status", "checkpoint.manifest"))?;
             Some(CheckpointRef { step: newest.step, manifest })
         }
         None => None,

@@ -44,6 +44,21 @@ fn payload() -> Payload {
     }
 }
 
+#[test]
+fn what_is_continued_is_named_or_left_out() {
+    let without = seal(&payload(), &key(1)).unwrap();
+    assert!(!String::from_utf8(without.to_json().unwrap()).unwrap().contains("continues"));
+    assert_eq!(open(&without, &trusted()).unwrap().continues, None);
+    let named = Payload { continues: Some("4f2a9c1b-0-7".to_owned()), ..payload() };
+    assert_eq!(open(&seal(&named, &key(1)).unwrap(), &trusted()).unwrap(), named);
+    for bad in
+        [Value::Null, json!(""), json!("4f2a9c1b-0-1"), json!("A/../b"), json!("x".repeat(41)), json!(7)]
+    {
+        let refused = open(&signed_with("continues", bad.clone()), &trusted()).unwrap_err();
+        assert!(matches!(refused, Refusal::BadPayload(_)), "{bad}: {refused}");
+    }
+}
+
 /// The payload as JSON with one member changed, signed as it stands.
 fn signed_with(field: &str, value: Value) -> Envelope {
     let mut json = serde_json::to_value(payload()).unwrap();

@@ -107,7 +107,7 @@ pub fn key(secret: &[u8; 32], state: &UnitState) -> String {
     let Ok(mut mac) = <Hmac<Sha256> as KeyInit>::new_from_slice(secret) else { return String::new() };
     let parts = [
         "muster.round/1".to_owned(),
-        state.uid.clone(),
+        state.rounds.made_for.clone().unwrap_or_else(|| state.uid.clone()),
         state.rounds.attempt.to_string(),
         state.rounds.number.to_string(),
     ];
