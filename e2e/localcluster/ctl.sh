@@ -19,6 +19,9 @@ usage: ctl.sh COMMAND CLUSTER [ARGS]      (settings: README.md)
   start CLUSTER COMPONENT           start it again, wait until it answers
   pause|resume CLUSTER COMPONENT    SIGSTOP, SIGCONT
   stop-apiserver|start-apiserver CLUSTER
+  stop-etcd|start-etcd CLUSTER
+  etcd-snapshot CLUSTER FILE        its database at this moment, into a tar archive
+  etcd-restore CLUSTER FILE         the control plane starts anew on such a database
 
   partition CLUSTER [in|out|both]   drop silently what arrives, leaves, or both
   heal CLUSTER
@@ -45,6 +48,40 @@ start_again() {
     containerd) wait_for 60 "containerd of $cluster" ctr_of "$cluster" version ;;
     kubelet) wait_for 120 "node $cluster to be Ready" kubelet_ready "$cluster" ;;
     esac
+}
+
+etcd_is_paused() {
+    local pid
+    read -r pid _ <"$RUNTIME/$cluster/etcd.pid" && grep -q '^State:.T' "/proc/$pid/status"
+}
+
+# What a crash at this moment would leave: etcd stands still for the copy, and
+# recovers from it as from a crash.
+etcd_snapshot() {
+    local file=$1 copied=0
+    alive "$cluster" etcd || die "etcd of $cluster does not run" "ctl.sh start-etcd $cluster"
+    signal "$cluster" etcd STOP
+    if wait_for 5 "etcd of $cluster to stand still" etcd_is_paused; then
+        tar -C "$STATE/$cluster" -Scf "$file.new" etcd && copied=1
+    fi
+    signal "$cluster" etcd CONT
+    [ "$copied" = 1 ] || die "the database of $cluster could not be copied to $file"
+    mv "$file.new" "$file"
+}
+
+# As after a disaster: nothing that the control plane remembers may survive, or
+# it would wait for a time that never was.
+etcd_restore() {
+    local file=$1 name
+    tar -tf "$file" etcd/member/ >/dev/null 2>&1 || die "$file is no snapshot of etcd-snapshot"
+    for name in scheduler controller-manager apiserver etcd; do stop "$cluster" "$name"; done
+    rm -rf "$STATE/$cluster/etcd.lost"
+    mv "$STATE/$cluster/etcd" "$STATE/$cluster/etcd.lost"
+    tar -C "$STATE/$cluster" -xf "$file"
+    KUBEBOX=$(cat "$STATE/$cluster/kubebox")
+    start_etcd "$cluster"
+    for name in apiserver controller-manager scheduler; do start_again "$name"; done
+    rm -rf "$STATE/$cluster/etcd.lost"
 }
 
 load() {
@@ -94,6 +131,10 @@ stop) needs $# 1 && component "$1" && lock && stop "$cluster" "$1" "${2:-KILL}" 
 start) needs $# 1 && component "$1" && lock && start_again "$1" ;;
 stop-apiserver) lock && stop "$cluster" apiserver ;;
 start-apiserver) lock && start_again apiserver ;;
+stop-etcd) lock && stop "$cluster" etcd ;;
+start-etcd) lock && start_again etcd ;;
+etcd-snapshot) needs $# 1 && lock && etcd_snapshot "$1" ;;
+etcd-restore) needs $# 1 && lock && etcd_restore "$1" ;;
 pause) needs $# 1 && component "$1" && signal "$cluster" "$1" STOP ;;
 resume) needs $# 1 && component "$1" && signal "$cluster" "$1" CONT ;;
 partition)

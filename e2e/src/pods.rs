@@ -1,4 +1,5 @@
 //! The pods of a job on the member, and ways in which they die.
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -16,6 +17,12 @@ pub async fn of(world: &World, job: &Value) -> Result<Vec<Value>> {
 /// The job's pods on a member, whatever their attempt.
 pub async fn on(member: &Cluster, job: &Value) -> Result<Vec<Value>> {
     member.list(POD, Some(LENT), &format!("muster.dev/job-uid={}", job::uid(job))).await
+}
+
+/// Which pods there are of a job on a member, whatever their attempt.
+pub async fn uids(member: &Cluster, job: &Value) -> Result<BTreeSet<String>> {
+    let pods = on(member, job).await?;
+    Ok(pods.iter().filter_map(|pod| pod["metadata"]["uid"].as_str().map(str::to_owned)).collect())
 }
 
 pub fn is_running(pod: &Value) -> bool {

@@ -45,6 +45,8 @@ fn bodies(data: &[u8]) {
     body::<urls::JobUrlRequest>(data);
     body::<urls::UrlAnswer>(data);
     body::<urls::PublishRequest>(data);
+    body::<wire::RecoverRequest>(data);
+    body::<wire::RecoverAnswer>(data);
 }
 
 fn body<T: Serialize + DeserializeOwned>(data: &[u8]) {
@@ -184,6 +186,8 @@ fn body_seeds() -> Vec<Vec<u8>> {
         format!(r#"{{"digest":"{digest}","method":"PUT","size":7}}"#),
         r#"{"url":"https://b/x","method":"GET","expiresInSeconds":600,"direct":true}"#.to_owned(),
         r#"{"staging":"0123456789abcdef0123456789abcdef"}"#.to_owned(),
+        r#"{"incarnation":2,"units":[{"payloadType":"t","payload":"e30=","signatures":[]}],"complete":true}"#.to_owned(),
+        r#"{"answers":["Wait","Stop",{"as":"4f2a9c1b-0-1001"}]}"#.to_owned(),
     ]
     .map(String::into_bytes)
     .to_vec()

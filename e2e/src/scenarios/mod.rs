@@ -15,6 +15,7 @@ mod provider;
 mod recovery;
 mod refusals;
 mod resources;
+mod restore;
 mod rights;
 mod tools;
 mod trust;
@@ -187,6 +188,27 @@ pub fn all() -> Vec<Scenario> {
             "hub-api-down",
             outages::hub_api_down,
             "the hub's API server is down for 30 s: steps advance meanwhile, bits equal"
+        ),
+        scenario!(
+            Full,
+            900,
+            "outages-short",
+            outages::short,
+            "the hub's etcd for 1 and 10 s, its API server, hub and gateway for 1 s away: nothing restarts, bits equal"
+        ),
+        scenario!(
+            Full,
+            1800,
+            "outages-long",
+            outages::long,
+            "the hub's etcd, its API server, hub and gateway away for 60 s each: steps advance meanwhile, bits equal"
+        ),
+        scenario!(
+            Full,
+            1800,
+            "hub-restored",
+            restore::hub_restored,
+            "the hub's database goes back two minutes: no running pod is touched, one unit at a time, same bits"
         ),
         scenario!(
             Full,

@@ -1,5 +1,5 @@
-//! Hub, gateway, agent or the hub's API server are away for 30 s; training does not notice.
-use std::time::Duration;
+//! Hub, gateway, agent, the hub's API server or its database are away for a second to a minute; training does not notice.
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
@@ -66,4 +66,106 @@ async fn watch_steps(world: &World, applied: &Value, rank0: &Value) -> Result<(i
     };
     let last = eventually(&what, AWAY, ask).await?;
     Ok((first, last))
+}
+
+/// A part of the hub that goes away.
+#[derive(Clone, Copy)]
+enum Part {
+    Etcd,
+    Api,
+    Hub,
+    Gateway,
+}
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Etcd => "etcd",
+            Self::Api => "API server",
+            Self::Hub => "hub",
+            Self::Gateway => "gateway",
+        }
+    }
+
+    async fn stop(self, world: &World) -> Result<()> {
+        match self {
+            Self::Etcd => world.ctl(&["stop-etcd", "hub"]).await?,
+            Self::Api => world.stack(&["stop-api"]).await?,
+            Self::Hub => world.stack(&["stop-hub", "--kill"]).await?,
+            Self::Gateway => world.stack(&["stop-gateway", "--kill"]).await?,
+        };
+        Ok(())
+    }
+
+    async fn start(self, world: &World) -> Result<()> {
+        match self {
+            Self::Etcd => world.ctl(&["start-etcd", "hub"]).await?,
+            Self::Api => world.stack(&["start-api"]).await?,
+            Self::Hub => world.stack(&["start-hub"]).await?,
+            Self::Gateway => world.stack(&["start-gateway"]).await?,
+        };
+        Ok(())
+    }
+}
+
+pub async fn short(world: &World) -> Result<Verdict> {
+    let outages = [(Part::Etcd, 1), (Part::Etcd, 10), (Part::Api, 1), (Part::Hub, 1), (Part::Gateway, 1)];
+    several(world, "outages-short", 120, &outages).await
+}
+
+pub async fn long(world: &World) -> Result<Verdict> {
+    let outages = [(Part::Etcd, 60), (Part::Api, 60), (Part::Hub, 60), (Part::Gateway, 60)];
+    several(world, "outages-long", 360, &outages).await
+}
+
+/// One job of about so many seconds through all outages, one after the other: the same pods to the end, the same bits.
+async fn several(world: &World, name: &str, seconds: u32, outages: &[(Part, u64)]) -> Result<Verdict> {
+    let wanted = job::lasting(name, 2, seconds);
+    let applied = job::apply(world, &wanted).await?;
+    job::wait_checkpoint(world, name, 20, Duration::from_secs(90)).await?;
+    let rank0 = pods::wait_running(world, &applied, 0, Duration::from_secs(10)).await?;
+    let before = pods::uids(&world.member, &applied).await?;
+    for (part, seconds) in outages {
+        outage(world, &rank0, *part, Duration::from_secs(*seconds)).await?;
+        ensure!(
+            job::get(world, name).await?["status"]["phase"] != "Succeeded",
+            "the job ended too early to tell"
+        );
+    }
+    let after = pods::uids(&world.member, &applied).await?;
+    ensure!(before == after, "pods were {before:?}, are {after:?}");
+    let done = job::wait_phase(world, name, "Succeeded", Duration::from_secs(600)).await?;
+    let restarts = done["status"]["restarts"].as_i64().unwrap_or(0);
+    ensure!(restarts == 0, "the outages cost {restarts} restarts");
+    let bits = job::state_root(&done)?;
+    let local = job::local(world, &wanted, &format!("{name}-local"), &[]).await?;
+    println!("     pods  {bits}\n     local {local}");
+    ensure!(bits == local, "pods ended in {bits}, muster local in {local}");
+    Ok(Verdict::Passed)
+}
+
+/// Measures how long a part was away and how far training came meanwhile, in the pod's own log.
+async fn outage(world: &World, rank0: &Value, part: Part, away: Duration) -> Result<()> {
+    let first = pods::newest_step(world, rank0).await;
+    let begin = Instant::now();
+    part.stop(world).await?;
+    let gone = Instant::now();
+    tokio::time::sleep(away).await;
+    let last = pods::newest_step(world, rank0).await;
+    let starting = gone.elapsed();
+    part.start(world).await?;
+    println!(
+        "     {} away for {:.1} s (stopped in {:.1} s, back {:.1} s after its start): steps {first} to {last}",
+        part.name(),
+        starting.as_secs_f64(),
+        gone.duration_since(begin).as_secs_f64(),
+        (gone.elapsed() - starting).as_secs_f64(),
+    );
+    if away >= Duration::from_secs(10) {
+        ensure!(last > first, "no step beyond {first} without {}", part.name());
+        return Ok(());
+    }
+    // A step may take longer than the shortest outage.
+    let ask = || async { Ok((pods::newest_step(world, rank0).await > first).then_some(())) };
+    eventually(&format!("a step beyond {first}"), Duration::from_secs(10), ask).await
 }

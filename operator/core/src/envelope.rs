@@ -58,7 +58,7 @@ pub struct CheckpointRef {
     pub manifest: Digest,
 }
 
-/// The signed content of a WorkUnit. All fields are required; a closed schema.
+/// The signed content of a WorkUnit. A closed schema; all fields but the last are required.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Payload {
@@ -117,6 +117,15 @@ pub struct Payload {
     /// After this the envelope is void.
     #[serde(with = "whole_seconds")]
     pub not_after: Timestamp,
+    /// The unit of an earlier incarnation whose pods this one may go on with ([`crate::recovery`]). Absent if there is none:
+    /// the one optional field, so that an envelope without it is what it always was.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub continues: Option<String>,
+}
+
+/// A field that is there has a value: `null` is not a second way to leave it out.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(deserializer).map(Some)
 }
 
 const TENANT: Context = Context::new("muster.tenant/1");

@@ -20,6 +20,9 @@ pub struct Epochs {
     pub floor: i64,
     /// Highest resourceVersion seen; 0 before the first look.
     pub resource_version: u64,
+    /// Restored, and not settled yet with the agents what they hold ([`crate::recovery`]): nothing is placed meanwhile.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recovering: bool,
 }
 
 /// What a look at the database says.
@@ -33,7 +36,7 @@ pub enum Seen {
 
 impl Default for Epochs {
     fn default() -> Self {
-        Self { incarnation: 1, floor: 1, resource_version: 0 }
+        Self { incarnation: 1, floor: 1, resource_version: 0, recovering: false }
     }
 }
 
@@ -63,7 +66,14 @@ impl Epochs {
             incarnation: self.incarnation.saturating_add(1),
             floor: self.floor.max(highest).saturating_add(LOST_AT_MOST),
             resource_version,
+            recovering: true,
         }
+    }
+
+    /// What the agents hold is known; the hub goes on.
+    #[must_use]
+    pub fn settled(&self) -> Self {
+        Self { recovering: false, ..*self }
     }
 }
 
@@ -87,10 +97,15 @@ mod tests {
 
     #[test]
     fn a_restored_hub_uses_no_epoch_that_the_lost_time_may_have_used() {
-        let known = Epochs { incarnation: 1, floor: 1, resource_version: 500 };
+        let known = Epochs::default().onward(500);
         // The backup knows epoch 7; up to 1006 may have been used since.
         let restored = known.restored(300, 7);
-        assert_eq!(restored, Epochs { incarnation: 2, floor: 1007, resource_version: 300 });
+        let want = Epochs { incarnation: 2, floor: 1007, resource_version: 300, recovering: true };
+        assert_eq!(restored, want);
+        assert_eq!(
+            restored.onward(301).settled(),
+            Epochs { resource_version: 301, recovering: false, ..want }
+        );
         assert_eq!(restored.judge(300), Seen::Onward, "said once");
         let again = restored.restored(200, 7);
         assert_eq!((again.incarnation, again.floor), (3, 2007), "also when nothing was placed in between");

@@ -9,3 +9,4 @@ pub mod placement;
 pub mod policy;
 pub mod provider;
 pub mod quota;
+pub mod recovery;

@@ -34,11 +34,15 @@ pub struct Measure<'a> {
     pub floor: Floor,
 }
 
-/// The payload that everything else reads, or why there is none.
+/// The payload that everything else reads and what was signed, or why there is none.
 ///
 /// # Errors
 /// [`Rejection`].
-pub async fn accept(measure: Measure<'_>, units: &Units, object: &WorkUnit) -> Result<Payload, Rejection> {
+pub async fn accept(
+    measure: Measure<'_>,
+    units: &Units,
+    object: &WorkUnit,
+) -> Result<(Payload, Envelope), Rejection> {
     let envelope: Envelope = serde_json::to_value(&object.spec.envelope)
         .and_then(serde_json::from_value)
         .map_err(|error| Rejection::Refused(Refusal::BadSignature(error.to_string())))?;
@@ -49,7 +53,7 @@ pub async fn accept(measure: Measure<'_>, units: &Units, object: &WorkUnit) -> R
         refusal => Rejection::Refused(refusal),
     })?;
     match judge(measure, units, object, &payload).await {
-        Ok(()) => Ok(payload),
+        Ok(()) => Ok((payload, envelope)),
         Err(refusal) => Err(Rejection::Refused(refusal)),
     }
 }
@@ -89,9 +93,17 @@ async fn judge(
     // More than there is in all can never start. What only others hold now is waited for.
     let never = measure.policies.quota().refuse(&Amounts::new(), &of_unit(payload));
     match never.or_else(|| measure.policies.closed(now)) {
-        Some(why) => Err(Refusal::OverQuota(why)),
-        None => Ok(()),
+        // What runs already is nothing new.
+        Some(why) if !continues(units, payload).await => Err(Refusal::OverQuota(why)),
+        _ => Ok(()),
     }
+}
+
+/// Whether the unit goes on with the pods of one that is here.
+async fn continues(units: &Units, payload: &Payload) -> bool {
+    let Some(before) = payload.continues.as_ref().and_then(|name| units.get(name)) else { return false };
+    let state = before.state().await;
+    state.is_living() && state.payload.is_some_and(|before| payload.takes_over(&before))
 }
 
 /// A remembered reason as the constant it was.

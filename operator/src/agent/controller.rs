@@ -4,6 +4,7 @@
 //! kube's Controller is not used: it reconciles only what its store holds, and a unit must go on when the hub's list
 //! is empty because the hub is down.
 mod reasons;
+mod recovery;
 #[cfg(test)]
 mod tests;
 
@@ -124,7 +125,7 @@ impl Controller {
         }
     }
 
-    async fn turns(&self, unit: &Unit) {
+    async fn turns(&self, unit: &Arc<Unit>) {
         let mut failures = 0;
         loop {
             let pause = match self.turn(unit).await {
@@ -152,14 +153,15 @@ impl Controller {
         }
     }
 
-    async fn turn(&self, unit: &Unit) -> Result<Next, TurnError> {
+    async fn turn(&self, unit: &Arc<Unit>) -> Result<Next, TurnError> {
         // 1. What the hub wants, if it can be known.
         let look = self.view.look(&self.hub, unit.name()).await;
         let object = match &look {
             Look::Object(object) => Some(&**object),
             _ => None,
         };
-        let gone = matches!(look, Look::Gone);
+        let is_unknown = matches!(look, Look::Gone);
+        let gone = is_unknown && !self.is_forgotten(&unit.state().await);
         let replaced = unit
             .update(|state| {
                 let before = state.uid.clone();
@@ -171,21 +173,32 @@ impl Controller {
             tracing::warn!(unit = unit.name(), "another object of the same name; what was known is void");
             unit.forget_progress();
         }
-        // 2. Whether we want it too.
         let mut state = unit.state().await;
+        let heir = self.units.heir(unit.name()).await.map(|heir| heir.name().to_owned());
+        if let Some(heir) = state.continued_as.clone().or(heir) {
+            return self.rest(unit, object, &state, &heir).await;
+        }
+        // 2. Whether we want it too.
         if let (None, None, Some(object)) = (&state.payload, &state.refused, object) {
             let Some(verdict) = self.judge(unit, object).await else {
                 return Ok(Next::Again(Duration::from_secs(2)));
             };
-            unit.update(|state| match verdict {
-                Ok(payload) => state.payload = Some(payload),
-                Err(refusal) => state.refused = Some((refusal.reason().to_owned(), refusal.to_string())),
-            })
-            .await?;
-            state = unit.state().await;
+            match verdict {
+                Ok((payload, envelope)) => {
+                    if self.take(unit, payload, envelope).await?.is_none() {
+                        return Ok(Next::Again(recovery::NOT_NOW));
+                    }
+                }
+                Err(refusal) => {
+                    let refused = (refusal.reason().to_owned(), refusal.to_string());
+                    unit.update(|state| state.refused = Some(refused)).await?;
+                }
+            }
         }
+        state = self.orphan(unit, is_unknown).await?;
         // 3. What there is.
-        let (jobs, pods) = self.member.children(unit.name()).await?;
+        let names: Vec<&str> = state.earlier.iter().map(String::as_str).chain([unit.name()]).collect();
+        let (jobs, pods) = self.member.children(&names).await?;
         if state.gone && jobs.is_empty() && pods.is_empty() {
             return self.forget(unit, &state).await;
         }
@@ -216,7 +229,7 @@ impl Controller {
         let world = World {
             now: Timestamp::now(),
             desired: state.desired.unwrap_or(Desired::Run),
-            stop: self.stop(&state, payload).await,
+            stop: self.stop(unit, &state, payload).await,
             checkpoint_step: state.checkpoint_step(),
             step: progress.map_or(0, |progress| progress.step),
             crash_loop: rounds_now.and_then(rounds::crash_loop),
@@ -234,13 +247,22 @@ impl Controller {
                 outcome = ?decision.memory.outcome, ready = decision.ready.message, "decided"
             );
         }
-        unit.update(|state| {
-            state.memory = decision.memory.clone();
-            if state.started.is_none() && state.memory.attempt > 0 {
-                state.started = Some(world.now);
-            }
-        })
-        .await?;
+        let is_ours = unit
+            .update(|state| {
+                if state.continued_as.is_some() {
+                    return false;
+                }
+                state.memory = decision.memory.clone();
+                if state.started.is_none() && state.memory.attempt > 0 {
+                    state.started = Some(world.now);
+                }
+                true
+            })
+            .await?;
+        // Handed over while we looked: what was decided is another unit's to decide.
+        if !is_ours {
+            return Ok(Next::Again(Duration::ZERO));
+        }
         unit.round.send_modify(|count| *count += 1);
         if news {
             self.units.changed.notify_one();
@@ -372,7 +394,8 @@ fn remember(state: &mut UnitState, object: Option<&WorkUnit>, gone: bool) {
             created: true,
             ..attempt::Memory::default()
         };
-        *state = UnitState { uid, memory, ..UnitState::default() };
+        let earlier = std::mem::take(&mut state.earlier);
+        *state = UnitState { uid, memory, earlier, ..UnitState::default() };
     }
     state.gone = false;
     let asked = match (object.spec.desired, object.metadata.deletion_timestamp.is_some()) {

@@ -35,8 +35,8 @@ use super::identity::Identity;
 use super::units::locked;
 use crate::runtime::client::install_crypto;
 use crate::wire::gateway::{
-    Challenge, HeartbeatAnswer, HubPublic, JoinAnswer, JoinRequest, ManifestRef, Refused, TokensAnswer,
-    TokensRequest, token_request_message,
+    Challenge, HeartbeatAnswer, HubPublic, JoinAnswer, JoinRequest, ManifestRef, RecoverAnswer,
+    RecoverRequest, Recovered, Refused, TokensAnswer, TokensRequest, token_request_message,
 };
 use crate::wire::join_token::{JoinToken, secret_hash};
 
@@ -72,6 +72,10 @@ pub struct Hub {
     pub ranges: Vec<String>,
     /// Commits, and the status and reason with which they are refused.
     pub commits: Vec<(u64, Digest)>,
+    /// Offers of units, and what each of them is told.
+    pub offers: Vec<RecoverRequest>,
+    /// See `offers`.
+    pub recovered: Recovered,
     /// See `commits`.
     pub refuses_commits: Option<(u16, &'static str)>,
     /// Logs, and URLs of single objects.
@@ -107,6 +111,8 @@ impl FakeGateway {
             cut: None,
             ranges: Vec::new(),
             commits: Vec::new(),
+            offers: Vec::new(),
+            recovered: Recovered::Wait,
             refuses_commits: None,
             logs: logs::Logs::default(),
         }));
@@ -117,6 +123,7 @@ impl FakeGateway {
             .route("/v1/challenge", post(challenge))
             .route("/v1/tokens", post(tokens))
             .route("/v1/heartbeat", post(heartbeat))
+            .route("/v1/recover", post(recover))
             .route("/v1/units/u/blobs/sha256/{hex}", get(blob).put(put_blob))
             .route("/v1/units/u/checkpoints/{step}", post(commit))
             .merge(logs::routes())
@@ -350,6 +357,21 @@ async fn heartbeat(State(hub): Shared, ConnectInfo(peer): ConnectInfo<Peer>, hea
         return refuse(status, reason);
     }
     Json(hub.beat.clone()).into_response()
+}
+
+async fn recover(
+    State(hub): Shared,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    headers: HeaderMap,
+    Json(request): Json<RecoverRequest>,
+) -> Response {
+    let mut hub = locked(&hub);
+    if let Err(refused) = admitted(&hub, &peer, &headers, "gateway-") {
+        return *refused;
+    }
+    let answers = vec![hub.recovered.clone(); request.units.len()];
+    hub.offers.push(request);
+    Json(RecoverAnswer { answers }).into_response()
 }
 
 async fn blob(

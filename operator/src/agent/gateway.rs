@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 
 use crate::runtime::sanitise;
 use crate::wire::gateway::{
-    Challenge, Heartbeat, HeartbeatAnswer, HubPublic, JoinAnswer, JoinRequest, Refused, TokensAnswer,
-    TokensRequest,
+    Challenge, Heartbeat, HeartbeatAnswer, HubPublic, JoinAnswer, JoinRequest, RecoverAnswer, RecoverRequest,
+    Refused, TokensAnswer, TokensRequest,
 };
 
 /// One small request may take this long.
@@ -158,6 +158,19 @@ impl Gateway {
         let request =
             self.request(Method::POST, "/v1/heartbeat").header(header::AUTHORIZATION, authorization);
         self.ask("POST /v1/heartbeat", request.json(&beat)).await
+    }
+
+    /// `POST /v1/recover` with the gateway's token.
+    ///
+    /// # Errors
+    /// [`GatewayError`].
+    pub async fn recover(
+        &self,
+        authorization: HeaderValue,
+        request: &RecoverRequest,
+    ) -> Result<RecoverAnswer, GatewayError> {
+        let post = self.request(Method::POST, "/v1/recover").header(header::AUTHORIZATION, authorization);
+        self.ask("POST /v1/recover", post.json(request)).await
     }
 
     async fn post<T: DeserializeOwned>(

@@ -13,6 +13,7 @@ use super::fake_gateway::FakeGateway;
 use super::fence::{Fence, Floor};
 use super::gateway::Gateway;
 use super::heartbeat::{BeatError, Pulse};
+use super::hub::Contact;
 use super::hub_blobs::{HttpBlobs, HubBlobs, HubError};
 use super::hub_keys::HubKeys;
 use super::identity::Identity;
@@ -54,6 +55,8 @@ impl Agent {
             fence: Arc::new(Fence::open(self.dir.path()).unwrap()),
             keys: Arc::new(HubKeys::open(self.dir.path()).unwrap()),
             units: Arc::new(Units::open(StateDir::open(self.dir.path()).unwrap()).unwrap()),
+            contact: Arc::new(Contact::open(self.dir.path().join("contact"))),
+            reported: Arc::default(),
         }
     }
 

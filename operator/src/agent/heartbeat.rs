@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::fence::{Fence, Floor, Heard};
 use super::gateway::GatewayError;
+use super::hub::Contact;
 use super::hub_keys::{HubKeys, HubKeysError};
+use super::recover::{Reported, recover};
 use super::session::Session;
 use super::units::Units;
 use crate::runtime::Shutdown;
@@ -25,6 +27,10 @@ pub struct Pulse {
     pub keys: Arc<HubKeys>,
     /// Woken when any of it changes.
     pub units: Arc<Units>,
+    /// Told when the hub was restored: what was watched is of the lost time.
+    pub contact: Arc<Contact>,
+    /// What a restored hub was told.
+    pub reported: Arc<Reported>,
 }
 
 impl Pulse {
@@ -71,11 +77,15 @@ impl Pulse {
         if matches!(raised, Ok(true)) || matches!(advanced, Ok(true)) {
             self.units.all().iter().for_each(|unit| unit.wake.notify_one());
         }
-        raised.and(advanced).map(|_| ())
+        // Also when only a number went back: what we hold does not depend on it.
+        let incarnation = self.fence.floor().incarnation;
+        let recovered = recover(&self.session, &self.units, &self.reported, incarnation).await;
+        raised.and(advanced).and(recovered)
     }
 
     fn raise(&self, answer: &HeartbeatAnswer) -> Result<bool, BeatError> {
         let said = Floor { incarnation: answer.incarnation, min_epoch: answer.min_epoch };
+        let before = self.fence.floor().incarnation;
         match self.fence.hear(said)? {
             Heard::Same => Ok(false),
             Heard::Raised => {
@@ -84,6 +94,9 @@ impl Pulse {
                     min_epoch = said.min_epoch,
                     "the hub's floor rose"
                 );
+                if said.incarnation > before {
+                    self.contact.back.notify_one();
+                }
                 Ok(true)
             }
             Heard::Lower => Err(BeatError::Lower { said, known: self.fence.floor() }),

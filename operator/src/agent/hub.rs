@@ -55,6 +55,13 @@ impl View {
         locked(&self.objects).get(name).cloned()
     }
 
+    /// As if the hub's list were this.
+    #[cfg(test)]
+    pub fn show(&self, objects: &[WorkUnit]) {
+        *locked(&self.objects) = objects.iter().map(|object| (object.name_any(), object.clone())).collect();
+        self.synced.store(true, Ordering::SeqCst);
+    }
+
     /// The object, or proof that it is gone. That a list lacks it proves nothing (a new hub, an old snapshot, a lost
     /// right): then the API is asked for this very name.
     pub async fn look(&self, api: &Api<WorkUnit>, name: &str) -> Look {
@@ -187,6 +194,12 @@ impl Contact {
             }
             *saved = Some(Instant::now());
         }
+    }
+
+    /// For how long nothing had been heard when this process started.
+    #[must_use]
+    pub fn before(&self) -> Duration {
+        self.before
     }
 
     /// For how long nothing was heard, over restarts of the agent too.

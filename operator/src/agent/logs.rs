@@ -25,10 +25,11 @@ pub struct Part {
 
 /// Reads logs.
 pub trait WorkerLogs: Send + Sync + 'static {
-    /// The log of a unit's worker in its newest attempt; `None` if that has no container yet or any more.
+    /// The log of a unit's worker in its newest attempt, whichever of its names that was made under; `None` if it has no
+    /// container yet or any more.
     fn of_worker<'a>(
         &'a self,
-        unit: &'a str,
+        names: &'a [&'a str],
         rank: u32,
         part: Part,
     ) -> BoxFuture<'a, Result<Option<Log>, MemberError>>;

@@ -74,12 +74,15 @@ impl Member {
         Api::namespaced(self.client.clone(), &self.site.namespace)
     }
 
-    /// The Jobs and pods of a unit, read live: a decision on a stale copy could make two attempts.
+    /// The Jobs and pods with the names of these units, read live: a decision on a stale copy could make two attempts.
     ///
     /// # Errors
     /// [`MemberError`].
-    pub async fn children(&self, unit: &str) -> Result<(Vec<attempt::Job>, Vec<attempt::Pod>), MemberError> {
-        let ours = ListParams::default().labels(&selector(unit));
+    pub async fn children(
+        &self,
+        units: &[&str],
+    ) -> Result<(Vec<attempt::Job>, Vec<attempt::Pod>), MemberError> {
+        let ours = ListParams::default().labels(&selector(units));
         let (jobs, pods) = (self.api::<Job>(), self.api::<Pod>());
         let (jobs, pods) =
             tokio::try_join!(within("list jobs", jobs.list(&ours)), within("list pods", pods.list(&ours)))?;
@@ -188,7 +191,7 @@ impl Member {
             };
             match event {
                 Some(Ok(Some(name))) => {
-                    if let Some(unit) = units.get(&name) {
+                    if let Some(unit) = units.serving(&name).await {
                         unit.wake.notify_one();
                     }
                 }
@@ -240,12 +243,12 @@ impl Member {
 impl WorkerLogs for Member {
     fn of_worker<'a>(
         &'a self,
-        unit: &'a str,
+        names: &'a [&'a str],
         rank: u32,
         part: Part,
     ) -> BoxFuture<'a, Result<Option<Log>, MemberError>> {
         Box::pin(async move {
-            let (_, pods) = self.children(unit).await?;
+            let (_, pods) = self.children(names).await?;
             let newest = pods.iter().map(|pod| pod.attempt).max();
             let wrote = |pod: &&attempt::Pod| {
                 Some(pod.attempt) == newest
@@ -319,8 +322,8 @@ fn touched<K: ResourceExt>(event: watcher::Event<K>) -> Option<String> {
     }
 }
 
-fn selector(unit: &str) -> String {
-    format!("{}={MANAGED_BY},{}={unit}", labels::MANAGED_BY, labels::UNIT)
+fn selector(units: &[&str]) -> String {
+    format!("{}={MANAGED_BY},{} in ({})", labels::MANAGED_BY, labels::UNIT, units.join(","))
 }
 
 fn same(uid: &str) -> Preconditions {

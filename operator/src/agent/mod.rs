@@ -45,6 +45,7 @@ pub mod pin;
 pub mod policy;
 pub mod quota;
 pub mod rbac;
+pub mod recover;
 pub mod relay;
 mod relay_address;
 pub mod render;
@@ -56,7 +57,7 @@ pub mod status;
 pub mod streams;
 pub mod switch;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod units;
 pub mod upload;
 

@@ -25,7 +25,8 @@ use crate::runtime::{Shutdown, sanitise};
 const LOOK: Duration = Duration::from_secs(5);
 /// Nothing but a change is written before this has passed, and then only if something changed.
 const INTERVAL: Duration = Duration::from_secs(30);
-/// How often the agent looks whether its report still stands: somebody may have removed the object, and the hub made it anew.
+/// How often the agent looks whether its report still stands: somebody may have removed the object, and the hub made it
+/// anew, or the hub's database was restored.
 const CHECK: Duration = Duration::from_secs(30);
 
 /// Reports until `shutdown`.
@@ -42,8 +43,10 @@ pub async fn run(
     loop {
         if checked.elapsed() > CHECK {
             checked = Instant::now();
-            if written.is_some() && !stands(&api).await {
-                tracing::warn!("the report is not there any more; writing it again");
+            if let Some(known) = &written
+                && !stands(&api, known).await
+            {
+                tracing::warn!("the hub's report is not the one that was written; writing it again");
                 written = None;
             }
         }
@@ -89,9 +92,15 @@ pub async fn run(
 }
 
 /// Whether the object still has what was written. No answer changes nothing.
-async fn stands(api: &Api<ProviderReport>) -> bool {
+async fn stands(api: &Api<ProviderReport>, written: &ProviderReportStatus) -> bool {
     match tokio::time::timeout(TIMEOUT, api.get_opt(REPORT)).await {
-        Ok(Ok(Some(report))) => report.status.is_some_and(|status| status.observed_at.is_some()),
+        Ok(Ok(Some(report))) => {
+            // What placement uses; a text may come back spelt otherwise.
+            let is_same = |status: ProviderReportStatus| {
+                status.devices == written.devices && status.accepts == written.accepts
+            };
+            report.status.is_some_and(is_same)
+        }
         _ => true,
     }
 }

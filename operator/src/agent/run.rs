@@ -164,7 +164,8 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
         };
         tokio::spawn(streams.run(shutdown.clone()));
         tokio::spawn(kept.run(session.clone(), shutdown.clone()));
-        let pulse = Pulse { session, fence, keys: trusted, units: units.clone() };
+        let (told, reported) = (contact.clone(), Arc::default());
+        let pulse = Pulse { session, fence, keys: trusted, units: units.clone(), contact: told, reported };
         tokio::spawn(pulse.run(shutdown.clone()));
         let lease: Api<Lease> = Api::namespaced(hub.clone(), &namespace);
         tokio::spawn(hub::renew(lease, holder()?, contact, shutdown.clone()));
@@ -240,7 +241,13 @@ async fn obey(session: Session, units: Arc<Units>, shutdown: Shutdown) {
 async fn adopt(controller: &Arc<Controller>) {
     loop {
         match controller.member.unit_names().await {
-            Ok(names) => return names.iter().for_each(|name| controller.touch(name)),
+            Ok(names) => {
+                for name in names {
+                    let serving = controller.units.serving(&name).await;
+                    controller.touch(serving.as_ref().map_or(&name, |unit| unit.name()));
+                }
+                return;
+            }
             Err(error) => tracing::warn!(%error, "cannot look for Jobs of a previous run yet"),
         }
         tokio::select! {

@@ -14,7 +14,7 @@ use super::gateway::{Gateway, GatewayError, unreachable};
 use super::identity::Identity;
 use super::units::locked;
 use crate::runtime::{Shutdown, backoff};
-use crate::wire::gateway::{HeartbeatAnswer, TokensAnswer, TokensRequest};
+use crate::wire::gateway::{HeartbeatAnswer, RecoverAnswer, RecoverRequest, TokensAnswer, TokensRequest};
 
 /// While the admin has not pinned the key.
 const WAITING: Duration = Duration::from_secs(5);
@@ -363,11 +363,27 @@ impl Session {
     /// # Errors
     /// [`GatewayError`].
     pub async fn heartbeat(&self) -> Result<HeartbeatAnswer, GatewayError> {
+        self.authorized(|token| self.0.gateway.heartbeat(token)).await
+    }
+
+    /// `POST /v1/recover`.
+    ///
+    /// # Errors
+    /// [`GatewayError`].
+    pub async fn recover(&self, request: &RecoverRequest) -> Result<RecoverAnswer, GatewayError> {
+        self.authorized(|token| self.0.gateway.recover(token, request)).await
+    }
+
+    /// Asks with the gateway's token, once more with a new one if that was refused.
+    async fn authorized<T, F>(&self, ask: impl Fn(HeaderValue) -> F) -> Result<T, GatewayError>
+    where
+        F: Future<Output = Result<T, GatewayError>>,
+    {
         let tokens = self.tokens()?;
-        match self.0.gateway.heartbeat(tokens.gateway()).await {
+        match ask(tokens.gateway()).await {
             Err(error) if error.status() == Some(401) => {
                 let tokens = self.renew(tokens.number).await?;
-                self.0.gateway.heartbeat(tokens.gateway()).await
+                ask(tokens.gateway()).await
             }
             other => other,
         }

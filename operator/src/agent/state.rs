@@ -8,10 +8,12 @@ use jiff::Timestamp;
 use muster_core::attempt::{Desired, Memory};
 use muster_core::envelope::{CheckpointRef, Payload};
 use muster_proof::Digest;
+use muster_proof::dsse::Envelope;
 use muster_trainer::protocol::Peer;
 use serde::{Deserialize, Serialize};
 
 use crate::runtime::files::{self, Access};
+use crate::wire::gateway::Recovered;
 
 /// No state file is longer: a unit of 256 workers has some 80 KB.
 const MAX_FILE: u64 = 1 << 20;
@@ -42,6 +44,31 @@ pub struct UnitState {
     /// Set when the gateway said that a newer epoch is there; what it said.
     #[serde(default)]
     pub superseded: Option<String>,
+    /// What the hub signed, to be shown to a hub that has forgotten it.
+    #[serde(default)]
+    pub envelope: Option<Envelope>,
+    /// Since when the hub, restored from a backup, does not know the unit or does not count it.
+    #[serde(default)]
+    pub orphaned: Option<Timestamp>,
+    /// What the hub has said to the offer of the unit.
+    #[serde(default)]
+    pub recovered: Option<Answered>,
+    /// The units that this one continues, oldest first: Jobs and pods may still have their names.
+    #[serde(default)]
+    pub earlier: Vec<String>,
+    /// The unit that goes on in place of this one, which has no Jobs and pods of its own any more.
+    #[serde(default)]
+    pub continued_as: Option<String>,
+}
+
+/// The hub's final word about a unit of an earlier incarnation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Answered {
+    /// Which incarnation of the hub said it.
+    pub incarnation: i64,
+    /// What.
+    pub answer: Recovered,
 }
 
 /// One committed checkpoint.
@@ -79,6 +106,16 @@ pub struct Rounds {
 }
 
 impl UnitState {
+    /// Whether the unit is one that runs or shall run: taken, and nobody wants it to end.
+    #[must_use]
+    pub fn is_living(&self) -> bool {
+        self.payload.is_some()
+            && self.refused.is_none()
+            && self.memory.outcome.is_none()
+            && self.desired < Some(Desired::Stop)
+            && self.continued_as.is_none()
+    }
+
     /// The newest committed checkpoint.
     #[must_use]
     pub fn newest(&self) -> Option<&Commit> {

@@ -15,6 +15,7 @@ use super::gateway::{GatewayError, refusal};
 use super::logs::{Log, Part, WorkerLogs};
 use super::policy::Policies;
 use super::session::Session;
+use super::state::UnitState;
 use super::units::Units;
 use crate::runtime::{Shutdown, backoff};
 use crate::wire::streams::{StreamReason, StreamRefusal, StreamRequest};
@@ -139,15 +140,17 @@ impl Streams {
         };
         // Only what was accepted as work of this hub's.
         let known = match self.units.get(&wish.unit) {
-            Some(unit) => unit.state().await.payload,
-            None => None,
+            Some(unit) => unit.state().await,
+            None => UnitState::default(),
         };
-        if known.is_none_or(|payload| i64::from(wish.worker) >= payload.workers) {
+        if known.payload.is_none_or(|payload| i64::from(wish.worker) >= payload.workers) {
             return Err(none());
         }
+        // After a restore of the hub a unit goes on with pods that bear an earlier name.
+        let names: Vec<&str> = known.earlier.iter().map(String::as_str).chain([&*wish.unit]).collect();
         let part =
             Part { follow: wish.follow, tail_lines: wish.tail_lines, limit_bytes: Some(wish.limit_bytes) };
-        match self.logs.of_worker(&wish.unit, wish.worker, part).await {
+        match self.logs.of_worker(&names, wish.worker, part).await {
             Ok(log) => log.ok_or_else(none),
             Err(error) => {
                 tracing::warn!(unit = wish.unit, worker = wish.worker, %error, "cannot read a log");

@@ -41,6 +41,7 @@ pub fn payload() -> Payload {
         disconnect_grace_seconds: 900,
         incarnation: 1,
         not_after: "2030-01-01T00:00:00Z".parse().unwrap(),
+        continues: None,
     }
 }
 

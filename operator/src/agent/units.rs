@@ -8,10 +8,14 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use muster_core::envelope::Payload;
 use muster_proof::Digest;
+use muster_proof::dsse::Envelope;
 use tokio::sync::{Notify, watch};
 
 use super::state::{StateDir, UnitState};
 use super::status::Wanted;
+
+/// So many restores in a row a pod's name is known through.
+const MAX_EARLIER: usize = 8;
 
 /// The last report of the workers; not durable, it comes again.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -36,6 +40,8 @@ pub struct Unit {
     dir: Arc<StateDir>,
     state: tokio::sync::Mutex<UnitState>,
     progress: Mutex<Option<Progress>>,
+    /// When this process first saw it orphaned, and for how long it had been by then.
+    orphaned: Mutex<Option<(Instant, Duration)>>,
     /// Wakes the controller: something happened that may change its decision.
     pub wake: Notify,
     /// Wakes the uploader: a checkpoint was committed.
@@ -58,6 +64,7 @@ impl Unit {
             dir,
             state: tokio::sync::Mutex::new(state),
             progress: Mutex::new(None),
+            orphaned: Mutex::new(None),
             wake: Notify::new(),
             committed: Notify::new(),
             round: watch::Sender::new(0),
@@ -84,6 +91,12 @@ impl Unit {
         self.state.lock().await.clone()
     }
 
+    /// The same, unless it is being changed at this moment.
+    #[must_use]
+    pub fn try_state(&self) -> Option<UnitState> {
+        self.state.try_lock().ok().map(|state| state.clone())
+    }
+
     /// Changes the state durably: what `change` did is saved before this returns, or is undone.
     ///
     /// # Errors
@@ -100,6 +113,20 @@ impl Unit {
         tokio::task::spawn_blocking(move || dir.save(&name, &save)).await.map_err(io::Error::other)??;
         *state = changed;
         Ok(answer)
+    }
+
+    /// For how long the unit has been orphaned; `since` is what its state says. The wall clock counts only for the time
+    /// before this process: afterwards it may be set at will.
+    #[must_use]
+    pub fn orphaned_for(&self, since: Timestamp) -> Duration {
+        let before = || Duration::try_from(Timestamp::now().duration_since(since)).unwrap_or_default();
+        let (at, before) = *locked(&self.orphaned).get_or_insert_with(|| (Instant::now(), before()));
+        before + at.elapsed()
+    }
+
+    /// The hub counts the unit again.
+    pub fn forget_orphaned(&self) {
+        *locked(&self.orphaned) = None;
     }
 
     /// The last report.
@@ -179,9 +206,10 @@ impl Units {
                 continue;
             }
             let state = unit.state().await;
+            let holds = state.memory.attempt > 0 && state.memory.outcome.is_none();
             // A unit that is over may still have pods; its Job's pods are few seconds from gone and the scheduler
             // keeps the peace meanwhile.
-            if state.memory.attempt > 0 && state.memory.outcome.is_none() {
+            if holds && state.continued_as.is_none() {
                 holding.extend(state.payload);
             }
         }
@@ -200,6 +228,111 @@ impl Units {
             }
         }
         highest
+    }
+}
+
+/// What became of a wish to go on in place of another unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handed {
+    /// Its pods are the new unit's.
+    Over,
+    /// Its Job is just being made: ask again.
+    NotNow,
+    /// It has ended, or is another than the envelope says.
+    Never,
+}
+
+impl Units {
+    /// The unit that goes on in place of the one of this name, if one does.
+    pub async fn heir(&self, name: &str) -> Option<Arc<Unit>> {
+        for unit in self.all() {
+            if unit.state.lock().await.earlier.iter().any(|earlier| earlier == name) {
+                // Of several restores the last counts: what continues the heir continues this one, too.
+                return match unit.state().await.continued_as {
+                    Some(next) => self.get(&next).or(Some(unit)),
+                    None => Some(unit),
+                };
+            }
+        }
+        None
+    }
+
+    /// Whose Jobs and pods they are that bear this unit's name.
+    pub async fn serving(&self, name: &str) -> Option<Arc<Unit>> {
+        match self.heir(name).await {
+            Some(heir) => Some(heir),
+            None => self.get(name),
+        }
+    }
+
+    /// Lets `heir` go on where `unit` is: attempts, rounds, checkpoints and pods are its own from now on. Both
+    /// states change together: at no moment do two units, or none, look after the pods.
+    ///
+    /// # Errors
+    /// A state could not be saved; in memory nothing has changed. The heir's is saved first, and whoever reads that after a
+    /// crash knows whose the pods are.
+    pub async fn hand_over(
+        &self,
+        unit: &Unit,
+        heir: &Unit,
+        payload: &Payload,
+        envelope: &Envelope,
+    ) -> io::Result<Handed> {
+        let mut old = unit.state.lock().await;
+        let mut new = heir.state.lock().await;
+        let fits = old.payload.as_ref().is_some_and(|before| payload.takes_over(before));
+        if !fits || !old.is_living() {
+            return Ok(Handed::Never);
+        }
+        // A Job that is being made would be seen by nobody, and made twice.
+        if old.memory.attempt > 0 && !old.memory.created && !old.memory.over {
+            return Ok(Handed::NotNow);
+        }
+        let next = succeed(unit.name(), &old, &new, payload, envelope);
+        let shell = UnitState { continued_as: Some(heir.name.clone()), ..old.clone() };
+        let (dir, saves) =
+            (self.dir.clone(), [(heir.name.clone(), next.clone()), (unit.name.clone(), shell.clone())]);
+        let saved = move || saves.iter().try_for_each(|(name, state)| dir.save(name, state));
+        tokio::task::spawn_blocking(saved).await.map_err(io::Error::other)??;
+        heir.durable.send_replace(next.newest_durable().map_or(0, |commit| commit.step));
+        (*new, *old) = (next, shell);
+        if let Some(progress) = unit.progress() {
+            heir.report(progress);
+        }
+        Ok(Handed::Over)
+    }
+}
+
+fn succeed(
+    name: &str,
+    old: &UnitState,
+    new: &UnitState,
+    payload: &Payload,
+    envelope: &Envelope,
+) -> UnitState {
+    let mut checkpoints = old.checkpoints.clone();
+    if let Some(start) = payload.start {
+        // Recorded, though the answer did not arrive; another state of that step is one that nobody will ever take.
+        checkpoints.retain(|commit| commit.step != start.step || commit.manifest == start.manifest);
+        for commit in checkpoints.iter_mut().filter(|commit| commit.step <= start.step) {
+            commit.durable = true;
+        }
+    }
+    let mut earlier = old.earlier.clone();
+    earlier.push(name.to_owned());
+    earlier.drain(..earlier.len().saturating_sub(MAX_EARLIER));
+    UnitState {
+        uid: new.uid.clone(),
+        payload: Some(payload.clone()),
+        envelope: Some(envelope.clone()),
+        desired: new.desired,
+        gone: new.gone,
+        memory: old.memory.clone(),
+        rounds: old.rounds.clone(),
+        checkpoints,
+        started: old.started,
+        earlier,
+        ..UnitState::default()
     }
 }
 

@@ -47,9 +47,10 @@ pub async fn run(
     let mut begun = None;
     loop {
         let state = unit.state().await;
-        let waiting = |commit: &&Commit| !commit.durable && state.superseded.is_none();
+        // Nothing of a superseded unit is taken, nor of one that a restored hub does not count: it need not be tried.
+        let is_taken = state.superseded.is_none() && state.orphaned.is_none() && state.continued_as.is_none();
+        let waiting = |commit: &&Commit| !commit.durable && is_taken;
         let same = |commit: &&Commit| begun == Some(commit.step);
-        // Nothing of a superseded unit is taken: it need not be tried.
         let due =
             state.checkpoints.iter().filter(waiting).find(same).or(state.newest().filter(waiting)).cloned();
         begun = due.as_ref().map(|commit| commit.step);

@@ -69,10 +69,18 @@ impl HubInfo {
     /// 503: the hub has not published it yet.
     pub fn get(&self) -> Result<(HubPublic, u64), Refusal> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let known = known.as_ref().ok_or_else(|| {
-            Refusal::unavailable("the hub has not published its keys yet; does `muster hub` run?")
-        })?;
+        let known = known.as_ref().ok_or_else(unpublished)?;
         Ok((known.public.clone(), known.newest.serial()))
+    }
+
+    /// The incarnation, and the keys that sign now: of one moment.
+    ///
+    /// # Errors
+    /// 503: the hub has not published it yet.
+    pub fn now(&self) -> Result<(i64, KeySet), Refusal> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let now = known.as_ref().map(|known| (known.public.incarnation, known.newest.clone()));
+        now.ok_or_else(unpublished)
     }
 
     /// The ConfigMap's data.
@@ -139,6 +147,10 @@ impl HubInfo {
             }
         }
     }
+}
+
+fn unpublished() -> Refusal {
+    Refusal::unavailable("the hub has not published its keys yet; does `muster hub` run?")
 }
 
 /// Ends this run when the hub's incarnation has grown since its begin: after a restore of the hub's database a watch waits at

@@ -11,6 +11,7 @@
 //! | `join`, `challenge`, `tokens`, `bound` | from a join token to an agent's tokens, and their end |
 //! | `passthrough` | agents' way to the API server |
 //! | `hub_info`, `publish` | what the hub is, where the gateway is |
+//! | `recover` | units that agents still hold after a restore of the hub |
 //! | `access` | what routes see of all that |
 //! | `metrics`, `rbac` | what is counted, what the gateway may |
 //! | `foreign` | its readers of foreign bytes, for the fuzz targets |
@@ -37,6 +38,7 @@ pub mod passthrough;
 mod providers;
 mod publish;
 pub mod rbac;
+mod recover;
 pub mod reviews;
 mod streams;
 #[cfg(test)]
@@ -230,12 +232,13 @@ pub fn app(gateway: &Shared, rooms: Rooms) -> Router {
 
 /// What lies behind the doors, and the task that keeps the fence of units up to date.
 fn rooms(
-    client: &Client,
+    gateway: &Shared,
     store: &Arc<Store>,
     namespace_quota: u64,
     urls: &Arc<Urls>,
     shutdown: Shutdown,
 ) -> (Rooms, impl Future<Output = ()> + Send + use<>) {
+    let client = &gateway.client;
     let (work, fence) = units::follow(client.clone(), store.clone(), shutdown);
     let (work, streams) = (Arc::new(work), Arc::new(Streams::default()));
     let (authorizer, jobs) = (KubeAuthorizer::new(client.clone()), users::KubeJobs::new(client.clone()));
@@ -243,7 +246,8 @@ fn rooms(
     let rooms =
         Rooms {
             agents: units::router(store.clone(), work.clone(), urls.clone())
-                .merge(streams::router(streams.clone())),
+                .merge(streams::router(streams.clone()))
+                .merge(recover::router(gateway.clone(), store.clone())),
             users: users::router(store.clone(), door.clone(), urls.clone(), namespace_quota)
                 .merge(logs::router(store.clone(), door, work, streams)),
             objects: Some(urls::Objects { urls: urls.clone(), store: store.clone() }),
@@ -281,7 +285,7 @@ async fn start(args: &GatewayArgs, shutdown: &Shutdown) -> anyhow::Result<()> {
     let gateway = Gateway::new(config, args.token_seconds)?;
     let store = Store::open(args.store.clone()).await.with_context(|| format!("--store {}", args.store))?;
     let (rooms, fence) =
-        rooms(&gateway.client, &Arc::new(store), args.namespace_quota_bytes, &urls, shutdown.clone());
+        rooms(&gateway, &Arc::new(store), args.namespace_quota_bytes, &urls, shutdown.clone());
     let app = app(&gateway, rooms);
     let listen = |address: SocketAddr| {
         TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))

@@ -21,6 +21,8 @@ use crate::wire::gateway::{TokensAnswer, token_request_message};
 pub fn urls() -> Arc<Urls> {
     Arc::new(Urls::new([7; 64], "https://127.0.0.1"))
 }
+/// The seed of the hub's key.
+pub const HUB_KEY: [u8; 32] = [9; 32];
 
 /// An agent's or a user's end.
 #[derive(Clone)]
@@ -98,6 +100,11 @@ impl Drop for Running {
 impl Running {
     /// With the hub's keys published and these rooms behind the doors.
     pub async fn start(rooms: Rooms) -> Self {
+        Self::start_with(|_| rooms).await
+    }
+
+    /// The same with rooms that need the gateway.
+    pub async fn start_with(rooms: impl FnOnce(&Shared) -> Rooms) -> Self {
         install_crypto();
         let api = FakeApi::start().await;
         api.publish_hub();
@@ -106,6 +113,7 @@ impl Running {
         let mut config = kube::Config::new(api.url.parse().unwrap());
         config.auth_info.token = Some("the-gateways-own".to_owned().into());
         let gateway = Gateway::new(config, 3600).unwrap();
+        let rooms = rooms(&gateway);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
         let config = tls::server_config(&authority, &["127.0.0.1".into()]).unwrap();

@@ -10,6 +10,7 @@
 //! | `collector` | garbage collection of the store, which outlives objects |
 //! | `state`, `signer`, `publish` | keys and numbers that outlive the database; who signs; the public half |
 //! | `restore` | notices that the database went back |
+//! | `recovery` | what agents still hold after that: continued, or stopped |
 //! | `apply`, `events`, `context`, `error`, `names`, `patience`, `rbac` | what the controllers share |
 //!
 //! Decisions live in `muster-core` and are pure. Nothing here trains, listens, or holds a member's credentials.
@@ -24,6 +25,7 @@ pub(crate) mod patience;
 mod provider;
 mod publish;
 pub mod rbac;
+mod recovery;
 pub mod registrar;
 mod restore;
 mod signer;
@@ -158,14 +160,24 @@ async fn everything(ctx: Arc<Context>, schedule: collector::Schedule, shutdown: 
     if restore.settle(&shutdown).await.is_none() {
         return false;
     }
-    let (jobs, cache) = job::controller(&ctx);
+    // Nor is anything decided about jobs, or removed, before the agents have said what they hold.
+    let jobs = async {
+        if recovery::settle(&ctx, &shutdown).await.is_none() {
+            return;
+        }
+        let (jobs, cache) = job::controller(&ctx);
+        tokio::join!(
+            job::run(jobs, ctx.clone(), stop()),
+            units::run(ctx.clone(), cache, stop()),
+            collector::run(ctx.clone(), schedule, stop()),
+            recovery::follow(&ctx, stop()),
+        );
+    };
     let (went_back, ..) = tokio::join!(
         restore.run(stop()),
         publish::run(client, state, signer, stop()),
         provider::run(ctx.clone(), stop()),
-        job::run(jobs, ctx.clone(), stop()),
-        units::run(ctx.clone(), cache, stop()),
-        collector::run(ctx, schedule, stop()),
+        jobs,
     );
     went_back
 }

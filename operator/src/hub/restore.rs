@@ -95,8 +95,8 @@ impl Restore {
             is = again,
             incarnation = now.incarnation,
             min_epoch = now.floor,
-            "the hub's database went back: it was restored from a backup. All units signed so far are void; jobs go on from \
-             their newest checkpoints"
+            "the hub's database went back: it was restored from a backup. All units signed so far are void; those that agents \
+             still hold are continued under new epochs"
         );
         Ok(Seen::Restored)
     }

@@ -11,6 +11,7 @@
 //! jobs/<job uid>/units/<unit>/named/<hex>-<size>    the unit put this blob, and a commit named it
 //! jobs/<job uid>/logs/<unit>-<attempt>-<rank>       the end of the log of a worker whose attempt failed
 //! staging/<unit>/<name>                             put past the gateway, and not a blob yet (buckets only)
+//! recover/<incarnation>/<provider>/...              what agents hold after a restore of the hub ([`offers`])
 //! ```
 //!
 //! Any number of processes may use it at once; only the hub collects garbage. A name is written whole or not at all, and
@@ -25,6 +26,7 @@ mod location;
 mod logs;
 mod namespace;
 mod objects;
+pub mod offers;
 mod puts;
 pub mod serve;
 mod staging;

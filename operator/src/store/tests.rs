@@ -51,6 +51,45 @@ async fn a_dataset_is_found_by_its_name_in_its_namespace_only(#[values(On::Dir, 
 
 #[rstest]
 #[tokio::test]
+async fn offers_stay_until_they_are_answered_and_their_envelopes_with_them(
+    #[values(On::Dir, On::Bucket)] on: On,
+) {
+    use offers::{Answer, MAX_ENVELOPE};
+    let (_dir, store) = store(on).await;
+    assert!(store.open_offers(2).await.unwrap().is_empty());
+    store.record_offer(2, "east", "4f2a9c1b-0-1", b"first".to_vec()).await.unwrap();
+    store.record_offer(2, "east", "4f2a9c1b-0-1", b"second".to_vec()).await.unwrap();
+    store.record_offer(2, "west", "5f2a9c1b-0-3", b"another".to_vec()).await.unwrap();
+    store.collect(&job(1), &[], later(), NO_GRACE).await.unwrap();
+    let open = store.open_offers(2).await.unwrap();
+    let names: Vec<_> = open.iter().map(|offer| (offer.provider.as_str(), offer.unit.as_str())).collect();
+    assert_eq!(names, [("east", "4f2a9c1b-0-1"), ("west", "5f2a9c1b-0-3")]);
+    let kept = store.read(&open[0].envelope, MAX_ENVELOPE).await.unwrap();
+    assert_eq!(kept.as_deref(), Some(&b"first"[..]), "the first stays, and is not collected");
+
+    let answer = async |unit: &str| store.offer_answer(2, "east", unit).await.unwrap();
+    assert_eq!(answer("4f2a9c1b-0-1").await, None);
+    let name = Answer::As("4f2a9c1b-0-1001".to_owned());
+    store.answer_offer(2, &open[0], &name).await.unwrap();
+    assert_eq!(answer("4f2a9c1b-0-1").await, Some(name));
+    assert_eq!(store.open_offers(2).await.unwrap(), open[1..]);
+    assert!(!store.has_offered_all(2, "east").await.unwrap());
+    store.complete_offers(2, "east").await.unwrap();
+    assert!(
+        store.has_offered_all(2, "east").await.unwrap() && !store.has_offered_all(2, "west").await.unwrap()
+    );
+
+    store.forget_offers(2).await.unwrap();
+    assert_eq!(store.open_offers(2).await.unwrap().len(), 1);
+    store.forget_offers(3).await.unwrap();
+    assert!(store.open_offers(2).await.unwrap().is_empty());
+    for (provider, unit) in [("../east", "u"), ("east", "../../jobs"), ("east", "")] {
+        assert!(store.record_offer(2, provider, unit, b"x".to_vec()).await.is_err(), "{provider} {unit}");
+    }
+}
+
+#[rstest]
+#[tokio::test]
 async fn a_dataset_that_lost_a_shard_is_not_whole(#[values(On::Dir, On::Bucket)] on: On) {
     let (_dir, store) = store(on).await;
     assert!(store.whole_dataset(&team("team-a"), "kjv").await.unwrap().is_none());

@@ -137,6 +137,41 @@ pub struct HeartbeatAnswer {
     pub key_serial: u64,
 }
 
+/// Most units of one [`RecoverRequest`]: an agent that has more sends several.
+pub const MAX_OFFERS: usize = 32;
+
+/// `POST /v1/recover`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RecoverRequest {
+    /// The hub's, as the agent has heard it.
+    pub incarnation: i64,
+    /// Envelopes of lower incarnations whose units the agent holds.
+    pub units: Vec<Envelope>,
+    /// With these the agent has offered all that it holds.
+    pub complete: bool,
+}
+
+/// Its answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RecoverAnswer {
+    /// In the order of the request.
+    pub answers: Vec<Recovered>,
+}
+
+/// What becomes of a unit of an earlier incarnation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Recovered {
+    /// The hub has not said yet: ask again.
+    Wait,
+    /// It must stop.
+    Stop,
+    /// The unit of this name continues it.
+    #[serde(rename = "as")]
+    As(String),
+}
+
 /// `POST /v1/units/{unit}/checkpoints/{step}` and `PUT /v1/namespaces/{ns}/datasets/{name}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

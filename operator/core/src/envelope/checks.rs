@@ -214,6 +214,10 @@ impl Payload {
         if let Some(start) = &self.start {
             range("start.step", start.step, 1, self.steps)?;
         }
+        if let Some(before) = &self.continues {
+            let good = is_label(before) && before.len() <= 40 && *before != self.name;
+            check("continues", good, "another unit's name, a DNS label of at most 40 characters")?;
+        }
         Ok(())
     }
 }

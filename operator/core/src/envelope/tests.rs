@@ -41,6 +41,22 @@ fn payload() -> Payload {
         disconnect_grace_seconds: 900,
         incarnation: 1,
         not_after: "2026-11-23T19:00:00Z".parse().unwrap(),
+        continues: None,
+    }
+}
+
+#[test]
+fn what_is_continued_is_named_or_left_out() {
+    let without = seal(&payload(), &key(1)).unwrap();
+    assert!(!String::from_utf8(without.to_json().unwrap()).unwrap().contains("continues"));
+    assert_eq!(open(&without, &trusted()).unwrap().continues, None);
+    let named = Payload { continues: Some("4f2a9c1b-0-7".to_owned()), ..payload() };
+    assert_eq!(open(&seal(&named, &key(1)).unwrap(), &trusted()).unwrap(), named);
+    for bad in
+        [Value::Null, json!(""), json!("4f2a9c1b-0-1"), json!("A/../b"), json!("x".repeat(41)), json!(7)]
+    {
+        let refused = open(&signed_with("continues", bad.clone()), &trusted()).unwrap_err();
+        assert!(matches!(refused, Refusal::BadPayload(_)), "{bad}: {refused}");
     }
 }
 

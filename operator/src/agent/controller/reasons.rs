@@ -6,6 +6,7 @@ use muster_api::v1alpha1::WorkUnit;
 use muster_core::attempt::Stop;
 use muster_core::envelope::{Payload, Refusal};
 use muster_core::quota::{of_unit, sum};
+use muster_proof::dsse::Envelope;
 
 use super::Controller;
 use crate::agent::accept::{self, Measure, Rejection};
@@ -19,13 +20,17 @@ const NEWS: Duration = Duration::from_secs(6);
 impl Controller {
     /// Whether the unit is taken; `None` while that cannot be said. A refusal is final, so a signer that is not known is
     /// first looked for in the hub's newest set of keys: the unit may be quicker here than the news of a rotation.
-    pub(super) async fn judge(&self, unit: &Unit, object: &WorkUnit) -> Option<Result<Payload, Refusal>> {
+    pub(super) async fn judge(
+        &self,
+        unit: &Unit,
+        object: &WorkUnit,
+    ) -> Option<Result<(Payload, Envelope), Refusal>> {
         for refreshed in [false, true] {
             let floor = self.fence.floor();
             let measure =
                 Measure { provider: &self.provider, policies: &self.policies, keys: &self.trusted, floor };
             let refusal = match accept::accept(measure, &self.units, object).await {
-                Ok(payload) => return Some(Ok(payload)),
+                Ok(taken) => return Some(Ok(taken)),
                 Err(Rejection::UnknownSigner(refusal)) if !refreshed => {
                     match self.trusted.refresh(self.session.gateway()).await {
                         Ok(true) => continue,
@@ -48,7 +53,7 @@ impl Controller {
     }
 
     /// A reason of our own to end the unit.
-    pub(super) async fn stop(&self, state: &UnitState, payload: &Payload) -> Option<Stop> {
+    pub(super) async fn stop(&self, unit: &Unit, state: &UnitState, payload: &Payload) -> Option<Stop> {
         let stop = |reason, message| Some(Stop { reason, message });
         // The provider's own word first, then what voids the unit, then what is only late.
         if let Some(message) = self.policies.stopped() {
@@ -57,10 +62,13 @@ impl Controller {
         if self.session.is_revoked() {
             return stop("Revoked", "the hub has revoked this provider".to_owned());
         }
-        if let Some(why) = self.fence.floor().voids(payload) {
-            return stop("Superseded", format!("the unit is void: {why}"));
-        }
-        if let Some(why) = &state.superseded {
+        if let Some(since) = state.orphaned {
+            if let Some(end) = self.end_of_orphan(unit, state, payload, since) {
+                return Some(end);
+            }
+        } else if let Some(why) = &state.superseded
+            && self.is_superseded(unit, payload).await
+        {
             return stop("Superseded", why.clone());
         }
         let highest = self.units.highest_epoch(&payload.job_uid, payload.island).await;

@@ -97,14 +97,15 @@ pub fn is_complete(rounds: &Rounds, workers: i64) -> bool {
     (0..workers).all(|rank| rounds.peers.contains_key(&rank))
 }
 
-/// What all workers of the round are told of each other, once all have joined.
+/// What all workers of the round are told of each other, once all have joined. `unit` is the one that the attempt was made
+/// for, which another may continue meanwhile: an attempt has one name from its first round to its last.
 #[must_use]
-pub fn list(state: &UnitState) -> Option<PeerList> {
+pub fn list(state: &UnitState, unit: &str) -> Option<PeerList> {
     let (payload, rounds) = (state.payload.as_ref()?, &state.rounds);
     is_complete(rounds, payload.workers).then_some(())?;
     Some(PeerList {
         format: FORMAT.to_owned(),
-        unit: payload.name.clone(),
+        unit: unit.to_owned(),
         attempt: u32::try_from(rounds.attempt).ok()?,
         round: rounds.number,
         peers: rounds.peers.values().copied().collect(),
@@ -143,14 +144,14 @@ mod tests {
         assert!(!is_complete(&state.rounds, 2));
         assert_eq!(join(&mut state, 1, 1, peer(2), 0), Ask::Current);
         assert!(is_complete(&state.rounds, 2));
-        let first = list(&state).unwrap();
+        let first = list(&state, "4f2a9c1b-0-1").unwrap();
         assert_eq!((first.attempt, first.round, &first.peers[..]), (1, 1, &[peer(1), peer(2)][..]));
         // Rank 1's worker died at step 5, then rank 0 follows.
         assert_eq!(ask(&mut state, 2, 5), Ask::Current);
         assert_eq!(ask(&mut state, 2, 5), Ask::Current);
         assert_eq!(join(&mut state, 1, 0, peer(1), 5), Ask::Other(2));
         assert!(state.rounds.peers.is_empty());
-        assert_eq!(list(&state), None);
+        assert_eq!(list(&state, "4f2a9c1b-0-1"), None);
         assert_eq!(ask(&mut state, 9, 5), Ask::Other(2));
         assert_eq!(ask(&mut state, 1, 5), Ask::Other(2));
     }

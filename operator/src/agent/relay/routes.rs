@@ -61,7 +61,8 @@ async fn worker(relay: &Relay, headers: &HeaderMap) -> Answer<(Worker, Arc<Unit>
         ReviewError::Refused(_) => said(StatusCode::UNAUTHORIZED, &error.to_string()),
         ReviewError::Unavailable(_) => said(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
     })?;
-    let unit = relay.units.get(&worker.unit).ok_or_else(|| said(StatusCode::GONE, "the unit is gone"))?;
+    let unit = relay.units.serving(&worker.unit).await;
+    let unit = unit.ok_or_else(|| said(StatusCode::GONE, "the unit is gone"))?;
     let state = unit.state().await;
     let workers = state.payload.as_ref().map_or(0, |payload| payload.workers);
     if !is_live(&state, worker.attempt) {
@@ -101,7 +102,7 @@ fn assign(payload: &Payload, state: &UnitState, worker: &Worker) -> Option<Assig
         None => None,
     };
     Some(Assignment {
-        unit: payload.name.clone(),
+        unit: worker.unit.clone(),
         attempt: u32::try_from(worker.attempt).ok()?,
         rank: u32::try_from(worker.rank).ok()?,
         workers: u32::try_from(payload.workers).ok()?,
@@ -140,7 +141,7 @@ async fn join(
         if state.rounds.number != round {
             current(&unit, Ask::Other(state.rounds.number))?;
         }
-        if let Some(list) = rounds::list(&state) {
+        if let Some(list) = rounds::list(&state, &worker.unit) {
             let peers = peers::sign(&list, &relay.signer).map_err(|error| {
                 tracing::error!(unit = unit.name(), %error, "cannot sign the list of peers");
                 said(StatusCode::INTERNAL_SERVER_ERROR, "cannot sign the list of peers")

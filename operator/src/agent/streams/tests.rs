@@ -48,12 +48,12 @@ impl Member {
 impl WorkerLogs for Member {
     fn of_worker<'a>(
         &'a self,
-        unit: &'a str,
+        names: &'a [&'a str],
         rank: u32,
         part: Part,
     ) -> BoxFuture<'a, Result<Option<Log>, MemberError>> {
         Box::pin(async move {
-            assert_eq!(unit, UNIT);
+            assert_eq!(names, [UNIT]);
             if rank == 1 {
                 return Err(MemberError::Timeout("get pods/log"));
             }
@@ -202,7 +202,7 @@ struct Slow;
 impl WorkerLogs for Slow {
     fn of_worker<'a>(
         &'a self,
-        _: &'a str,
+        _: &'a [&'a str],
         _: u32,
         _: Part,
     ) -> BoxFuture<'a, Result<Option<Log>, MemberError>> {

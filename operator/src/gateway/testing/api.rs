@@ -155,7 +155,7 @@ impl FakeApi {
     }
 
     pub fn publish_hub(&self) {
-        let key = SigningKey::generate([9; 32]).unwrap();
+        let key = SigningKey::generate(super::HUB_KEY).unwrap();
         let set = hub_keys::sign(1, &[key.public()], &key).unwrap();
         self.put(
             "/api/v1/namespaces/muster-system/configmaps/muster-hub-public",

@@ -54,9 +54,7 @@ pub async fn gather(look: &Look<'_>) -> Result<Gathered, Error> {
     let status = look.old();
     let mut units = units_of(ctx, &look.uid).await?;
     units.sort_by_key(|unit| unit.spec.epoch);
-    let known = status.checkpoint.as_ref().map_or(0, |known| number(known.step));
-    let newer = newer_checkpoint(&ctx.store, &look.uid, status.training_digest.as_deref(), known).await?;
-    let checkpoint = newer.or_else(|| status.checkpoint.clone());
+    let checkpoint = newest_checkpoint(&ctx.store, &look.uid, &status).await?;
     let checkpoint_pending = units.iter().any(|unit| names_newer(unit, checkpoint.as_ref()));
     let current = units.pop();
     let known_epoch = status.islands.iter().filter_map(|island| island.epoch).max().unwrap_or(0);
@@ -239,6 +237,20 @@ fn rule(rule: &api::FailureRule) -> Rule {
             api::FailureAction::FailJob => Action::FailJob,
         },
     }
+}
+
+/// The checkpoint to go on from: the newest that the store has, or what the status knows.
+///
+/// # Errors
+/// The store's.
+pub async fn newest_checkpoint(
+    store: &Store,
+    job: &str,
+    status: &api::TrainingJobStatus,
+) -> Result<Option<JobCheckpoint>, Error> {
+    let known = status.checkpoint.as_ref().map_or(0, |known| number(known.step));
+    let newer = newer_checkpoint(store, job, status.training_digest.as_deref(), known).await?;
+    Ok(newer.or_else(|| status.checkpoint.clone()))
 }
 
 /// The newest checkpoint that the gateway recorded after step `known`. What units say of their checkpoints is not

@@ -14,11 +14,11 @@ mod accept;
 mod end;
 pub mod gather;
 mod news;
-mod place;
+pub mod place;
 mod status;
 #[cfg(test)]
 mod tests;
-mod unit;
+pub mod unit;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +39,7 @@ use super::apply::{self, Presence, Written};
 use super::context::{Context, What};
 use super::error::Error;
 use super::patience::Patience;
+use super::units;
 use crate::runtime::Shutdown;
 use crate::runtime::client::within;
 use gather::Gathered;
@@ -245,7 +246,12 @@ async fn act(look: &Look<'_>, seen: &Gathered, decision: &Decision) -> Result<Ac
         ask(look.ctx, current, to_api(desired)).await?;
     }
     for older in &seen.older {
-        ask(look.ctx, older, Desired::Stop).await?;
+        match succession(seen.current.as_ref(), older) {
+            Succession::None => ask(look.ctx, older, Desired::Stop).await?,
+            Succession::Announced => {}
+            // Its pods are the other unit's now, so there is no end to wait for.
+            Succession::Done => units::release(look.ctx, older).await?,
+        }
     }
     match &decision.next {
         Next::Place { restarts, after } => {
@@ -272,6 +278,29 @@ async fn act(look: &Look<'_>, seen: &Gathered, decision: &Decision) -> Result<Ac
             Ok(Acted::Nothing)
         }
         Next::Wait | Next::Rest | Next::Finish(_) => Ok(Acted::Nothing),
+    }
+}
+
+/// Whether a unit goes on as another one, after a restore of the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Succession {
+    /// It does not.
+    None,
+    /// The agent has not spoken of the other one yet: to be told to stop now would stop the pods of both.
+    Announced,
+    /// The agent knows.
+    Done,
+}
+
+fn succession(current: Option<&WorkUnit>, older: &WorkUnit) -> Succession {
+    let heir = current.filter(|current| {
+        let continues = gather::payload(current).and_then(|payload| payload.continues);
+        current.namespace() == older.namespace() && continues == older.metadata.name
+    });
+    match heir.map(|heir| heir.status.as_ref().and_then(|status| status.phase)) {
+        None => Succession::None,
+        Some(None) => Succession::Announced,
+        Some(Some(_)) => Succession::Done,
     }
 }
 

@@ -50,19 +50,29 @@ pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Ac
     let particulars = Particulars { provider: &provider, epoch, start, restarts };
     let identity = ctx.signer.identity();
     let unit = render(look.job, &look.old(), &particulars, &ctx.image, &identity, ctx.now())?;
-    // The fence first: once the new unit may run, no gateway takes anything more from the one before it.
-    ctx.store.raise_epoch(&look.uid, i64::from(unit.spec.island), epoch).await?;
-    let unit = create(ctx, unit, &look.uid).await?;
-    // A backup that is older than this unit must be noticed as such: its epoch is used from now on.
-    if let Some(version) = unit.resource_version().and_then(|text| text.parse().ok()) {
-        ctx.state.onward(version)?;
-    }
+    let unit = make(ctx, unit).await?;
     tracing::info!(job = key(look.job), provider, unit = unit.name_any(), epoch, "placed");
     Ok(Acted::Placed(Box::new(unit)))
 }
 
 fn unplaced(reason: &str, message: String) -> Acted {
     Acted::Unplaced(Unplaced { reason: reason.into(), message })
+}
+
+/// Makes a unit of a new epoch. Whoever calls holds [`Context::placing`].
+///
+/// # Errors
+/// [`Error::Foreign`] if its name is taken, anything that API server, store or state directory say.
+pub async fn make(ctx: &Context, unit: WorkUnit) -> Result<WorkUnit, Error> {
+    let (job_uid, island) = (unit.spec.job_uid.clone(), i64::from(unit.spec.island));
+    // The fence first: once the new unit may run, no gateway takes anything more from the one before it.
+    ctx.store.raise_epoch(&job_uid, island, unit.spec.epoch).await?;
+    let unit = create(ctx, unit, &job_uid).await?;
+    // A backup that is older than this unit must be noticed as such: its epoch is used from now on.
+    if let Some(version) = unit.resource_version().and_then(|text| text.parse().ok()) {
+        ctx.state.onward(version)?;
+    }
+    Ok(unit)
 }
 
 async fn create(ctx: &Context, unit: WorkUnit, job_uid: &str) -> Result<WorkUnit, Error> {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::gather::{Gathered, payload, unit_facts};
 use super::unit::{Particulars, render};
-use super::{Acted, news, status};
+use super::{Acted, Succession, news, status, succession};
 use crate::hub::signer::Identity;
 
 const UID: &str = "4f2a9c1b-0000-4000-8000-000000000000";
@@ -122,6 +122,29 @@ fn the_envelope_opens_with_the_hubs_key() {
     let opened = muster_core::envelope::open(&envelope, &[key.public().clone()]).unwrap();
     assert_eq!((opened.name.as_str(), opened.start), ("4f2a9c1b-0-1", None));
     assert_eq!(opened.max_restarts, 20);
+}
+
+#[test]
+fn a_unit_that_is_continued_is_not_told_to_stop_before_its_agent_knows() {
+    let job = job(&resolved());
+    let old = unit(&job, 1, None, 0);
+    let anew = muster_core::recovery::Anew {
+        name: "4f2a9c1b-0-1001".into(),
+        epoch: 1001,
+        incarnation: 2,
+        not_after: at(0),
+        start: None,
+    };
+    let key = SigningKey::generate([7; 32]).unwrap();
+    let new = super::unit::object(&payload(&old).unwrap().continued(anew), 3, &key).unwrap();
+    assert_eq!(new.metadata.annotations.as_ref().unwrap()["muster.dev/restarts-before"], "3");
+    assert_eq!(succession(Some(&new), &old), Succession::Announced);
+    let known = with_status(new.clone(), json!({"phase": "Running", "attempt": 1}));
+    assert_eq!(succession(Some(&known), &old), Succession::Done);
+    // Others are told at once: of another epoch, or with another unit in their place.
+    assert_eq!(succession(Some(&known), &unit(&job, 2, None, 0)), Succession::None);
+    assert_eq!(succession(Some(&unit(&job, 3, None, 0)), &old), Succession::None);
+    assert_eq!(succession(None, &old), Succession::None);
 }
 
 #[test]

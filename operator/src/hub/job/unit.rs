@@ -7,6 +7,7 @@ use muster_api::v1alpha1::{
     WorkUnitSpec,
 };
 use muster_core::envelope::{CheckpointRef, FORMAT, Kind, Payload, Resources, SealError, seal, tenant};
+use muster_proof::key::SigningKey;
 
 use crate::hub::context::Image;
 use crate::hub::error::Error;
@@ -42,7 +43,21 @@ pub fn render(
 ) -> Result<WorkUnit, Error> {
     let job_uid = job.metadata.uid.clone().ok_or(Error::Incomplete("TrainingJob", "uid"))?;
     let payload = payload(job, &job_uid, status, particulars, image, identity, now)?;
-    let sealed = seal(&payload, &identity.key)?;
+    object(&payload, particulars.restarts, &identity.key)
+}
+
+/// Until when an envelope is good that is signed now.
+#[must_use]
+pub fn good_until(now: Timestamp) -> Timestamp {
+    now.checked_add(VALIDITY).unwrap_or(Timestamp::MAX)
+}
+
+/// The WorkUnit around a payload; `restarts` of the job were counted before it.
+///
+/// # Errors
+/// [`Error::Seal`].
+pub fn object(payload: &Payload, restarts: u32, key: &SigningKey) -> Result<WorkUnit, Error> {
+    let sealed = seal(payload, key)?;
     let envelope: Envelope = serde_json::from_slice(&sealed.to_json().map_err(SealError::from)?)?;
     let text = |pairs: &[(&str, String)]| {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect()
@@ -50,23 +65,23 @@ pub fn render(
     Ok(WorkUnit {
         metadata: ObjectMeta {
             name: Some(payload.name.clone()),
-            namespace: Some(provider_namespace(particulars.provider)),
+            namespace: Some(provider_namespace(&payload.provider)),
             labels: Some(text(&[
-                (labels::JOB_UID, job_uid.clone()),
+                (labels::JOB_UID, payload.job_uid.clone()),
                 (labels::ISLAND, payload.island.to_string()),
                 (labels::EPOCH, payload.epoch.to_string()),
                 (labels::MANAGED_BY, MANAGER.to_owned()),
             ])),
-            annotations: Some(text(&[(RESTARTS_BEFORE, particulars.restarts.to_string())])),
+            annotations: Some(text(&[(RESTARTS_BEFORE, restarts.to_string())])),
             finalizers: Some(vec![finalizers::UNIT.into()]),
             ..Default::default()
         },
         spec: WorkUnitSpec {
             kind: WorkUnitKind::Train,
-            job_uid,
-            island: 0,
-            epoch: particulars.epoch,
-            workers: job.spec.workers.count,
+            job_uid: payload.job_uid.clone(),
+            island: i32::try_from(payload.island).unwrap_or(i32::MAX),
+            epoch: payload.epoch,
+            workers: i32::try_from(payload.workers).unwrap_or(i32::MAX),
             envelope,
             desired: Desired::Run,
         },
@@ -126,6 +141,7 @@ fn payload(
         schedule_timeout_seconds: i64::from(spec.failure_policy.schedule_timeout_seconds),
         disconnect_grace_seconds: i64::from(spec.placement.disconnect_grace_seconds),
         incarnation: identity.incarnation,
-        not_after: now.checked_add(VALIDITY).unwrap_or(Timestamp::MAX),
+        not_after: good_until(now),
+        continues: None,
     })
 }

@@ -153,7 +153,10 @@ async fn facts(
 }
 
 /// Silence is believed only after a look at the lease itself: the watch may be the one that is silent.
-async fn pulse(ctx: &Context, provider: &ComputeProvider) -> Result<(Pulse, Option<Duration>), Error> {
+///
+/// # Errors
+/// [`Error::Api`].
+pub async fn pulse(ctx: &Context, provider: &ComputeProvider) -> Result<(Pulse, Option<Duration>), Error> {
     let (name, seconds) = (provider.name_any(), provider.spec.lease_duration_seconds);
     let pulse = ctx.leases.pulse(&name, seconds);
     if pulse.0 != Pulse::Expired {

@@ -128,6 +128,14 @@ impl State {
         })
     }
 
+    /// What the agents hold is known ([`Epochs::settled`]); durable when this returns.
+    ///
+    /// # Errors
+    /// [`StateError::Io`]; then nothing changed.
+    pub fn settled(&self) -> Result<(), StateError> {
+        self.change(Epochs::settled)
+    }
+
     fn change(&self, next: impl FnOnce(&Epochs) -> Epochs) -> Result<(), StateError> {
         let mut epochs = self.epochs.lock().unwrap_or_else(PoisonError::into_inner);
         let next = next(&epochs);
@@ -192,7 +200,11 @@ mod tests {
         state.restored(before, 300, 7).unwrap();
         state.restored(before, 300, 7).unwrap();
         let after = State::open(dir.path()).unwrap().0.epochs();
-        assert_eq!(after, Epochs { incarnation: 2, floor: 1007, resource_version: 300 });
+        assert_eq!(after, Epochs { incarnation: 2, floor: 1007, resource_version: 300, recovering: true });
+        // A hub that is killed while it waits for its agents waits anew.
+        let state = State::open(dir.path()).unwrap().0;
+        state.settled().unwrap();
+        assert!(!State::open(dir.path()).unwrap().0.epochs().recovering);
     }
 
     #[test]
