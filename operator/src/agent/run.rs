@@ -101,7 +101,7 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
         relay_ca: authority.pem().to_owned(),
     };
     let target = Target { kubeconfig: Some(args.member_kubeconfig.clone()), context: None };
-    let member = Arc::new(Member::new(target.client().await?, site));
+    let member = Arc::new(Member::new(target.client().await?, target.patient_client().await?, site));
     // 4. The relay first: pods of a previous run are waiting for it.
     let listener = std::net::TcpListener::bind(args.relay_listen)
         .with_context(|| format!("--relay-listen {}", args.relay_listen))?;
