@@ -51,6 +51,8 @@ pub enum MemberError {
 #[derive(Clone)]
 pub struct Member {
     client: Client,
+    /// The same API, for logs that are followed.
+    patient: Client,
     site: Site,
 }
 
@@ -61,10 +63,10 @@ impl std::fmt::Debug for Member {
 }
 
 impl Member {
-    /// Jobs are made in `site.namespace`.
+    /// Jobs are made in `site.namespace`. `patient` is a client of the same cluster that waits for silent logs.
     #[must_use]
-    pub fn new(client: Client, site: Site) -> Self {
-        Self { client, site }
+    pub fn new(client: Client, patient: Client, site: Site) -> Self {
+        Self { client, patient, site }
     }
 
     fn api<K>(&self) -> Api<K>
@@ -272,7 +274,7 @@ impl WorkerLogs for Member {
                 limit_bytes: part.limit_bytes.and_then(|limit| i64::try_from(limit).ok()),
                 ..LogParams::default()
             };
-            let api = self.api::<Pod>();
+            let api: Api<Pod> = Api::namespaced(self.patient.clone(), &self.site.namespace);
             match within("get pods/log", api.log_stream(pod, &params)).await {
                 Ok(reader) => Ok(Some(logs::pieces(reader))),
                 // 404: the pod is gone; 400: its container has not started.

@@ -100,7 +100,7 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
         relay_url: relay_at.url.clone(),
         relay_ca: authority.pem().to_owned(),
     };
-    let member = Arc::new(Member::new(client, site));
+    let member = Arc::new(Member::new(client, target.patient_client().await?, site));
     // 4. The relay first: pods of a previous run are waiting for it.
     let listener = std::net::TcpListener::bind(args.relay_listen)
         .with_context(|| format!("--relay-listen {}", args.relay_listen))?;

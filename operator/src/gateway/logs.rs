@@ -91,6 +91,7 @@ async fn read<A: Authorizer, J: Jobs, W: Work>(
     if asked.unit.is_some() {
         return Err(Refusal::bad_request("unit goes with attempt: say which"));
     }
+    logs.work.settled()?;
     let wish = wish(logs.work.of_job(&uid), &asked).ok_or_else(|| no_worker(&job, asked.worker))?;
     let provider = wish.provider.clone();
     match logs.streams.read(&user.name, wish).await? {

@@ -98,6 +98,17 @@ impl Target {
         Ok(config)
     }
 
+    /// A client of this target for answers that may be silent for long, as a log that is followed is. Whoever reads one bounds
+    /// it himself.
+    ///
+    /// # Errors
+    /// See [`ClientError`]. No request is made yet.
+    pub async fn patient_client(&self) -> Result<Client, ClientError> {
+        let mut config = self.config().await?;
+        config.read_timeout = None;
+        build(config)
+    }
+
     /// A client of this target.
     ///
     /// # Errors
@@ -112,8 +123,12 @@ impl Target {
 /// # Errors
 /// [`ClientError::Build`].
 pub fn client_of(mut config: Config) -> Result<Client, ClientError> {
-    install_crypto();
     harden(&mut config);
+    build(config)
+}
+
+fn build(config: Config) -> Result<Client, ClientError> {
+    install_crypto();
     let url = config.cluster_url.to_string();
     Client::try_from(config).map_err(|source| ClientError::Build { url, source: Box::new(source) })
 }

@@ -64,7 +64,7 @@ impl World {
             units: Arc::new(Units::open(StateDir::open(dir.path()).unwrap()).unwrap()),
             view: Arc::default(),
             hub: Api::namespaced(clusters.clone(), "muster-p-east"),
-            member: Arc::new(Member::new(clusters, site)),
+            member: Arc::new(Member::new(clusters.clone(), clusters, site)),
             contact: Arc::new(Contact::open(dir.path().join("contact"))),
             blobs: Arc::new(BlobDir::open(&dir.path().join("blobs")).await.unwrap()),
             hub_blobs: Arc::new(HttpBlobs::new(session)),
