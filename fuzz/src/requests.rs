@@ -17,6 +17,8 @@ use muster_proof::Digest;
 use muster_proof::key::SigningKey;
 use muster_trainer::{checkpoint, dataset};
 use object_store::memory::InMemory;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::OnceCell;
 use tower::ServiceExt;
 
 use crate::Target;
@@ -122,15 +124,35 @@ fn make() -> Option<Fixed> {
     })
 }
 
+/// A store of its own for each run: what one run puts, another must not find.
 async fn store(fixed: &Fixed) -> Option<Arc<Store>> {
-    let store = Store::on_objects(Arc::new(InMemory::new()), "s");
+    static FILLED: OnceCell<Option<InMemory>> = OnceCell::const_new();
+    let filled = FILLED.get_or_init(|| fill(fixed)).await.as_ref()?;
+    Some(Arc::new(Store::on_objects(Arc::new(filled.fork()), "s")))
+}
+
+async fn fill(fixed: &Fixed) -> Option<InMemory> {
+    let bucket = Arc::new(InMemory::new());
+    let store = Store::on_objects(bucket.clone(), "s");
     store.put_bytes(fixed.spec.clone()).await.ok()?;
     store.put_bytes(b"x".to_vec()).await.ok()?;
     let manifest = store.put_bytes(fixed.checkpoint.clone()).await.ok()?;
     store.record_checkpoint(JOB, 20, &manifest).await.ok()?;
     let manifest = store.put_bytes(fixed.dataset.clone()).await.ok()?;
     store.set_dataset(&Namespace::new("team-a", JOB).ok()?, "kjv", &manifest).await.ok()?;
-    Some(Arc::new(store))
+    Some(bucket.fork())
+}
+
+/// One for all runs of a thread: to make one is most of a run.
+fn block_on(run: impl Future<Output = ()>) {
+    thread_local! {
+        static RUNTIME: Option<Runtime> = Builder::new_current_thread().enable_all().build().ok();
+    }
+    RUNTIME.with(|runtime| {
+        if let Some(runtime) = runtime {
+            runtime.block_on(run);
+        }
+    });
 }
 
 /// `METHOD path`, lines `header: value`, an empty line, the body.
@@ -157,8 +179,7 @@ fn parse(data: &[u8]) -> Option<(Request<Body>, &[u8])> {
 /// Whatever is sent: an answer, and none that is a fault of the gateway. What is said to be stored has the hash it is named by.
 fn send(data: &[u8], router: impl FnOnce(Arc<Store>) -> Router) {
     let (Some(fixed), Some((request, body))) = (fixed(), parse(data)) else { return };
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
-    runtime.block_on(async {
+    block_on(async {
         let Some(store) = store(fixed).await else { return };
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let Ok(answer) = router(store).oneshot(request).await;
@@ -173,7 +194,7 @@ fn send(data: &[u8], router: impl FnOnce(Arc<Store>) -> Router) {
         let is_json =
             answer.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
         let text = to_bytes(answer.into_body(), 1 << 22).await.unwrap_or_default();
-        if is_json && !status.is_success() {
+        if is_json && !status.is_success() && method != Method::HEAD {
             let refused: Option<Refused> = serde_json::from_slice(&text).ok();
             assert!(
                 refused.is_some_and(|refused| refused.message.chars().count() <= 1001),
@@ -259,7 +280,7 @@ mod tests {
     async fn the_seeds_go_far() {
         let work = Arc::new(Known(Some(fixed().unwrap().unit.clone())));
         let got = statuses(&agent_seeds(), |store| units::router(store, work.clone(), urls())).await;
-        assert_eq!(got, [201, 206, 200, 409, 400]);
+        assert_eq!(got, [201, 206, 200, 200, 400]);
         let known = Arc::new(Known(None));
         let got = statuses(&user_seeds(), |store| {
             users::router(store, Door::new(known.clone(), known.clone()), urls(), QUOTA)

@@ -23,6 +23,8 @@ pub async fn admission(world: &World) -> Result<Verdict> {
     lease(world).await?;
     let outcome = limits(world).await;
     world.hub.delete(NAMESPACE, None, LIMITED, None).await?;
+    let gone = || async { Ok(world.hub.get(NAMESPACE, None, LIMITED).await?.is_none().then_some(())) };
+    eventually("the limited namespace to be gone", Duration::from_secs(60), gone).await?;
     outcome?;
     Ok(Verdict::Passed)
 }

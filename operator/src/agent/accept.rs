@@ -123,3 +123,63 @@ pub fn known_reason(reason: &str) -> &'static str {
     ];
     REASONS.iter().find(|known| **known == reason).copied().unwrap_or("Refused")
 }
+
+#[cfg(test)]
+mod tests {
+    use muster_core::envelope::{CheckpointRef, Resources, open, seal};
+    use muster_proof::Digest;
+    use muster_proof::key::SigningKey;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::agent::render::{self, Site};
+    use crate::agent::testing::payload;
+
+    /// Pods of a unit without what a unit may say of them: image, size, number of threads.
+    fn template(payload: &Payload) -> Value {
+        fn strip(value: &mut Value) {
+            match value {
+                Value::Object(members) => {
+                    members.retain(|name, _| !["image", "resources"].contains(&name.as_str()));
+                    members.values_mut().for_each(strip);
+                }
+                Value::Array(items) => {
+                    items.retain(|item| item["name"] != "MUSTER_THREADS");
+                    items.iter_mut().for_each(strip);
+                }
+                _ => {}
+            }
+        }
+        let site = Site {
+            namespace: "muster-lent".to_owned(),
+            audience: "muster-agent/east".to_owned(),
+            relay_url: "https://10.9.0.2:9443".to_owned(),
+            relay_ca: "PEM".to_owned(),
+        };
+        let job = render::job(&site, payload, "0b5c6f0e-7d0d-4d0b-9f33-000000000001", 1);
+        let mut pod = serde_json::to_value(job.spec.unwrap().template.spec).unwrap();
+        strip(&mut pod);
+        pod
+    }
+
+    /// A hub in wrong hands signs whatever it likes: what opens at all changes nothing of the template but this.
+    #[test]
+    fn a_unit_says_image_and_size_and_nothing_else_of_a_pod() {
+        let key = SigningKey::generate([1; 32]).unwrap();
+        let mut other = payload();
+        other.name = "a".repeat(40);
+        other.job_uid = "x".repeat(63);
+        other.provider = "z".repeat(40);
+        other.device_class = "d".repeat(63);
+        other.arithmetic = "a".repeat(63);
+        other.image = format!("{}@{}", "i".repeat(255), Digest::of(b"other"));
+        other.resources = Resources { cpu: "10000".to_owned(), memory: "64Ti".to_owned() };
+        (other.island, other.epoch, other.workers) = (255, i64::from(i32::MAX), 256);
+        (other.steps, other.interval_steps, other.keep_last) = (1 << 40, 1 << 40, 1000);
+        other.start = Some(CheckpointRef { step: 1 << 40, manifest: Digest::of(b"start") });
+        let sealed = seal(&other, &key).unwrap();
+        let other = open(&sealed, &[key.public().clone()]).unwrap();
+        assert_eq!(template(&payload()), template(&other));
+        assert_eq!(template(&other)["automountServiceAccountToken"], json!(false));
+    }
+}
