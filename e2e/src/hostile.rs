@@ -43,6 +43,8 @@ pub struct Forge {
     stranger: SigningKey,
     base: Value,
     jobs: u32,
+    /// What tells this forge's jobs from another one's.
+    run: u128,
 }
 
 impl Forge {
@@ -51,11 +53,14 @@ impl Forge {
         let file = state.join("signing.key");
         let pem = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
         let payload = honest["spec"]["envelope"]["payload"].as_str().context("a unit without payload")?;
+        // The gateway's store remembers the epochs of every job: another scenario's jobs must be others.
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
         Ok(Self {
             key: SigningKey::from_pem(&pem)?,
             stranger: SigningKey::generate([99; 32])?,
             base: serde_json::from_slice(&STANDARD.decode(payload)?)?,
             jobs: FIRST_JOB,
+            run: since.as_millis() & 0xffff,
         })
     }
 
@@ -63,7 +68,7 @@ impl Forge {
     pub fn payload(&mut self) -> Value {
         self.jobs += 1;
         let mut payload = self.base.clone();
-        payload["jobUID"] = json!(format!("{:08x}-0000-4000-8000-000000000000", self.jobs));
+        payload["jobUID"] = json!(format!("{:08x}-{:04x}-4000-8000-000000000000", self.jobs, self.run));
         payload["island"] = json!(0);
         payload["start"] = Value::Null;
         at_epoch(&mut payload, 1);
