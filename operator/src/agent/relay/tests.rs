@@ -22,6 +22,8 @@ use crate::agent::units::{Unit, locked};
 use crate::agent::{hub_blobs::HubBlobs, upload};
 use crate::runtime::tls::{Authority, pinned_client};
 
+mod continued;
+
 const UNIT: &str = "4f2a9c1b-0-1";
 
 /// Tokens are the workers' pod UIDs.
