@@ -207,13 +207,13 @@ async fn answer_island(ctx: &Context, job_uid: &str, offers: &[Offered]) -> Resu
     let api: Api<DeserializeGuard<TrainingJob>> = Api::all(ctx.client.clone());
     let all = within("list trainingjobs", api.list(&ListParams::default())).await?;
     let found = all.items.into_iter().find(|job| job.uid().as_deref() == Some(job_uid));
-    let job = match found.map(|job| job.0) {
+    let job = match found {
         // Not understood is not gone: its unit goes on within its grace, and a person may mend the job.
-        Some(Err(invalid)) => {
+        Some(DeserializeGuard(Err(invalid))) => {
             tracing::warn!(job_uid, %invalid, "TrainingJob does not parse; its units wait");
             return Ok(());
         }
-        Some(Ok(job)) => Some(job),
+        Some(DeserializeGuard(Ok(job))) => Some(job),
         None => None,
     };
     let units = gather::units_of(ctx, job_uid).await?;
