@@ -238,7 +238,7 @@ mod tests {
         let site = Site::new().await;
         let units = vec![unit("east", 1, &key()); MAX_OFFERS + 1];
         let (status, said) = site.offer(&units, true).await;
-        assert!(status == 400 && said["message"].as_str().unwrap().contains("at most 32"), "{said}");
+        assert!(status == 400 && said["message"].as_str().unwrap().contains("at most 16"), "{said}");
         for (body, names) in [
             (json!({"incarnation": NOW, "units": [{"payload": "e30="}], "complete": true}), "payloadType"),
             (json!({"incarnation": NOW, "units": [], "complete": true, "force": true}), "force"),

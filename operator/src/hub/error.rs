@@ -30,6 +30,9 @@ pub enum Error {
     /// Another object has the name that this hub wants to give.
     #[error("{0} exists and is not this job's; it is left alone")]
     Foreign(String),
+    /// The database is further back than it was; the hub is about to start anew on it.
+    #[error("the database went back: nothing is placed before it is known what the agents hold")]
+    WentBack,
     /// A task of this process ended early.
     #[error("background task: {0}")]
     Task(#[from] tokio::task::JoinError),

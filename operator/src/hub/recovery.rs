@@ -4,7 +4,7 @@
 //! First the hub waits, a minute at most, until every agent that is there has offered what it has; nothing is placed
 //! meanwhile, so a job whose unit runs is not placed twice. Agents that come later find their island taken, or not: they
 //! are answered as long as the incarnation lasts.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use kube::api::ListParams;
@@ -52,8 +52,9 @@ pub async fn settle(ctx: &Context, shutdown: &Shutdown) -> Option<()> {
     );
     // Counted from the first look that succeeded: without the API server nobody can be waited for.
     let mut begun: Option<Instant> = None;
+    let mut expected = BTreeSet::new();
     loop {
-        match awaited(ctx).await {
+        match awaited(ctx, &mut expected).await {
             Ok(awaited) => {
                 let waited = begun.get_or_insert_with(Instant::now).elapsed();
                 if recovery::is_over(awaited.len(), waited) && conclude(ctx, &awaited, waited).await {
@@ -109,8 +110,9 @@ pub async fn follow(ctx: &Context, shutdown: Shutdown) {
     }
 }
 
-/// The providers whose agents are there and have not said all yet.
-async fn awaited(ctx: &Context) -> Result<Vec<String>, Error> {
+/// The providers whose agents have not said all yet. Who was there once is `expected` to the end: while the gateway starts
+/// anew nobody can renew his Lease.
+async fn awaited(ctx: &Context, expected: &mut BTreeSet<String>) -> Result<Vec<String>, Error> {
     let incarnation = ctx.state.epochs().incarnation;
     let api: Api<DeserializeGuard<ComputeProvider>> = Api::all(ctx.client.clone());
     let all = within("list computeproviders", api.list(&ListParams::default())).await?;
@@ -119,14 +121,17 @@ async fn awaited(ctx: &Context) -> Result<Vec<String>, Error> {
         if found.spec.scheduling == Scheduling::Revoked {
             continue;
         }
+        let name = found.name_any();
         let (pulse, _) = provider::pulse(ctx, &found).await?;
-        if matches!(pulse, Pulse::NeverSeen | Pulse::Expired) {
+        let is_connected = is_connected(&found);
+        if is_connected || pulse == Pulse::Fresh {
+            expected.insert(name.clone());
+        }
+        if !expected.contains(&name) && pulse != Pulse::TooEarly {
             continue;
         }
-        let name = found.name_any();
-        let has_said = ctx.store.has_offered_all(incarnation, &name).await?;
         // What the backup says of the connection may be old, and a unit of a member that seems lost would be moved.
-        if !has_said || !is_connected(&found) {
+        if !is_connected || !ctx.store.has_offered_all(incarnation, &name).await? {
             awaited.push(name);
         }
     }
@@ -202,13 +207,13 @@ async fn answer_island(ctx: &Context, job_uid: &str, offers: &[Offered]) -> Resu
     let api: Api<DeserializeGuard<TrainingJob>> = Api::all(ctx.client.clone());
     let all = within("list trainingjobs", api.list(&ListParams::default())).await?;
     let found = all.items.into_iter().find(|job| job.uid().as_deref() == Some(job_uid));
-    let job = match found.map(|job| job.0) {
+    let job = match found {
         // Not understood is not gone: its unit goes on within its grace, and a person may mend the job.
-        Some(Err(invalid)) => {
+        Some(DeserializeGuard(Err(invalid))) => {
             tracing::warn!(job_uid, %invalid, "TrainingJob does not parse; its units wait");
             return Ok(());
         }
-        Some(Ok(job)) => Some(job),
+        Some(DeserializeGuard(Ok(job))) => Some(job),
         None => None,
     };
     let units = gather::units_of(ctx, job_uid).await?;

@@ -138,7 +138,7 @@ pub struct HeartbeatAnswer {
 }
 
 /// Most units of one [`RecoverRequest`]: an agent that has more sends several.
-pub const MAX_OFFERS: usize = 32;
+pub const MAX_OFFERS: usize = 16;
 
 /// `POST /v1/recover`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

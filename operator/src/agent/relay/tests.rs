@@ -23,6 +23,7 @@ use crate::agent::units::{Unit, locked};
 use crate::agent::{hub_blobs::HubBlobs, upload};
 use crate::runtime::tls::{Authority, pinned_client};
 
+mod continued;
 mod joining;
 
 const UNIT: &str = "4f2a9c1b-0-1";

@@ -7,6 +7,7 @@ use kube::{Api, ResourceExt};
 use muster_api::v1alpha1::{
     self as api, ComputeProvider, ProviderReport, Scheduling, WorkUnit, WorkUnitPhase,
 };
+use muster_core::epochs::Seen;
 use muster_core::lifecycle::conditions::Unplaced;
 use muster_core::lifecycle::next_epoch;
 use muster_core::placement::{self, Availability, Candidate, Device, Placement, Request, TrustTier};
@@ -115,9 +116,17 @@ fn trust(tier: api::TrustTier) -> TrustTier {
     }
 }
 
+/// All units there are, in a database that did not go back: one that was restored a moment ago has forgotten units that
+/// run, and their names would be given a second time.
 async fn all_units(ctx: &Context) -> Result<Vec<WorkUnit>, Error> {
+    let before = ctx.state.epochs();
     let api: Api<DeserializeGuard<WorkUnit>> = Api::all(ctx.client.clone());
     let list = within("list workunits", api.list(&ListParams::default())).await?;
+    let version = list.metadata.resource_version.as_ref().and_then(|text| text.parse().ok());
+    let version = version.ok_or(Error::Incomplete("list of workunits", "numeric resourceVersion"))?;
+    if before.judge(version) == Seen::Restored {
+        return Err(Error::WentBack);
+    }
     Ok(list.items.into_iter().filter_map(|unit| unit.0.ok()).collect())
 }
 

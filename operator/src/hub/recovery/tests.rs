@@ -162,15 +162,15 @@ async fn a_unit_of_the_lost_time_goes_on_under_a_new_epoch_from_the_newest_check
     site.ctx.store.raise_epoch(JOB, 0, 7).await.unwrap();
     site.offer("east", 7).await;
     answer_open(&site.ctx).await.unwrap();
-    let want = Answer::As("4f2a9c1b-0-1000".to_owned());
+    let want = Answer::As("4f2a9c1b-0-1001".to_owned());
     assert_eq!(site.answered("east", 7).await, Some(want.clone()));
     let units = site.units();
     let made = gather::payload(&units[0]).unwrap();
     assert!(made.takes_over(&unit("east", 7)), "with the image that runs, whatever this hub would take now");
-    assert_eq!((made.incarnation, made.epoch), (2, 1000));
+    assert_eq!((made.incarnation, made.epoch), (2, 1001));
     assert_eq!(made.start, Some(CheckpointRef { step: 40, manifest }));
     assert_eq!(units[0].metadata.namespace.as_deref(), Some("muster-p-east"));
-    assert_eq!(site.ctx.store.epoch(JOB, 0).await.unwrap(), 1000, "the old unit is fenced");
+    assert_eq!(site.ctx.store.epoch(JOB, 0).await.unwrap(), 1001, "the old unit is fenced");
     assert_eq!(site.ctx.state.epochs().resource_version, 777);
     // Killed between the unit and the answer: the same answer, no second unit.
     let file = site.dir.path().join("store/recover/2/east/answers/4f2a9c1b-0-7");
@@ -190,7 +190,7 @@ async fn of_two_that_claim_an_island_one_goes_on() {
     site.offer("west", 2).await;
     answer_open(&site.ctx).await.unwrap();
     assert_eq!(site.answered("east", 1).await, Some(Answer::Stop));
-    assert_eq!(site.answered("west", 2).await, Some(Answer::As("4f2a9c1b-0-1000".to_owned())));
+    assert_eq!(site.answered("west", 2).await, Some(Answer::As("4f2a9c1b-0-1001".to_owned())));
     assert_eq!(site.units().len(), 1);
 }
 

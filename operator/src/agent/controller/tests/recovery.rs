@@ -261,10 +261,10 @@ async fn the_hubs_stop_ends_a_unit_and_so_does_its_grace() {
     assert_eq!(scene.outcome(OLD).await, Some((Outcome::Failed, "Superseded".to_owned())));
     assert!(!scene.touched().0.is_empty());
 
-    let hasty = Payload { disconnect_grace_seconds: 0, ..payload() };
-    let scene = Scene::new(&hasty).await;
-    scene.world.controller.contact.heard();
+    let scene = Scene::new(&payload()).await;
     scene.beat(Recovered::Wait).await;
+    let long_ago = Timestamp::now().checked_sub(jiff::SignedDuration::from_secs(901)).unwrap();
+    scene.unit(OLD).update(|state| state.orphaned = Some(long_ago)).await.unwrap();
     scene.turn(OLD).await;
     assert_eq!(scene.outcome(OLD).await, Some((Outcome::Failed, "GraceExpired".to_owned())));
 }
