@@ -1,6 +1,6 @@
 //! Blobs past the gateway: between this agent and the hub's bucket, at URLs that the gateway gives for one object and a few
-//! minutes. Only if the provider's policy says so (`directStore`), for the agent then talks to a host that the hub names. Whatever
-//! goes wrong here is done again through the gateway; what arrives is hashed by whoever stores it, as always.
+//! minutes. Only if the provider's policy says so (`directStore`), for the agent then talks to a host that the hub names.
+//! Whatever goes wrong here is done again through the gateway; what arrives is hashed by whoever stores it, as always.
 use std::io::SeekFrom;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};

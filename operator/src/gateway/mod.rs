@@ -101,7 +101,8 @@ const USER_REVIEWS: usize = 8;
 pub struct GatewayArgs {
     #[command(flatten)]
     target: Target,
-    /// Directory of the gateway's CA and of the key of its URLs; made on first start, mode 0700. Losing it means new join tokens for everyone
+    /// Directory of the gateway's CA and of the key of its URLs; made on first start, mode 0700. Losing it means new join
+    /// tokens for everyone
     #[arg(long, value_name = "DIR")]
     state: PathBuf,
     /// Where blobs are kept: a directory, or s3://BUCKET/PREFIX, gs:// or az://; the hub's store
