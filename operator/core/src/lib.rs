@@ -8,3 +8,4 @@ pub mod lifecycle;
 pub mod placement;
 pub mod policy;
 pub mod provider;
+pub mod sidecar;
