@@ -3,7 +3,7 @@
 #   scripts/image.sh [CLUSTER...]     default: every member that is up
 # Prints NAME@sha256:DIGEST, alone on stdout, and leaves it in
 # .run/trainer-image; the archive stays in .run/trainer-image.tar. The same
-# binary gives the same digest. NAME: $TRAINER_IMAGE. Other folder: $RUN_DIR.
+# binaries give the same digest. NAME: $TRAINER_IMAGE. Other folder: $RUN_DIR.
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=/dev/null
 source "$here/../e2e/localcluster/lib.sh"
@@ -22,13 +22,13 @@ command -v cargo >/dev/null || die "cargo is missing" "scripts/install-deps.sh s
 # fortified calls.
 export CC_x86_64_unknown_linux_musl=gcc CFLAGS_x86_64_unknown_linux_musl=-U_FORTIFY_SOURCE
 cd "$REPO"
-cargo build --release --target "$target" --package muster-trainer >&2
-binary=${CARGO_TARGET_DIR:-target}/$target/release/muster-trainer
+cargo build --release --target "$target" --package muster-trainer --package muster-sidecar >&2
+binaries=${CARGO_TARGET_DIR:-target}/$target/release
 
 mkdir -p "$run"
 context=$(mktemp -d)
 trap 'rm -rf "$context"' EXIT
-install -m 755 "$binary" "$context/muster-trainer"
+install -m 755 "$binaries/muster-trainer" "$binaries/muster-sidecar" "$context"
 build_archive trainer-image/Dockerfile "$context" "$name:1" "$run/trainer-image.tar"
 reference=$name@$(archive_digest "$run/trainer-image.tar")
 

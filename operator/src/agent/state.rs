@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::runtime::files::{self, Access};
 
-/// No state file is longer: a unit of 256 workers has some 40 KB.
+/// No state file is longer: a unit of 256 workers has some 90 KB.
 const MAX_FILE: u64 = 1 << 20;
 
 /// What is remembered of a unit.
@@ -76,6 +76,9 @@ pub struct Rounds {
     pub addresses: BTreeMap<i64, SocketAddr>,
     /// By rank: the one pod that is admitted.
     pub pods: BTreeMap<i64, String>,
+    /// By rank: the one key whose signatures count, SPKI in PEM.
+    #[serde(default)]
+    pub keys: BTreeMap<i64, String>,
 }
 
 impl UnitState {
