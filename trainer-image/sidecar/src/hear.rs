@@ -24,23 +24,30 @@ const WRITE: Duration = Duration::from_secs(1);
 /// After an error of accepting, which lasts.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Answers go to whoever connected last.
+/// Answers go to everybody who is connected: who did not ask knows that. To the one that connected last would let any
+/// process of the pod cut the supervisor off.
 #[derive(Debug, Default)]
-pub struct Answers(Mutex<Option<UnixStream>>);
+pub struct Answers(Mutex<Vec<(u64, UnixStream)>>);
 
 impl Answers {
-    fn connect(&self, stream: UnixStream) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
+    fn connect(&self, stream: UnixStream) -> u64 {
+        let mut streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = streams.iter().map(|(id, _)| id + 1).max().unwrap_or(0);
+        streams.push((id, stream));
+        id
+    }
+
+    fn disconnect(&self, id: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(known, _)| *known != id);
     }
 
     /// Sends an answer, or drops it: nothing waits for the supervisor.
     pub fn send(&self, answer: &Answer) {
-        let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(to) = &mut *stream
-            && handover::write(to, answer).is_err()
-        {
-            drop(to.shutdown(Shutdown::Both));
-            *stream = None;
+        for (_, to) in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+            if handover::write(to, answer).is_err() {
+                // Its reader notices, and forgets it.
+                drop(to.shutdown(Shutdown::Both));
+            }
         }
     }
 }
@@ -103,7 +110,7 @@ impl Drop for Counted {
 
 fn hear(stream: UnixStream, taker: &Taker, answers: &Answers) -> io::Result<()> {
     stream.set_write_timeout(Some(WRITE))?;
-    answers.connect(stream.try_clone()?);
+    let me = answers.connect(stream.try_clone()?);
     let mut from = BufReader::new(&stream);
     let end = loop {
         match handover::read(&mut from) {
@@ -113,6 +120,7 @@ fn hear(stream: UnixStream, taker: &Taker, answers: &Answers) -> io::Result<()> 
         }
     };
     // The copy for answers would keep the connection open.
+    answers.disconnect(me);
     drop(stream.shutdown(Shutdown::Both));
     end
 }

@@ -232,7 +232,7 @@ mod tests {
         fn write(&self, round: u32, step: u64, seed: u64) -> State {
             let mut state = State::genesis(&self.graph, seed);
             (state.step, state.b1p, state.b2p) = (step, 0.81, 0.9);
-            state.m.iter_mut().zip(0u8..).for_each(|(m, i)| *m = f32::from(i));
+            state.m.iter_mut().zip((0u8..=255).cycle()).for_each(|(m, i)| *m = f32::from(i));
             let dir = self.work.handover(round, step);
             checkpoint::hand_over(&dir, &self.model, &self.graph, JOB, &state).unwrap();
             state

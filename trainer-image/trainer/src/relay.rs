@@ -20,6 +20,8 @@ use crate::protocol::{CheckpointNotice, Join, KeyBinding, MAX_BODY, Progress};
 
 /// Where the relay is and how it is spoken to, as the agent's template sets it.
 #[derive(Debug, Clone, clap::Args)]
+// Flattened into options whose group has the same name.
+#[group(skip)]
 pub struct Options {
     /// The relay's URL.
     #[arg(long, env = "MUSTER_RELAY", value_name = "URL")]

@@ -104,7 +104,7 @@ mod tests {
         for (from, to, want) in [
             ("handover/1", "handover/2", "format"),
             ("\"step\":20", "\"step\":20,\"stop\":1", "stop"),
-            ("\"step\":20", "\"step\":-1", "step"),
+            ("\"step\":20", "\"step\":-1", "integer"),
             ("\"b1p\":\"3f", "\"b1p\":\"bf", "b1p"),
             ("\"b2p\":\"3f", "\"b2p\":\"3F", "b2p"),
             (",\"format\"", " ,\"format\"", "canonical"),

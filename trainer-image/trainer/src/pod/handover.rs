@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io::BufReader;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -76,7 +77,7 @@ impl Handover {
                 && let Some(old) = queue.waiting.remove(1)
             {
                 warn(&format!("the state of step {} is no checkpoint: newer ones wait", old.step));
-                drop(fs::remove_dir_all(self.work.handover(old.round, old.step)));
+                discard(&self.work.handover(old.round, old.step));
             }
             if let Some(writer) = &mut queue.writer
                 && handover::write(writer, &Line::Written(written)).is_err()
@@ -99,7 +100,7 @@ impl Handover {
         for entry in files::Named::named(fs::read_dir(&dir), "list", &dir)? {
             let path = files::Named::named(entry, "list", &dir)?.path();
             if path.is_dir() && !known.contains(&path) {
-                drop(fs::remove_dir_all(&path));
+                discard(&path);
             }
         }
         Ok(())
@@ -118,26 +119,19 @@ impl Handover {
     /// Waits until everything handed over is durable at the hub, or `until` says to give up, or the sidecar is away for
     /// too long; then why it is not, and what the pod ends with.
     pub fn drain(&self, until: impl Fn() -> bool) -> Result<(), Failure> {
+        let began = Instant::now();
         loop {
-            let lost = self.with(|queue| {
-                if let Some(fatal) = &queue.fatal {
-                    return Err(Err(fatal.clone()));
-                }
-                if queue.waiting.is_empty() && queue.sealed.is_none() {
-                    return Err(queue.refused.clone().map_or(Ok(()), |(_, refused)| Err(refused)));
-                }
-                Ok(queue.lost)
-            });
-            let lost = match lost {
-                Ok(lost) => lost,
-                Err(settled) => return settled,
-            };
+            let (settled, lost) = self.with(|queue| (queue.settled(), queue.lost));
+            if let Some(settled) = settled {
+                return settled;
+            }
             if until() {
                 let why =
                     lost.map_or("not in time; the sidecar's log says why", |_| "the sidecar is not there");
                 return Err(Failure::new(ExitCode::Stopped, why));
             }
-            if lost.is_some_and(|since| since.elapsed() > self.patience) {
+            // While there was training to do it could be away for any time.
+            if lost.is_some_and(|since| since.max(began).elapsed() > self.patience) {
                 let message = format!(
                     "the sidecar cannot be reached for {} s; its log says why it ended",
                     self.patience.as_secs()
@@ -160,8 +154,12 @@ impl Handover {
             let idle = |queue: &mut Queue| queue.waiting.is_empty() && queue.sealed.is_none();
             drop(self.shared.1.wait_while(queue, idle).unwrap_or_else(PoisonError::into_inner));
             if let Err(error) = UnixStream::connect(self.work.socket()).and_then(|stream| self.talk(stream)) {
-                let first = self.with(|queue| queue.lost.replace(queue.lost.unwrap_or_else(Instant::now)));
-                if first.is_none() {
+                let news = self.with(|queue| {
+                    let news = queue.lost.is_none();
+                    queue.lost.get_or_insert_with(Instant::now);
+                    news
+                });
+                if news {
                     warn(&format!("the sidecar is not there: {error}; trying again"));
                 }
             }
@@ -202,6 +200,15 @@ impl Handover {
 }
 
 impl Queue {
+    /// How it ended, if nothing is to be waited for.
+    fn settled(&self) -> Option<Result<(), Failure>> {
+        if let Some(fatal) = &self.fatal {
+            return Some(Err(fatal.clone()));
+        }
+        let idle = self.waiting.is_empty() && self.sealed.is_none();
+        idle.then(|| self.refused.clone().map_or(Ok(()), |(_, refused)| Err(refused)))
+    }
+
     fn hear(&mut self, answer: Answer) {
         match answer {
             Answer::Checkpoint { step, state_root, .. } => {
@@ -235,6 +242,19 @@ impl Queue {
     fn answered(&mut self, step: u64) -> Option<Written> {
         let at = self.waiting.iter().position(|written| written.step == step)?;
         self.waiting.drain(..=at).next_back()
+    }
+}
+
+/// Removes a hand-over. The sidecar may be about to make a checkpoint of it: the rename decides who has it, so that
+/// nothing is taken out of a checkpoint.
+fn discard(path: &Path) {
+    let mut name = std::ffi::OsString::from(format!("{}old-", files::TEMPORARY));
+    name.push(path.file_name().unwrap_or_default());
+    let doomed = path.with_file_name(name);
+    drop(fs::remove_dir_all(&doomed));
+    if fs::rename(path, &doomed).is_ok() {
+        // What stays is swept before the next round.
+        drop(fs::remove_dir_all(&doomed));
     }
 }
 
