@@ -229,7 +229,10 @@ fn answer(request: &Request, shared: &(Mutex<State>, Condvar)) -> Answer {
             let wished = serde_json::from_slice(&request.body).unwrap();
             let key = binding::check_binding(&wished, &format!("rank-{rank}")).unwrap();
             match state.keys.get(&rank) {
-                None => (drop(state.keys.insert(rank, key)), (201, Vec::new())).1,
+                None => {
+                    state.keys.insert(rank, key);
+                    (201, Vec::new())
+                }
                 Some(known) if *known == key => (200, Vec::new()),
                 Some(_) => (409, b"another key is bound".to_vec()),
             }
