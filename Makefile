@@ -10,7 +10,7 @@ help: ## Show the targets
 ##@ Code
 
 .PHONY: build
-build: ## Build muster and muster-trainer
+build: ## Build muster, muster-trainer and muster-sidecar
 	@cargo build --locked --workspace
 
 .PHONY: generate

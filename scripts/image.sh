@@ -22,7 +22,7 @@ command -v cargo >/dev/null || die "cargo is missing" "scripts/install-deps.sh s
 export CC_x86_64_unknown_linux_musl=gcc CFLAGS_x86_64_unknown_linux_musl=-U_FORTIFY_SOURCE
 cd "$REPO"
 profile=${MUSTER_IMAGE_PROFILE:-dev}
-cargo build --release --target "$target" --package muster-trainer >&2
+cargo build --release --target "$target" --package muster-trainer --package muster-sidecar >&2
 cargo build --profile "$profile" --target "$target" --package muster >&2
 built=${CARGO_TARGET_DIR:-target}/$target
 
@@ -41,7 +41,8 @@ make_image() {
     build_archive "$dockerfile" "$folder" "$name:1" "$run/$what-image.tar"
     printf '%s\n' "$name@$(archive_digest "$run/$what-image.tar")" >"$run/$what-image"
 }
-make_image trainer "${TRAINER_IMAGE:-muster.test/trainer}" trainer-image/Dockerfile "$built/release/muster-trainer"
+make_image trainer "${TRAINER_IMAGE:-muster.test/trainer}" trainer-image/Dockerfile \
+    "$built/release/muster-trainer" "$built/release/muster-sidecar"
 make_image agent "${AGENT_IMAGE:-muster.test/muster}" operator/Dockerfile "$built/${profile/dev/debug}/muster"
 
 members=("$@")

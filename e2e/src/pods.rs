@@ -99,6 +99,22 @@ pub fn kill_worker(pod: &Value) -> Result<()> {
     Ok(())
 }
 
+/// SIGKILLs the first process of a pod's sidecar container. The kubelet starts the container again in the same pod.
+pub fn kill_sidecar(pod: &Value) -> Result<()> {
+    let uid = pod["metadata"]["uid"].as_str().context("a pod without uid")?;
+    let pid = container_pid(uid, "muster-sidecar")?;
+    println!("     SIGKILL to sidecar process {} of pod {}", pid.as_raw_nonzero(), cluster::name(pod));
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+    Ok(())
+}
+
+/// How often a pod's sidecar was started again.
+pub fn sidecar_restarts(pod: &Value) -> i64 {
+    let statuses = pod["status"]["initContainerStatuses"].as_array();
+    let sidecar = statuses.into_iter().flatten().find(|status| status["name"] == "sidecar");
+    sidecar.and_then(|status| status["restartCount"].as_i64()).unwrap_or(0)
+}
+
 /// The oldest process in a pod's cgroup whose command line has this word.
 fn container_pid(uid: &str, word: &str) -> Result<rustix::process::Pid> {
     let found = processes(uid, word)?;

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use muster_numerics::spec::TrainingSpec;
 use muster_proof::key::SigningKey;
 use muster_proof::{Digest, jcs};
+use muster_trainer::binding::{self, Announcement};
 use muster_trainer::exchange::{HELLO, Identity, wire};
-use muster_trainer::protocol::{Command, Event, Join, Joined, Peer};
+use muster_trainer::protocol::handover::{self, Answer, Line, Written};
+use muster_trainer::protocol::{CheckpointNotice, Command, Event, Join, Joined, KeyBinding, Peer};
 use muster_trainer::{checkpoint, dataset, peers, safetensors};
 
 use crate::Target;
@@ -20,6 +22,9 @@ pub fn targets() -> Vec<Target> {
         Target { name: "peer-hello", run: hello, seeds: hello_seeds },
         Target { name: "peer-frame", run: frame, seeds: frame_seeds },
         Target { name: "worker-lines", run: lines, seeds: line_seeds },
+        Target { name: "scalars", run: scalars, seeds: scalars_seeds },
+        Target { name: "handover-line", run: handover_lines, seeds: handover_seeds },
+        Target { name: "relay-signed", run: signed, seeds: signed_seeds },
     ]
 }
 
@@ -54,6 +59,50 @@ fn spec(data: &[u8]) {
         assert_eq!(again, Some(spec));
     }
 }
+
+fn scalars(data: &[u8]) {
+    if let Ok(scalars) = checkpoint::Scalars::parse(data) {
+        assert_eq!(scalars.to_bytes().ok().as_deref(), Some(data));
+        assert!(scalars.beta_products().iter().all(|product| (0.0..=1.0).contains(product)));
+    }
+}
+
+/// Both directions of the sidecar's socket: lines are read until one is none, and what was read is written in one line.
+fn handover_lines(data: &[u8]) {
+    let (mut supervisor, mut sidecar) = (data, data);
+    while let Ok(Some(line)) = handover::read::<Line>(&mut supervisor) {
+        let mut text = Vec::new();
+        assert!(handover::write(&mut text, &line).is_ok() && text.len() < handover::MAX_LINE);
+    }
+    while let Ok(Some(answer)) = handover::read::<Answer>(&mut sidecar) {
+        if let Answer::Refused { step, code, message } = answer {
+            let mut text = Vec::new();
+            assert!(handover::write(&mut text, &Answer::refused(step, code, &message)).is_ok());
+            assert!(text.len() < handover::MAX_LINE);
+        }
+    }
+}
+
+/// Bodies of the relay that carry signatures. Nobody guesses one: only the seed's own, with its own token, is good.
+fn signed(data: &[u8]) {
+    if let Ok(wished) = serde_json::from_slice::<KeyBinding>(data) {
+        assert!(binding::check_binding(&wished, "another token").is_err());
+        if let Ok(key) = binding::check_binding(&wished, TOKEN) {
+            assert_eq!(Some(key.key_id()), signer().map(|key| key.key_id()));
+        }
+    }
+    if let (Ok(notice), Some(key)) = (serde_json::from_slice::<CheckpointNotice>(data), signer()) {
+        let CheckpointNotice { step, manifest, state_root, signature } = notice;
+        let said = Announcement { unit: UNIT, attempt: 1, step, manifest, state_root };
+        if said.check(key.public(), &signature).is_ok() {
+            assert_eq!((step, manifest, state_root), (20, Digest::of(b"m"), Digest::of(b"s")));
+        }
+        assert!(Announcement { attempt: 2, ..said }.check(key.public(), &signature).is_err());
+    }
+}
+
+const TOKEN: &str = "a token";
+const UNIT: &str = "4f2a9c1b-0-1";
 
 fn signer() -> Option<SigningKey> {
     SigningKey::generate([7; 32]).ok()
@@ -169,6 +218,39 @@ fn line_seeds() -> Vec<Vec<u8>> {
     .collect()
 }
 
+fn scalars_seeds() -> Vec<Vec<u8>> {
+    let digest = Digest::of(b"x");
+    let text = format!(
+        r#"{{"b1p":"3fe0000000000000","b2p":"3ff0000000000000","format":"muster.handover/1","step":20,"trainingDigest":"{digest}"}}"#
+    );
+    vec![text.into_bytes()]
+}
+
+fn handover_seeds() -> Vec<Vec<u8>> {
+    let digest = Digest::of(b"x");
+    let mut supervisor = Vec::new();
+    for round in 1..3 {
+        drop(handover::write(&mut supervisor, &Line::Written(Written { round, step: 20, keep_last: 3 })));
+    }
+    let mut sidecar = Vec::new();
+    for answer in [
+        Answer::Checkpoint { step: 20, state_root: digest, manifest: digest },
+        Answer::Durable { step: 20 },
+        Answer::refused(40, 67, "other bits"),
+    ] {
+        drop(handover::write(&mut sidecar, &answer));
+    }
+    vec![supervisor, sidecar]
+}
+
+fn signed_seeds() -> Vec<Vec<u8>> {
+    let Some(key) = signer() else { return Vec::new() };
+    let (manifest, state_root) = (Digest::of(b"m"), Digest::of(b"s"));
+    let notice = Announcement { unit: UNIT, attempt: 1, step: 20, manifest, state_root }.sign(&key);
+    let binding = binding::bind(&key, TOKEN).ok().and_then(|binding| serde_json::to_vec(&binding).ok());
+    binding.into_iter().chain(serde_json::to_vec(&notice).ok()).collect()
+}
+
 fn tensor_seeds() -> Vec<Vec<u8>> {
     let header = safetensors::Header::new([("a".to_owned(), vec![2, 3]), ("b.c".to_owned(), vec![1])]);
     let Ok(header) = header else { return Vec::new() };
@@ -212,5 +294,11 @@ mod tests {
         TrainingSpec::from_json(&spec_seeds()[0]).unwrap();
         assert_eq!((peer_list_seeds().len(), line_seeds().len()), (2, 3));
         Identity::from_hello(hello_seeds()[0][..].try_into().unwrap()).unwrap();
+        checkpoint::Scalars::parse(&scalars_seeds()[0]).unwrap();
+        assert!(handover::read::<Line>(&mut &handover_seeds()[0][..]).unwrap().is_some());
+        assert!(handover::read::<Answer>(&mut &handover_seeds()[1][..]).unwrap().is_some());
+        let [binding, notice] = &signed_seeds()[..] else { panic!() };
+        binding::check_binding(&serde_json::from_slice(binding).unwrap(), TOKEN).unwrap();
+        serde_json::from_slice::<CheckpointNotice>(notice).unwrap();
     }
 }

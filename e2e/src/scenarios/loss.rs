@@ -76,7 +76,8 @@ async fn lose(world: &World, provider: &str, way: Way) -> Result<()> {
             }
             let trainers = pods::processes(&format!("/{provider}/"), "muster-trainer")?;
             ensure!(!trainers.is_empty(), "{provider} has no trainer process to kill");
-            for pid in trainers {
+            let sidecars = pods::processes(&format!("/{provider}/"), "muster-sidecar")?;
+            for pid in trainers.into_iter().chain(sidecars) {
                 // One may have gone with another.
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }

@@ -164,6 +164,13 @@ pub fn all() -> Vec<Scenario> {
         scenario!(
             Full,
             420,
+            "sidecar-killed",
+            recovery::sidecar_process,
+            "rank 0's sidecar dies mid-run: it is started again with its key, no attempt is lost, same bits"
+        ),
+        scenario!(
+            Full,
+            420,
             "agent-down",
             outages::agent_down,
             "the agent is down for 30 s: steps advance meanwhile, bits equal"

@@ -54,6 +54,31 @@ pub async fn worker_process(world: &World) -> Result<Verdict> {
     equal_to_local(world, &wanted).await
 }
 
+pub async fn sidecar_process(world: &World) -> Result<Verdict> {
+    let wanted = job::lasting("sidecar-killed", 2, 25);
+    let applied = job::apply(world, &wanted).await?;
+    let name = cluster::name(&applied);
+    let durable = job::wait_checkpoint(world, name, 20, Duration::from_secs(90)).await?;
+    let before = pods::wait_running(world, &applied, 0, Duration::from_secs(10)).await?;
+    let begin = Instant::now();
+    pods::kill_sidecar(&before)?;
+    // The key is bound to the pod: only if the new process has found it does another checkpoint count.
+    let next = job::wait_checkpoint(world, name, durable + 20, Duration::from_secs(90)).await?;
+    println!("     checkpoint {next} was durable {:.1} s after the kill", begin.elapsed().as_secs_f64());
+    let again = || async {
+        let pods = pods::of(world, &applied).await?;
+        // A job that is done meanwhile has no pods any more, and its restarts tell enough.
+        let mine = pods.iter().find(|pod| pod["metadata"]["uid"] == before["metadata"]["uid"]);
+        Ok(mine.is_none_or(|pod| pods::sidecar_restarts(pod) >= 1).then_some(()))
+    };
+    eventually("the kubelet to say that the sidecar was started again", Duration::from_secs(30), again)
+        .await?;
+    let done = job::wait_phase(world, name, "Succeeded", Duration::from_secs(240)).await?;
+    let restarts = done["status"]["restarts"].as_i64().unwrap_or(0);
+    ensure!(restarts == 0, "a sidecar that died cost {restarts} attempts");
+    equal_to_local(world, &wanted).await
+}
+
 #[derive(Clone, Copy)]
 enum Way {
     /// The pod's object goes at once, as when a node is drained in a hurry.

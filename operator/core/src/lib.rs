@@ -10,3 +10,4 @@ pub mod policy;
 pub mod provider;
 pub mod quota;
 pub mod recovery;
+pub mod sidecar;

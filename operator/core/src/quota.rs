@@ -4,11 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::envelope::Payload;
-
-/// A sidecar's share of a pod: CPU in thousandths of a core.
-pub const SIDECAR_CPU_MILLIS: i128 = 100;
-/// A sidecar's share of a pod: bytes of memory.
-pub const SIDECAR_MEMORY_BYTES: i128 = 256 << 20;
+use crate::sidecar;
 
 /// Amounts of what is counted, in thousandths of its unit (a core, a byte, a pod).
 pub type Amounts = BTreeMap<&'static str, i128>;
@@ -126,8 +122,8 @@ fn shown(name: &str, amount: i128) -> String {
 /// What one worker of this size is counted as, its sidecar with it; `None` for quantities that are none.
 #[must_use]
 pub fn of_worker(cpu: &str, memory: &str) -> Option<Amounts> {
-    let cpu = thousandths(cpu)?.checked_add(SIDECAR_CPU_MILLIS)?;
-    let memory = thousandths(memory)?.checked_add(SIDECAR_MEMORY_BYTES * 1000)?;
+    let cpu = thousandths(cpu)?.checked_add(sidecar::CPU_MILLIS.into())?;
+    let memory = thousandths(memory)?.checked_add(i128::from(sidecar::MEMORY_BYTES) * 1000)?;
     Some(BTreeMap::from([
         ("requests.cpu", cpu),
         ("limits.cpu", cpu),

@@ -133,6 +133,14 @@ impl PublicKey {
         self.key.to_public_key_pem(p256::pkcs8::LineEnding::LF).map_err(|_| Error::Encode)
     }
 
+    /// The key as SPKI DER with the uncompressed point: the bytes that [`PublicKey::key_id`] is of.
+    ///
+    /// # Errors
+    /// [`Error::Encode`].
+    pub fn to_der(&self) -> Result<Vec<u8>, Error> {
+        Ok(self.key.to_public_key_der().map_err(|_| Error::Encode)?.as_bytes().to_vec())
+    }
+
     /// SHA-256 of the SPKI DER.
     pub fn key_id(&self) -> Digest {
         self.key_id
@@ -215,6 +223,8 @@ mod tests {
         assert_eq!(again.key_id(), key.key_id());
         let public = PublicKey::from_pem(&key.public().to_pem().unwrap()).unwrap();
         assert_eq!(&public, key.public());
+        let der = public.to_der().unwrap();
+        assert_eq!((Digest::of(&der), PublicKey::from_der(&der).unwrap()), (public.key_id(), public));
         assert!(!format!("{key:?}").contains("0707"));
     }
 

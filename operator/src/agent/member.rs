@@ -17,7 +17,7 @@ use muster_core::envelope::Payload;
 use super::logs::{self, Log, Part, WorkerLogs};
 use super::observe;
 use super::relay::identity::{ReviewError, Reviewer, Worker};
-use super::render::{self, CONTAINER, MANAGED_BY, SERVICE_ACCOUNT, Site, UNIT_UID};
+use super::render::{self, MANAGED_BY, SERVICE_ACCOUNT, Site, TRAINER, UNIT_UID};
 use super::units::Units;
 use crate::runtime::Shutdown;
 
@@ -268,7 +268,7 @@ impl WorkerLogs for Member {
     fn of_pod<'a>(&'a self, pod: &'a str, part: Part) -> BoxFuture<'a, Result<Option<Log>, MemberError>> {
         Box::pin(async move {
             let params = LogParams {
-                container: Some(CONTAINER.to_owned()),
+                container: Some(TRAINER.to_owned()),
                 follow: part.follow,
                 tail_lines: part.tail_lines.map(i64::from),
                 limit_bytes: part.limit_bytes.and_then(|limit| i64::try_from(limit).ok()),

@@ -5,13 +5,16 @@ use k8s_openapi::api::batch::v1 as batch;
 use k8s_openapi::api::core::v1 as core;
 use kube::ResourceExt;
 use muster_api::names::labels;
-use muster_core::attempt::{Container, End, Job, Obstacle, Pod, PodState, classify};
+use muster_core::attempt::{Container, End, Job, Obstacle, Pod, PodState, Reason, classify};
 
-use super::render::CONTAINER;
+use super::render::{SIDECAR, TRAINER};
 use crate::runtime::sanitise;
 
 /// The label and annotation that Kubernetes puts on the pods of an Indexed Job.
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
+/// A sidecar that was started again so often and is being held back by the kubelet will not get better: the kubelet's
+/// pauses double, so this takes five minutes.
+const SIDECAR_RESTARTS: i32 = 5;
 /// Room for a message inside a message of 256 characters.
 const MESSAGE: usize = 160;
 
@@ -66,20 +69,27 @@ pub fn address(pod: &core::Pod) -> Option<IpAddr> {
     pod.status.as_ref()?.pod_ip.as_deref()?.parse().ok()
 }
 
-/// The container's status is looked at before the pod's phase: with other containers beside it, the phase changes late.
+/// The trainer's status is looked at before the pod's phase, which changes only when the sidecar has ended, too: how the
+/// trainer ended decides, but until the phase is terminal something of the pod runs.
 #[must_use]
 pub fn state(pod: &core::Pod) -> PodState {
     let Some(status) = &pod.status else { return PodState::Waiting(None) };
-    let container = status.container_statuses.iter().flatten().find(|c| c.name == CONTAINER);
+    let container = status.container_statuses.iter().flatten().find(|c| c.name == TRAINER);
+    let sidecar = status.init_container_statuses.iter().flatten().find(|c| c.name == SIDECAR);
     let state = container.and_then(|c| c.state.as_ref());
     let terminated = state.and_then(|state| state.terminated.as_ref());
     let deleting = pod.metadata.deletion_timestamp.is_some();
     if terminated.is_none() && !deleting && status.phase.as_deref() != Some("Failed") {
+        if let Some(end) = sidecar.and_then(crash_loop) {
+            return PodState::Ended(end);
+        }
         // A DisruptionTarget comes just before the deletion; waiting for that loses nothing.
         if state.is_some_and(|state| state.running.is_some()) {
             return PodState::Running;
         }
-        let waiting = state.and_then(|state| state.waiting.as_ref());
+        // While the sidecar is not up the trainer's status says only that it waits for that.
+        let held = sidecar.and_then(|sidecar| sidecar.state.as_ref()?.waiting.as_ref());
+        let waiting = held.or_else(|| state.and_then(|state| state.waiting.as_ref()));
         return PodState::Waiting(obstacle(pod, status, waiting));
     }
     let disruption =
@@ -101,6 +111,20 @@ pub fn state(pod: &core::Pod) -> PodState {
     let message = said.into_iter().flatten().find(|text| !text.trim().is_empty()).unwrap_or("");
     let exit_code = end.map(|end| end.exit_code);
     PodState::Ended(End { reason, exit_code, message: sanitise::line(message, MESSAGE) })
+}
+
+/// The end of a pod whose sidecar dies again and again. Its trainer may go on for long, but nothing of that would ever
+/// be durable; another attempt has a new sidecar, and few such attempts without a checkpoint end the unit.
+fn crash_loop(sidecar: &core::ContainerStatus) -> Option<End> {
+    let waiting = sidecar.state.as_ref()?.waiting.as_ref()?;
+    if waiting.reason.as_deref() != Some("CrashLoopBackOff") || sidecar.restart_count <= SIDECAR_RESTARTS {
+        return None;
+    }
+    let last = sidecar.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    let exit_code = last.map(|last| i64::from(last.exit_code));
+    let code = exit_code.map_or_else(String::new, |code| format!(", at last with exit code {code}"));
+    let message = format!("its sidecar crashed {} times{code}; its log says why", sidecar.restart_count);
+    Some(End { reason: Reason::Crashed, exit_code, message: sanitise::line(&message, MESSAGE) })
 }
 
 fn obstacle(
@@ -125,6 +149,10 @@ fn obstacle(
                     pull_problem(reason, waiting.message.as_deref().unwrap_or(""))
                 );
                 return Some(Obstacle { reason: "ImagePullFailed", message });
+            }
+            "CrashLoopBackOff" => {
+                let message = "the sidecar crashed and will be started again; its log says why".to_owned();
+                return Some(Obstacle { reason: "Unschedulable", message });
             }
             "CreateContainerConfigError" | "CreateContainerError" => {
                 return Some(Obstacle { reason: "Unschedulable", message: said(waiting.message.as_ref()) });
@@ -166,7 +194,6 @@ fn pull_problem(reason: &str, said: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use muster_core::attempt::Reason;
     use serde_json::{Value, json};
 
     use super::*;
@@ -200,6 +227,58 @@ mod tests {
         let PodState::Ended(end) = pod_with(container(words)).state else { panic!() };
         assert_eq!((end.reason, end.exit_code), (Reason::NonFinite, Some(65)));
         assert_eq!(end.message, "step 7: [31mloss is NaN");
+    }
+
+    /// A pod whose trainer and sidecar are so.
+    fn beside(trainer: Value, sidecar: Value, restarts: i32) -> Pod {
+        let status = |name: &str, state: Value, restarts: i32| {
+            json!({"name": name, "image": "", "imageID": "", "ready": false, "restartCount": restarts, "state": state,
+                   "lastState": {"terminated": {"exitCode": 74}}})
+        };
+        pod_with(json!({
+            "phase": "Running",
+            "containerStatuses": [status("trainer", trainer, 0)],
+            "initContainerStatuses": [status("sidecar", sidecar, restarts)],
+        }))
+    }
+
+    #[test]
+    fn how_the_trainer_ended_decides_while_the_sidecar_still_runs() {
+        let running = json!({"running": {}});
+        let killed = beside(json!({"terminated": {"exitCode": 137}}), running.clone(), 0);
+        let PodState::Ended(end) = &killed.state else { panic!() };
+        assert_eq!((end.reason, killed.terminal), (Reason::Killed, false), "ended, and something still runs");
+        let done = beside(json!({"terminated": {"exitCode": 0}}), running.clone(), 9);
+        assert_eq!((done.state, done.terminal), (PodState::Done, false));
+        assert_eq!(
+            beside(running.clone(), json!({"terminated": {"exitCode": 1}}), 3).state,
+            PodState::Running
+        );
+    }
+
+    #[test]
+    fn a_sidecar_that_does_not_come_up_is_an_obstacle_and_then_an_end() {
+        let waits = json!({"waiting": {"reason": "PodInitializing"}});
+        let pull = json!({"waiting": {"reason": "ErrImagePull", "message": "not found"}});
+        let PodState::Waiting(Some(obstacle)) = beside(waits.clone(), pull, 0).state else { panic!() };
+        assert_eq!(obstacle.reason, "ImagePullFailed");
+        let create = json!({"waiting": {"reason": "CreateContainerError", "message": "no such file"}});
+        let PodState::Waiting(Some(obstacle)) = beside(waits.clone(), create, 0).state else { panic!() };
+        assert_eq!((obstacle.reason, obstacle.message.as_str()), ("Unschedulable", "no such file"));
+        let backoff = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+        let PodState::Waiting(Some(obstacle)) = beside(waits.clone(), backoff.clone(), 2).state else {
+            panic!()
+        };
+        assert!(obstacle.message.contains("sidecar crashed"), "{}", obstacle.message);
+        let running = json!({"running": {}});
+        assert_eq!(beside(running.clone(), backoff.clone(), 5).state, PodState::Running);
+        for trainer in [waits, running.clone()] {
+            let PodState::Ended(end) = beside(trainer, backoff.clone(), 6).state else { panic!() };
+            assert_eq!((end.reason, end.exit_code), (Reason::Crashed, Some(74)));
+            assert!(end.message.contains("crashed 6 times, at last with exit code 74"), "{}", end.message);
+        }
+        // Many restarts over a long time, and up now: nothing is wrong.
+        assert_eq!(beside(running.clone(), running, 50).state, PodState::Running);
     }
 
     #[test]

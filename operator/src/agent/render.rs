@@ -14,13 +14,12 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::ObjectMeta;
 use muster_api::names::labels;
 use muster_core::envelope::Payload;
+use muster_core::sidecar as share;
 
 /// Value of the label managed-by on everything the agent makes.
 pub const MANAGED_BY: &str = "muster-agent";
 /// Annotation on Jobs: UID of the WorkUnit they belong to, to tell a unit from another of the same name.
 pub const UNIT_UID: &str = "muster.dev/unit-uid";
-/// Name of the one container of a pod.
-pub const CONTAINER: &str = "trainer";
 /// ServiceAccount of the pods; it has no rights.
 pub const SERVICE_ACCOUNT: &str = "muster-trainer";
 /// PriorityClass of the pods (`manifests/member`): the owner's pods go first.
@@ -29,10 +28,18 @@ pub const PRIORITY_CLASS: &str = "muster-lent";
 pub const TOKEN_DIR: &str = "/var/run/muster";
 /// The pod's scratch directory.
 pub const WORK_DIR: &str = "/work";
+/// Where the sidecar keeps its key.
+pub const KEYS_DIR: &str = "/keys";
+/// Name of the container that trains.
+pub const TRAINER: &str = "trainer";
+/// Name of the container that brings checkpoints to the relay.
+pub const SIDECAR: &str = "sidecar";
 /// The user and group of every worker.
 const USER: i64 = 65532;
 /// A worker's disk: dataset, and a few checkpoints.
 const WORK_SIZE: &str = "16Gi";
+/// One key of 240 bytes.
+const KEYS_SIZE: &str = "1Mi";
 
 /// What the template takes from the agent's own configuration.
 #[derive(Debug, Clone)]
@@ -106,8 +113,10 @@ fn pod(site: &Site, payload: &Payload) -> PodSpec {
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         priority_class_name: Some(PRIORITY_CLASS.to_owned()),
-        // A trainer that is told to stop does so at the next step boundary.
-        termination_grace_period_seconds: Some(15),
+        // For both, one after the other: the trainer stops at a step boundary (12 s at most) and waits for what it has
+        // handed over (20 s at most), then the sidecar ends the upload that is under way (8 s at most). A pod of an
+        // attempt that is over is given a second only, whatever this says.
+        termination_grace_period_seconds: Some(30),
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
             run_as_user: Some(USER),
@@ -120,7 +129,8 @@ fn pod(site: &Site, payload: &Payload) -> PodSpec {
             ..PodSecurityContext::default()
         }),
         tolerations: Some(vec![toleration("not-ready"), toleration("unreachable")]),
-        containers: vec![container(site, payload)],
+        init_containers: Some(vec![sidecar(site, payload)]),
+        containers: vec![trainer(site, payload)],
         volumes: Some(vec![
             Volume {
                 name: "token".to_owned(),
@@ -145,35 +155,60 @@ fn pod(site: &Site, payload: &Payload) -> PodSpec {
                 }),
                 ..Volume::default()
             },
+            Volume {
+                name: "keys".to_owned(),
+                empty_dir: Some(EmptyDirVolumeSource {
+                    medium: Some("Memory".to_owned()),
+                    size_limit: Some(Quantity(KEYS_SIZE.to_owned())),
+                }),
+                ..Volume::default()
+            },
         ]),
         ..PodSpec::default()
     }
 }
 
-fn container(site: &Site, payload: &Payload) -> Container {
-    let resources = BTreeMap::from([
-        ("cpu".to_owned(), Quantity(payload.resources.cpu.clone())),
-        ("memory".to_owned(), Quantity(payload.resources.memory.clone())),
-    ]);
-    let value =
-        |name: &str, value: String| EnvVar { name: name.to_owned(), value: Some(value), value_from: None };
+fn trainer(site: &Site, payload: &Payload) -> Container {
     let pod_ip = ObjectFieldSelector { field_path: "status.podIP".to_owned(), api_version: None };
+    let mut env = relay(site);
+    env.push(EnvVar {
+        name: "MUSTER_POD_IP".to_owned(),
+        value: None,
+        value_from: Some(EnvVarSource { field_ref: Some(pod_ip), ..EnvVarSource::default() }),
+    });
+    env.push(variable("MUSTER_THREADS", threads(&payload.resources.cpu).to_string()));
     Container {
-        name: CONTAINER.to_owned(),
+        name: TRAINER.to_owned(),
+        args: Some(vec!["pod".to_owned()]),
+        env: Some(env),
+        volume_mounts: Some(vec![token_mount(), mount("work", WORK_DIR)]),
+        ..container(payload, &payload.resources.cpu, &payload.resources.memory)
+    }
+}
+
+/// A native sidecar: up before the trainer, told to stop after it has ended, started again if it dies. It alone mounts the
+/// volume with its key.
+fn sidecar(site: &Site, payload: &Payload) -> Container {
+    Container {
+        name: SIDECAR.to_owned(),
+        restart_policy: Some("Always".to_owned()),
+        command: Some(vec!["/usr/bin/muster-sidecar".to_owned()]),
+        env: Some(relay(site)),
+        volume_mounts: Some(vec![token_mount(), mount("work", WORK_DIR), mount("keys", KEYS_DIR)]),
+        ..container(payload, share::CPU, share::MEMORY)
+    }
+}
+
+/// What both have: the image, no more than their share, no privilege.
+fn container(payload: &Payload, cpu: &str, memory: &str) -> Container {
+    let resources = BTreeMap::from([
+        ("cpu".to_owned(), Quantity(cpu.to_owned())),
+        ("memory".to_owned(), Quantity(memory.to_owned())),
+    ]);
+    Container {
         image: Some(payload.image.clone()),
         // The image is named by digest: what is there is what was asked for.
         image_pull_policy: Some("IfNotPresent".to_owned()),
-        args: Some(vec!["pod".to_owned()]),
-        env: Some(vec![
-            value("MUSTER_RELAY", site.relay_url.clone()),
-            value("MUSTER_RELAY_CA", site.relay_ca.clone()),
-            EnvVar {
-                name: "MUSTER_POD_IP".to_owned(),
-                value: None,
-                value_from: Some(EnvVarSource { field_ref: Some(pod_ip), ..EnvVarSource::default() }),
-            },
-            value("MUSTER_THREADS", threads(&payload.resources.cpu).to_string()),
-        ]),
         resources: Some(ResourceRequirements {
             requests: Some(resources.clone()),
             limits: Some(resources),
@@ -191,21 +226,24 @@ fn container(site: &Site, payload: &Payload) -> Container {
             }),
             ..SecurityContext::default()
         }),
-        volume_mounts: Some(vec![
-            VolumeMount {
-                name: "token".to_owned(),
-                mount_path: TOKEN_DIR.to_owned(),
-                read_only: Some(true),
-                ..VolumeMount::default()
-            },
-            VolumeMount {
-                name: "work".to_owned(),
-                mount_path: WORK_DIR.to_owned(),
-                ..VolumeMount::default()
-            },
-        ]),
         ..Container::default()
     }
+}
+
+fn relay(site: &Site) -> Vec<EnvVar> {
+    vec![variable("MUSTER_RELAY", site.relay_url.clone()), variable("MUSTER_RELAY_CA", site.relay_ca.clone())]
+}
+
+fn variable(name: &str, value: String) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: Some(value), value_from: None }
+}
+
+fn token_mount() -> VolumeMount {
+    VolumeMount { read_only: Some(true), ..mount("token", TOKEN_DIR) }
+}
+
+fn mount(name: &str, path: &str) -> VolumeMount {
+    VolumeMount { name: name.to_owned(), mount_path: path.to_owned(), ..VolumeMount::default() }
 }
 
 /// The default of 300 s would leave a unit waiting for a node that is not coming back.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::runtime::files::{self, Access};
 use crate::wire::gateway::Recovered;
 
-/// No state file is longer: a unit of 256 workers has some 80 KB.
+/// No state file is longer: a unit of 256 workers has some 90 KB.
 const MAX_FILE: u64 = 1 << 20;
 
 /// What is remembered of a unit.
@@ -103,6 +103,9 @@ pub struct Rounds {
     pub peers: BTreeMap<i64, Peer>,
     /// By rank: the one pod that is admitted.
     pub pods: BTreeMap<i64, String>,
+    /// By rank: the one key whose signatures count, SPKI in PEM.
+    #[serde(default)]
+    pub keys: BTreeMap<i64, String>,
 }
 
 impl UnitState {

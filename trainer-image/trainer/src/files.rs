@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read as _, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use muster_proof::Digest;
@@ -120,10 +121,24 @@ pub fn create_dirs(path: &Path) -> Result<(), FileError> {
 /// # Errors
 /// As the system says; then the old file, if any, is as it was.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    write_with(path, bytes, File::options().create(true).truncate(true).write(true))
+}
+
+/// As [`write_atomic`], and only this user may read the file.
+///
+/// # Errors
+/// As the system says; then the old file, if any, is as it was.
+pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    // What a crashed process left under the temporary name may have another mode.
+    drop(fs::remove_file(parent(path).join(temporary_name(path))));
+    write_with(path, bytes, File::options().create_new(true).write(true).mode(0o600))
+}
+
+fn write_with(path: &Path, bytes: &[u8], options: &fs::OpenOptions) -> Result<(), FileError> {
     let parent = parent(path);
     let temporary = parent.join(temporary_name(path));
     let write = || {
-        let mut file = File::create(&temporary)?;
+        let mut file = options.open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, path)
@@ -214,27 +229,17 @@ impl Drop for NewDir {
     }
 }
 
-/// A file that is digested while it is written, usually of a [`NewDir`].
+/// A file of a [`NewDir`], being written.
 #[derive(Debug)]
 pub struct NewFile {
     file: BufWriter<File>,
     path: PathBuf,
-    sha: Sha256,
     size: u64,
 }
 
 impl NewFile {
-    /// Starts a file at `path`, replacing what is there. For files whose readers check a digest.
-    ///
-    /// # Errors
-    /// As the system says.
-    pub fn create(path: &Path) -> Result<Self, FileError> {
-        let file = File::create(path).named("write", path)?;
-        Ok(Self::start(file, path.to_owned()))
-    }
-
     fn start(file: File, path: PathBuf) -> Self {
-        Self { file: BufWriter::with_capacity(1 << 18, file), path, sha: Sha256::new(), size: 0 }
+        Self { file: BufWriter::with_capacity(1 << 18, file), path, size: 0 }
     }
 
     /// Appends bytes.
@@ -243,14 +248,56 @@ impl NewFile {
     /// As the system says; the error names the final path.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), FileError> {
         self.file.write_all(bytes).named("write", &self.path)?;
-        self.sha.update(bytes);
         self.size += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Makes the contents durable; gives their size in bytes.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn finish(self) -> Result<u64, FileError> {
+        let flushed = self.file.into_inner().map_err(io::IntoInnerError::into_error);
+        flushed.and_then(|file| file.sync_all()).named("write", &self.path)?;
+        Ok(self.size)
+    }
+}
+
+/// A file that is digested while it is written.
+#[derive(Debug)]
+pub struct DigestedFile {
+    file: NewFile,
+    sha: Sha256,
+}
+
+impl DigestedFile {
+    /// Digests what is written to `file`, which has no bytes yet.
+    pub fn new(file: NewFile) -> Self {
+        Self { file, sha: Sha256::new() }
+    }
+
+    /// Starts a file at `path`, replacing what is there. For files whose readers check a digest.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn create(path: &Path) -> Result<Self, FileError> {
+        let file = File::create(path).named("write", path)?;
+        Ok(Self::new(NewFile::start(file, path.to_owned())))
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// As the system says; the error names the final path.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), FileError> {
+        self.file.write(bytes)?;
+        self.sha.update(bytes);
         Ok(())
     }
 
     /// Bytes so far.
     pub fn size(&self) -> u64 {
-        self.size
+        self.file.size
     }
 
     /// Makes the contents durable; gives SHA-256 and size in bytes.
@@ -258,9 +305,8 @@ impl NewFile {
     /// # Errors
     /// As the system says.
     pub fn finish(self) -> Result<(Digest, u64), FileError> {
-        let flushed = self.file.into_inner().map_err(io::IntoInnerError::into_error);
-        flushed.and_then(|file| file.sync_all()).named("write", &self.path)?;
-        Ok((Digest::from_bytes(self.sha.finalize().into()), self.size))
+        let size = self.file.finish()?;
+        Ok((Digest::from_bytes(self.sha.finalize().into()), size))
     }
 }
 
@@ -294,7 +340,7 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path().join("a")).unwrap().count(), 0, "an abandoned one leaves nothing");
 
         let new = NewDir::create(&target).unwrap();
-        let mut file = new.file("x").unwrap();
+        let mut file = DigestedFile::new(new.file("x").unwrap());
         file.write(b"abc").unwrap();
         assert_eq!(file.finish().unwrap(), (Digest::of(b"abc"), 3));
         new.commit().unwrap();
@@ -325,5 +371,8 @@ mod tests {
         let error = read_at_most(&path, 3).unwrap_err().to_string();
         assert!(error.contains("longer than 3 bytes") && error.contains("/f"), "{error}");
         assert!(read_at_most(&dir.path().join("g"), 3).unwrap_err().is_missing());
+        write_private(&path, b"secret").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
     }
 }

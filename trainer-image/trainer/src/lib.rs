@@ -9,7 +9,8 @@
 //! | [`exchange`] | sums over the workers of a run, over TLS |
 //! | [`peers`] | the signed list of a round's workers |
 //! | [`worker`] | one process of a training run |
-//! | [`pod`] | process 1 of a pod: relay, uploads, rounds |
+//! | [`pod`] | process 1 of a pod: rounds, hand-over to the sidecar |
+//! | [`relay`], [`binding`], [`work`] | what supervisor and sidecar share: the agent's relay, signatures, the scratch directory |
 //! | [`inference`] | logits, gradients, text from a trained model |
 //! | [`cli`] | the command line |
 //! | [`files`], [`failure`] | whole-or-absent files; how a process ends badly |
@@ -19,6 +20,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod binding;
 pub mod checkpoint;
 pub mod cli;
 pub mod dataset;
@@ -29,7 +31,9 @@ pub mod inference;
 pub mod peers;
 pub mod pod;
 pub mod protocol;
+pub mod relay;
 pub mod resolve;
 pub mod resolved;
 pub mod safetensors;
+pub mod work;
 pub mod worker;

@@ -1,10 +1,13 @@
 //! The words that processes exchange: `docs/spec/protocol.md` sections 1 and 3 as types.
 //!
-//! [`Event`] and [`Command`] are the lines of a worker's stdout and stdin; the rest are bodies of the relay.
+//! [`Event`] and [`Command`] are the lines of a worker's stdout and stdin, [`handover`] has those between supervisor
+//! and sidecar; the rest are bodies of the relay.
 //! Every type refuses unknown fields, so that a newer end never half-understands an older one. Floats travel as
 //! text (shortest f32 that reads back the same): JSON numbers are read differently by different readers.
 //!
 //! Nothing here does input or output.
+
+pub mod handover;
 
 use std::net::SocketAddr;
 
@@ -112,16 +115,23 @@ pub enum Event {
         /// Its directory.
         path: String,
     },
-    /// Stopped at an interval boundary on request; rank 0's checkpoint of `step` is durable.
+    /// A state is whole and durable on disk for the sidecar to make a checkpoint of. Rank 0 only, with `--handover`.
+    Written {
+        /// The state it holds.
+        step: u64,
+        /// Its directory.
+        path: String,
+    },
+    /// Stopped at an interval boundary on request; rank 0's checkpoint of `step`, or its hand-over, is durable.
     Drained {
         /// The state it stopped at.
         step: u64,
     },
-    /// The last step is done; rank 0's checkpoint of it is durable.
+    /// The last step is done; rank 0's checkpoint of it, or its hand-over, is durable.
     Finished {
         /// The job's last step.
         step: u64,
-        /// Rank 0 only.
+        /// Rank 0 only, and not of a state that was handed over.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         state_root: Option<Digest>,
     },
@@ -225,6 +235,28 @@ pub struct Joined {
     pub peers: Envelope,
 }
 
+/// Answer 200 to `GET /v1/self`: who asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SelfAnswer {
+    /// Name of the WorkUnit.
+    pub unit: String,
+    /// Attempt at the unit, from 1.
+    pub attempt: u64,
+    /// This pod's rank.
+    pub rank: u32,
+}
+
+/// Body of `PUT /v1/key`: the key whose signatures count for this (attempt, rank). See [`crate::binding`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KeyBinding {
+    /// SPKI in PEM, P-256.
+    pub public_key: String,
+    /// Of the key over the token and itself: DER in base64.
+    pub signature: String,
+}
+
 /// Body of `POST /v1/checkpoints`: all its blobs were put.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -235,6 +267,8 @@ pub struct CheckpointNotice {
     pub manifest: Digest,
     /// Digest of the state.
     pub state_root: Digest,
+    /// Of rank 0's bound key over all this, unit and attempt: DER in base64. See [`crate::binding`].
+    pub signature: String,
 }
 
 /// Body of `POST /v1/progress`.
@@ -302,6 +336,9 @@ mod tests {
 
         let rest = Event::Finished { step: 9, state_root: None };
         assert_eq!(serde_json::to_string(&rest).unwrap(), r#"{"event":"finished","step":9}"#);
+        let written = Event::Written { step: 9, path: "/work/handover/1-9".into() };
+        let line = r#"{"event":"written","step":9,"path":"/work/handover/1-9"}"#;
+        assert_eq!(serde_json::to_string(&written).unwrap(), line);
         let drain: Command = serde_json::from_str(r#"{"command":"drain"}"#).unwrap();
         assert_eq!(drain, Command::Drain {});
         let key = digest("key");

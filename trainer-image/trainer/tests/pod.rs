@@ -1,4 +1,4 @@
-//! The pod's process 1 against a relay with faults.
+//! A pod's two containers, trainer and sidecar, against a relay with faults.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -6,15 +6,18 @@ mod common;
 mod relay;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{BINARY, Job, STEPS, run_one};
 use muster_proof::Digest;
 use muster_proof::key::SigningKey;
+use muster_trainer::checkpoint::{self, Store};
 use muster_trainer::protocol::Desired;
+use muster_trainer::work::Work;
 use relay::Relay;
 
 /// A job whose relay and pods are at hand.
@@ -25,6 +28,8 @@ struct Site {
 
 struct Pod {
     child: Child,
+    sidecar: Option<Child>,
+    relay: (String, String),
     dir: PathBuf,
 }
 
@@ -33,7 +38,27 @@ struct Ended {
     code: Option<i32>,
     stdout: String,
     stderr: String,
+    sidecar: String,
     last_words: String,
+}
+
+/// Cargo builds the binaries of the package under test only; the sidecar is another package's. With `--workspace` the
+/// features are those of the build that runs, so this is quick.
+fn sidecar() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let folder = Path::new(BINARY).parent().unwrap();
+        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command.args(["build", "--quiet", "--locked", "--workspace", "--bin", "muster-sidecar"]);
+        command
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+            .env("CARGO_TARGET_DIR", folder.parent().unwrap());
+        if folder.ends_with("release") {
+            command.arg("--release");
+        }
+        assert!(command.status().unwrap().success(), "cannot build muster-sidecar");
+        folder.join("muster-sidecar")
+    })
 }
 
 impl Site {
@@ -45,33 +70,34 @@ impl Site {
     }
 
     fn of(job: Job, workers: u32) -> Self {
+        sidecar();
         let read = |name: &str| fs::read(job.data.join(name)).unwrap();
         let spec = fs::read(&job.spec).unwrap();
         let relay = Relay::start(workers, spec, read("manifest.json"), vec![read("tokens-00000.bin")]);
         Self { job, relay }
     }
 
+    /// A pod as the kubelet starts it: the sidecar first.
     fn pod(&self, rank: u32) -> Pod {
+        let mut pod = self.pod_without_sidecar(rank);
+        pod.start_sidecar();
+        pod
+    }
+
+    fn pod_without_sidecar(&self, rank: u32) -> Pod {
         let dir = self.job.dir.path().join(format!("pod-{rank}"));
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join("token"), format!("rank-{rank}\n")).unwrap();
-        let child = Command::new(BINARY)
+        let relay = (self.relay.url.clone(), self.relay.ca.clone());
+        let mut command = Command::new(BINARY);
+        command
             .arg("pod")
-            .env("MUSTER_RELAY", &self.relay.url)
-            .env("MUSTER_RELAY_CA", &self.relay.ca)
             .env("MUSTER_POD_IP", "127.0.0.1")
             .env("MUSTER_THREADS", "1")
-            .env("MUSTER_TOKEN_FILE", dir.join("token"))
-            .env("MUSTER_WORK", dir.join("work"))
             .env("MUSTER_TERMINATION_LOG", dir.join("last-words"))
-            .env("MUSTER_PATIENCE_SECONDS", "3")
-            .env("HTTPS_PROXY", "http://127.0.0.1:9") // must not be listened to
-            .stdin(Stdio::null())
-            .stdout(fs::File::create(dir.join("stdout")).unwrap())
-            .stderr(fs::File::create(dir.join("stderr")).unwrap())
-            .spawn()
-            .unwrap();
-        Pod { child, dir }
+            .env("MUSTER_PATIENCE_SECONDS", "3");
+        let child = spawn(command, &relay, &dir, "stdout", "stderr");
+        Pod { child, sidecar: None, relay, dir }
     }
 
     fn pods(&self) -> Vec<Pod> {
@@ -85,22 +111,70 @@ impl Site {
     }
 }
 
+/// A container's process with what the agent's template gives to both containers.
+fn spawn(mut command: Command, relay: &(String, String), dir: &Path, stdout: &str, stderr: &str) -> Child {
+    let file = |name: &str| fs::File::options().create(true).append(true).open(dir.join(name)).unwrap();
+    command
+        .env("MUSTER_RELAY", &relay.0)
+        .env("MUSTER_RELAY_CA", &relay.1)
+        .env("MUSTER_TOKEN_FILE", dir.join("token"))
+        .env("MUSTER_WORK", dir.join("work"))
+        .env("HTTPS_PROXY", "http://127.0.0.1:9") // must not be listened to
+        .stdin(Stdio::null())
+        .stdout(file(stdout))
+        .stderr(file(stderr))
+        .spawn()
+        .unwrap()
+}
+
+fn wait(child: &mut Child, limit: u64, why: impl Fn() -> String) -> Option<i32> {
+    let end = Instant::now() + Duration::from_secs(limit);
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        assert!(Instant::now() < end, "no end: {}", why());
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn signal(child: &Child, signal: &str) {
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+}
+
 impl Pod {
+    /// The pod's end as the kubelet brings it about: when the trainer has ended, the sidecar is told to.
     fn end(mut self) -> Ended {
-        let end = Instant::now() + Duration::from_secs(90);
-        let code = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status.code();
-            }
-            assert!(Instant::now() < end, "the pod does not end: {}", self.read("stderr"));
-            thread::sleep(Duration::from_millis(10));
-        };
+        let stderr = self.dir.join("stderr");
+        let code = wait(&mut self.child, 90, || fs::read_to_string(&stderr).unwrap());
+        if let Some(mut sidecar) = self.sidecar.take() {
+            signal(&sidecar, "-TERM");
+            assert_eq!(wait(&mut sidecar, 10, || self.read("sidecar")), Some(0), "{}", self.read("sidecar"));
+        }
         Ended {
             code,
             stdout: self.read("stdout"),
             stderr: self.read("stderr"),
+            sidecar: self.read("sidecar"),
             last_words: self.read("last-words"),
         }
+    }
+
+    fn start_sidecar(&mut self) {
+        let mut command = Command::new(sidecar());
+        command.env("MUSTER_KEYS", self.dir.join("keys"));
+        self.sidecar = Some(spawn(command, &self.relay, &self.dir, "sidecar", "sidecar"));
+    }
+
+    /// The sidecar dies, and nobody starts it again.
+    fn kill_sidecar(&mut self) {
+        let mut sidecar = self.sidecar.take().unwrap();
+        sidecar.kill().unwrap();
+        sidecar.wait().unwrap();
+    }
+
+    fn work(&self) -> Work {
+        Work::new(&self.dir.join("work"))
     }
 
     fn read(&self, name: &str) -> String {
@@ -137,18 +211,14 @@ impl Pod {
         let worker = worker.expect("the pod has a worker");
         assert!(Command::new("kill").args(["-KILL", &worker]).status().unwrap().success());
     }
-
-    fn signal(&self, signal: &str) {
-        assert!(
-            Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap().success()
-        );
-    }
 }
 
 impl Drop for Pod {
     fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
+        for child in self.sidecar.iter_mut().chain([&mut self.child]) {
+            drop(child.kill());
+            drop(child.wait());
+        }
     }
 }
 
@@ -176,6 +246,182 @@ fn pods_train_and_their_checkpoints_are_durable() {
     assert_eq!(state.not_yet, 0, "202 was asked again");
     assert!(state.progress.last().is_some_and(|progress| progress.step > 0));
     assert!(ended[0].stdout.contains("loss"));
+    assert!(ended[0].stdout.contains(&format!("checkpoint of step 10 stateRoot {root}")));
+    assert_eq!(state.keys.keys().collect::<Vec<_>>(), [&0], "who announces nothing binds nothing");
+    // The last two are kept, and nothing lies between worker and sidecar any more.
+    let work = Work::new(&site.job.dir.path().join("pod-0/work"));
+    assert_eq!(Store::new(&work.job()).steps().unwrap(), [8, 10]);
+    assert!(checkpoint::open(&Store::new(&work.job()).path(10)).is_ok());
+    assert!(handed_over(&work).is_empty());
+}
+
+/// What lies between worker and sidecar, but for the socket.
+fn handed_over(work: &Work) -> Vec<String> {
+    let names = fs::read_dir(work.handovers()).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| !name.ends_with(".sock")).collect()
+}
+
+/// The sidecar dies again and again and the kubelet starts it again: no step is lost, nobody asks for another round, and
+/// the key stays the one that was bound.
+#[test]
+fn a_sidecar_that_is_started_again_goes_on() {
+    let site = Site::new(400, 2);
+    let want = site.want();
+    let mut pods = site.pods();
+    for step in [20, 80, 140] {
+        pods[0].wait_for_step(step);
+        site.relay.wait("a checkpoint", |state| !state.checkpoints.is_empty());
+        pods[0].kill_sidecar();
+        let from = pods[0].step();
+        pods[0].wait_for_step(from + 10);
+        pods[0].start_sidecar();
+    }
+    let ended: Vec<_> = pods.into_iter().map(Pod::end).collect();
+    ended[0].assert(0, &["finished after step 400", &want.to_string()]);
+    ended[1].assert(0, &["finished after step 400"]);
+    let state = site.relay.state();
+    assert_eq!(state.checkpoints.last().map(|last| (last.step, last.state_root)), Some((400, want)));
+    assert_eq!((state.round, state.keys.len()), (1, 1));
+}
+
+/// Nothing that the sidecar has seen half of is lost: it dies at the end, with all the work still to do.
+#[test]
+fn a_sidecar_that_comes_late_finds_everything() {
+    let site = Site::new(STEPS, 1);
+    let mut pod = site.pod_without_sidecar(0);
+    pod.wait_for_step(STEPS);
+    thread::sleep(Duration::from_millis(500));
+    assert!(pod.child.try_wait().unwrap().is_none(), "nothing is durable yet");
+    pod.start_sidecar();
+    pod.end().assert(0, &["finished after step 10", &site.want().to_string()]);
+    assert_eq!(site.relay.state().checkpoints.last().map(|last| last.step), Some(STEPS));
+}
+
+#[test]
+fn a_sidecar_that_stays_away_ends_the_pod() {
+    let site = Site::new(STEPS, 1);
+    let ended = site.pod_without_sidecar(0).end();
+    ended.assert(69, &["finished after step 10, but", "the sidecar cannot be reached for 3 s"]);
+}
+
+/// While the sidecar is away only a few states wait on the disk, the newest among them.
+#[test]
+fn states_do_not_pile_up_without_a_sidecar() {
+    let site = Site::new(200, 1);
+    let pod = site.pod_without_sidecar(0);
+    pod.wait_for_step(200);
+    thread::sleep(Duration::from_millis(500));
+    let waiting = handed_over(&pod.work());
+    assert!(waiting.len() <= 4 && waiting.contains(&"1-200".to_owned()), "{waiting:?}");
+    pod.end().assert(69, &[]);
+}
+
+/// Another key was bound to this rank: what this sidecar signs counts for nothing, and the pod says so.
+#[test]
+fn another_key_is_not_replaced() {
+    let site = Site::new(STEPS, 1);
+    let stranger = SigningKey::generate([9; 32]).unwrap();
+    site.relay.state().keys.insert(0, stranger.public().clone());
+    let ended = site.pod(0).end();
+    ended.assert(69, &["is not durable at the hub", "another key is bound"]);
+    assert!(site.relay.state().announced.is_empty());
+}
+
+/// An agent that lost its memory knows no key: the sidecar binds its own again.
+#[test]
+fn a_forgotten_key_is_bound_again() {
+    let site = Site::new(300, 1);
+    let pod = site.pod(0);
+    site.relay.wait("a checkpoint", |state| !state.checkpoints.is_empty());
+    let first = site.relay.state().keys.remove(&0);
+    pod.end().assert(0, &["finished after step 300"]);
+    assert_eq!(site.relay.state().keys.get(&0), first.as_ref());
+}
+
+#[test]
+fn uploads_that_are_damaged_on_the_way_are_sent_again() {
+    for (flipped, cut, why) in [(2, 0, "was damaged on the way"), (0, 2, "relay:")] {
+        let site = Site::new(STEPS, 1);
+        {
+            let mut state = site.relay.state();
+            (state.flipped, state.cut) = (flipped, cut);
+        }
+        let ended = site.pod(0).end();
+        ended.assert(0, &["finished after step 10"]);
+        assert!(ended.sidecar.contains(why), "{ended:?}");
+        let state = site.relay.state();
+        assert_eq!((state.flipped, state.cut), (0, 0));
+    }
+}
+
+/// A line that is none ends its connection and nothing else.
+#[test]
+fn the_sidecars_socket_survives_rubbish() {
+    use std::io::{Read as _, Write as _};
+    let site = Site::new(300, 1);
+    let pod = site.pod(0);
+    pod.wait_for_step(20);
+    for rubbish in [&b"\n"[..], b"{\"written\":{\"round\":1,\"step\":4}}\n", &[b' '; 100_000]] {
+        let mut stream = std::os::unix::net::UnixStream::connect(pod.work().socket()).unwrap();
+        // It may hang up before it has read all of it.
+        drop(stream.write_all(rubbish));
+        let mut rest = Vec::new();
+        // Until it is hung up on; answers to others may come before.
+        drop(stream.read_to_end(&mut rest));
+    }
+    // A state that nobody wrote is refused; the supervisor did not ask.
+    let mut stream = std::os::unix::net::UnixStream::connect(pod.work().socket()).unwrap();
+    stream.write_all(b"{\"written\":{\"round\":9,\"step\":999999,\"keepLast\":1}}\n").unwrap();
+    pod.end().assert(0, &["finished after step 300"]);
+    assert_eq!(site.relay.state().checkpoints.last().map(|last| last.step), Some(300));
+}
+
+/// The same step with other bits, as from a machine that computes wrongly: the pod ends with 67 and both are kept.
+#[test]
+fn other_bits_for_a_step_end_the_pod() {
+    let site = Site::new(STEPS, 1);
+    let mut training = common::training();
+    training.seed += 1;
+    let other = Job::with(&common::model(), &training);
+    run_one(&other, &other.out("out"), &[]);
+    let pod = site.job.dir.path().join("pod-0/work/job/checkpoints/step-00000004");
+    fs::create_dir_all(pod.parent().unwrap()).unwrap();
+    fs::create_dir(&pod).unwrap();
+    for entry in fs::read_dir(Store::new(&other.out("out")).path(4)).unwrap_or_else(|_| panic!("kept")) {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), pod.join(entry.file_name())).unwrap();
+    }
+    let ended = site.pod(0).end();
+    ended.assert(67, &["of the same step", "computed wrongly", "keep both"]);
+    let work = Work::new(&site.job.dir.path().join("pod-0/work"));
+    assert!(handed_over(&work).contains(&"1-4".to_owned()), "{ended:?}");
+    assert!(pod.join("manifest.json").is_file());
+}
+
+/// The kubelet's SIGTERM with a relay that is away: what was handed over is waited for as long as the grace allows, and
+/// nothing half is left.
+#[test]
+fn a_stop_lets_what_was_handed_over_become_durable() {
+    let site = Site::new(100_000, 1);
+    let pod = site.pod(0);
+    pod.wait_for_step(8);
+    site.relay.state().down = true;
+    let from = pod.step();
+    pod.wait_for_step(from + 10);
+    signal(&pod.child, "-TERM");
+    thread::sleep(Duration::from_millis(1500));
+    site.relay.state().down = false;
+    let work = pod.work();
+    let ended = pod.end();
+    ended.assert(143, &["stopped on request after step"]);
+    let newest = *Store::new(&work.job()).steps().unwrap().last().unwrap();
+    assert!(newest > from);
+    assert_eq!(site.relay.state().checkpoints.last().map(|last| last.step), Some(newest), "{ended:?}");
+    assert!(handed_over(&work).is_empty());
+    for step in Store::new(&work.job()).steps().unwrap() {
+        checkpoint::open(&Store::new(&work.job()).path(step)).unwrap();
+    }
 }
 
 /// The relay is away while the workers train: steps go on, and everything becomes durable afterwards.
@@ -357,7 +603,7 @@ fn stopping_is_quick() {
         let began = Instant::now();
         match way {
             "hub" => site.relay.state().desired = Desired::Stop,
-            _ => pods.iter().for_each(|pod| pod.signal("-TERM")),
+            _ => pods.iter().for_each(|pod| signal(&pod.child, "-TERM")),
         }
         let mut pods = pods.into_iter();
         pods.next().unwrap().end().assert(143, &["stopped on request after step"]);

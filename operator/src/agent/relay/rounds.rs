@@ -4,6 +4,7 @@
 //! others lose their peer, ask in turn, and are told. The start checkpoint and the list of peers belong to the round. All of
 //! it is durable before it is answered, so an agent that starts again changes nothing for workers that run.
 use muster_core::envelope::CheckpointRef;
+use muster_proof::key::PublicKey;
 use muster_trainer::peers::{FORMAT, PeerList};
 use muster_trainer::protocol::Peer;
 
@@ -112,6 +113,37 @@ pub fn list(state: &UnitState, unit: &str) -> Option<PeerList> {
     })
 }
 
+/// What became of a wish to bind a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// It is bound from now on.
+    New,
+    /// It was bound before.
+    Same,
+    /// Another one is, for as long as the attempt lasts.
+    Other,
+}
+
+/// Binds a key (SPKI in PEM, one spelling a key) to a rank of the current attempt.
+pub fn bind(state: &mut UnitState, rank: i64, key: &str) -> Bound {
+    begin(state, 0);
+    match state.rounds.keys.get(&rank) {
+        None => {
+            state.rounds.keys.insert(rank, key.to_owned());
+            Bound::New
+        }
+        Some(known) if known == key => Bound::Same,
+        Some(_) => Bound::Other,
+    }
+}
+
+/// The key bound to a rank of this attempt.
+#[must_use]
+pub fn bound(rounds: &Rounds, attempt: i64, rank: i64) -> Option<PublicKey> {
+    let pem = (rounds.attempt == attempt).then(|| rounds.keys.get(&rank))??;
+    PublicKey::from_pem(pem).ok()
+}
+
 /// Where the round starts.
 #[must_use]
 pub fn start(rounds: &Rounds) -> Option<CheckpointRef> {
@@ -189,6 +221,24 @@ mod tests {
         join(&mut state, 1, 0, peer(1), 0);
         assert_eq!(join(&mut state, 1, 1, Peer { key: peer(1).key, ..peer(2) }, 0), Ask::Taken(0));
         assert_eq!(state.rounds.peers.len(), 1);
+    }
+
+    #[test]
+    fn a_key_is_bound_once_and_for_its_attempt() {
+        let pem =
+            |seed| muster_proof::key::SigningKey::generate([seed; 32]).unwrap().public().to_pem().unwrap();
+        let mut state = unit();
+        assert_eq!(bound(&state.rounds, 1, 0), None);
+        assert_eq!(bind(&mut state, 0, &pem(7)), Bound::New);
+        assert_eq!(bind(&mut state, 0, &pem(7)), Bound::Same);
+        assert_eq!(bind(&mut state, 0, &pem(8)), Bound::Other);
+        assert_eq!(bind(&mut state, 1, &pem(8)), Bound::New);
+        // Rounds come and go within the attempt.
+        ask(&mut state, 2, 5);
+        assert_eq!(bound(&state.rounds, 1, 0).and_then(|key| key.to_pem().ok()), Some(pem(7)));
+        assert_eq!(bound(&state.rounds, 2, 0), None);
+        state.memory.attempt = 2;
+        assert_eq!(bind(&mut state, 0, &pem(8)), Bound::New, "its pods are others");
     }
 
     #[test]

@@ -6,21 +6,23 @@ use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use jiff::Timestamp;
 use muster_core::attempt;
 use muster_core::envelope::Payload;
 use muster_proof::Digest;
+use muster_trainer::binding::{self, Announcement};
 use muster_trainer::peers;
 use muster_trainer::protocol::{
-    Assignment, CheckpointNotice, Desired, Join, Joined, MAX_BODY, OtherRound, ProgressAnswer, Start,
+    Assignment, CheckpointNotice, Desired, Join, Joined, KeyBinding, MAX_BODY, OtherRound, ProgressAnswer,
+    SelfAnswer, Start,
 };
 use serde::de::DeserializeOwned;
 
 use super::Relay;
 use super::identity::{ReviewError, Worker};
-use super::rounds::{self, Ask};
+use super::rounds::{self, Ask, Bound};
 use crate::agent::state::UnitState;
 use crate::agent::units::{Progress, Unit, is_live};
 use crate::runtime::blobdir::PutError;
@@ -42,6 +44,8 @@ type Answer<T = Response> = Result<T, Refusal>;
 
 pub(super) fn router(relay: Arc<Relay>) -> Router {
     Router::new()
+        .route("/v1/self", get(whoami))
+        .route("/v1/key", put(bind_key))
         .route("/v1/rounds/{round}", get(assignment))
         .route("/v1/rounds/{round}/join", post(join))
         .route("/v1/blobs/sha256/{hex}", get(get_blob).head(head_blob).put(put_blob))
@@ -51,16 +55,20 @@ pub(super) fn router(relay: Arc<Relay>) -> Router {
         .with_state(relay)
 }
 
-/// The worker that asks, and its unit. Refuses a pod of an attempt that is over (410) and the second pod of a rank (403).
-async fn worker(relay: &Relay, headers: &HeaderMap) -> Answer<(Worker, Arc<Unit>)> {
-    let token = headers
+fn bearer(headers: &HeaderMap) -> Answer<&str> {
+    headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "))
-        .ok_or_else(|| said(StatusCode::UNAUTHORIZED, "no bearer token"))?;
-    let worker = relay.kept.review(&*relay.reviewer, token).await.map_err(|error| match error {
-        ReviewError::Refused(_) => said(StatusCode::UNAUTHORIZED, &error.to_string()),
-        ReviewError::Unavailable(_) => said(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
-    })?;
+        .ok_or_else(|| said(StatusCode::UNAUTHORIZED, "no bearer token"))
+}
+
+/// The worker that asks, and its unit. Refuses a pod of an attempt that is over (410) and the second pod of a rank (403).
+async fn worker(relay: &Relay, headers: &HeaderMap) -> Answer<(Worker, Arc<Unit>)> {
+    let worker =
+        relay.kept.review(&*relay.reviewer, bearer(headers)?).await.map_err(|error| match error {
+            ReviewError::Refused(_) => said(StatusCode::UNAUTHORIZED, &error.to_string()),
+            ReviewError::Unavailable(_) => said(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
+        })?;
     let unit = relay.units.serving(&worker.unit).await;
     let unit = unit.ok_or_else(|| said(StatusCode::GONE, "the unit is gone"))?;
     let state = unit.state().await;
@@ -83,6 +91,35 @@ async fn worker(relay: &Relay, headers: &HeaderMap) -> Answer<(Worker, Arc<Unit>
         return Err(said(StatusCode::FORBIDDEN, &text));
     }
     Ok((worker, unit))
+}
+
+async fn whoami(State(relay): State<Arc<Relay>>, headers: HeaderMap) -> Answer {
+    let (worker, _) = worker(&relay, &headers).await?;
+    let (Ok(attempt), Ok(rank)) = (u64::try_from(worker.attempt), u32::try_from(worker.rank)) else {
+        return Err(over());
+    };
+    Ok(Json(SelfAnswer { unit: worker.unit, attempt, rank }).into_response())
+}
+
+async fn bind_key(State(relay): State<Arc<Relay>>, headers: HeaderMap, body: Bytes) -> Answer {
+    let (worker, unit) = worker(&relay, &headers).await?;
+    let wished = parse::<KeyBinding>(&body)?;
+    let bad = |error: &dyn std::fmt::Display| said(StatusCode::BAD_REQUEST, &error.to_string());
+    let key = binding::check_binding(&wished, bearer(&headers)?).map_err(|error| bad(&error))?;
+    // What is kept is our spelling of the key, for two spellings would be two keys.
+    let key = key.to_pem().map_err(|error| bad(&error))?;
+    let bind = |state: &mut UnitState| {
+        is_live(state, worker.attempt).then(|| rounds::bind(state, worker.rank, &key))
+    };
+    match unit.update(bind).await.map_err(broken)?.ok_or_else(over)? {
+        Bound::New => Ok(StatusCode::CREATED.into_response()),
+        Bound::Same => Ok(StatusCode::OK.into_response()),
+        Bound::Other => {
+            let Worker { rank, attempt, .. } = worker;
+            let text = format!("another key is bound to rank {rank} of attempt {attempt}");
+            Err(said(StatusCode::CONFLICT, &text))
+        }
+    }
 }
 
 async fn assignment(State(relay): State<Arc<Relay>>, Path(round): Path<u32>, headers: HeaderMap) -> Answer {
@@ -183,6 +220,18 @@ async fn checkpoint(State(relay): State<Arc<Relay>>, headers: HeaderMap, body: B
     if worker.rank != 0 {
         return Err(said(StatusCode::FORBIDDEN, "checkpoints are rank 0's"));
     }
+    let key = rounds::bound(&unit.state().await.rounds, worker.attempt, worker.rank)
+        .ok_or_else(|| said(StatusCode::FORBIDDEN, "no key is bound to rank 0; PUT /v1/key first"))?;
+    let announcement = Announcement {
+        unit: &worker.unit,
+        attempt: worker.attempt.unsigned_abs(),
+        step: notice.step,
+        manifest: notice.manifest,
+        state_root: notice.state_root,
+    };
+    announcement
+        .check(&key, &notice.signature)
+        .map_err(|error| said(StatusCode::BAD_REQUEST, &error.to_string()))?;
     if let Err(error) = relay.commit(&unit, &notice).await {
         tracing::warn!(unit = unit.name(), step = notice.step, %error, "checkpoint refused");
         return Err(said(error.status(), &error.to_string()));

@@ -8,10 +8,12 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use muster_core::attempt::Desired;
 use muster_proof::Digest;
+use muster_proof::key::SigningKey;
+use muster_trainer::binding::{self, Announcement};
 use muster_trainer::checkpoint::{FILES, FileEntry, Manifest};
 use muster_trainer::dataset;
 use muster_trainer::peers;
-use muster_trainer::protocol::{Assignment, Join, Joined, OtherRound, Peer};
+use muster_trainer::protocol::{Assignment, Join, Joined, KeyBinding, OtherRound, Peer, SelfAnswer};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -87,6 +89,7 @@ impl World {
         unit.update(|state| {
             *state = UnitState { uid: "u".to_owned(), payload: Some(payload), ..UnitState::default() };
             state.memory.attempt = 1;
+            super::rounds::bind(state, 0, &key(7).public().to_pem().unwrap());
         })
         .await
         .unwrap();
@@ -150,9 +153,14 @@ impl Agent {
         self.get(pod, &format!("/v1/blobs/sha256/{}", digest.to_hex())).await
     }
 
+    /// Announces a checkpoint, signed with the key that [`World::new`] has bound.
     async fn commit(&self, pod: &str, step: u64, manifest: &Digest) -> Response {
-        let body = json!({"step": step, "manifest": manifest, "stateRoot": Digest::of(b"state")});
-        self.ask(pod, Method::POST, "/v1/checkpoints", Some(body)).await
+        let notice = announcement(step, *manifest).sign(&key(7));
+        self.ask(pod, Method::POST, "/v1/checkpoints", Some(serde_json::to_value(notice).unwrap())).await
+    }
+
+    async fn bind(&self, pod: &str, binding: &KeyBinding) -> Response {
+        self.ask(pod, Method::PUT, "/v1/key", Some(serde_json::to_value(binding).unwrap())).await
     }
 
     /// Puts a whole checkpoint of this step and returns its manifest's digest.
@@ -171,6 +179,14 @@ fn joining(port: u16) -> Join {
     seed[..2].copy_from_slice(&port.to_le_bytes());
     let public_key = SigningKey::generate(seed).unwrap().public().clone();
     Join { address: ([10, 0, 0, 1], port).into(), public_key }
+}
+
+fn key(seed: u8) -> SigningKey {
+    SigningKey::generate([seed; 32]).unwrap()
+}
+
+fn announcement(step: u64, manifest: Digest) -> Announcement<'static> {
+    Announcement { unit: UNIT, attempt: 1, step, manifest, state_root: Digest::of(b"state") }
 }
 
 /// The manifest's digest and all blobs of a checkpoint, the manifest last.
@@ -250,6 +266,11 @@ async fn bodies_are_closed_and_capped() {
         ("/v1/progress", json!({"step": 101, "loss": "1", "tokensPerSecond": 1}), "step"),
         ("/v1/progress", json!({"step": 1, "loss": "\u{1b}[31m", "tokensPerSecond": 1}), "loss"),
         ("/v1/checkpoints", json!({"step": 20}), "manifest"),
+        (
+            "/v1/checkpoints",
+            json!({"step": 20, "manifest": Digest::of(b"m"), "stateRoot": Digest::of(b"s")}),
+            "signature",
+        ),
     ];
     for (path, body, want) in bad {
         let answer = agent.ask("pod-0", Method::POST, path, Some(body)).await;
@@ -338,6 +359,72 @@ async fn checkpoints_are_checked_before_anyone_may_start_from_them() {
     let text = agent.commit("pod-0", 20, &Digest::of(&other)).await.text().await.unwrap();
     assert!(text.contains("not reproducible"), "{text}");
     assert_eq!(agent.unit().state().await.checkpoints.len(), 1);
+}
+
+#[tokio::test]
+async fn one_key_is_bound_to_a_rank_whoever_asks() {
+    let (world, agent) = World::new().await;
+    let me: SelfAnswer = json(agent.get("pod-1", "/v1/self").await).await;
+    assert_eq!((me.unit.as_str(), me.attempt, me.rank), (UNIT, 1, 1));
+    let binding = binding::bind(&key(8), "pod-1").unwrap();
+    // A binding is good with the token that was signed only, and a key with its owner's signature only.
+    assert_eq!(agent.bind("pod-0", &binding).await.status(), StatusCode::BAD_REQUEST);
+    let stolen = KeyBinding { public_key: key(9).public().to_pem().unwrap(), ..binding.clone() };
+    let answer = agent.bind("pod-1", &stolen).await;
+    assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+    assert!(answer.text().await.unwrap().contains("BadSignature"));
+    let none = KeyBinding { public_key: "-----BEGIN".to_owned(), ..binding.clone() };
+    assert!(agent.bind("pod-1", &none).await.text().await.unwrap().contains("publicKey"));
+    assert_eq!(agent.bind("nonsense", &binding).await.status(), StatusCode::UNAUTHORIZED);
+    // Good, again, and then another one.
+    assert_eq!(agent.bind("pod-1", &binding).await.status(), StatusCode::CREATED);
+    assert_eq!(agent.bind("pod-1", &binding).await.status(), StatusCode::OK);
+    let other = binding::bind(&key(9), "pod-1").unwrap();
+    let answer = agent.bind("pod-1", &other).await;
+    assert_eq!(answer.status(), StatusCode::CONFLICT);
+    assert!(answer.text().await.unwrap().contains("another key is bound"));
+    // An agent that starts again remembers.
+    agent.shutdown.trigger();
+    let agent = world.start().await;
+    assert_eq!(agent.bind("pod-1", &other).await.status(), StatusCode::CONFLICT);
+    assert_eq!(agent.bind("pod-1", &binding).await.status(), StatusCode::OK);
+    // The next attempt's pods make keys of their own.
+    agent.unit().update(|state| state.memory.attempt = 2).await.unwrap();
+    assert_eq!(agent.bind("pod-1", &binding).await.status(), StatusCode::GONE);
+    world.pods.add("pod-2", UNIT, 2, 1);
+    let next = binding::bind(&key(9), "pod-2").unwrap();
+    assert_eq!(agent.bind("pod-2", &next).await.status(), StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn a_checkpoint_counts_if_the_bound_key_has_signed_it() {
+    let (_world, agent) = World::new().await;
+    let training = agent.unit().state().await.payload.unwrap().training_digest;
+    let manifest = agent.upload(20, training).await;
+    let good = announcement(20, manifest);
+    for (notice, what) in [
+        (good.sign(&key(8)), "another key"),
+        (Announcement { attempt: 2, ..good }.sign(&key(7)), "another attempt"),
+        (Announcement { unit: "4f2a9c1b-0-2", ..good }.sign(&key(7)), "another unit"),
+        (muster_trainer::protocol::CheckpointNotice { step: 40, ..good.sign(&key(7)) }, "another step"),
+        (
+            muster_trainer::protocol::CheckpointNotice { signature: String::new(), ..good.sign(&key(7)) },
+            "none",
+        ),
+    ] {
+        let body = serde_json::to_value(notice).unwrap();
+        let answer = agent.ask("pod-0", Method::POST, "/v1/checkpoints", Some(body)).await;
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{what}");
+        assert!(answer.text().await.unwrap().contains("BadSignature"), "{what}");
+    }
+    assert_eq!(agent.unit().state().await.checkpoints, []);
+    agent.unit().update(|state| state.rounds.keys.clear()).await.unwrap();
+    let answer = agent.commit("pod-0", 20, &manifest).await;
+    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+    assert!(answer.text().await.unwrap().contains("no key is bound"));
+    let binding = binding::bind(&key(7), "pod-0").unwrap();
+    assert_eq!(agent.bind("pod-0", &binding).await.status(), StatusCode::CREATED);
+    assert_eq!(agent.commit("pod-0", 20, &manifest).await.status(), StatusCode::ACCEPTED);
 }
 
 #[tokio::test]

@@ -61,6 +61,16 @@ pub struct ModelSpec {
     pub tied_embeddings: TiedEmbeddings,
 }
 
+impl ModelSpec {
+    /// Whether every field is in its bounds. A model of strangers is asked this before anything is built of it.
+    ///
+    /// # Errors
+    /// [`SpecError`] naming the field.
+    pub fn validate(&self) -> Result<(), SpecError> {
+        validate::model(self)
+    }
+}
+
 /// Model builders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -1,6 +1,8 @@
 //! Every bound of a spec, in the order of the document; the first violation wins.
 
-use super::{Architecture, Arithmetic, FORMAT, HyperParameters, OPS, SpecError, TrainingSpec, is_digest};
+use super::{
+    Architecture, Arithmetic, FORMAT, HyperParameters, ModelSpec, OPS, SpecError, TrainingSpec, is_digest,
+};
 use crate::order::DataOrder;
 
 /// Tokens of one shard: what one node of a step may cover (spec 8.2).
@@ -14,7 +16,7 @@ pub(super) fn validate(spec: &TrainingSpec) -> Result<(), SpecError> {
     text("format", &spec.format, FORMAT)?;
     text("ops", &spec.ops, OPS)?;
     digest("graph", &spec.graph)?;
-    model(spec)?;
+    model(&spec.model)?;
     digest("data.root", &spec.data.root)?;
     training(spec)?;
     HyperParameters::from_training(&spec.training)?;
@@ -22,8 +24,7 @@ pub(super) fn validate(spec: &TrainingSpec) -> Result<(), SpecError> {
     digest("genesis", &spec.genesis)
 }
 
-fn model(spec: &TrainingSpec) -> Result<(), SpecError> {
-    let m = &spec.model;
+pub(super) fn model(m: &ModelSpec) -> Result<(), SpecError> {
     if m.architecture == Architecture::Llama {
         return refuse("model.architecture", "llama is reserved for a later version", "use gpt2");
     }

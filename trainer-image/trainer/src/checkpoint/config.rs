@@ -69,6 +69,7 @@ pub fn model_spec(bytes: &[u8]) -> Result<ModelSpec, String> {
     if render(&model).as_bytes() != bytes {
         return Err("not the configuration that Muster writes for a model of this shape".into());
     }
+    model.validate().map_err(|error| error.to_string())?;
     Ok(model)
 }
 
@@ -94,5 +95,8 @@ mod tests {
         assert!(model_spec(text.replace("gelu_new", "relu").as_bytes()).is_err());
         assert!(model_spec(text.replace("128", "-1").as_bytes()).is_err());
         assert!(model_spec(b"").is_err());
+        // A graph of so many layers is not even begun.
+        model.layers = 1 << 40;
+        assert!(model_spec(render(&model).as_bytes()).unwrap_err().contains("model.layers"));
     }
 }

@@ -48,15 +48,24 @@ pub fn model_of(dir: &Path) -> Result<ModelSpec, Error> {
     config::model_spec(&bytes).map_err(|problem| Error::corrupt(&path, problem))
 }
 
-/// Opens a checkpoint of unknown origin: the model is that of its own `config.json`. For inference and
-/// verification; the graph's batch is one sequence.
+/// The model in the checkpoint directory `dir` by its `config.json` alone, and its graph for batches of one sequence,
+/// whose tensors are those of any batch.
 ///
 /// # Errors
-/// As [`load`], and [`Error::Corrupt`] for a configuration that is no model.
-pub fn open(dir: &Path) -> Result<(ModelSpec, Graph, State, Manifest), Error> {
+/// [`Error::Read`], [`Error::Corrupt`] for a configuration that is no model.
+pub fn graph_of(dir: &Path) -> Result<(ModelSpec, Graph), Error> {
     let model = model_of(dir)?;
     let graph = Graph::build(&model, StepShape { batch: 1, shards: 1 }, Arithmetic::F32Chain)
         .map_err(|error| Error::corrupt(&dir.join(CONFIG_FILE), error.to_string()))?;
+    Ok((model, graph))
+}
+
+/// Opens a checkpoint of unknown origin: the model is that of its own `config.json`. For inference and verification.
+///
+/// # Errors
+/// As [`load`] and [`graph_of`].
+pub fn open(dir: &Path) -> Result<(ModelSpec, Graph, State, Manifest), Error> {
+    let (model, graph) = graph_of(dir)?;
     let (state, manifest) = load(dir, &model, &graph, None)?;
     Ok((model, graph, state, manifest))
 }

@@ -4,6 +4,7 @@ use muster_proof::{Digest, jcs};
 use serde::{Deserialize, Serialize};
 
 use super::FILES;
+use super::scalars::{check_product, product, product_text};
 
 /// The largest manifest that is read, in bytes.
 pub const MAX_MANIFEST: u64 = 16 * 1024;
@@ -49,8 +50,7 @@ impl Manifest {
         [b1p, b2p]: [f64; 2],
         files: Vec<FileEntry>,
     ) -> Result<Self, String> {
-        let hex = |x: f64| format!("{:016x}", x.to_bits());
-        let (b1p, b2p) = (hex(b1p), hex(b2p));
+        let [b1p, b2p] = [b1p, b2p].map(product_text);
         let manifest = Self { format: FORMAT.into(), step, training_digest, state_root, b1p, b2p, files };
         manifest.check()?;
         Ok(manifest)
@@ -73,13 +73,8 @@ impl Manifest {
         if self.format != FORMAT {
             return Err(format!("format: is {:?}, not {FORMAT:?}", self.format));
         }
-        for (field, text) in [("b1p", &self.b1p), ("b2p", &self.b2p)] {
-            let canonical = bits(text).is_some_and(|x| format!("{:016x}", x.to_bits()) == *text);
-            // A product of numbers below 1, from 1.0 down to 0: anything else never came from training.
-            if !canonical || !bits(text).is_some_and(|x| (0.0..=1.0).contains(&x) && x.is_sign_positive()) {
-                return Err(format!("{field}: not the 16 hex digits of an f64 from 0 to 1"));
-            }
-        }
+        check_product("b1p", &self.b1p)?;
+        check_product("b2p", &self.b2p)?;
         if !self.files.iter().map(|file| file.path.as_str()).eq(FILES) {
             return Err(format!("files: must be {FILES:?}, in this order"));
         }
@@ -112,15 +107,11 @@ impl Manifest {
     /// The running products of Adam's betas, b1p and b2p.
     pub fn beta_products(&self) -> [f64; 2] {
         // `check` has read both.
-        [&self.b1p, &self.b2p].map(|text| bits(text).unwrap_or(1.0))
+        [&self.b1p, &self.b2p].map(|text| product(text).unwrap_or(1.0))
     }
 
     /// The files.
     pub fn files(&self) -> &[FileEntry] {
         &self.files
     }
-}
-
-fn bits(text: &str) -> Option<f64> {
-    u64::from_str_radix(text, 16).ok().map(f64::from_bits)
 }

@@ -10,14 +10,18 @@ mod load;
 mod manifest;
 mod names;
 mod save;
+mod scalars;
+mod seal;
 mod store;
 
 pub use config::{model_spec, render as render_config};
-pub use load::{load, model_of, open, read_manifest};
+pub use load::{graph_of, load, model_of, open, read_manifest};
 pub use manifest::{FileEntry, MAX_MANIFEST, Manifest};
 pub use names::{Orientation, file_name};
 pub(crate) use save::write_tensors;
-pub use save::{Saved, save};
+pub use save::{Saved, hand_over, save};
+pub use scalars::{MAX_SCALARS, Scalars};
+pub use seal::seal;
 pub use store::{Found, Store, resolve_dir};
 
 use std::path::Path;
@@ -37,6 +41,8 @@ pub const MODEL_FILE: &str = "model.safetensors";
 pub const CONFIG_FILE: &str = "config.json";
 /// Both moments of the optimiser.
 pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+/// Of a hand-over only: what is neither in its tensors nor known to who reads it.
+pub const SCALARS_FILE: &str = "scalars.json";
 /// The files that a manifest names, in its order.
 pub const FILES: [&str; 3] = [CONFIG_FILE, MODEL_FILE, OPTIMIZER_FILE];
 

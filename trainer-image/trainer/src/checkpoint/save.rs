@@ -1,4 +1,4 @@
-//! Writing a checkpoint: whole or not at all.
+//! Writing a state: whole or not at all, as a checkpoint or as a hand-over that the sidecar makes a checkpoint of.
 
 use std::path::Path;
 
@@ -8,11 +8,10 @@ use muster_numerics::state::State;
 use muster_proof::Digest;
 
 use super::{
-    CONFIG_FILE, Error, FileEntry, MANIFEST_FILE, MODEL_FILE, Manifest, OPTIMIZER_FILE, Orientation, config,
-    names,
+    CONFIG_FILE, Error, MANIFEST_FILE, MODEL_FILE, OPTIMIZER_FILE, Orientation, SCALARS_FILE, Scalars,
+    config, names, seal,
 };
 use crate::files::{NewDir, NewFile};
-use crate::resolved;
 use crate::safetensors::Header;
 
 /// Values written at a time.
@@ -41,32 +40,49 @@ pub fn save(
     training_digest: Digest,
     state: &State,
 ) -> Result<Saved, Error> {
-    let state_root = resolved::state_root(graph, state).map_err(|error| Error::State(error.to_string()))?;
     let new = NewDir::create(dir).map_err(Error::Write)?;
-    let mut files = Vec::new();
-    let mut finish = |path: &str, file: NewFile| {
-        let (sha256, size) = file.finish().map_err(Error::Write)?;
-        files.push(FileEntry { path: path.into(), size, sha256 });
-        Ok::<_, Error>(())
-    };
-
-    let mut file = new.file(CONFIG_FILE).map_err(Error::Write)?;
-    file.write(config::render(model).as_bytes()).map_err(Error::Write)?;
-    finish(CONFIG_FILE, file)?;
-    finish(MODEL_FILE, write_tensors(&new, MODEL_FILE, graph, &[("", &state.w)])?)?;
-    finish(
-        OPTIMIZER_FILE,
-        write_tensors(&new, OPTIMIZER_FILE, graph, &[("m.", &state.m), ("v.", &state.v)])?,
-    )?;
-
-    let manifest = Manifest::new(state.step, training_digest, state_root, [state.b1p, state.b2p], files)
-        .and_then(|manifest| manifest.to_bytes())
-        .map_err(Error::State)?;
-    let mut file = new.file(MANIFEST_FILE).map_err(Error::Write)?;
-    file.write(&manifest).map_err(Error::Write)?;
-    file.finish().map_err(Error::Write)?;
+    write_files(&new, model, graph, state)?;
+    let manifest = seal(new.path(), graph, &Scalars::of(training_digest, state))?;
+    let bytes = manifest.to_bytes().map_err(Error::State)?;
+    write(&new, MANIFEST_FILE, &bytes)?;
     new.commit().map_err(Error::Write)?;
-    Ok(Saved { step: state.step, state_root, manifest: Digest::of(&manifest) })
+    Ok(Saved { step: state.step, state_root: manifest.state_root(), manifest: Digest::of(&bytes) })
+}
+
+/// Writes `state` as the hand-over `dir`: the files of a checkpoint without its manifest, and the scalars that its
+/// tensors do not hold. Nothing is digested: that is the sidecar's work. Durability is that of [`save`].
+///
+/// # Errors
+/// As [`save`].
+pub fn hand_over(
+    dir: &Path,
+    model: &ModelSpec,
+    graph: &Graph,
+    training_digest: Digest,
+    state: &State,
+) -> Result<(), Error> {
+    let new = NewDir::create(dir).map_err(Error::Write)?;
+    write_files(&new, model, graph, state)?;
+    let scalars = Scalars::of(training_digest, state).to_bytes().map_err(Error::State)?;
+    write(&new, SCALARS_FILE, &scalars)?;
+    new.commit().map_err(Error::Write)
+}
+
+/// The files that a manifest names.
+fn write_files(new: &NewDir, model: &ModelSpec, graph: &Graph, state: &State) -> Result<(), Error> {
+    write(new, CONFIG_FILE, config::render(model).as_bytes())?;
+    let weights = write_tensors(new, MODEL_FILE, graph, &[("", &state.w)])?;
+    weights.finish().map_err(Error::Write)?;
+    let moments = write_tensors(new, OPTIMIZER_FILE, graph, &[("m.", &state.m), ("v.", &state.v)])?;
+    moments.finish().map_err(Error::Write)?;
+    Ok(())
+}
+
+fn write(new: &NewDir, name: &str, bytes: &[u8]) -> Result<(), Error> {
+    let mut file = new.file(name).map_err(Error::Write)?;
+    file.write(bytes).map_err(Error::Write)?;
+    file.finish().map_err(Error::Write)?;
+    Ok(())
 }
 
 /// The tensors of a file in canonical order: key, canonical tensor, orientation.

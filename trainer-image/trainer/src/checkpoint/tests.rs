@@ -7,7 +7,7 @@ use muster_numerics::state::State;
 
 use super::*;
 
-fn model() -> ModelSpec {
+pub(super) fn model() -> ModelSpec {
     ModelSpec {
         architecture: Architecture::Gpt2,
         layers: 1,
@@ -19,11 +19,11 @@ fn model() -> ModelSpec {
     }
 }
 
-fn graph() -> Graph {
+pub(super) fn graph() -> Graph {
     Graph::build(&model(), StepShape { batch: 1, shards: 1 }, Arithmetic::F32Chain).unwrap()
 }
 
-fn state(step: u64) -> State {
+pub(super) fn state(step: u64) -> State {
     let mut state = State::genesis(&graph(), 7);
     state.step = step;
     (state.b1p, state.b2p) = (0.81, 0.9025);
@@ -33,7 +33,7 @@ fn state(step: u64) -> State {
     state
 }
 
-fn job() -> Digest {
+pub(super) fn job() -> Digest {
     Digest::of(b"job")
 }
 

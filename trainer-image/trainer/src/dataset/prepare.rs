@@ -8,7 +8,7 @@ use muster_proof::merkle::TreeHasher;
 
 use super::manifest::shard_name;
 use super::{CHUNK_BYTES, Dataset, Error, MANIFEST_FILE, Manifest, SHARD_BYTES, Shard};
-use crate::files::{FileError, Named as _, NewDir, NewFile};
+use crate::files::{DigestedFile, FileError, Named as _, NewDir};
 
 /// Makes the dataset directory `out` from the bytes of `inputs`, one after the other; token = byte. Streams: memory
 /// does not grow with the input. `out` appears whole or not at all; if it is there already with the same
@@ -68,7 +68,7 @@ fn is_occupied(dir: &Path) -> bool {
 /// The token stream being written: files of 64 MiB, and one Merkle tree across them.
 struct Stream<'a> {
     dir: &'a NewDir,
-    file: Option<NewFile>,
+    file: Option<DigestedFile>,
     shards: Vec<Shard>,
     chunk: Vec<u8>,
     tree: TreeHasher,
@@ -102,7 +102,7 @@ impl<'a> Stream<'a> {
         self.tree.push(&self.chunk);
         let mut file = match self.file.take() {
             Some(file) => file,
-            None => self.dir.file(&shard_name(self.shards.len()))?,
+            None => DigestedFile::new(self.dir.file(&shard_name(self.shards.len()))?),
         };
         file.write(&self.chunk)?;
         self.chunk.clear();
@@ -115,7 +115,7 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    fn end_shard(&mut self, file: NewFile) -> Result<(), FileError> {
+    fn end_shard(&mut self, file: DigestedFile) -> Result<(), FileError> {
         let (sha256, size) = file.finish()?;
         self.shards.push(Shard { path: shard_name(self.shards.len()), size, sha256 });
         Ok(())

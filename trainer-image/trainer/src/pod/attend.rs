@@ -5,16 +5,18 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use muster_proof::Digest;
+
 use super::Ended;
 use super::child::Child;
-use super::relay::{Relay, Unavailable};
-use super::rounds::{End, GRACE, PAUSE, Pod, TICK};
-use super::upload::after;
+use super::rounds::{End, GRACE, LINGER, PAUSE, Pod, TICK, after};
 use crate::failure::Failure;
 use crate::peers;
+use crate::protocol::handover::Written;
 use crate::protocol::{
-    Assignment, CheckpointNotice, Command, Desired, Event, ExitCode, Join, Joined, OtherRound, Peer, Progress,
+    Assignment, Command, Desired, Event, ExitCode, Join, Joined, OtherRound, Peer, Progress,
 };
+use crate::relay::{Relay, Unavailable};
 
 /// How long a job that failed waits for its last checkpoint to be durable.
 const FAREWELL: Duration = Duration::from_secs(30);
@@ -55,8 +57,8 @@ pub(super) struct Attend<'a, 'b> {
     silent: bool,
     /// Its newest step; ranks other than 0 know only where they started.
     reached: u64,
-    /// Its last words, if it ended well.
-    finished: Option<String>,
+    /// Its last words, if it ended well, and the state that they are about.
+    finished: Option<(String, u64, Option<Digest>)>,
     terminated: bool,
     /// The relay could not be reached to join.
     relay_lost: Option<Unavailable>,
@@ -95,8 +97,12 @@ impl<'a, 'b> Attend<'a, 'b> {
         self.end(exit.unwrap_or(1), next)
     }
 
-    /// Passes on what signals and the hub want.
+    /// Passes on what signals and the hub want. A state that cannot become a checkpoint ends the worker at once.
     fn obey(&mut self) {
+        if self.pod.handover.fatal().is_some() {
+            self.child.kill();
+            return;
+        }
         if !self.pod.stop.load(Ordering::Relaxed) && self.pod.wish != Desired::Stop {
             return;
         }
@@ -144,14 +150,20 @@ impl<'a, 'b> Attend<'a, 'b> {
                 println!("step {step} loss {loss} tokens/s {tokens_per_second} eta {eta_seconds} s");
                 self.pod.reporter.note(Progress { step, loss, tokens_per_second });
             }
-            Event::Checkpoint { step, state_root, manifest, path } => {
-                println!("checkpoint of step {step} stateRoot {state_root}");
-                self.pod.uploads.push(CheckpointNotice { step, manifest, state_root }, path.as_ref());
+            Event::Written { step, .. } => {
+                self.pod.handover.push(Written {
+                    round: self.round,
+                    step,
+                    keep_last: self.assignment.keep_last,
+                });
             }
-            Event::Drained { step } => self.finished = Some(format!("drained after step {step}")),
+            // Not of a worker that hands its states over.
+            Event::Checkpoint { .. } => {}
+            Event::Drained { step } => {
+                self.finished = Some((format!("drained after step {step}"), step, None));
+            }
             Event::Finished { step, state_root } => {
-                let root = state_root.map_or(String::new(), |root| format!(", stateRoot {root}"));
-                self.finished = Some(format!("finished after step {step}{root}"));
+                self.finished = Some((format!("finished after step {step}"), step, state_root));
             }
             Event::Error { message, .. } => self.error = Some(message),
         }
@@ -197,13 +209,17 @@ impl<'a, 'b> Attend<'a, 'b> {
         let message = error.unwrap_or_else(|| format!("the worker ended with {exit}"));
         let code = ExitCode::from_code(exit);
         if code == Some(ExitCode::Done) {
-            let words = finished.unwrap_or_else(|| "done".into());
+            let (words, step, root) = finished.unwrap_or_else(|| ("done".into(), reached, None));
             pod.settle(&words)?;
-            return Ok(End::Done(words));
+            let root = root.or_else(|| pod.handover.root_of(step));
+            return Ok(End::Done(root.map_or(words.clone(), |root| format!("{words}, stateRoot {root}"))));
+        }
+        if let Some(fatal) = pod.handover.fatal() {
+            return Err(fatal.into());
         }
         if let Some(since) = pod.stopped_at {
             // What is left of the grace period may still make the last checkpoint durable.
-            drop(pod.uploads.drain(|| since.elapsed() > GRACE));
+            drop(pod.handover.drain(|| since.elapsed() > LINGER));
             return Err(Failure::new(ExitCode::Stopped, message).into());
         }
         if let Some(error) = relay_lost {
@@ -221,7 +237,7 @@ impl<'a, 'b> Attend<'a, 'b> {
                 | ExitCode::Disk),
             ) => {
                 let (farewell, stop) = (after(FAREWELL), &pod.stop);
-                drop(pod.uploads.drain(|| farewell() || stop.load(Ordering::Relaxed)));
+                drop(pod.handover.drain(|| farewell() || stop.load(Ordering::Relaxed)));
                 Err(Failure::new(code, message).into())
             }
             // A peer is lost, or stopped and took this worker with it; or this worker crashed.

@@ -8,9 +8,9 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
 
 use super::Options;
 use super::attend::Message;
-use super::fetch::Work;
 use crate::failure::Failure;
 use crate::protocol::{Assignment, Command as Line, Event, ExitCode, MAX_LINE};
+use crate::work::Work;
 
 /// A running worker of round `round`.
 #[derive(Debug)]
@@ -43,7 +43,9 @@ impl Child {
             .args(["--workers", &assignment.workers.to_string()])
             .args(["--threads", &options.threads.to_string()])
             .args(["--interval-steps", &assignment.interval_steps.to_string()])
-            .args(["--keep-last", &assignment.keep_last.to_string()])
+            .arg("--handover")
+            .arg(work.handovers())
+            .args(["--round", &round.to_string()])
             .args(["--from-step", &start.to_string()])
             .args(["--listen", &options.listen().to_string()])
             .stdin(Stdio::piped())

@@ -3,17 +3,18 @@
 
 use std::fs;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use muster_proof::Digest;
 
-use super::relay::{Relay, Unavailable};
 use crate::checkpoint::{self, MANIFEST_FILE, Store};
 use crate::dataset;
 use crate::failure::Failure;
 use crate::files::{self, NewDir};
 use crate::protocol::{Assignment, ExitCode, Start};
+use crate::relay::{Relay, Unavailable};
 use crate::resolved::MAX_SPEC;
+use crate::work::Work;
 
 /// Why something was not fetched.
 #[derive(Debug)]
@@ -32,95 +33,83 @@ impl From<Unavailable> for Error {
     }
 }
 
-/// The scratch directory of a pod.
-#[derive(Debug, Clone)]
-pub(super) struct Work {
-    dir: PathBuf,
+/// Brings everything that the worker of this assignment reads.
+pub(super) fn all(work: &Work, relay: &Relay, assignment: &Assignment) -> Result<(), Error> {
+    fatal(ExitCode::Disk, files::create_dirs(work.dir()))?;
+    let spec = blob(relay, &assignment.spec, MAX_SPEC, ExitCode::BadSpec, "the spec")?;
+    fatal(ExitCode::Disk, files::write_atomic(&work.spec(), &spec))?;
+    data(work, relay, &assignment.dataset)?;
+    start(work, relay, assignment.start.as_ref())
 }
 
-impl Work {
-    pub fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned() }
-    }
-
-    /// The resolved spec.
-    pub fn spec(&self) -> PathBuf {
-        self.dir.join("spec.json")
-    }
-
-    /// The dataset directory.
-    pub fn data(&self) -> PathBuf {
-        self.dir.join("data")
-    }
-
-    /// The job directory.
-    pub fn out(&self) -> PathBuf {
-        self.dir.join("out")
-    }
-
-    /// Checkpoints on their way to the relay.
-    pub fn uploads(&self) -> PathBuf {
-        self.dir.join("uploads")
-    }
-
-    /// Brings everything that the worker of this assignment reads.
-    pub fn fetch(&self, relay: &Relay, assignment: &Assignment) -> Result<(), Error> {
-        fatal(ExitCode::Disk, files::create_dirs(&self.dir))?;
-        let spec = blob(relay, &assignment.spec, MAX_SPEC, ExitCode::BadSpec, "the spec")?;
-        fatal(ExitCode::Disk, files::write_atomic(&self.spec(), &spec))?;
-        self.fetch_data(relay, &assignment.dataset)?;
-        match &assignment.start {
-            Some(start) => self.fetch_start(relay, start),
-            None => Ok(()),
+fn data(work: &Work, relay: &Relay, digest: &Digest) -> Result<(), Error> {
+    let code = ExitCode::BadData;
+    let (dir, path) = (work.data(), work.data().join(dataset::MANIFEST_FILE));
+    let bytes = blob(relay, digest, dataset::MAX_MANIFEST, code, "the dataset's manifest")?;
+    let manifest = dataset::Manifest::parse(&bytes).map_err(|error| Error::Fatal(error.into()))?;
+    fatal(ExitCode::Disk, files::create_dirs(&dir))?;
+    for shard in manifest.shards() {
+        let path = dir.join(&shard.path);
+        let there = files::digest(&path).is_ok_and(|there| there == (shard.sha256, shard.size));
+        if !there {
+            // Into a directory that becomes the file's place only when the bytes are right.
+            let temporary = dir.join(format!("{}{}", files::TEMPORARY, shard.path));
+            download(relay, &shard.sha256, shard.size, &temporary, code)?;
+            let renamed = fs::rename(&temporary, &path);
+            fatal(ExitCode::Disk, files::Named::named(renamed, "write", &path))?;
         }
     }
+    fatal(ExitCode::Disk, files::write_atomic(&path, &bytes))
+}
 
-    fn fetch_data(&self, relay: &Relay, digest: &Digest) -> Result<(), Error> {
-        let code = ExitCode::BadData;
-        let (dir, path) = (self.data(), self.data().join(dataset::MANIFEST_FILE));
-        let bytes = blob(relay, digest, dataset::MAX_MANIFEST, code, "the dataset's manifest")?;
-        let manifest = dataset::Manifest::parse(&bytes).map_err(|error| Error::Fatal(error.into()))?;
-        fatal(ExitCode::Disk, files::create_dirs(&dir))?;
-        for shard in manifest.shards() {
-            let path = dir.join(&shard.path);
-            let there = files::digest(&path).is_ok_and(|there| there == (shard.sha256, shard.size));
-            if !there {
-                // Into a directory that becomes the file's place only when the bytes are right.
-                let temporary = dir.join(format!("{}{}", files::TEMPORARY, shard.path));
-                download(relay, &shard.sha256, shard.size, &temporary, code)?;
-                let renamed = fs::rename(&temporary, &path);
-                fatal(ExitCode::Disk, files::Named::named(renamed, "write", &path))?;
-            }
+/// The state that the worker starts from, and no other, into its own directory: what the sidecar keeps may go any time.
+fn start(work: &Work, relay: &Relay, start: Option<&Start>) -> Result<(), Error> {
+    let code = ExitCode::BadCheckpoint;
+    let store = Store::new(&work.out());
+    let fatal_store = |error: checkpoint::Error| Error::Fatal(error.into());
+    for step in store.steps().map_err(fatal_store)? {
+        if start.is_none_or(|start| start.step != step) {
+            store.remove(step).map_err(fatal_store)?;
         }
-        fatal(ExitCode::Disk, files::write_atomic(&path, &bytes))
     }
+    let Some(start) = start else { return Ok(()) };
+    let target = store.path(start.step);
+    // That of the round before, or the sidecar's, most often. The worker checks its contents in full.
+    let is_it = |dir: &Path| checkpoint::read_manifest(dir).is_ok_and(|(_, digest)| digest == start.manifest);
+    if is_it(&target) {
+        return Ok(());
+    }
+    store.remove(start.step).map_err(fatal_store)?;
+    let own = Store::new(&work.job()).path(start.step);
+    if is_it(&own) && link(&own, &target).is_ok() {
+        return Ok(());
+    }
+    let bytes =
+        blob(relay, &start.manifest, checkpoint::MAX_MANIFEST, code, "the start checkpoint's manifest")?;
+    let manifest = checkpoint::Manifest::parse(&bytes)
+        .map_err(|problem| Error::Fatal(Failure::new(code, format!("start checkpoint: {problem}"))))?;
+    if manifest.step() != start.step {
+        let problem = format!("start checkpoint: is of step {}, not {}", manifest.step(), start.step);
+        return Err(Error::Fatal(Failure::new(code, problem)));
+    }
+    let new = fatal(ExitCode::Disk, NewDir::create(&target))?;
+    for file in manifest.files() {
+        download(relay, &file.sha256, file.size, &new.path().join(&file.path), code)?;
+    }
+    let mut file = fatal(ExitCode::Disk, new.file(MANIFEST_FILE))?;
+    fatal(ExitCode::Disk, file.write(&bytes))?;
+    fatal(ExitCode::Disk, file.finish())?;
+    fatal(ExitCode::Disk, new.commit())
+}
 
-    fn fetch_start(&self, relay: &Relay, start: &Start) -> Result<(), Error> {
-        let code = ExitCode::BadCheckpoint;
-        let store = Store::new(&self.out());
-        let target = store.path(start.step);
-        // This pod's own checkpoint, most often. The worker checks its contents in full.
-        if checkpoint::read_manifest(&target).is_ok_and(|(_, digest)| digest == start.manifest) {
-            return Ok(());
-        }
-        let bytes =
-            blob(relay, &start.manifest, checkpoint::MAX_MANIFEST, code, "the start checkpoint's manifest")?;
-        let manifest = checkpoint::Manifest::parse(&bytes)
-            .map_err(|problem| Error::Fatal(Failure::new(code, format!("start checkpoint: {problem}"))))?;
-        if manifest.step() != start.step {
-            let problem = format!("start checkpoint: is of step {}, not {}", manifest.step(), start.step);
-            return Err(Error::Fatal(Failure::new(code, problem)));
-        }
-        store.remove(start.step).map_err(|error| Error::Fatal(error.into()))?;
-        let new = fatal(ExitCode::Disk, NewDir::create(&target))?;
-        for file in manifest.files() {
-            download(relay, &file.sha256, file.size, &new.path().join(&file.path), code)?;
-        }
-        let mut file = fatal(ExitCode::Disk, new.file(MANIFEST_FILE))?;
-        fatal(ExitCode::Disk, file.write(&bytes))?;
-        fatal(ExitCode::Disk, file.finish())?;
-        fatal(ExitCode::Disk, new.commit())
+/// A second name for each file of a checkpoint. It may go away meanwhile; then there is nothing under `target`.
+fn link(checkpoint: &Path, target: &Path) -> Result<(), files::FileError> {
+    let new = NewDir::create(target)?;
+    for name in checkpoint::FILES.iter().chain([&MANIFEST_FILE]) {
+        let linked = fs::hard_link(checkpoint.join(name), new.path().join(name));
+        files::Named::named(linked, "link", &checkpoint.join(name))?;
     }
+    new.commit()
 }
 
 fn fatal<T>(code: ExitCode, result: Result<T, files::FileError>) -> Result<T, Error> {
@@ -151,7 +140,7 @@ fn blob(relay: &Relay, digest: &Digest, limit: u64, code: ExitCode, what: &str) 
 /// A blob of known size into a file, durable and right when this returns.
 fn download(relay: &Relay, digest: &Digest, size: u64, path: &Path, code: ExitCode) -> Result<(), Error> {
     let mut stream = relay.blob(digest, size)?.take(size + 1);
-    let mut file = fatal(ExitCode::Disk, files::NewFile::create(path))?;
+    let mut file = fatal(ExitCode::Disk, files::DigestedFile::create(path))?;
     let mut buffer = vec![0; 1 << 16];
     loop {
         let n = stream

@@ -1,54 +1,47 @@
-//! `muster-trainer pod`: process 1 of a trainer's pod. It speaks HTTPS to the agent's relay and lines to one worker
-//! process of this same binary; `docs/spec/protocol.md` section 3 is its contract.
+//! `muster-trainer pod`: process 1 of a trainer's container. It speaks HTTPS to the agent's relay, lines to one worker
+//! process of this same binary, and lines to the sidecar; `docs/spec/protocol.md` section 3 is its contract.
 //!
 //! | file | thought |
 //! |---|---|
-//! | `relay` | one request, one answer |
 //! | `fetch` | what the worker needs, on the disk and checked |
 //! | `child` | the worker process: its lines, its end |
-//! | `upload` | checkpoints to the relay, on a thread, for as long as it takes |
+//! | `handover` | states to the sidecar, which makes checkpoints of them and uploads these |
 //! | `progress` | reports, and what the hub wants |
 //! | `attend` | one worker from its start to its end |
 //! | `rounds` | one round after the other until the pod is done |
 //!
-//! Training never waits for the relay: uploads and reports have threads of their own and try for ever.
+//! Training never waits for the relay or the sidecar: hand-overs and reports have threads of their own and try for ever.
 
 mod attend;
 mod child;
 mod fetch;
+mod handover;
 mod progress;
-mod relay;
 mod rounds;
-mod upload;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::failure::Failure;
+use crate::relay;
 
 /// The environment of a pod, as the agent's template sets it.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
-    /// The relay's URL.
-    #[arg(long, env = "MUSTER_RELAY", value_name = "URL")]
-    pub relay: String,
-    /// The relay's certificate authority.
-    #[arg(long, env = "MUSTER_RELAY_CA", value_name = "PEM", hide_env_values = true)]
-    pub relay_ca: String,
+    /// The agent's relay.
+    #[command(flatten)]
+    pub relay: relay::Options,
     /// This pod's address: where its worker listens for the others.
     #[arg(long, env = "MUSTER_POD_IP", value_name = "IP")]
     pub pod_ip: IpAddr,
     /// Compute threads of the worker.
     #[arg(long, env = "MUSTER_THREADS", value_name = "T", default_value_t = 1)]
     pub threads: u16,
-    /// The pod's ServiceAccount token, read anew for each request: the kubelet renews it.
-    #[arg(long, env = "MUSTER_TOKEN_FILE", value_name = "FILE", default_value = "/var/run/muster/token")]
-    pub token_file: PathBuf,
-    /// A scratch directory.
+    /// The scratch directory that trainer and sidecar share.
     #[arg(long, env = "MUSTER_WORK", value_name = "DIR", default_value = "/work")]
     pub work: PathBuf,
-    /// How many seconds the relay may be unreachable when a round begins.
+    /// How many seconds the relay may be unreachable when a round begins, and the sidecar when the job is done.
     #[arg(long, env = "MUSTER_PATIENCE_SECONDS", value_name = "N", default_value_t = 120, hide = true)]
     pub patience_seconds: u64,
     /// Where the last words go.

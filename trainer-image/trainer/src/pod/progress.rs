@@ -5,9 +5,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::attend::Message;
-use super::relay::Relay;
 use crate::failure::Failure;
 use crate::protocol::{Progress, ProgressAnswer};
+use crate::relay::Relay;
 
 /// At most so often.
 const GAP: Duration = Duration::from_secs(1);

@@ -11,18 +11,21 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::attend::{Attend, Message};
 use super::child::Child;
-use super::fetch::{self, Work};
+use super::fetch;
+use super::handover::Handover;
 use super::progress::Reporter;
-use super::relay::{Relay, Unavailable};
-use super::upload::{Uploads, after};
 use super::{Ended, Options};
 use crate::failure::Failure;
 use crate::protocol::{Assignment, Desired, ExitCode, OtherRound};
+use crate::relay::{Relay, Unavailable};
+use crate::work::Work;
 
 /// First and longest pause between tries.
 pub(super) const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-/// From SIGTERM to the pod's end: below the pod's grace period of 15 s.
+/// From SIGTERM until a worker that is still in its step is killed.
 pub(super) const GRACE: Duration = Duration::from_secs(12);
+/// From SIGTERM until what was handed over is not waited for any more. The pod has 30 s; the rest is the sidecar's own.
+pub(super) const LINGER: Duration = Duration::from_secs(20);
 /// How often children are reaped and signals looked at.
 pub(super) const TICK: Duration = Duration::from_millis(50);
 /// Wrong bytes for a blob are asked for again so often.
@@ -47,7 +50,7 @@ pub(super) struct Pod<'a> {
     pub options: &'a Options,
     pub work: Work,
     pub relay: Relay,
-    pub uploads: Uploads,
+    pub handover: Handover,
     pub reporter: Reporter,
     pub to: Sender<Message>,
     pub from: Receiver<Message>,
@@ -70,11 +73,11 @@ pub(super) fn run(options: &Options) -> Result<String, Ended> {
         signal_hook::flag::register(signal, stop.clone())
             .map_err(|error| Failure::usage(format!("cannot handle signals: {error}")))?;
     }
-    let relay = Relay::new(options)?;
+    let relay = Relay::new(&options.relay)?;
     let work = Work::new(&options.work);
     let (to, from) = channel();
     let mut pod = Pod {
-        uploads: Uploads::start(relay.clone(), &work)?,
+        handover: Handover::start(&work, options.patience())?,
         reporter: Reporter::start(relay.clone(), to.clone())?,
         options,
         work,
@@ -113,6 +116,8 @@ impl Pod<'_> {
             Err(end) => return Ok(end),
         };
         self.fetch(&assignment)?;
+        let swept = self.handover.sweep();
+        swept.map_err(|error| Failure::new(ExitCode::Disk, error.to_string()))?;
         let start = assignment.start.as_ref().map_or(0, |start| start.step);
         eprintln!(
             "muster-trainer: {} attempt {} round {round}: worker {} of {}, from step {start}",
@@ -137,7 +142,7 @@ impl Pod<'_> {
 
     fn fetch(&mut self, assignment: &Assignment) -> Result<(), Failure> {
         let mut wrong = 0;
-        self.patiently(|pod| match pod.work.fetch(&pod.relay, assignment) {
+        self.patiently(|pod| match fetch::all(&pod.work, &pod.relay, assignment) {
             Ok(()) => Ok(Ok(())),
             Err(fetch::Error::Later(error)) => Err(error),
             Err(fetch::Error::Fatal(failure)) => Ok(Err(failure)),
@@ -181,17 +186,18 @@ impl Pod<'_> {
         }
     }
 
-    /// Waits until the last checkpoint is durable: the pod's good end says so. Only a signal shortens the waiting.
+    /// Waits until the last checkpoint is durable: the pod's good end says so. Only a signal shortens the waiting, and a
+    /// sidecar that is gone ends it.
     pub fn settle(&self, words: &str) -> Result<(), Failure> {
         let told = Cell::new(None::<Instant>);
         let give_up = || {
             if self.stop.load(Ordering::Relaxed) && told.get().is_none() {
                 told.set(Some(Instant::now()));
             }
-            told.get().is_some_and(|since| since.elapsed() > GRACE)
+            told.get().is_some_and(|since| since.elapsed() > LINGER)
         };
-        self.uploads.drain(give_up).map_err(|(code, why)| {
-            Failure::new(code, format!("{words}, but its checkpoint is not durable at the hub: {why}"))
+        self.handover.drain(give_up).map_err(|Failure { code, message }| {
+            Failure::new(code, format!("{words}, but its checkpoint is not durable at the hub: {message}"))
         })
     }
 
@@ -210,4 +216,10 @@ impl Pod<'_> {
         self.sleep((PAUSE.0 * 2u32.pow(self.barren.min(6) - 1)).min(PAUSE.1));
         Ok(())
     }
+}
+
+/// A condition that becomes true at a moment.
+pub(super) fn after(limit: Duration) -> impl Fn() -> bool {
+    let end = Instant::now() + limit;
+    move || Instant::now() >= end
 }

@@ -54,6 +54,12 @@ pub struct Options {
     /// Steps between checkpoints.
     #[arg(long, value_name = "C", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     pub interval_steps: u64,
+    /// Write states into this directory for a sidecar to make checkpoints of, instead of checkpoints into --out.
+    #[arg(long, value_name = "DIR", requires = "round")]
+    pub handover: Option<PathBuf>,
+    /// The round that this worker runs in: part of the names of what it hands over.
+    #[arg(long, value_name = "N", requires = "handover")]
+    pub round: Option<u32>,
     /// How many checkpoints to keep.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub keep_last: u32,

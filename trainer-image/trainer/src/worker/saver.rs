@@ -1,6 +1,7 @@
-//! Checkpoints off the training path: the loop hands over a copy of the state and goes on; a thread digests and
-//! writes it.
+//! States to disk off the training path: the loop hands over a copy and goes on; a thread writes it, as a checkpoint or
+//! for the sidecar, which makes a checkpoint of it.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -13,8 +14,9 @@ use muster_proof::Digest;
 use super::events::Events;
 use crate::checkpoint::{self, Error, MANIFEST_FILE, Saved, Store};
 use crate::failure::Failure;
+use crate::files::Named as _;
 use crate::protocol::{Event, ExitCode};
-use crate::resolved;
+use crate::{resolved, work};
 
 /// What the thread needs to know of the job.
 #[derive(Debug, Clone)]
@@ -24,19 +26,30 @@ pub(super) struct Target {
     pub graph: Graph,
     pub training_digest: Digest,
     pub keep_last: u32,
+    /// Where states are left for the sidecar, and the round; without it they become checkpoints here.
+    pub handover: Option<(PathBuf, u32)>,
 }
 
-/// Writes checkpoints on a thread of its own, in order.
+/// What became of a state.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Stored {
+    /// It is a checkpoint.
+    Saved(Saved),
+    /// The sidecar may take it.
+    HandedOver,
+}
+
+/// Writes states on a thread of its own, in order.
 #[derive(Debug)]
 pub(super) struct Saver {
     states: SyncSender<State>,
     /// Buffers come back to be filled again.
     spare: Receiver<State>,
-    thread: JoinHandle<Result<Option<Saved>, Failure>>,
+    thread: JoinHandle<Result<Option<Stored>, Failure>>,
 }
 
 impl Saver {
-    /// Starts the thread. A durable checkpoint is told to `events`.
+    /// Starts the thread. What is durable is told to `events`.
     pub fn start(target: Target, events: Arc<Events>) -> Result<Self, Failure> {
         // One being written, one waiting; then the loop waits too, rather than fill the memory.
         let (states, to_save) = sync_channel::<State>(1);
@@ -44,15 +57,10 @@ impl Saver {
         let thread = std::thread::Builder::new().name("saver".into()).spawn(move || {
             let mut last = None;
             for state in to_save {
-                let saved = save(&target, &state)?;
-                events.send(&Event::Checkpoint {
-                    step: saved.step,
-                    state_root: saved.state_root,
-                    manifest: saved.manifest,
-                    path: target.store.path(saved.step).display().to_string(),
+                last = Some(match &target.handover {
+                    Some((dir, round)) => hand_over(&target, dir, *round, &state, &events)?,
+                    None => keep(&target, &state, &events)?,
                 });
-                last = Some(saved);
-                target.store.keep_last(target.keep_last, saved.step)?;
                 drop(back.try_send(state));
             }
             Ok(last)
@@ -89,14 +97,45 @@ impl Saver {
         self.thread.is_finished()
     }
 
-    /// Waits until everything handed over is durable; gives the last checkpoint of this run.
-    pub fn finish(self) -> Result<Option<Saved>, Failure> {
+    /// Waits until everything given is durable; says what became of the last state of this run.
+    pub fn finish(self) -> Result<Option<Stored>, Failure> {
         drop(self.states);
         match self.thread.join() {
             Ok(result) => result,
             Err(_) => Err(Failure::new(ExitCode::Disk, "the thread that writes checkpoints panicked")),
         }
     }
+}
+
+/// Makes a checkpoint of a state, and forgets old ones.
+fn keep(target: &Target, state: &State, events: &Events) -> Result<Stored, Failure> {
+    let saved = save(target, state)?;
+    events.send(&Event::Checkpoint {
+        step: saved.step,
+        state_root: saved.state_root,
+        manifest: saved.manifest,
+        path: target.store.path(saved.step).display().to_string(),
+    });
+    target.store.keep_last(target.keep_last, saved.step)?;
+    Ok(Stored::Saved(saved))
+}
+
+/// Leaves a state for the sidecar.
+fn hand_over(
+    target: &Target,
+    dir: &Path,
+    round: u32,
+    state: &State,
+    events: &Events,
+) -> Result<Stored, Failure> {
+    let path = work::handover(dir, round, state.step);
+    if path.exists() {
+        // Of a round of the same number before the agent forgot its rounds: the same state.
+        std::fs::remove_dir_all(&path).named("remove", &path).map_err(Error::Write)?;
+    }
+    checkpoint::hand_over(&path, &target.model, &target.graph, target.training_digest, state)?;
+    events.send(&Event::Written { step: state.step, path: path.display().to_string() });
+    Ok(Stored::HandedOver)
 }
 
 /// Saves a state, or finds it saved: a run that started over passes states that are on the disk already.
@@ -121,7 +160,7 @@ fn save(target: &Target, state: &State) -> Result<Saved, Failure> {
 }
 
 /// Two computations of one state differ. That must not be: one machine is faulty.
-fn differs(path: &std::path::Path, there: Digest, here: Digest) -> Failure {
+fn differs(path: &Path, there: Digest, here: Digest) -> Failure {
     let message = format!(
         "{} says {there}, but this run computed {here} for the same step of the same job: one of the two was computed \
          wrongly; check this machine's memory, keep both, and compare with a third run",

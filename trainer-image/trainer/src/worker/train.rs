@@ -17,7 +17,7 @@ use super::control::Control;
 use super::events::Events;
 use super::job::Job;
 use super::metrics::{self, Metrics};
-use super::saver::{Saver, Target};
+use super::saver::{Saver, Stored, Target};
 use crate::checkpoint::Store;
 use crate::exchange::{Identity, Listener, Reducer, StepVotes};
 use crate::failure::Failure;
@@ -72,10 +72,15 @@ pub(super) fn train(options: &Options, control: &Control, events: &Arc<Events>) 
         reducer.close();
     }
     let saved = saver.map_or(Ok(None), Saver::finish)?;
-    let root = saved.map_or(start_root, |saved| saved.state_root);
+    let root = match saved {
+        None => Some(start_root),
+        Some(Stored::Saved(saved)) => Some(saved.state_root),
+        // Nobody has computed it yet.
+        Some(Stored::HandedOver) => None,
+    };
     match end? {
         End::Finished => {
-            events.send(&Event::Finished { step: state.step, state_root: keeper.as_ref().map(|_| root) });
+            events.send(&Event::Finished { step: state.step, state_root: root.filter(|_| keeper.is_some()) });
             Ok(())
         }
         End::Drained => {
@@ -115,6 +120,7 @@ impl Keeper {
             graph: job.graph.clone(),
             training_digest: job.training_digest,
             keep_last: options.keep_last,
+            handover: options.handover.clone().zip(options.round),
         }
     }
 }

@@ -11,10 +11,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use muster_proof::Digest;
-use muster_proof::key::SigningKey;
+use muster_proof::key::{PublicKey, SigningKey};
+use muster_trainer::binding::{self, Announcement};
 use muster_trainer::peers::{self, PeerList};
 use muster_trainer::protocol::{
-    Assignment, CheckpointNotice, Desired, Join, Joined, OtherRound, Peer, Progress, ProgressAnswer, Start,
+    Assignment, CheckpointNotice, Desired, Join, Joined, OtherRound, Peer, Progress, ProgressAnswer,
+    SelfAnswer, Start,
 };
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -30,6 +32,8 @@ pub struct State {
     pub interval_steps: u64,
     pub start: Option<Start>,
     pub blobs: BTreeMap<Digest, Vec<u8>>,
+    /// By rank.
+    pub keys: BTreeMap<u32, PublicKey>,
     pub joined: BTreeMap<u32, Peer>,
     /// Signs the lists of peers: the key of the relay's certificate, which is its own CA.
     pub signer: SigningKey,
@@ -49,6 +53,10 @@ pub struct State {
     pub not_yet: u32,
     /// So often this blob is given with a flipped bit.
     pub wrong: BTreeMap<Digest, u32>,
+    /// So many uploads arrive with a flipped bit.
+    pub flipped: u32,
+    /// So many connections break in the middle of an upload.
+    pub cut: u32,
     /// Which requests came, without those for blobs.
     pub log: Vec<String>,
 }
@@ -103,6 +111,9 @@ impl Relay {
             over: false,
             not_yet: 1,
             wrong: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            flipped: 0,
+            cut: 0,
             log: Vec::new(),
         };
         let shared = Arc::new((Mutex::new(state), Condvar::new()));
@@ -138,7 +149,7 @@ fn serve(stream: TcpStream, config: Arc<ServerConfig>, shared: &(Mutex<State>, C
     }
     let mut tls = BufReader::new(StreamOwned::new(ServerConnection::new(config).unwrap(), stream));
     // A client that goes away in the middle is nothing to fail for.
-    while let Some(request) = read(&mut tls) {
+    while let Some(request) = read(&mut tls, shared) {
         if shared.0.lock().unwrap().down {
             return;
         }
@@ -152,7 +163,7 @@ fn serve(stream: TcpStream, config: Arc<ServerConfig>, shared: &(Mutex<State>, C
     }
 }
 
-fn read(stream: &mut impl std::io::BufRead) -> Option<Request> {
+fn read(stream: &mut impl std::io::BufRead, shared: &(Mutex<State>, Condvar)) -> Option<Request> {
     let mut line = String::new();
     stream.read_line(&mut line).ok().filter(|n| *n > 0)?;
     let mut words = line.split_whitespace();
@@ -170,6 +181,14 @@ fn read(stream: &mut impl std::io::BufRead) -> Option<Request> {
         }
     }
     let mut body = vec![0; length];
+    if method == "PUT" && path.starts_with("/v1/blobs/") {
+        let mut state = shared.0.lock().unwrap();
+        if state.cut > 0 {
+            state.cut -= 1;
+            stream.read_exact(&mut body[..length / 2]).ok()?;
+            return None;
+        }
+    }
     stream.read_exact(&mut body).ok()?;
     Some(Request { method, path, rank, body })
 }
@@ -188,6 +207,13 @@ fn answer(request: &Request, shared: &(Mutex<State>, Condvar)) -> Answer {
     if let Some(hex) = blob {
         let digest = Digest::from_hex(hex).unwrap();
         return match request.method.as_str() {
+            "PUT" if state.flipped > 0 => {
+                state.flipped -= 1;
+                let mut body = request.body.clone();
+                *body.last_mut().unwrap() ^= 1;
+                assert_ne!(Digest::of(&body), digest);
+                (400, Vec::new())
+            }
             "PUT" if Digest::of(&request.body) != digest => (400, Vec::new()),
             "PUT" => {
                 let new = state.blobs.insert(digest, request.body.clone()).is_none();
@@ -206,9 +232,32 @@ fn answer(request: &Request, shared: &(Mutex<State>, Condvar)) -> Answer {
         };
     }
     match (request.method.as_str(), request.path.as_str()) {
+        ("GET", "/v1/self") => json(&SelfAnswer { unit: UNIT.into(), attempt: 1, rank }),
+        ("PUT", "/v1/key") => {
+            let wished = serde_json::from_slice(&request.body).unwrap();
+            let key = binding::check_binding(&wished, &format!("rank-{rank}")).unwrap();
+            match state.keys.get(&rank) {
+                None => {
+                    state.keys.insert(rank, key);
+                    (201, Vec::new())
+                }
+                Some(known) if *known == key => (200, Vec::new()),
+                Some(_) => (409, b"another key is bound".to_vec()),
+            }
+        }
         ("POST", "/v1/checkpoints") => {
             let notice: CheckpointNotice = serde_json::from_slice(&request.body).unwrap();
             assert_eq!(rank, 0);
+            let Some(key) = state.keys.get(&rank) else { return (403, b"no key is bound".to_vec()) };
+            let CheckpointNotice { step, manifest, state_root, signature } = &notice;
+            let said = Announcement {
+                unit: UNIT,
+                attempt: 1,
+                step: *step,
+                manifest: *manifest,
+                state_root: *state_root,
+            };
+            said.check(key, signature).unwrap();
             let Some(manifest) = state.blobs.get(&notice.manifest) else { return (409, Vec::new()) };
             let manifest = muster_trainer::checkpoint::Manifest::parse(manifest).unwrap();
             assert!(manifest.files().iter().all(|file| state.blobs.contains_key(&file.sha256)));

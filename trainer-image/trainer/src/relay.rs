@@ -1,5 +1,5 @@
-//! Requests to the relay: HTTPS with one trusted authority, no redirects, no proxies by environment, capped bodies,
-//! a token read anew each time.
+//! Requests to the agent's relay, by a pod's supervisor and its sidecar: HTTPS with one trusted authority, no
+//! redirects, no proxies by environment, capped bodies, a token read anew each time.
 
 use std::fs::File;
 use std::io::Read;
@@ -17,10 +17,25 @@ use ureq::http::Response;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
 use ureq::{Agent, Body};
 
-use super::Options;
 use crate::failure::Failure;
 use crate::files;
-use crate::protocol::{CheckpointNotice, Join, MAX_BODY, Progress};
+use crate::protocol::{CheckpointNotice, Join, KeyBinding, MAX_BODY, Progress};
+
+/// Where the relay is and how it is spoken to, as the agent's template sets it.
+#[derive(Debug, Clone, clap::Args)]
+// Flattened into options whose group has the same name.
+#[group(skip)]
+pub struct Options {
+    /// The relay's URL.
+    #[arg(long, env = "MUSTER_RELAY", value_name = "URL")]
+    pub relay: String,
+    /// The relay's certificate authority.
+    #[arg(long, env = "MUSTER_RELAY_CA", value_name = "PEM", hide_env_values = true)]
+    pub relay_ca: String,
+    /// The pod's ServiceAccount token, read anew for each request: the kubelet renews it.
+    #[arg(long, env = "MUSTER_TOKEN_FILE", value_name = "FILE", default_value = "/var/run/muster/token")]
+    pub token_file: PathBuf,
+}
 
 /// The largest token that is read, in bytes.
 const MAX_TOKEN: u64 = 64 * 1024;
@@ -34,17 +49,21 @@ const TRANSFER: Duration = Duration::from_secs(1200);
 /// The relay could not be asked, or gave an answer that means "later".
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("relay: {0}")]
-pub(super) struct Unavailable(pub String);
+pub struct Unavailable(pub String);
 
 /// An answer: a status that the caller knows how to read, and its body.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub struct Answer {
+    /// The HTTP status.
     pub status: u16,
     body: Vec<u8>,
 }
 
 impl Answer {
     /// The body as what the protocol says it is.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if it is not.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Unavailable> {
         serde_json::from_slice(&self.body)
             .map_err(|error| Unavailable(format!("answer {} is not what it must be: {error}", self.status)))
@@ -60,7 +79,7 @@ impl Answer {
 
 /// A client of the relay; cheap to clone, one for each thread.
 #[derive(Debug, Clone)]
-pub(super) struct Relay {
+pub struct Relay {
     agent: Agent,
     url: String,
     token_file: PathBuf,
@@ -68,6 +87,10 @@ pub(super) struct Relay {
 }
 
 impl Relay {
+    /// A client; nothing is asked yet.
+    ///
+    /// # Errors
+    /// An option that is not what it must be.
     pub fn new(options: &Options) -> Result<Self, Failure> {
         let url = options.relay.trim_end_matches('/').to_owned();
         if !url.starts_with("https://") {
@@ -114,11 +137,16 @@ impl Relay {
         &self.signers
     }
 
-    fn bearer(&self) -> Result<String, Unavailable> {
+    /// The pod's token as it is now.
+    fn token(&self) -> Result<String, Unavailable> {
         let bytes = files::read_at_most(&self.token_file, MAX_TOKEN)
             .map_err(|error| Unavailable(format!("no token: {error}")))?;
         let token = String::from_utf8(bytes).map_err(|_| Unavailable("the token is not text".into()))?;
-        Ok(format!("Bearer {}", token.trim()))
+        Ok(token.trim().to_owned())
+    }
+
+    fn bearer(&self) -> Result<String, Unavailable> {
+        Ok(format!("Bearer {}", self.token()?))
     }
 
     fn get(&self, path: &str) -> Result<Response<Body>, Unavailable> {
@@ -140,27 +168,70 @@ impl Relay {
         answer(sent.map_err(broken)?)
     }
 
+    /// Whose pod this is.
+    ///
+    /// # Errors
+    /// [`Unavailable`], here and below: nothing was answered.
+    pub fn whoami(&self) -> Result<Answer, Unavailable> {
+        answer(self.get("/v1/self")?)
+    }
+
+    /// Binds a key. What is sent depends on the token that is shown with it.
+    ///
+    /// # Errors
+    /// [`Unavailable`]; also when `binding` gives nothing.
+    pub fn bind_key<E: std::fmt::Display>(
+        &self,
+        binding: impl FnOnce(&str) -> Result<KeyBinding, E>,
+    ) -> Result<Answer, Unavailable> {
+        let token = self.token()?;
+        let binding = binding(&token).map_err(|error| Unavailable(error.to_string()))?;
+        let body = serde_json::to_vec(&binding).map_err(|error| Unavailable(error.to_string()))?;
+        let sent = self
+            .agent
+            .put(format!("{}/v1/key", self.url))
+            .header("Authorization", format!("Bearer {token}"))
+            .header("Content-Type", "application/json")
+            .send(&body[..]);
+        answer(sent.map_err(broken)?)
+    }
+
     /// What to train in this round.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
     pub fn round(&self, round: u32) -> Result<Answer, Unavailable> {
         answer(self.get(&format!("/v1/rounds/{round}"))?)
     }
 
     /// Joins a round; held by the relay until all are there or some seconds have passed.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
     pub fn join(&self, round: u32, join: &Join) -> Result<Answer, Unavailable> {
         self.post(&format!("/v1/rounds/{round}/join"), join)
     }
 
     /// Announces a checkpoint whose blobs were all put.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
     pub fn checkpoint(&self, notice: &CheckpointNotice) -> Result<Answer, Unavailable> {
         self.post("/v1/checkpoints", notice)
     }
 
     /// Reports progress and hears what is wanted.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
     pub fn progress(&self, progress: &Progress) -> Result<Answer, Unavailable> {
         self.post("/v1/progress", progress)
     }
 
     /// The bytes of a blob as they come; a stream of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
     pub fn blob(&self, digest: &Digest, limit: u64) -> Result<impl Read + use<>, Unavailable> {
         let response = self.get(&blob_path(digest))?;
         if response.status() != 200 {
@@ -170,6 +241,9 @@ impl Relay {
     }
 
     /// Whether the relay has a blob.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
     pub fn has_blob(&self, digest: &Digest) -> Result<bool, Unavailable> {
         let url = format!("{}{}", self.url, blob_path(digest));
         let response = self.agent.head(url).header("Authorization", self.bearer()?).call().map_err(broken)?;
@@ -181,6 +255,9 @@ impl Relay {
     }
 
     /// Puts a blob.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
     pub fn put_blob(&self, digest: &Digest, file: &File) -> Result<Answer, Unavailable> {
         let url = format!("{}{}", self.url, blob_path(digest));
         let sent = self

@@ -1,0 +1,317 @@
+//! States to the sidecar: what the worker has written is told to it over a socket, by a thread that tries for ever. A
+//! sidecar that is not up yet, or was started again, is told everything that is not durable once more.
+//!
+//! The sidecar answers in the order in which it was told, so an answer about one state settles those before it.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io::BufReader;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use muster_proof::Digest;
+
+use super::rounds::TICK;
+use crate::failure::Failure;
+use crate::files::{self, FileError};
+use crate::protocol::ExitCode;
+use crate::protocol::handover::{self, Answer, Line, Written};
+use crate::work::Work;
+
+/// States that may lie on the disk without an answer; then all but the first and the newest give way, for each is as
+/// large as the whole model and a newer one replaces it.
+const WAITING: usize = 4;
+/// Between two tries to reach the sidecar.
+const PAUSE: Duration = Duration::from_millis(200);
+/// A line is shorter than the socket's buffer: a sidecar that does not take it for so long is gone.
+const WRITE: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// Told or to be told, not answered yet; in order.
+    waiting: VecDeque<Written>,
+    /// The newest state that is a checkpoint now, until it is durable.
+    sealed: Option<Written>,
+    /// Step and StateRoot of the newest checkpoint.
+    newest: Option<(u64, Digest)>,
+    /// Why the newest checkpoint will never be durable.
+    refused: Option<(u64, Failure)>,
+    /// Why a state cannot become a checkpoint: the end of the pod.
+    fatal: Option<Failure>,
+    /// To the sidecar, while it is there.
+    writer: Option<UnixStream>,
+    /// Since when it is not there although it is needed.
+    lost: Option<Instant>,
+}
+
+/// The queue and its thread.
+#[derive(Debug, Clone)]
+pub(super) struct Handover {
+    shared: Arc<(Mutex<Queue>, Condvar)>,
+    work: Work,
+    /// How long the sidecar may be away when nothing else is left to do.
+    patience: Duration,
+}
+
+impl Handover {
+    /// Starts the thread. It does nothing until there is a state.
+    pub fn start(work: &Work, patience: Duration) -> Result<Self, Failure> {
+        let handover = Self { shared: Arc::default(), work: work.clone(), patience };
+        let mine = handover.clone();
+        thread::Builder::new()
+            .name("handover".into())
+            .spawn(move || mine.run())
+            .map_err(|error| Failure::usage(format!("cannot start a thread: {error}")))?;
+        Ok(handover)
+    }
+
+    /// Hands a state over; never waits for the sidecar.
+    pub fn push(&self, written: Written) {
+        self.with(|queue| {
+            queue.waiting.push_back(written);
+            if queue.waiting.len() > WAITING
+                // The first may be in the sidecar's hands.
+                && let Some(old) = queue.waiting.remove(1)
+            {
+                warn(&format!("the state of step {} is no checkpoint: newer ones wait", old.step));
+                discard(&self.work.handover(old.round, old.step));
+            }
+            if let Some(writer) = &mut queue.writer
+                && handover::write(writer, &Line::Written(written)).is_err()
+            {
+                // The reader sees the end of the connection, and tells everything over the next one.
+                drop(writer.shutdown(std::net::Shutdown::Both));
+            }
+        });
+        self.shared.1.notify_all();
+    }
+
+    /// Removes what a worker that died has left, before the next one starts.
+    pub fn sweep(&self) -> Result<(), FileError> {
+        let dir = self.work.handovers();
+        files::create_dirs(&dir)?;
+        files::remove_unfinished(&dir)?;
+        let known: Vec<_> = self.with(|queue| {
+            queue.waiting.iter().map(|written| self.work.handover(written.round, written.step)).collect()
+        });
+        for entry in files::Named::named(fs::read_dir(&dir), "list", &dir)? {
+            let path = files::Named::named(entry, "list", &dir)?.path();
+            if path.is_dir() && !known.contains(&path) {
+                discard(&path);
+            }
+        }
+        Ok(())
+    }
+
+    /// Why the pod must end, whatever its worker does.
+    pub fn fatal(&self) -> Option<Failure> {
+        self.with(|queue| queue.fatal.clone())
+    }
+
+    /// The StateRoot of the checkpoint of this step, if it is the newest.
+    pub fn root_of(&self, step: u64) -> Option<Digest> {
+        self.with(|queue| queue.newest).filter(|newest| newest.0 == step).map(|newest| newest.1)
+    }
+
+    /// Waits until everything handed over is durable at the hub, or `until` says to give up, or the sidecar is away for
+    /// too long; then why it is not, and what the pod ends with.
+    pub fn drain(&self, until: impl Fn() -> bool) -> Result<(), Failure> {
+        let began = Instant::now();
+        loop {
+            let (settled, lost) = self.with(|queue| (queue.settled(), queue.lost));
+            if let Some(settled) = settled {
+                return settled;
+            }
+            if until() {
+                let why =
+                    lost.map_or("not in time; the sidecar's log says why", |_| "the sidecar is not there");
+                return Err(Failure::new(ExitCode::Stopped, why));
+            }
+            // While there was training to do it could be away for any time.
+            if lost.is_some_and(|since| since.max(began).elapsed() > self.patience) {
+                let message = format!(
+                    "the sidecar cannot be reached for {} s; its log says why it ended",
+                    self.patience.as_secs()
+                );
+                return Err(Failure::new(ExitCode::PeerLost, message));
+            }
+            thread::sleep(TICK);
+        }
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Queue) -> T) -> T {
+        // A panic of another thread while it held the lock leaves a queue that is still a queue.
+        let mut queue = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
+        act(&mut queue)
+    }
+
+    fn run(&self) {
+        loop {
+            let queue = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let idle = |queue: &mut Queue| queue.waiting.is_empty() && queue.sealed.is_none();
+            drop(self.shared.1.wait_while(queue, idle).unwrap_or_else(PoisonError::into_inner));
+            if let Err(error) = UnixStream::connect(self.work.socket()).and_then(|stream| self.talk(stream)) {
+                let news = self.with(|queue| {
+                    let news = queue.lost.is_none();
+                    queue.lost.get_or_insert_with(Instant::now);
+                    news
+                });
+                if news {
+                    warn(&format!("the sidecar is not there: {error}; trying again"));
+                }
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+
+    /// Talks over one connection until it ends. An error: it did not come about.
+    fn talk(&self, stream: UnixStream) -> std::io::Result<()> {
+        stream.set_write_timeout(Some(WRITE))?;
+        let mut writer = stream.try_clone()?;
+        self.with(|queue| {
+            for written in queue.sealed.iter().chain(&queue.waiting) {
+                handover::write(&mut writer, &Line::Written(*written))?;
+            }
+            queue.lost = None;
+            queue.writer = Some(writer);
+            Ok::<_, std::io::Error>(())
+        })?;
+        let mut from = BufReader::new(stream);
+        loop {
+            match handover::read(&mut from) {
+                Ok(Some(answer)) => self.hear(answer),
+                Ok(None) => break,
+                Err(error) => {
+                    warn(&format!("the sidecar's connection broke: {error}"));
+                    break;
+                }
+            }
+        }
+        self.with(|queue| queue.writer = None);
+        Ok(())
+    }
+
+    fn hear(&self, answer: Answer) {
+        self.with(|queue| queue.hear(answer));
+    }
+}
+
+impl Queue {
+    /// How it ended, if nothing is to be waited for.
+    fn settled(&self) -> Option<Result<(), Failure>> {
+        if let Some(fatal) = &self.fatal {
+            return Some(Err(fatal.clone()));
+        }
+        let idle = self.waiting.is_empty() && self.sealed.is_none();
+        idle.then(|| self.refused.clone().map_or(Ok(()), |(_, refused)| Err(refused)))
+    }
+
+    fn hear(&mut self, answer: Answer) {
+        match answer {
+            Answer::Checkpoint { step, state_root, .. } => {
+                if let Some(written) = self.answered(step) {
+                    println!("checkpoint of step {step} stateRoot {state_root}");
+                    self.newest = Some((step, state_root));
+                    if self.sealed.is_none_or(|sealed| sealed.step <= step) {
+                        self.sealed = Some(written);
+                    }
+                }
+            }
+            Answer::Durable { step } => {
+                self.sealed = self.sealed.filter(|sealed| sealed.step > step);
+                self.refused = self.refused.take().filter(|(refused, _)| *refused > step);
+            }
+            Answer::Refused { step, code, message } => {
+                // A sidecar that refuses with success means nothing that a trainer knows: starting again may help.
+                let known = ExitCode::from_code(code.into()).filter(|code| *code != ExitCode::Done);
+                let failure = Failure::new(known.unwrap_or(ExitCode::PeerLost), message);
+                if self.answered(step).is_some() {
+                    self.fatal.get_or_insert(failure);
+                } else if self.sealed.is_some_and(|sealed| sealed.step == step) {
+                    warn(&format!("checkpoint of step {step}: {}", failure.message));
+                    (self.sealed, self.refused) = (None, Some((step, failure)));
+                }
+            }
+        }
+    }
+
+    /// The state that an answer is about; it and those before it wait no more.
+    fn answered(&mut self, step: u64) -> Option<Written> {
+        let at = self.waiting.iter().position(|written| written.step == step)?;
+        self.waiting.drain(..=at).next_back()
+    }
+}
+
+/// Removes a hand-over. The sidecar may be about to make a checkpoint of it: the rename decides who has it, so that
+/// nothing is taken out of a checkpoint.
+fn discard(path: &Path) {
+    let mut name = std::ffi::OsString::from(format!("{}old-", files::TEMPORARY));
+    name.push(path.file_name().unwrap_or_default());
+    let doomed = path.with_file_name(name);
+    drop(fs::remove_dir_all(&doomed));
+    if fs::rename(path, &doomed).is_ok() {
+        // What stays is swept before the next round.
+        drop(fs::remove_dir_all(&doomed));
+    }
+}
+
+fn warn(text: &str) {
+    eprintln!("muster-trainer: warning: {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(step: u64) -> Written {
+        Written { round: 1, step, keep_last: 2 }
+    }
+
+    fn checkpoint(step: u64) -> Answer {
+        let digest = Digest::of(b"x");
+        Answer::Checkpoint { step, state_root: digest, manifest: digest }
+    }
+
+    fn queue(steps: &[u64]) -> Queue {
+        Queue { waiting: steps.iter().copied().map(written).collect(), ..Queue::default() }
+    }
+
+    #[test]
+    fn the_newest_being_durable_settles_all() {
+        let mut queue = queue(&[4, 8, 12]);
+        queue.hear(checkpoint(4));
+        queue.hear(Answer::Durable { step: 4 });
+        assert_eq!((queue.waiting.len(), queue.sealed), (2, None));
+        // That of step 8 was passed over: the answer about 12 says so.
+        queue.hear(checkpoint(12));
+        assert_eq!((queue.waiting.len(), queue.sealed), (0, Some(written(12))));
+        queue.hear(Answer::Durable { step: 8 });
+        assert_eq!(queue.sealed, Some(written(12)));
+        queue.hear(Answer::Durable { step: 12 });
+        assert_eq!((queue.sealed, queue.newest.map(|newest| newest.0)), (None, Some(12)));
+    }
+
+    #[test]
+    fn a_refusal_is_the_end_or_only_of_the_last_checkpoint() {
+        let mut first = queue(&[4, 8]);
+        first.hear(checkpoint(4));
+        first.hear(Answer::refused(4, 74, "no room"));
+        assert!(first.fatal.is_none() && first.refused.is_some());
+        first.hear(checkpoint(8));
+        first.hear(Answer::Durable { step: 8 });
+        assert!(first.refused.is_none(), "a newer one made up for it");
+        let mut second = queue(&[4]);
+        second.hear(Answer::refused(4, 67, "other bits"));
+        assert_eq!(second.fatal.map(|fatal| fatal.code), Some(ExitCode::BadCheckpoint));
+        let mut odd = queue(&[4]);
+        odd.hear(Answer::refused(4, 0, ""));
+        assert_eq!(odd.fatal.map(|fatal| fatal.code), Some(ExitCode::PeerLost));
+        let mut unknown = queue(&[4]);
+        unknown.hear(checkpoint(5));
+        unknown.hear(Answer::refused(6, 67, ""));
+        assert_eq!((unknown.waiting.len(), unknown.fatal), (1, None), "nobody asked");
+    }
+}
