@@ -19,7 +19,7 @@ const AGE: Duration = Duration::from_secs(120);
 const RECOVERED: Duration = Duration::from_secs(120);
 
 pub async fn hub_restored(world: &World) -> Result<Verdict> {
-    let wanted = job::lasting(NAME, 2, 360);
+    let wanted = job::lasting(NAME, 2, 240);
     let applied = job::apply(world, &wanted).await?;
     job::wait_checkpoint(world, NAME, 20, Duration::from_secs(120)).await?;
     let rank0 = pods::wait_running(world, &applied, 0, Duration::from_secs(10)).await?;
