@@ -16,7 +16,7 @@ use muster_trainer::failure::Failure;
 use muster_trainer::files::{self, FileError, Named as _};
 use muster_trainer::protocol::ExitCode;
 use muster_trainer::protocol::handover::Answer;
-use muster_trainer::relay::{Relay, Unavailable};
+use muster_trainer::relay::{Known, Relay, Unavailable};
 
 use crate::bind::{Binder, Unbound};
 use crate::hear::Answers;
@@ -220,8 +220,10 @@ fn upload(binder: &mut Binder, item: &Item) -> Result<Sent, Unavailable> {
 
 /// Puts one blob that the relay lacks; the refusal if it cannot be put.
 fn put(relay: &Relay, digest: &Digest, path: &Path) -> Result<Option<Sent>, Unavailable> {
-    if relay.has_blob(digest)? {
-        return Ok(None);
+    match relay.has_blob(digest)? {
+        Known::Here => return Ok(None),
+        Known::Over => return Ok(Some(over())),
+        Known::Lacking => {}
     }
     let file = File::open(path).map_err(|error| Unavailable(format!("{}: {error}", path.display())))?;
     let answer = relay.put_blob(digest, &file)?;

@@ -46,6 +46,17 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// How long a whole blob may take: a gigabyte at 1 MB/s.
 const TRANSFER: Duration = Duration::from_secs(1200);
 
+/// What the relay says of a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// It has it.
+    Here,
+    /// It does not have it.
+    Lacking,
+    /// The attempt is over: nothing of it is taken any more.
+    Over,
+}
+
 /// The relay could not be asked, or gave an answer that means "later".
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("relay: {0}")]
@@ -244,12 +255,13 @@ impl Relay {
     ///
     /// # Errors
     /// [`Unavailable`].
-    pub fn has_blob(&self, digest: &Digest) -> Result<bool, Unavailable> {
+    pub fn has_blob(&self, digest: &Digest) -> Result<Known, Unavailable> {
         let url = format!("{}{}", self.url, blob_path(digest));
         let response = self.agent.head(url).header("Authorization", self.bearer()?).call().map_err(broken)?;
         match response.status().as_u16() {
-            200 => Ok(true),
-            404 => Ok(false),
+            200 => Ok(Known::Here),
+            404 => Ok(Known::Lacking),
+            410 => Ok(Known::Over),
             status => Err(Unavailable(format!("answered {status} to HEAD of a blob"))),
         }
     }

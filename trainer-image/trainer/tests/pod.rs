@@ -561,6 +561,26 @@ fn an_attempt_that_is_over_ends() {
     }
 }
 
+/// A checkpoint that was on its way when the attempt ended is nobody's any more: waiting for it would hold up the next attempt.
+#[test]
+fn nothing_is_waited_for_once_the_attempt_is_over() {
+    let site = Site::new(100_000, 1);
+    let pod = site.pod(0);
+    pod.wait_for_step(8);
+    site.relay.state().down = true;
+    let from = pod.step();
+    pod.wait_for_step(from + 10);
+    {
+        let mut state = site.relay.state();
+        (state.down, state.over) = (false, true);
+    }
+    signal(&pod.child, "-TERM");
+    let began = Instant::now();
+    pod.end().assert(143, &[]);
+    // The trainer and the sidecar together would have 28 s; the longest pause between two tries is 5 s.
+    assert!(began.elapsed() < Duration::from_secs(8), "it took {:?}", began.elapsed());
+}
+
 #[test]
 fn wrong_bytes_are_asked_for_again_and_then_refused() {
     let spec = |site: &Site| site.relay.state().spec;
