@@ -62,9 +62,15 @@ impl Taker {
 }
 
 fn run(work: &Work, uploads: &Uploads, answers: &Answers, from: &Receiver<Written>, open: &AtomicUsize) {
+    // A state that was refused ends the pod. What its worker has written meanwhile must not push out what shows why.
+    let mut fault: Option<Failure> = None;
     for written in from {
         let step = written.step;
-        match take(work, written) {
+        let taken = match &fault {
+            None => take(work, written),
+            Some(failure) => Err(failure.clone()),
+        };
+        match taken {
             Ok(Some(sealed)) => {
                 answers.send(&Answer::Checkpoint {
                     step,
@@ -86,6 +92,7 @@ fn run(work: &Work, uploads: &Uploads, answers: &Answers, from: &Receiver<Writte
             Err(failure) => {
                 warn(&format!("the state of step {step} is no checkpoint: {failure}"));
                 answers.send(&Answer::refused(step, failure.code.code(), &failure.message));
+                fault = Some(failure);
             }
         }
         open.fetch_sub(1, Ordering::Relaxed);
