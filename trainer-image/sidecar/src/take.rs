@@ -62,7 +62,8 @@ impl Taker {
 }
 
 fn run(work: &Work, uploads: &Uploads, answers: &Answers, from: &Receiver<Written>, open: &AtomicUsize) {
-    // A state that was refused ends the pod. What its worker has written meanwhile must not push out what shows why.
+    // A state that is wrong ends the pod. What its worker has written meanwhile must not push out what shows why. One that
+    // is not there was given up for newer ones.
     let mut fault: Option<Failure> = None;
     for written in from {
         let step = written.step;
@@ -92,7 +93,8 @@ fn run(work: &Work, uploads: &Uploads, answers: &Answers, from: &Receiver<Writte
             Err(failure) => {
                 warn(&format!("the state of step {step} is no checkpoint: {failure}"));
                 answers.send(&Answer::refused(step, failure.code.code(), &failure.message));
-                fault = Some(failure);
+                let is_there = work.handover(written.round, step).is_dir();
+                fault = fault.or((failure.code == ExitCode::BadCheckpoint && is_there).then_some(failure));
             }
         }
         open.fetch_sub(1, Ordering::Relaxed);
