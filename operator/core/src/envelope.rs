@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 mod checks;
 mod resources;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use checks::{Mirror, Policy, Refusal};
 pub(crate) use checks::{is_image, is_label};

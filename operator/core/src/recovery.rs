@@ -126,37 +126,10 @@ pub fn is_over(awaited: usize, waited: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::envelope::{FORMAT, Kind, Resources};
+    use crate::envelope::tests::payload;
 
     fn unit(epoch: i64) -> Payload {
-        Payload {
-            format: FORMAT.to_owned(),
-            kind: Kind::Train,
-            name: format!("4f2a9c1b-0-{epoch}"),
-            provider: "east".to_owned(),
-            job_uid: "4f2a9c1b-0000-4000-8000-000000000000".to_owned(),
-            tenant: crate::envelope::tenant("team-a"),
-            island: 0,
-            epoch,
-            workers: 2,
-            device_class: "cpu".to_owned(),
-            resources: Resources { cpu: "600m".to_owned(), memory: "1Gi".to_owned() },
-            image: format!("muster-trainer@{}", Digest::of(b"image")),
-            spec: Digest::of(b"spec"),
-            training_digest: Digest::of(b"training"),
-            dataset: Digest::of(b"dataset"),
-            arithmetic: "f32-chain".to_owned(),
-            steps: 200,
-            interval_steps: 20,
-            keep_last: 3,
-            start: None,
-            max_restarts: 20,
-            schedule_timeout_seconds: 600,
-            disconnect_grace_seconds: 900,
-            incarnation: 1,
-            not_after: "2026-11-23T19:00:00Z".parse().unwrap(),
-            continues: None,
-        }
+        Payload { name: format!("4f2a9c1b-0-{epoch}"), epoch, ..payload() }
     }
 
     fn anew() -> Anew {

@@ -12,6 +12,7 @@ use reqwest::header;
 use super::gateway::{Gateway, GatewayError};
 use super::identity::Identity;
 use super::membership::Membership;
+use super::policy::{LoadError, Policies};
 use super::session::Session;
 use super::switch::Switch;
 use super::{MemberArgs, PolicyArgs, hub_client, pin};
@@ -95,14 +96,18 @@ impl std::fmt::Display for Check {
 /// Makes all checks. One that depends on another that failed is left out: its line would only repeat it.
 pub async fn examine(args: &DoctorArgs) -> Vec<Check> {
     let mut checks = Vec::new();
-    checks.push(offer(args));
+    let policies = args.policy.load(Arc::new(Switch::open(&args.state)));
+    checks.push(offer(&policies));
     hub_side(args, &mut checks).await;
     let target = Target { kubeconfig: args.member.member_kubeconfig.clone(), context: None };
     match target.client().await {
         Ok(client) => {
             checks.extend(member::examine(&client, &args.member.namespace).await);
-            if args.try_images {
-                checks.extend(image::examine(&client, &args.member.namespace, &images(args)).await);
+            // Why a policy cannot be read is another check's to say.
+            if let (true, Ok(Some(policies))) = (args.try_images, &policies) {
+                let policy = policies.current();
+                let images = policy.images();
+                checks.extend(image::examine(&client, &args.member.namespace, images).await);
             }
         }
         Err(error) => {
@@ -112,17 +117,10 @@ pub async fn examine(args: &DoctorArgs) -> Vec<Check> {
     checks
 }
 
-/// The images of a policy that can be read; why one cannot is another check's to say.
-fn images(args: &DoctorArgs) -> Vec<String> {
-    let policies = args.policy.load(Arc::new(Switch::open(&args.state)));
-    let policies = policies.ok().flatten();
-    policies.map_or(Vec::new(), |policies| policies.current().images().to_vec())
-}
-
 /// What is lent.
-fn offer(args: &DoctorArgs) -> Check {
+fn offer(policies: &Result<Option<Policies>, LoadError>) -> Check {
     let remedy = "say what is lent: --policy FILE, or --allow-image and --workers, as for `muster agent run`";
-    match args.policy.load(Arc::new(Switch::open(&args.state))) {
+    match policies {
         Err(error) => Check::bad("policy", Verdict::Failed, error.to_string(), "correct it"),
         Ok(None) => Check::bad("policy", Verdict::Unknown, "not named here", remedy),
         Ok(Some(policies)) => {

@@ -14,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::ObjectMeta;
 use muster_api::names::labels;
 use muster_core::envelope::Payload;
+use muster_core::quota::thousandths;
 use muster_core::sidecar as share;
 
 /// Value of the label managed-by on everything the agent makes.
@@ -259,12 +260,8 @@ fn toleration(condition: &str) -> Toleration {
 
 /// Whole cores, at least one: more threads than cores only take turns. The bits do not depend on it.
 fn threads(cpu: &str) -> i64 {
-    let (number, unit) = match cpu.strip_suffix('m') {
-        Some(millis) => (millis, 1000),
-        None => (cpu, 1),
-    };
-    let number: i64 = number.parse().unwrap_or(1);
-    (number / unit + i64::from(number % unit != 0)).clamp(1, 256)
+    let millis = thousandths(cpu).unwrap_or(1000);
+    i64::try_from((millis + 999) / 1000).unwrap_or(i64::MAX).clamp(1, 256)
 }
 
 #[cfg(test)]

@@ -246,12 +246,11 @@ impl Units {
     /// The unit that goes on in place of the one of this name, if one does.
     pub async fn heir(&self, name: &str) -> Option<Arc<Unit>> {
         for unit in self.all() {
-            if unit.state.lock().await.earlier.iter().any(|earlier| earlier == name) {
+            let state = unit.state.lock().await;
+            if state.earlier.iter().any(|earlier| earlier == name) {
                 // Of several restores the last counts: what continues the heir continues this one, too.
-                return match unit.state().await.continued_as {
-                    Some(next) => self.get(&next).or(Some(unit)),
-                    None => Some(unit),
-                };
+                let next = state.continued_as.as_deref().and_then(|next| self.get(next));
+                return next.or_else(|| Some(unit.clone()));
             }
         }
         None

@@ -14,7 +14,7 @@ fn image() -> String {
     format!("registry.example/muster-trainer@{}", Digest::of(b"image"))
 }
 
-fn payload() -> Payload {
+pub(crate) fn payload() -> Payload {
     Payload {
         format: FORMAT.to_owned(),
         kind: Kind::Train,

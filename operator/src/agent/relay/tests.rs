@@ -22,7 +22,7 @@ use super::*;
 use crate::agent::state::{StateDir, UnitState};
 use crate::agent::testing::{MemoryBlobs, payload};
 use crate::agent::units::{Unit, locked};
-use crate::agent::{hub_blobs::HubBlobs, upload};
+use crate::agent::upload;
 use crate::runtime::tls::{Authority, pinned_client};
 
 mod continued;
@@ -117,6 +117,12 @@ impl World {
 impl Agent {
     fn unit(&self) -> Arc<Unit> {
         self.units.get(UNIT).unwrap()
+    }
+
+    /// Brings the unit's checkpoints to the hub, as the agent does beside its relay.
+    fn uploads(&self, world: &World, unit: Arc<Unit>) -> tokio::task::JoinHandle<()> {
+        let (units, blobs, hub) = (self.units.clone(), self.blobs.clone(), world.hub.clone());
+        tokio::spawn(upload::run(unit, units, blobs, hub, self.shutdown.clone()))
     }
 
     async fn ask(&self, pod: &str, method: Method, path: &str, body: Option<Value>) -> Response {
@@ -432,14 +438,7 @@ async fn the_next_round_starts_from_the_newest_commit_even_if_the_hub_is_down() 
     let (world, agent) = World::new().await;
     let training = agent.unit().state().await.payload.unwrap().training_digest;
     world.hub.down.store(true, Ordering::SeqCst);
-    let hub: Arc<dyn HubBlobs> = world.hub.clone();
-    let uploading = tokio::spawn(upload::run(
-        agent.unit(),
-        agent.units.clone(),
-        agent.blobs.clone(),
-        hub,
-        agent.shutdown.clone(),
-    ));
+    let uploading = agent.uploads(&world, agent.unit());
     let _: Assignment = json(agent.get("pod-0", "/v1/rounds/1").await).await;
     let manifest = agent.upload(20, training).await;
     assert_eq!(agent.commit("pod-0", 20, &manifest).await.status(), StatusCode::ACCEPTED);
@@ -474,14 +473,7 @@ async fn a_superseded_unit_uploads_no_more_and_wakes_its_controller() {
     let (world, agent) = World::new().await;
     let training = agent.unit().state().await.payload.unwrap().training_digest;
     world.hub.superseded.store(true, Ordering::SeqCst);
-    let hub: Arc<dyn HubBlobs> = world.hub.clone();
-    tokio::spawn(upload::run(
-        agent.unit(),
-        agent.units.clone(),
-        agent.blobs.clone(),
-        hub,
-        agent.shutdown.clone(),
-    ));
+    agent.uploads(&world, agent.unit());
     let manifest = agent.upload(20, training).await;
     assert_eq!(agent.commit("pod-0", 20, &manifest).await.status(), StatusCode::ACCEPTED);
     let unit = agent.unit();
@@ -502,14 +494,7 @@ async fn a_superseded_unit_uploads_no_more_and_wakes_its_controller() {
 async fn old_checkpoints_leave_the_cache() {
     let (world, agent) = World::new().await;
     let training = agent.unit().state().await.payload.unwrap().training_digest;
-    let hub: Arc<dyn HubBlobs> = world.hub.clone();
-    tokio::spawn(upload::run(
-        agent.unit(),
-        agent.units.clone(),
-        agent.blobs.clone(),
-        hub,
-        agent.shutdown.clone(),
-    ));
+    agent.uploads(&world, agent.unit());
     let unit = agent.unit();
     let mut durable = unit.durable.subscribe();
     for step in [20, 40, 60] {

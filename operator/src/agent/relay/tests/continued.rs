@@ -68,13 +68,8 @@ async fn its_pods_keep_their_round_and_its_key_over_a_restart_too() {
 async fn checkpoints_wait_while_the_hub_does_not_count_the_unit_and_go_up_under_the_new_one() {
     let (world, agent) = World::new().await;
     let training = agent.unit().state().await.payload.unwrap().training_digest;
-    let hub: Arc<dyn HubBlobs> = world.hub.clone();
-    let upload = |unit: Arc<Unit>| {
-        let (units, blobs) = (agent.units.clone(), agent.blobs.clone());
-        tokio::spawn(upload::run(unit, units, blobs, hub.clone(), agent.shutdown.clone()))
-    };
     agent.unit().update(|state| state.orphaned = Some(jiff::Timestamp::now())).await.unwrap();
-    upload(agent.unit());
+    agent.uploads(&world, agent.unit());
     let manifest = agent.upload(20, training).await;
     assert_eq!(agent.commit("pod-0", 20, &manifest).await.status(), StatusCode::ACCEPTED);
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -82,7 +77,7 @@ async fn checkpoints_wait_while_the_hub_does_not_count_the_unit_and_go_up_under_
     hand_over(&agent).await;
     let heir = agent.units.get(NEW).unwrap();
     let mut durable = heir.durable.subscribe();
-    upload(heir.clone());
+    agent.uploads(&world, heir.clone());
     tokio::time::timeout(Duration::from_secs(10), durable.wait_for(|step| *step == 20))
         .await
         .unwrap()
