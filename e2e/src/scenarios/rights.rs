@@ -48,6 +48,10 @@ const RESOURCES: &[(&str, &str, &[&str])] = &[
     ("", "serviceaccounts/token", &[]),
     ("", "events", &[]),
     ("", "resourcequotas", &[]),
+    ("", "services", &["muster-relay"]),
+    ("", "persistentvolumeclaims", &[]),
+    ("apps", "deployments", &[]),
+    ("networking.k8s.io", "networkpolicies", &[]),
     ("", "users", &[]),
 ];
 
