@@ -13,9 +13,9 @@
 //! | [`merkle`] | trees, inclusion proofs | RFC 6962 section 2.1 |
 //! | [`tensor`], [`state_root`] | the digest of a training state | formats.md |
 //! | [`key`], [`dsse`] | P-256 keys, signed envelopes | RFC 6979, DSSE v1 |
+//! | [`hub_keys`] | the chain of a hub's keys | gateway.md section 5 |
 //!
 //! What must not live here: anything that reads, waits, logs or decides. Still to come, each as a module of
-//! its own: the transparency log, witness notes, step records, fraud proofs.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -23,6 +23,7 @@
 pub mod digest;
 pub mod dsse;
 pub mod hash;
+pub mod hub_keys;
 pub mod jcs;
 pub mod key;
 pub mod merkle;
