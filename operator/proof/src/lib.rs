@@ -14,8 +14,11 @@
 //! | [`tensor`], [`state_root`] | the digest of a training state | formats.md |
 //! | [`key`], [`dsse`] | P-256 keys, signed envelopes | RFC 6979, DSSE v1 |
 //! | [`hub_keys`] | the chain of a hub's keys | gateway.md section 5 |
+//! | [`records`] | what the log holds, one closed schema a kind | records.md |
+//! | [`selection`] | which interval is audited, and by whom | records.md |
 //!
 //! What must not live here: anything that reads, waits, logs or decides. Still to come, each as a module of
+//! its own: the transparency log, witness notes, step records, fraud proofs.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -27,6 +30,8 @@ pub mod hub_keys;
 pub mod jcs;
 pub mod key;
 pub mod merkle;
+pub mod records;
+pub mod selection;
 pub mod state_root;
 pub mod tensor;
 
