@@ -1,0 +1,3 @@
+//! The transparency log, as far as it is a function of bytes: what its leaves are.
+
+pub mod entry;
