@@ -13,8 +13,8 @@
 //! | [`merkle`] | trees, inclusion proofs | RFC 6962 section 2.1 |
 //! | [`tensor`], [`state_root`] | the digest of a training state | formats.md |
 //! | [`steps`] | step records, their seal, failed states | formats.md |
+//! | [`tlog`] | the transparency log: notes, checkpoints, tiles, witnesses, policies, proofs | C2SP, log.md |
 //! | [`key`], [`dsse`] | P-256 keys, signed envelopes | RFC 6979, DSSE v1 |
-//! | [`tlog`] | the transparency log as bytes | C2SP, log.md |
 //!
 //! What must not live here: anything that reads, waits, logs or decides. Still to come, each as a module of
 //! its own: fraud proofs.

@@ -224,17 +224,16 @@ struct RawKey {
 
 /// A digest as Sigstore's JSON has it: the base64 of its 32 bytes.
 pub(crate) mod base64_digest {
-    use super::{Deserializer, Digest, Serializer, from_base64, to_base64};
-    use serde::de::Error as _;
+    use super::super::{hash_from_base64, hash_to_base64};
+    use super::{Deserialize as _, Deserializer, Digest, Serializer};
 
     pub(crate) fn serialize<S: Serializer>(digest: &Digest, serializer: S) -> Result<S::Ok, S::Error> {
-        to_base64(digest.as_bytes(), serializer)
+        serializer.serialize_str(&hash_to_base64(digest))
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Digest, D::Error> {
-        let bytes = from_base64(deserializer)?;
-        let bytes = bytes.try_into().map_err(|_| D::Error::custom("want the base64 of 32 bytes"))?;
-        Ok(Digest::from_bytes(bytes))
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        hash_from_base64(&text).ok_or_else(|| serde::de::Error::custom("want the base64 of 32 bytes"))
     }
 }
 
