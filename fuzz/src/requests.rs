@@ -98,6 +98,7 @@ fn make() -> Option<Fixed> {
     let (digest, training) = (Digest::of(b"x"), resolved.training_digest);
     let payload = serde_json::json!({
         "format": envelope::FORMAT, "kind": "Train", "name": UNIT, "provider": "east", "jobUID": JOB,
+        "job": digest, "log": "hub.example/log", "grant": digest, "startRecord": digest,
         "tenant": envelope::tenant("team-a"), "island": 0,
         "epoch": 1, "workers": 1, "deviceClass": "cpu", "resources": {"cpu": "1", "memory": "1Gi"},
         "image": format!("muster-trainer@{digest}"), "spec": resolved.digest, "trainingDigest": training,

@@ -12,13 +12,15 @@
 //! | [`jcs`] | canonical JSON, strict parsing | RFC 8785 |
 //! | [`merkle`] | trees, inclusion proofs | RFC 6962 section 2.1 |
 //! | [`tensor`], [`state_root`] | the digest of a training state | formats.md |
+//! | [`steps`] | step records, their seal, failed states | formats.md |
+//! | [`tlog`] | the transparency log: notes, checkpoints, tiles, witnesses, policies, proofs | C2SP, log.md |
 //! | [`key`], [`dsse`] | P-256 keys, signed envelopes | RFC 6979, DSSE v1 |
 //! | [`hub_keys`] | the chain of a hub's keys | gateway.md section 5 |
 //! | [`records`] | what the log holds, one closed schema a kind | records.md |
 //! | [`selection`] | which interval is audited, and by whom | records.md |
 //!
 //! What must not live here: anything that reads, waits, logs or decides. Still to come, each as a module of
-//! its own: the transparency log, witness notes, step records, fraud proofs.
+//! its own: fraud proofs.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -33,7 +35,9 @@ pub mod merkle;
 pub mod records;
 pub mod selection;
 pub mod state_root;
+pub mod steps;
 pub mod tensor;
+pub mod tlog;
 
 pub use digest::Digest;
 pub use state_root::StateRootBuilder;

@@ -197,6 +197,11 @@ impl Payload {
             "a DNS label of at most 40 characters",
         )?;
         check("jobUID", is_label(&self.job_uid), "a UID")?;
+        check(
+            "log",
+            is_origin(&self.log),
+            "a log's origin, 1 to 255 printable ASCII characters without space and plus",
+        )?;
         check("deviceClass", is_label(&self.device_class), "a DNS label")?;
         check("arithmetic", is_label(&self.arithmetic), "a DNS label")?;
         check("image", is_image(&self.image), "NAME@sha256:<64 hex>")?;
@@ -237,6 +242,11 @@ pub(crate) fn is_label(text: &str) -> bool {
         && text.bytes().all(|b| inner(b) || b == b'-')
         && text.bytes().next().is_some_and(inner)
         && text.bytes().last().is_some_and(inner)
+}
+
+/// A log's origin is also the name of its key in a signed note, where a space or a plus would end it.
+fn is_origin(text: &str) -> bool {
+    (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic() && b != b'+')
 }
 
 pub(crate) fn is_image(text: &str) -> bool {

@@ -194,6 +194,8 @@ fn continued(old: &Payload, step: i64) -> Payload {
         incarnation: 2,
         not_after: old.not_after,
         start: Some(CheckpointRef { step, manifest: Digest::of(&step.to_le_bytes()) }),
+        grant: Digest::of(b"grant of 1001"),
+        start_record: Digest::of(b"commit of the start"),
     })
 }
 

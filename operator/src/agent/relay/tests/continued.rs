@@ -19,6 +19,8 @@ async fn hand_over(agent: &Agent) {
         incarnation: 2,
         not_after: before.not_after,
         start: None,
+        grant: Digest::of(b"grant of 1001"),
+        start_record: before.start_record,
     });
     let envelope = seal(&payload, &SigningKey::generate([1; 32]).unwrap()).unwrap();
     let heir = agent.units.ensure(NEW);
