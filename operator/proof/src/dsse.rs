@@ -251,13 +251,14 @@ impl Envelope {
     }
 }
 
-fn to_base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+/// The one spelling of bytes in JSON.
+pub(crate) fn to_base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
     serializer.serialize_str(&STANDARD.encode(bytes))
 }
 
 /// Standard alphabet, padding required, no stray bits: one spelling for each payload.
-fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+pub(crate) fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
     let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
     STANDARD.decode(text.as_bytes()).map_err(D::Error::custom)

@@ -33,6 +33,10 @@ impl Context {
 pub const TENSOR: Context = Context::new("muster.tensor/1");
 /// The scalars of a training state: step and the running products of Adam's betas.
 pub const SCALARS: Context = Context::new("muster.scalars/1");
+/// What a commit says of its step records without showing them.
+pub const SEAL: Context = Context::new("muster.seal/1");
+/// The state that a step which is not finite leads to.
+pub const FAILED: Context = Context::new("muster.failed/1");
 
 /// `H(context; parts)`, see the module.
 pub fn h(context: Context, parts: &[&[u8]]) -> Digest {

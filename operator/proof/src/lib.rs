@@ -12,11 +12,12 @@
 //! | [`jcs`] | canonical JSON, strict parsing | RFC 8785 |
 //! | [`merkle`] | trees, inclusion proofs | RFC 6962 section 2.1 |
 //! | [`tensor`], [`state_root`] | the digest of a training state | formats.md |
-//! | [`tlog`] | the transparency log: notes, checkpoints, tiles, witnesses, policies, proofs | C2SP |
+//! | [`steps`] | step records, their seal, failed states | formats.md |
+//! | [`tlog`] | the transparency log: notes, checkpoints, tiles, witnesses, policies, proofs | C2SP, log.md |
 //! | [`key`], [`dsse`] | P-256 keys, signed envelopes | RFC 6979, DSSE v1 |
 //!
 //! What must not live here: anything that reads, waits, logs or decides. Still to come, each as a module of
-//! its own: step records, fraud proofs.
+//! its own: fraud proofs.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -28,6 +29,7 @@ pub mod jcs;
 pub mod key;
 pub mod merkle;
 pub mod state_root;
+pub mod steps;
 pub mod tensor;
 pub mod tlog;
 

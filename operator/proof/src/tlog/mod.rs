@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | [`note`] | signed text, verifier keys | c2sp.org/signed-note |
 //! | [`checkpoint`] | what a log signs: origin, size, root | c2sp.org/tlog-checkpoint |
+//! | [`entry`] | the leaf: who signed which record | Rekor's hashedrekord 0.0.2 |
 //!
 //! What must not live here: anything that fetches a tile, keeps a state or asks the time. Callers bring
 //! bytes, hashes and seconds; they get values and bytes back.
@@ -16,6 +17,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::Digest;
 
 pub mod checkpoint;
+pub mod entry;
 pub mod note;
 
 /// Most leaves of a tree: sizes and indices are below 2^63 in every tool that reads these formats.
