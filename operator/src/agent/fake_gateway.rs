@@ -99,7 +99,7 @@ impl FakeGateway {
         let serial = hub_keys::trust_first(&chain).unwrap().serial();
         let hub = Arc::new(Mutex::new(Hub {
             public: HubPublic { incarnation: 1, keys: chain },
-            beat: HeartbeatAnswer { incarnation: 1, min_epoch: 1, key_serial: serial },
+            beat: HeartbeatAnswer { incarnation: 1, min_epoch: 1, key_serial: serial, log_size: 0 },
             claimed: None,
             refuses: None,
             lose: 0,

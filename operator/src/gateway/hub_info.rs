@@ -193,7 +193,8 @@ pub async fn heartbeat(
     tracing::debug!(provider = agent.provider, version, "heartbeat");
     let (public, key_serial) = gateway.hub.get()?;
     let (incarnation, min_epoch) = (public.incarnation, agent.min_epoch);
-    Ok(Json(HeartbeatAnswer { incarnation, min_epoch, key_serial }))
+    let log_size = gateway.log.published.size();
+    Ok(Json(HeartbeatAnswer { incarnation, min_epoch, key_serial, log_size }))
 }
 
 /// An agent's version as it may be printed.

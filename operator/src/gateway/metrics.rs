@@ -10,6 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::providers::ProviderCount;
+use crate::log::LogMetrics;
 
 /// What kind of endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -32,6 +33,8 @@ pub enum Class {
     Streams,
     /// `/v1/objects`.
     Objects,
+    /// `/v1/log`.
+    Log,
     /// Nothing of ours.
     Other,
 }
@@ -50,6 +53,7 @@ impl Class {
             (Some("v1"), Some("namespaces")) => Self::Users,
             (Some("v1"), Some("streams")) => Self::Streams,
             (Some("v1"), Some("objects")) => Self::Objects,
+            (Some("v1"), Some("log")) => Self::Log,
             (Some("k8s"), Some(_)) => Self::Api,
             _ => Self::Other,
         }
@@ -94,6 +98,8 @@ pub struct Metrics {
     pub limited: Counter,
     /// Bound Secrets removed because their key is no longer accepted.
     pub swept: Counter,
+    /// What is counted of the log.
+    pub log: LogMetrics,
 }
 
 impl Default for Metrics {
@@ -114,6 +120,8 @@ impl Default for Metrics {
         r.register("cuts", "Keys cut off while in use", cuts.clone());
         r.register("rate_limited", "Requests refused because of their number", limited.clone());
         r.register("secrets_swept", "Bound Secrets removed with their key", swept.clone());
+        let log = LogMetrics::default();
+        log.register(r);
         Self {
             registry: Arc::new(registry),
             requests,
@@ -126,6 +134,7 @@ impl Default for Metrics {
             cuts,
             limited,
             swept,
+            log,
         }
     }
 }

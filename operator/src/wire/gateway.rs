@@ -135,6 +135,9 @@ pub struct HeartbeatAnswer {
     pub min_epoch: i64,
     /// Serial of the hub's newest key set.
     pub key_serial: u64,
+    /// Entries under the log's newest head.
+    #[serde(default)]
+    pub log_size: u64,
 }
 
 /// Most units of one [`RecoverRequest`]: an agent that has more sends several.
