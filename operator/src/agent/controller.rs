@@ -172,6 +172,7 @@ impl Controller {
         if replaced {
             tracing::warn!(unit = unit.name(), "another object of the same name; what was known is void");
             unit.forget_progress();
+            unit.forget_committed([unit.name()])?;
         }
         let mut state = unit.state().await;
         let heir = self.units.heir(unit.name()).await.map(|heir| heir.name().to_owned());
@@ -349,6 +350,10 @@ impl Controller {
 
     async fn forget(&self, unit: &Unit, state: &UnitState) -> Result<Next, TurnError> {
         self.units.forget(unit.name())?;
+        // What goes on elsewhere may still be asked for there.
+        if state.continued_as.is_none() {
+            unit.forget_committed(state.earlier.iter().map(String::as_str).chain([unit.name()]))?;
+        }
         self.units.changed.notify_one();
         let starts = [state.rounds.start, state.payload.as_ref().and_then(|payload| payload.start)];
         let manifests = state.checkpoints.iter().map(|commit| commit.manifest);
@@ -409,8 +414,10 @@ fn remember(state: &mut UnitState, object: Option<&WorkUnit>, gone: bool) {
     if let Some(said) = said
         && state.newest().is_none_or(|newest| newest.step < said.step)
         && let (Ok(manifest), Ok(state_root)) = (said.manifest.parse(), said.state_root.parse())
+        && let Some(Ok(record)) = said.record.as_ref().map(|record| record.parse())
     {
-        state.checkpoints.push(Commit { step: said.step, manifest, state_root, durable: true });
+        let (step, attempt) = (said.step, 0);
+        state.checkpoints.push(Commit { step, manifest, state_root, record, attempt, durable: true });
     }
 }
 

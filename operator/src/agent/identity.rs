@@ -111,6 +111,12 @@ impl Identity {
         &self.shown.certificate_pem
     }
 
+    /// The key, for records of the log.
+    #[must_use]
+    pub fn signing(&self) -> &SigningKey {
+        &self.signing
+    }
+
     /// The private key, PEM: for TLS stacks in this process only.
     pub(super) fn key_pem(&self) -> &str {
         &self.key_pem
