@@ -11,6 +11,8 @@
 //! | `join`, `challenge`, `tokens`, `bound` | from a join token to an agent's tokens, and their end |
 //! | `passthrough` | agents' way to the API server |
 //! | `hub_info`, `publish` | what the hub is, where the gateway is |
+//! | `history` | what may enter the log |
+//! | `provider_keys` | agents' keys on their way into the log |
 //! | `recover` | units that agents still hold after a restore of the hub |
 //! | `access` | what routes see of all that |
 //! | `metrics`, `rbac` | what is counted, what the gateway may |
@@ -28,6 +30,7 @@ mod challenge;
 mod closures;
 pub mod door;
 pub mod foreign;
+mod history;
 mod hub_info;
 mod join;
 mod layers;
@@ -35,6 +38,7 @@ pub mod limits;
 mod logs;
 pub mod metrics;
 pub mod passthrough;
+mod provider_keys;
 mod providers;
 mod publish;
 pub mod rbac;

@@ -44,6 +44,11 @@ impl<W: Work> Units<W> {
         let store = |error| store_refusal(&error);
         let job = &payload.job_uid;
         let noted = self.store.noted_commit(job, step).await.map_err(store)?;
+        if let Some(Noted::Begun(other)) = noted
+            && other != claim.record
+        {
+            self.conclude(job, step, other).await?;
+        }
         match self.store.checkpoint(job, step).await.map_err(store)? {
             // Its first answer may have been lost, or the crash was between the two writes below.
             Some(there) if there == *manifest => {
@@ -56,7 +61,7 @@ impl<W: Work> Units<W> {
             None => {}
         }
         let (files, parsed) = self.whole(unit, step, manifest).await?;
-        self.read_back(agent, unit, &claim, &parsed).await?;
+        self.check_root(agent, unit, &claim, &parsed).await?;
         // Once more, here where it counts: the files took a while to look at.
         self.fence(agent, unit).await?;
         if !noted.is_some_and(|noted| is_of(&noted, &claim.record)) {
@@ -74,8 +79,21 @@ impl<W: Work> Units<W> {
         Ok(entry)
     }
 
+    /// Ends what another commit of this step has begun, if the log has it: its gateway died before it could.
+    async fn conclude(&self, job: &str, step: u64, record: Digest) -> Result<(), Refusal> {
+        let log = self.log.clone();
+        let found = tokio::task::spawn_blocking(move || log.entry(&record)).await;
+        let found = found.map_err(|error| Refusal::unavailable(format!("the log: {error}")))?;
+        let Some((index, envelope)) = found.map_err(|error| store_refusal(&error))? else { return Ok(()) };
+        let Ok(commit) = records::Commit::from_payload(envelope.unverified_payload()) else { return Ok(()) };
+        let store = |error| store_refusal(&error);
+        self.store.note_commit(job, step, &Noted::Logged(Entry { record, index })).await.map_err(store)?;
+        self.store.record_checkpoint(job, step, &commit.manifest).await.map_err(store)?;
+        Ok(())
+    }
+
     /// Recomputes the StateRoot from the blobs; it must be the manifest's and the commit's.
-    async fn read_back(
+    async fn check_root(
         &self,
         agent: &Agent,
         unit: &Found,

@@ -132,7 +132,7 @@ async fn layout(store: &Store, spec: &Digest, manifest: &Manifest) -> Result<Lay
     })?;
     let made = tokio::task::spawn_blocking(move || {
         let (spec, graph) = read_spec(&spec).map_err(internal)?;
-        Ok((render_config(&spec.model), Layout::of(&graph).map_err(internal)?))
+        Ok::<_, Error>((render_config(&spec.model), Layout::of(&graph).map_err(internal)?))
     });
     let (want, layout) = made.await.map_err(internal)??;
     match config {

@@ -82,7 +82,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::hub::job::ledger::tests::job;
+    use crate::hub::ledger::testing::job_record as job;
 
     const UID: &str = "4f2a9c1b-0000-4000-8000-000000000000";
 
