@@ -4,6 +4,8 @@
 //! Owners are asked in a random order, so with a share c of colluding owners one auditor is honest with chance 1 - c. A second
 //! joins one audit in five, of another owner. Over windows the chance to pass is the product of the chances to pass each.
 
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
 use muster_proof::Digest;
 use muster_proof::records::Eligible;
 use muster_proof::selection::{drawn_interval, link, order, second_joins};

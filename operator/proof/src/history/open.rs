@@ -1,6 +1,8 @@
 //! What is still missing before a job's result is verified: each item blocks the pay of its window and the job's Succeeded.
 
-use super::state::{DrawState, GrantState, JobState};
+use std::collections::BTreeSet;
+
+use super::state::{CommitState, DrawState, GrantState, JobState};
 use super::{History, Refusal};
 use crate::Digest;
 use crate::records::{DrawKind, JobId, Tier, VerdictKind};
@@ -48,6 +50,9 @@ impl History {
     pub fn open(&self, id: JobId) -> Result<Vec<Open>, Refusal> {
         let job = self.job(id)?;
         let mut open = Vec::new();
+        let verdicts = || self.verdicts.iter().filter(|(_, verdict)| verdict.job == id);
+        let undecided = verdicts().filter(|(_, verdict)| verdict.kind == VerdictKind::Inconclusive);
+        let inconclusive: BTreeSet<_> = undecided.map(|(_, verdict)| verdict.commit).collect();
         if !job.ended {
             open.push(Open::Training);
         }
@@ -56,16 +61,16 @@ impl History {
                 if grant.closed < grant.commits.len() {
                     open.push(Open::Window { island: number, epoch: *epoch });
                 }
-                self.missing_draws(job, grant, &mut open);
+                self.missing_draws(job, grant, &inconclusive, &mut open);
             }
-            let back = self.verdicts.iter().filter(|(verdict, state)| {
-                state.job == id && state.kind == VerdictKind::Fault && !island.rollbacks.contains(verdict)
+            let back = verdicts().filter(|(verdict, state)| {
+                state.kind == VerdictKind::Fault && !island.rollbacks.contains(*verdict)
             });
             // A fault of a commit that was rolled back for another reason needs nothing more.
-            let counts = |commit: &Digest| job.islands.iter().any(|island| island.path.contains(commit));
             let back = back.filter(|(verdict, state)| {
-                let begun = job.islands.iter().any(|island| island.rollbacks.contains(verdict));
-                begun || counts(&state.commit)
+                let begun = job.islands.iter().any(|island| island.rollbacks.contains(*verdict));
+                let commit = self.commits.get(&state.commit);
+                begun || commit.is_some_and(|commit| counts(job, commit, &state.commit))
             });
             open.extend(back.map(|(verdict, _)| Open::Rollback { verdict: *verdict, island: number }));
         }
@@ -79,15 +84,17 @@ impl History {
         Ok(open)
     }
 
-    fn missing_draws(&self, job: &JobState, grant: &GrantState, open: &mut Vec<Open>) {
+    fn missing_draws(
+        &self,
+        job: &JobState,
+        grant: &GrantState,
+        inconclusive: &BTreeSet<Digest>,
+        open: &mut Vec<Open>,
+    ) {
         for (at, id) in grant.commits.iter().enumerate() {
             let Some(commit) = self.commits.get(id) else { continue };
             // Nobody could tell, and it was run again: nobody is asked twice.
-            let undecided = || {
-                let mut verdicts = self.verdicts.values().filter(|verdict| verdict.commit == *id);
-                verdicts.any(|verdict| verdict.kind == VerdictKind::Inconclusive)
-            };
-            if !job.islands.iter().any(|island| island.path.contains(id)) && undecided() {
+            if inconclusive.contains(id) && !counts(job, commit, id) {
                 continue;
             }
             let last = commit.claim.last == job.job.steps.get() && !commit.claim.failed;
@@ -104,4 +111,11 @@ impl History {
             }
         }
     }
+}
+
+/// Whether a commit is on its island's path, and was not rolled back.
+fn counts(job: &JobState, commit: &CommitState, id: &Digest) -> bool {
+    let at = |n: u64| usize::try_from(n).ok();
+    let island = at(commit.claim.island.get()).and_then(|at| job.islands.get(at));
+    island.zip(at(commit.claim.interval)).is_some_and(|(island, at)| island.path.get(at) == Some(id))
 }
