@@ -33,16 +33,28 @@ func check(name string, err error) {
 	fmt.Printf("ok %s\n", name)
 }
 
-// refuse is a check that must fail, and for the right reason if one is given.
-func refuse(name string, err error, want error) {
+// refuse is a check that must fail; with want, for the reason that it recognises.
+func refuse(name string, err error, want func(error) bool) {
 	switch {
 	case err == nil:
 		check(name, errors.New("was accepted"))
-	case want != nil && err.Error() != want.Error():
-		check(name, fmt.Errorf("refused with %q, want %q", err, want))
+	case want != nil && !want(err):
+		check(name, fmt.Errorf("refused for another reason: %w", err))
 	default:
 		check(name, nil)
 	}
+}
+
+// unverified: no signature of a known key.
+func unverified(err error) bool {
+	_, ok := errors.AsType[*note.UnverifiedNoteError](err)
+	return ok
+}
+
+// forged: a signature in the name of a known key is not its own.
+func forged(err error) bool {
+	_, ok := errors.AsType[*note.InvalidSignatureError](err)
+	return ok
 }
 
 func read(name string) []byte {
@@ -254,17 +266,17 @@ func main() {
 	_, err = tlog.TreeHash(70000, tlog.TileHashReader(other, tiles{}))
 	refuse("refuses tiles under another root", err, nil)
 	_, err = open(read("bad/other-key"), logKey)
-	refuse("refuses a checkpoint by another key", err, errors.New("note has no verifiable signatures"))
+	refuse("refuses a checkpoint by another key", err, unverified)
 	_, err = open(read("bad/other-key"), otherKey)
 	check("which that key did sign", err)
 	_, err = open(read("bad/changed-size"), logKey)
-	refuse("refuses a checkpoint of changed size", err, errors.New("invalid signature for key "+logKey.Name()))
+	refuse("refuses a checkpoint of changed size", err, forged)
 	_, err = open(read("checkpoint.70000"), otherKey)
-	refuse("refuses a good checkpoint under another key", err, errors.New("note has no verifiable signatures"))
+	refuse("refuses a good checkpoint under another key", err, unverified)
 	witness.key = append(ed25519.PublicKey{}, witness.key...)
 	witness.key[3] ^= 1
 	_, err = open(read("checkpoint.70000"), logKey, witness)
-	refuse("refuses a cosignature of another key", err, errors.New("invalid signature for key "+witness.name))
+	refuse("refuses a cosignature of another key", err, forged)
 	for _, level := range []int{0, 1, 2} {
 		spoiled := tiles{spoil: func(tile tlog.Tile, data []byte) []byte {
 			if tile.L == level {
