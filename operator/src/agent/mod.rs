@@ -37,6 +37,7 @@ pub mod hub_keys;
 pub mod identity;
 pub mod join;
 pub mod kept;
+pub mod log;
 pub mod logs;
 pub mod member;
 pub mod membership;

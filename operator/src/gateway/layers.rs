@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
@@ -87,17 +87,17 @@ pub async fn agents_only(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Refusal> {
-    let (agent, entered) = agent(&gateway, &request).await?;
+    let (agent, entered) = agent(&gateway, peer(&request)?, request.headers()).await?;
     request.extensions_mut().insert(agent);
     request.extensions_mut().insert(entered.admitted.clone());
     entered.run(&gateway, request, next).await
 }
 
 /// The agent whose certificate and token these are.
-async fn agent(gateway: &Gateway, request: &Request) -> Result<(Agent, Entered), Refusal> {
-    let entered = enter(gateway, peer(request)?)?;
+async fn agent(gateway: &Gateway, peer: &Peer, headers: &HeaderMap) -> Result<(Agent, Entered), Refusal> {
+    let entered = enter(gateway, peer)?;
     let Admitted { provider, min_epoch, .. } = entered.admitted.clone();
-    let token = bearer(request.headers(), Audience::Gateway)?;
+    let token = bearer(headers, Audience::Gateway)?;
     let holder = gateway.reviews.review(token, Audience::Gateway, &entered.meter.reviews).await?;
     if holder.name.strip_prefix(AGENT_USER_PREFIX) != Some(provider.as_str()) {
         tracing::warn!(provider, holder = holder.name, "a token came with the key of another");
@@ -119,7 +119,7 @@ pub async fn members_only(
         return Ok(response.map(|body| Guarded::new(body).holding(permit).body()));
     }
     let key = key(peer(&request)?)?.public.clone();
-    let (agent, entered) = agent(&gateway, &request).await?;
+    let (agent, entered) = agent(&gateway, peer(&request)?, request.headers()).await?;
     request.extensions_mut().insert(Member::Agent { agent, key });
     entered.run(&gateway, request, next).await
 }

@@ -98,12 +98,18 @@ pub struct Metrics {
     pub limited: Counter,
     /// Bound Secrets removed because their key is no longer accepted.
     pub swept: Counter,
-    /// What is counted of the log.
-    pub log: LogMetrics,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
+        Self::new(&LogMetrics::default())
+    }
+}
+
+impl Metrics {
+    /// With what the log counts.
+    #[must_use]
+    pub fn new(log: &LogMetrics) -> Self {
         let (requests, in_flight) = (Family::default(), Family::default());
         let (joins, mints) = (Family::default(), Family::default());
         let (received, sent, providers) = (Family::default(), Family::default(), Family::default());
@@ -120,7 +126,6 @@ impl Default for Metrics {
         r.register("cuts", "Keys cut off while in use", cuts.clone());
         r.register("rate_limited", "Requests refused because of their number", limited.clone());
         r.register("secrets_swept", "Bound Secrets removed with their key", swept.clone());
-        let log = LogMetrics::default();
         log.register(r);
         Self {
             registry: Arc::new(registry),
@@ -134,12 +139,9 @@ impl Default for Metrics {
             cuts,
             limited,
             swept,
-            log,
         }
     }
-}
 
-impl Metrics {
     /// As Prometheus reads it (OpenMetrics text).
     #[must_use]
     pub fn text(&self) -> String {

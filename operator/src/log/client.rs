@@ -1,6 +1,6 @@
 //! Submitting to a log and reading it, over HTTPS (docs/spec/gateway.md section 11). Nothing that comes from the other end is
 //! believed here: tiles are fetched first, and what they prove is computed after, by `muster_proof`.
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -9,7 +9,7 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use muster_proof::Digest;
 use muster_proof::dsse::Envelope;
 use muster_proof::tlog::note::MAX_NOTE;
-use muster_proof::tlog::tile::{Tile, TilePath, TileSource};
+use muster_proof::tlog::tile::{Resource, Tile};
 use reqwest::{Method, Response, header};
 use serde::de::DeserializeOwned;
 
@@ -132,7 +132,7 @@ pub trait LogClient: Send + Sync {
     /// Gives a head's cosignatures, as note signature lines.
     fn cosign<'a>(&'a self, size: u64, lines: &'a str) -> BoxFuture<'a, Result<(), ClientError>>;
     /// A tile or entry bundle; not verified.
-    fn tile<'a>(&'a self, path: &'a TilePath) -> BoxFuture<'a, Result<Vec<u8>, ClientError>>;
+    fn tile<'a>(&'a self, path: &'a Resource) -> BoxFuture<'a, Result<Vec<u8>, ClientError>>;
     /// A record and the index that it is said to have; `None` if the log does not have it.
     fn entry<'a>(&'a self, record: &'a Digest) -> BoxFuture<'a, Result<Option<LogEntry>, ClientError>>;
 }
@@ -203,7 +203,7 @@ impl<D: Door> LogClient for HttpLog<D> {
         })
     }
 
-    fn tile<'a>(&'a self, path: &'a TilePath) -> BoxFuture<'a, Result<Vec<u8>, ClientError>> {
+    fn tile<'a>(&'a self, path: &'a Resource) -> BoxFuture<'a, Result<Vec<u8>, ClientError>> {
         Box::pin(async move { self.get(&format!("/{path}"), MAX_TILE as usize).await })
     }
 
@@ -222,41 +222,21 @@ impl<D: Door> LogClient for HttpLog<D> {
     }
 }
 
-/// Tiles that were fetched: a source for what `muster_proof` computes, which waits for nothing.
-#[derive(Debug, Default)]
-pub struct Fetched(HashMap<Tile, Vec<u8>>);
-
-/// A computation asked for a tile that was not fetched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("tile {0} was not fetched")]
-pub struct NotFetched(pub Tile);
-
-impl TileSource for Fetched {
-    type Error = NotFetched;
-
-    fn tile(&mut self, tile: Tile) -> Result<Vec<u8>, NotFetched> {
-        self.0.get(&tile).cloned().ok_or(NotFetched(tile))
-    }
-}
-
-/// Fetches the tiles that a computation will ask for. A partial one that is gone has become a full one, whose beginning it is.
+/// Fetches the tiles that a computation will ask for (`muster_proof::tlog::read`); the map is its source. A partial tile that is
+/// gone has become a full one, whose beginning it is, so that one is taken.
 ///
 /// # Errors
 /// [`ClientError`].
-pub async fn fetch(log: &dyn LogClient, tiles: Vec<Tile>) -> Result<Fetched, ClientError> {
+pub async fn fetch(log: &dyn LogClient, tiles: Vec<Tile>) -> Result<BTreeMap<Tile, Vec<u8>>, ClientError> {
     let each = tiles.into_iter().map(|tile| async move {
-        let bytes = match log.tile(&TilePath::Hashes(tile)).await {
-            Err(error) if error.is_absent() && tile.is_partial() => {
-                let mut full = log.tile(&TilePath::Hashes(tile.full())).await?;
-                full.truncate(tile.bytes());
-                full
+        match (log.tile(&Resource::Tile(tile)).await, tile.full()) {
+            (Err(error), Some(full)) if error.is_absent() && full != tile => {
+                Ok((full, log.tile(&Resource::Tile(full)).await?))
             }
-            other => other?,
-        };
-        Ok((tile, bytes))
+            (answer, _) => Ok((tile, answer?)),
+        }
     });
-    let found: HashMap<_, _> = stream::iter(each).buffer_unordered(AT_ONCE).try_collect().await?;
-    Ok(Fetched(found))
+    stream::iter(each).buffer_unordered(AT_ONCE).try_collect().await
 }
 
 /// Nothing, if that is what 404 means.

@@ -99,13 +99,13 @@ impl Home {
         Ok(Self { path: path.to_owned(), key: read_key(path, &kept)?, _lock: lock })
     }
 
-    /// The key of a log that somebody else may be writing.
+    /// Files and key of a log that somebody else may be writing.
     ///
     /// # Errors
     /// [`HomeError`].
-    pub fn look(path: &Path) -> Result<NoteKey, HomeError> {
+    pub fn look(path: &Path) -> Result<(RealDisk, NoteKey), HomeError> {
         let kept = kept_origin(path)?.ok_or_else(|| HomeError::NoLog(path.to_owned()))?;
-        read_key(path, &kept)
+        Ok((RealDisk::new(path), read_key(path, &kept)?))
     }
 
     /// Signs the log's heads; its name is the origin.
@@ -196,7 +196,7 @@ mod tests {
         drop(again);
         let other = Home::open(&path, "hub.example/other").unwrap_err().to_string();
         assert!(other.contains("--log-origin hub.example/log"), "{other}");
-        assert_eq!(*Home::look(&path).unwrap().public(), public);
+        assert_eq!(*Home::look(&path).unwrap().1.public(), public);
     }
 
     #[test]

@@ -50,11 +50,11 @@ use std::time::Instant;
 use muster_proof::Digest;
 use muster_proof::dsse::Envelope;
 use muster_proof::tlog::note::{NoteKey, VerifierKey};
-use muster_proof::tlog::tile::TilePath;
+use muster_proof::tlog::tile::{Resource, Tile};
 use tokio::sync::{Semaphore, oneshot};
 
 use self::admit::{Admit, Refusal};
-use self::cosignatures::Cosignatures;
+use self::cosignatures::{CosignError, Cosignatures, Witnesses};
 use self::disk::Disk;
 use self::writer::{Waiting, Writer};
 
@@ -139,23 +139,12 @@ impl Log {
     fn start(
         disk: Arc<dyn Disk>,
         key: NoteKey,
-        mut admit: Box<dyn Admit>,
+        admit: Box<dyn Admit>,
         home: Option<Home>,
     ) -> Result<Self, LogError> {
-        let found = recover::recover(disk.as_ref(), key.public(), admit.as_mut())?;
-        let cosignatures = Cosignatures::open(disk.clone(), key.public().clone())?;
         let (view, public) = (LogView::default(), key.public().clone());
-        let mut writer = Writer {
-            disk: disk.clone(),
-            key,
-            admit,
-            published: view.published.clone(),
-            metrics: view.metrics.clone(),
-            tip: found.tip,
-            folders: BTreeSet::new(),
-        };
-        writer.resume(found.head.as_ref(), found.records)?;
-        writer.take_over(&found.tail)?;
+        let writer = writer(&disk, key, admit, &view)?;
+        let cosignatures = Cosignatures::open(disk.clone(), public.clone())?;
         let (queue, waiting) = mpsc::channel();
         let writer = std::thread::Builder::new().name("log".to_owned()).spawn(move || writer.run(&waiting))?;
         Ok(Self {
@@ -197,6 +186,16 @@ impl Log {
         &self.key
     }
 
+    /// Keeps what witnesses add to the published head of this size; durable when this returns. Blocks.
+    ///
+    /// # Errors
+    /// [`CosignError`]; then none was kept.
+    pub fn cosign(&self, size: u64, lines: &[u8], witnesses: &dyn Witnesses) -> Result<usize, CosignError> {
+        let taken = self.cosignatures.add(&self.view.published, size, lines, witnesses)?;
+        self.view.metrics.cosignatures.inc_by(taken as u64);
+        Ok(taken)
+    }
+
     /// What witnesses have added.
     #[must_use]
     pub fn cosignatures(&self) -> &Cosignatures {
@@ -207,8 +206,11 @@ impl Log {
     ///
     /// # Errors
     /// Any of the disk.
-    pub fn tile(&self, path: &TilePath) -> io::Result<Option<Vec<u8>>> {
-        if !path.is_in(self.view.published.size()) {
+    pub fn tile(&self, path: &Resource) -> io::Result<Option<Vec<u8>>> {
+        let place = growth::place(path);
+        // What is on the disk beyond the newest head may still become something else.
+        let published = Tile::of_tree(place.level(), place.index(), self.view.published.size());
+        if published.is_none_or(|published| published.width() < place.width()) {
             return Ok(None);
         }
         self.disk.read(&path.to_string(), read::MAX_TILE)
@@ -220,12 +222,31 @@ impl Log {
     /// Any of the disk, and `InvalidData` if the envelope is damaged.
     pub fn entry(&self, record: &Digest) -> io::Result<Option<(u64, Envelope)>> {
         let Some(index) = self.view.published.index(record) else { return Ok(None) };
-        let envelope = read::envelope(self.disk.as_ref(), index, record);
-        envelope.map(|envelope| Some((index, envelope))).map_err(|error| match error {
-            read::ReadError::Io(error) => error,
-            other => io::Error::new(io::ErrorKind::InvalidData, other),
-        })
+        let envelope = read::envelope(self.disk.as_ref(), record);
+        envelope.map(|envelope| Some((index, envelope))).map_err(io::Error::from)
     }
+}
+
+/// Reads what is on the disk and ends what a crash cut short.
+fn writer(
+    disk: &Arc<dyn Disk>,
+    key: NoteKey,
+    mut admit: Box<dyn Admit>,
+    view: &LogView,
+) -> Result<Writer, LogError> {
+    let found = recover::recover(disk.as_ref(), key.public(), admit.as_mut())?;
+    let mut writer = Writer {
+        disk: disk.clone(),
+        key,
+        admit,
+        published: view.published.clone(),
+        metrics: view.metrics.clone(),
+        tip: found.tip,
+        folders: BTreeSet::new(),
+    };
+    writer.resume(found.head.as_ref(), found.records)?;
+    writer.take_over(&found.tail)?;
+    Ok(writer)
 }
 
 impl Drop for Log {

@@ -3,6 +3,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use muster_proof::Digest;
+use tokio::sync::watch;
 
 /// Heads that a witness may still cosign. With a head every 5 ms these are 20 s.
 const HEADS: usize = 4096;
@@ -22,18 +23,20 @@ pub struct Head {
 struct View {
     heads: VecDeque<Head>,
     index: HashMap<Digest, u64>,
-    /// Why nothing is appended any more.
-    stopped: Option<String>,
 }
 
 /// Shared by the writer, who adds, and everybody who reads.
 #[derive(Debug, Default)]
-pub struct Published(RwLock<View>);
+pub struct Published {
+    view: RwLock<View>,
+    /// Why nothing is appended any more.
+    stopped: watch::Sender<Option<String>>,
+}
 
 impl Published {
     /// A new head, and the records that it has beyond the one before.
     pub fn publish(&self, head: Head, records: impl IntoIterator<Item = (Digest, u64)>) {
-        let mut view = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
         view.index.extend(records);
         if view.heads.len() == HEADS {
             view.heads.pop_front();
@@ -44,7 +47,7 @@ impl Published {
     /// The newest head; none before the log has read itself.
     #[must_use]
     pub fn newest(&self) -> Option<Head> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).heads.back().cloned()
+        self.view.read().unwrap_or_else(PoisonError::into_inner).heads.back().cloned()
     }
 
     /// How many entries the newest head has.
@@ -56,7 +59,7 @@ impl Published {
     /// One of the last heads, by its size.
     #[must_use]
     pub fn head(&self, size: u64) -> Option<Head> {
-        let view = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
         let at = view.heads.binary_search_by_key(&size, |head| head.size).ok()?;
         view.heads.get(at).cloned()
     }
@@ -64,18 +67,32 @@ impl Published {
     /// A record's index, if a published head has it.
     #[must_use]
     pub fn index(&self, record: &Digest) -> Option<u64> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).index.get(record).copied()
+        self.view.read().unwrap_or_else(PoisonError::into_inner).index.get(record).copied()
     }
 
     /// From now on nothing is appended.
     pub fn stop(&self, why: String) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).stopped.get_or_insert(why);
+        self.stopped.send_modify(|stopped| {
+            stopped.get_or_insert(why);
+        });
     }
 
     /// Why nothing is appended, if so.
     #[must_use]
     pub fn stopped(&self) -> Option<String> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).stopped.clone()
+        self.stopped.borrow().clone()
+    }
+
+    /// Waits until nothing is appended any more, and says why.
+    pub async fn until_stopped(&self) -> String {
+        let mut stopped = self.stopped.subscribe();
+        loop {
+            if let Some(why) = stopped.borrow_and_update().clone() {
+                return why;
+            }
+            // The sender is of `self`.
+            let _ = stopped.changed().await;
+        }
     }
 }
 

@@ -2,18 +2,20 @@
 //! does not start; what a crash left beyond the last head is taken over if it is whole, else it is as if it had never been.
 use std::collections::HashSet;
 use std::io;
+use std::thread;
 
 use muster_proof::Digest;
+use muster_proof::dsse::Envelope;
 use muster_proof::tlog::checkpoint::SignedCheckpoint;
 use muster_proof::tlog::entry::Entry;
 use muster_proof::tlog::note::VerifierKey;
+use muster_proof::tlog::tile::{Bundle, WIDTH};
 
 use super::admit::{Admit, Refusal};
 use super::disk::Disk;
-use super::growth::Tip;
+use super::growth::{Tip, place};
 use super::layout;
 use super::read::{self, ReadError};
-use super::tiles::WIDTH;
 use super::writer::Submission;
 
 /// Why the log does not start.
@@ -40,6 +42,17 @@ pub enum RecoverError {
         got: Digest,
         /// What was published.
         want: Digest,
+    },
+    /// A head that witnesses have seen is gone.
+    #[error(
+        "the log went back: its head has {size} entries, but witnesses have cosigned one of {cosigned} (cosignatures/{cosigned}). \
+         It was restored from an old backup, and to go on would fork it; restore the newest files"
+    )]
+    WentBack {
+        /// Entries under the head.
+        size: u64,
+        /// Entries under the cosigned one.
+        cosigned: u64,
     },
     /// There are tiles, but no head.
     #[error(
@@ -87,26 +100,32 @@ pub fn recover(
         return Err(RecoverError::NoCheckpoint);
     }
     let size = head.as_ref().map_or(0, |head| head.checkpoint().size());
+    let cosigned = disk.list(layout::COSIGNATURES)?.iter().filter_map(|name| name.parse().ok()).max();
+    if let Some(cosigned) = cosigned.filter(|cosigned| *cosigned > size) {
+        return Err(RecoverError::WentBack { size, cosigned });
+    }
     let mut tip = Tip::default();
     let mut records = Vec::new();
     while tip.size() < size {
-        let index = tip.size() / WIDTH;
-        let width = WIDTH.min(size - index * WIDTH);
-        let bundle = read::entries(disk, index, width)?;
-        for body in &bundle {
-            let at = records.len() as u64;
-            let record = replay(disk, admit, at, body)?;
-            records.push(record);
+        let bundle = Bundle::with_entry(tip.size(), size).ok_or_else(|| io::Error::other("no such bundle"))?;
+        let bodies = read::entries(disk, bundle)?;
+        for read in each(disk, bundle, &bodies) {
+            let (entry, envelope) = read?;
+            replay(admit, records.len() as u64, &entry, &envelope)?;
+            records.push(entry.record_id());
         }
-        let growth = tip.grow(bundle.iter().map(Vec::as_slice))?;
-        // Of the last tiles these are the partial ones of the head, as they were written with it.
-        for (path, bytes) in &growth.files {
+        let growth = tip.grow(bodies.iter().map(Vec::as_slice))?;
+        tip = growth.tip;
+        // Partial tiles within the log may never have been written: only those of the head itself must be there.
+        let is_last = tip.size() == size;
+        for (path, bytes) in growth.files.iter().filter(|(path, _)| is_last || place(path).is_full()) {
             read::same(disk, path, bytes)?;
         }
-        tip = growth.tip;
-        if tip.size() == size {
-            check_root(size, growth.root, head.as_ref())?;
-        }
+    }
+    if let Some(head) = &head
+        && *head.checkpoint().root() != tip.root()
+    {
+        return Err(RecoverError::Root { size, got: tip.root(), want: *head.checkpoint().root() });
     }
     let known: HashSet<_> = records.iter().copied().collect();
     let tail = tail(disk, &tip, &known)?;
@@ -114,47 +133,63 @@ pub fn recover(
     Ok(Recovered { tip, head, records, tail })
 }
 
-fn check_root(size: u64, got: Digest, head: Option<&SignedCheckpoint>) -> Result<(), RecoverError> {
-    match head.map(|head| *head.checkpoint().root()) {
-        Some(want) if want != got => Err(RecoverError::Root { size, got, want }),
-        _ => Ok(()),
-    }
+/// The entries of a bundle with their envelopes; that signatures verify takes the time, so all cores do it.
+pub fn each(
+    disk: &dyn Disk,
+    bundle: Bundle,
+    bodies: &[Vec<u8>],
+) -> Vec<Result<(Entry, Envelope), ReadError>> {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let part = bodies.len().div_ceil(threads).max(1);
+    let one = |at: usize, body: &Vec<u8>| {
+        let entry = read::entry(bundle, at, body)?;
+        let envelope = read::envelope_of(disk, &entry)?;
+        Ok((entry, envelope))
+    };
+    thread::scope(|scope| {
+        let parts = bodies.chunks(part).zip((0..).step_by(part));
+        let work: Vec<_> = parts
+            .map(|(bodies, first)| {
+                let read = move || bodies.iter().zip(first..).map(|(body, at)| one(at, body)).collect::<Vec<_>>();
+                scope.spawn(read)
+            })
+            .collect();
+        let panicked = || vec![Err(io::Error::other("a reader has panicked").into())];
+        work.into_iter().flat_map(|part| part.join().unwrap_or_else(|_| panicked())).collect()
+    })
 }
 
-/// One entry that was published. That its signature is good was checked when it came; its bytes are those of the root.
+/// One entry that was published.
 fn replay(
-    disk: &dyn Disk,
     admit: &mut dyn Admit,
     index: u64,
-    body: &[u8],
-) -> Result<Digest, RecoverError> {
-    let entry = read::entry(index, body)?;
+    entry: &Entry,
+    envelope: &Envelope,
+) -> Result<(), RecoverError> {
     let record = entry.record_id();
-    let envelope = read::envelope(disk, index, &record)?;
     let refused = |refusal| RecoverError::Replay { index, record, refusal };
     let known = std::slice::from_ref(entry.key());
-    if admit.signer(&envelope, known).is_none_or(|signer| signer != *entry.key()) {
+    if admit.signer(envelope, known).is_none_or(|signer| signer != *entry.key()) {
         let message = "the key of its leaf is not the one that the log's records name";
         return Err(refused(Refusal::conflict("UnknownSigner", message)));
     }
-    admit.admit(index, &envelope).map_err(refused)?;
-    Ok(record)
+    admit.admit(index, envelope).map_err(refused)
 }
 
 /// Entries beyond the head, up to the first that is not whole.
 fn tail(disk: &dyn Disk, tip: &Tip, known: &HashSet<Digest>) -> Result<Vec<Submission>, RecoverError> {
     let mut found = Vec::new();
     let mut own = tip.bundle().to_vec();
-    let mut index = tip.size() / WIDTH;
+    let mut index = tip.size() / u64::from(WIDTH);
     loop {
-        let bundle = read::longest_entries(disk, index, &own)?;
-        for body in bundle.iter().skip(own.len()) {
+        let bodies = read::longest_entries(disk, index, &own)?;
+        for body in bodies.iter().skip(own.len()) {
             match whole(disk, body, known) {
                 Some(submission) => found.push(submission),
                 None => return Ok(found),
             }
         }
-        if (bundle.len() as u64) < WIDTH {
+        if bodies.len() < usize::from(WIDTH) {
             return Ok(found);
         }
         own.clear();
@@ -165,11 +200,8 @@ fn tail(disk: &dyn Disk, tip: &Tip, known: &HashSet<Digest>) -> Result<Vec<Submi
 /// The record of an entry, if all of it is there.
 fn whole(disk: &dyn Disk, body: &[u8], known: &HashSet<Digest>) -> Option<Submission> {
     let entry = Entry::parse(body).ok()?;
-    let record = entry.record_id();
-    let envelope = read::envelope(disk, 0, &record).ok()?;
-    let again = Entry::of(&envelope, entry.key()).ok()?;
-    (again.body() == body && !known.contains(&record))
-        .then(|| Submission { envelope, known: vec![entry.key().clone()] })
+    let envelope = read::envelope_of(disk, &entry).ok()?;
+    (!known.contains(&entry.record_id())).then(|| Submission { envelope, known: vec![entry.key().clone()] })
 }
 
 /// Removes envelopes that were half-written.

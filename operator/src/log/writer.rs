@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 use super::admit::{Admit, Refusal};
 use super::disk::{Disk, Writing};
-use super::growth::{Growth, Tip};
+use super::growth::{Growth, Tip, partials};
 use super::metrics::LogMetrics;
 use super::published::{Head, Published};
 use super::{AppendError, layout};
@@ -85,7 +85,7 @@ impl Writer {
         AppendError::Stopped(self.published.stopped().unwrap_or_else(|| "the gateway stops".to_owned()))
     }
 
-    fn batch(&mut self, batch: Vec<Waiting>) -> io::Result<()> {
+    pub(super) fn batch(&mut self, batch: Vec<Waiting>) -> io::Result<()> {
         let mut new: Vec<Admitted> = Vec::new();
         let mut here: HashMap<Digest, u64> = HashMap::new();
         let mut answers = Vec::with_capacity(batch.len());
@@ -195,7 +195,9 @@ impl Writer {
         writing.finish()?;
 
         let first = self.tip.size();
-        let Growth { files, root, tip, replaced } = self.tip.grow(new.iter().map(|one| one.entry.as_slice()))?;
+        let Growth { files, root, tip } = self.tip.grow(new.iter().map(|one| one.entry.as_slice()))?;
+        let replaced: Vec<_> = files.iter().filter_map(|(path, _)| partials(path)).collect();
+        let files: Vec<_> = files.into_iter().map(|(path, bytes)| (path.to_string(), bytes)).collect();
         let mut writing = Writing::new(disk.as_ref(), &mut self.folders);
         writing.put_all(&files)?;
         writing.finish()?;
