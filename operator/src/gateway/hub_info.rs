@@ -112,7 +112,7 @@ impl HubInfo {
             }
             None => hub_keys::trust_first(&keys)?,
         };
-        *known = Some(Known { public: HubPublic { incarnation, keys }, newest });
+        *known = Some(Known { public: HubPublic { incarnation, keys, log: None }, newest });
         Ok(())
     }
 
@@ -242,7 +242,10 @@ mod tests {
             data("0", std::slice::from_ref(&one)),
         ] {
             info.see(&bad).unwrap_err();
-            assert_eq!(info.get().unwrap(), (HubPublic { incarnation: 1, keys: vec![one.clone()] }, 1));
+            assert_eq!(
+                info.get().unwrap(),
+                (HubPublic { incarnation: 1, keys: vec![one.clone()], log: None }, 1)
+            );
         }
         info.see(&data("2", &[one.clone(), two.clone()])).unwrap();
         assert!(matches!(info.see(&data("1", &[one.clone(), two])), Err(Error::WentBack { .. })));
