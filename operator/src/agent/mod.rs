@@ -10,7 +10,7 @@
 //! | [`hub_keys`], [`fence`] | whose signatures count, which epochs still do; both only move forward |
 //! | [`render`], [`observe`] | pure: payload to Job, Jobs and pods to facts |
 //! | [`member`], [`hub`], [`hub_client`], [`hub_blobs`], [`direct`] | the only holders of clients |
-//! | [`witness`], [`provider_key`] | the hub's log: what was seen of it, and our key in it |
+//! | [`log`], [`witness`], [`provider_key`] | the hub's log: what was seen of it, and our key in it |
 //! | [`salt`], [`secret`], [`commits`] | what hides step records, and where they are kept |
 //! | [`relay`] | the pods' service: rendezvous, blobs, checkpoints, progress |
 //! | [`upload`], [`status`], [`report`] | what the hub gets |
@@ -26,7 +26,6 @@ pub mod commits;
 pub mod controller;
 pub mod direct;
 pub mod doctor;
-mod door;
 #[cfg(test)]
 mod fake_gateway;
 pub mod fence;
@@ -41,6 +40,7 @@ pub mod hub_keys;
 pub mod identity;
 pub mod join;
 pub mod kept;
+pub mod log;
 pub mod logs;
 pub mod member;
 pub mod membership;
