@@ -2,6 +2,7 @@
 //! tenant's own witness, if there is one. An owner counts once, however many providers it has.
 
 use super::{Policy, PolicyError, VerifierKey};
+use crate::tlog::note::MAX_SIGNATURES;
 
 /// Who owns providers, and their witnesses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,24 +20,15 @@ impl Policy {
     ///
     /// # Errors
     /// [`PolicyError`]: no owner, an owner without providers, a name with spaces, a name or key that occurs
-    /// twice, a key of the wrong kind, or more than a policy can have.
+    /// twice, a key of the wrong kind, more than a policy can have, or more owners than a note has signatures for.
     pub fn owners(
         logs: &[VerifierKey],
         owners: &[Owner],
         tenant: Option<&VerifierKey>,
     ) -> Result<Self, PolicyError> {
-        use std::fmt::Write as _;
         let refuse = |why: String| Err(PolicyError { line: None, why });
         // Written as a file and read again: what holds for every policy holds for this one.
-        let mut text = String::new();
-        let mut line = |args: std::fmt::Arguments<'_>| {
-            // A string takes all that is written to it.
-            let _ = text.write_fmt(args);
-            text.push('\n');
-        };
-        for key in logs {
-            line(format_args!("log {key}"));
-        }
+        let mut lines: Vec<String> = logs.iter().map(|key| format!("log {key}")).collect();
         for owner in owners {
             for name in std::iter::once(&owner.name).chain(owner.providers.iter().map(|(name, _)| name)) {
                 // A space would end the word and a newline begin another line.
@@ -45,7 +37,7 @@ impl Policy {
                 }
             }
             for (name, key) in &owner.providers {
-                line(format_args!("witness provider/{name} {key}"));
+                lines.push(format!("witness provider/{name} {key}"));
             }
         }
         for Owner { name, providers } in owners {
@@ -53,18 +45,25 @@ impl Policy {
                 return refuse(format!("owner {name:?} has no provider, so it can never cosign"));
             }
             let members: String = providers.iter().map(|(name, _)| format!(" provider/{name}")).collect();
-            line(format_args!("group owner/{name} any{members}"));
+            lines.push(format!("group owner/{name} any{members}"));
         }
         if owners.is_empty() {
             return refuse("a policy of owners needs at least one".into());
         }
-        let members: String = owners.iter().map(|owner| format!(" owner/{}", owner.name)).collect();
-        line(format_args!("group owners {}{members}", owners.len() * 2 / 3 + 1));
-        if let Some(key) = tenant {
-            line(format_args!("witness tenant {key}"));
-            line(format_args!("group owners-and-tenant all owners tenant"));
+        let threshold = owners.len() * 2 / 3 + 1;
+        // The log's own signature and the tenant's need room beside those of the owners.
+        if threshold + 1 + usize::from(tenant.is_some()) > MAX_SIGNATURES {
+            return refuse(format!(
+                "{threshold} owners must cosign, but a note has {MAX_SIGNATURES} signatures"
+            ));
         }
-        line(format_args!("quorum {}", if tenant.is_some() { "owners-and-tenant" } else { "owners" }));
-        text.parse().map_err(|PolicyError { why, .. }| PolicyError { line: None, why })
+        let members: String = owners.iter().map(|owner| format!(" owner/{}", owner.name)).collect();
+        lines.push(format!("group owners {threshold}{members}"));
+        if let Some(key) = tenant {
+            lines.push(format!("witness tenant {key}"));
+            lines.push("group owners-and-tenant all owners tenant".to_owned());
+        }
+        lines.push(format!("quorum {}", if tenant.is_some() { "owners-and-tenant" } else { "owners" }));
+        lines.join("\n").parse().map_err(|PolicyError { why, .. }| PolicyError { line: None, why })
     }
 }

@@ -187,6 +187,11 @@ fn odd_owners_are_refused() {
     ] {
         assert!(Policy::owners(&logs, &owners, None).is_err(), "{owners:?}");
     }
+    // 64 of 95 must cosign, and the log signs too: more than a note has room for.
+    let many: Vec<_> = (0..95).map(|i| owner(&format!("o{i}"), &[i + 10])).collect();
+    assert!(Policy::owners(&logs, &many[..94], None).is_ok());
+    assert!(Policy::owners(&logs, &many, None).is_err());
+    assert!(Policy::owners(&logs, &many[..94], Some(&vkey(2))).is_err());
     let mut bad = owner("a", &[2]);
     bad.providers.push(("x y".to_owned(), vkey(3)));
     assert!(Policy::owners(&logs, &[bad], None).is_err());
