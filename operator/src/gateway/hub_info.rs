@@ -222,10 +222,10 @@ pub fn version(text: &str) -> Result<String, Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use muster_proof::key::SigningKey;
     use muster_proof::tlog::note::{Algorithm, KeyName, NoteKey};
 
     use super::*;
-    use muster_proof::key::SigningKey;
 
     fn key(seed: u8) -> SigningKey {
         SigningKey::generate([seed; 32]).unwrap()
