@@ -108,7 +108,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let commits = Commits::open(dir.path()).unwrap();
         let number = Bits::of(1.5);
-        let record = StepRecord { eval_loss: None, grad_norm: number, learning_rate: number, loss: number, step: 1 };
+        let record =
+            StepRecord { eval_loss: None, grad_norm: number, learning_rate: number, loss: number, step: 1 };
         let commit = Envelope::sign("x", b"{}", &SigningKey::generate([7; 32]).unwrap()).unwrap();
         let one = Committed { commit, records: vec![record] };
         commits.save("a-0-1", 20, &one).unwrap();

@@ -159,3 +159,60 @@ impl Announcer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::fake_gateway::{FakeGateway, tlog};
+    use crate::agent::gateway_tests::Agent;
+    use crate::agent::units::locked;
+
+    async fn site() -> (FakeGateway, Agent, Announcer) {
+        let (gateway, _) = FakeGateway::simple().await;
+        let agent = Agent::joined(&gateway).await;
+        agent.session.renew(0).await.unwrap();
+        let witness = Witness::open(agent.dir.path(), "east", &agent.membership.log).unwrap();
+        let announcer = Announcer {
+            session: agent.session.clone(),
+            identity: agent.identity.clone(),
+            provider: "east".to_owned(),
+            witness: Arc::new(witness),
+        };
+        (gateway, agent, announcer)
+    }
+
+    #[tokio::test]
+    async fn the_key_is_left_for_the_hub_until_the_log_has_it() {
+        let (gateway, agent, announcer) = site().await;
+        assert_eq!(announcer.announce().await.unwrap(), Announced::Waiting);
+        assert_eq!(announcer.announce().await.unwrap(), Announced::Waiting);
+        gateway.change(|hub| hub.log.countersigns = true);
+        assert_eq!(announcer.announce().await.unwrap(), Announced::Logged);
+        let left = locked(&gateway.hub).log.pending.clone();
+        assert!(left.windows(2).all(|two| two[0] == two[1]), "the same record each time");
+        let own = agent.identity.signing().public();
+        let verified = left[0].verify_each(ProviderKey::PAYLOAD_TYPE, &[own]).unwrap();
+        let record = ProviderKey::from_payload(verified.payload()).unwrap();
+        assert_eq!((record.hub.as_str(), record.provider.as_str()), (tlog::ORIGIN, "east"));
+        assert_eq!((record.owner.as_str(), &record.key), ("acme", own));
+        assert_eq!(record.witness.as_str(), announcer.witness.verifier().to_string());
+        // Somebody else stands behind the provider: another record.
+        gateway.change(|hub| hub.log.owner = "other".to_owned());
+        assert_eq!(announcer.announce().await.unwrap(), Announced::Logged);
+        assert_eq!(locked(&gateway.hub).log.entries.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_log_with_another_key_gets_nothing() {
+        let (gateway, _agent, announcer) = site().await;
+        gateway.change(|hub| hub.public.log = Some(tlog::note_key(6).public().to_string()));
+        let error = announcer.announce().await.unwrap_err();
+        assert!(matches!(error, ProviderKeyError::OtherLog { .. }), "{error}");
+        gateway.change(|hub| {
+            hub.public.log = Some(tlog::LOG.to_owned());
+            hub.log.owner = "No Label".to_owned();
+        });
+        assert!(matches!(announcer.announce().await, Err(ProviderKeyError::Unfit(_))));
+        assert!(locked(&gateway.hub).log.pending.is_empty());
+    }
+}

@@ -12,7 +12,8 @@ use crate::runtime::files::{self, Access};
 /// with the old bytes could not be done again.
 pub fn open(state: &Path, name: &str) -> io::Result<[u8; 32]> {
     let path = state.join(name);
-    let lock = File::options().create(true).truncate(false).write(true).open(state.join(format!("{name}.lock")))?;
+    let lock =
+        File::options().create(true).truncate(false).write(true).open(state.join(format!("{name}.lock")))?;
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
     if !path.exists() {
         let mut bytes = [0; 32];

@@ -234,7 +234,14 @@ mod tests {
     #[test]
     fn nothing_goes_back_and_nothing_is_written_twice() {
         let digest = Digest::of(b"m");
-        let commit = |step| Commit { step, manifest: digest, state_root: digest, record: digest, attempt: 1, durable: true };
+        let commit = |step| Commit {
+            step,
+            manifest: digest,
+            state_root: digest,
+            record: digest,
+            attempt: 1,
+            durable: true,
+        };
         let mut state = UnitState {
             memory: Memory { attempt: 2, ..Memory::default() },
             checkpoints: vec![commit(20)],

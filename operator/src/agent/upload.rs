@@ -194,7 +194,12 @@ async fn bind(unit: &Unit, attempt: i64, hub: &dyn HubBlobs) -> Result<(), Uploa
         return Ok(());
     }
     let logged = hub.submit(&binding.record).await?;
-    tracing::info!(unit = unit.name(), attempt, index = logged.index, "the log has the binding of the sidecar's key");
+    tracing::info!(
+        unit = unit.name(),
+        attempt,
+        index = logged.index,
+        "the log has the binding of the sidecar's key"
+    );
     let logged = |state: &mut UnitState| {
         if let Some(known) = state.bindings.get_mut(&attempt).filter(|known| known.record == binding.record) {
             known.logged = true;

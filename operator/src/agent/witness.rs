@@ -36,7 +36,9 @@ pub enum WitnessError {
     #[error("state directory: {0}")]
     Io(#[from] io::Error),
     /// A file of it holds something else.
-    #[error("{path}: {problem}; restore it from a backup, or remove membership.json beside it and join with a new token")]
+    #[error(
+        "{path}: {problem}; restore it from a backup, or remove membership.json beside it and join with a new token"
+    )]
     Damaged {
         /// The file.
         path: String,
@@ -71,6 +73,27 @@ pub enum Alarm {
     Rewrite,
 }
 
+impl Alarm {
+    /// The reason of the condition `LogConsistent=False`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fork => "Fork",
+            Self::Rollback => "Rollback",
+            Self::Rewrite => "Rewrite",
+        }
+    }
+}
+
+/// An alarm that was raised here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alarmed {
+    /// Of which kind.
+    pub kind: Alarm,
+    /// What was seen, and where the evidence lies.
+    pub text: String,
+}
+
 /// The evidence, as it lies in the state directory: two notes that the log has signed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -94,7 +117,7 @@ struct State {
     seen: Option<SignedCheckpoint>,
     /// Size of the head whose cosignature was taken, by this process.
     given: Option<u64>,
-    alarm: Option<String>,
+    alarm: Option<Alarmed>,
     trouble: Option<String>,
 }
 
@@ -104,7 +127,7 @@ pub struct Standing {
     /// Size and root that were cosigned last.
     pub head: Option<(u64, Digest)>,
     /// Why the log is not to be believed.
-    pub alarm: Option<String>,
+    pub alarm: Option<Alarmed>,
     /// Why it could not be looked at.
     pub trouble: Option<String>,
 }
@@ -136,10 +159,9 @@ impl Witness {
                 Some(open.map_err(|error| damaged(&state.join(SEEN), &error))?)
             }
         };
-        let kept = read_json::<Kept>(&state.join(EVIDENCE))?;
-        let alarm = kept.map(|kept| words(kept.alarm, &state.join(EVIDENCE)));
-        if let Some(alarm) = &alarm {
-            tracing::error!(alarm, "the hub's log is not to be believed; no new unit is taken");
+        let alarm = alarmed(state);
+        if let Some(Alarmed { text, .. }) = &alarm {
+            tracing::error!(alarm = text, "the hub's log is not to be believed; no new unit is taken");
         }
         let state_now = State { seen, alarm, ..State::default() };
         let (dir, looking) = (state.to_owned(), tokio::sync::Mutex::default());
@@ -189,11 +211,16 @@ impl Witness {
     /// Why no new unit is taken, if that is so.
     #[must_use]
     pub fn distrust(&self) -> Option<String> {
-        locked(&self.state).alarm.clone()
+        locked(&self.state).alarm.as_ref().map(|alarm| alarm.text.clone())
     }
 
     /// Looks at the log whenever a heartbeat brings its size, until `shutdown`.
-    pub async fn run(self: Arc<Self>, log: impl LogClient, mut sizes: watch::Receiver<u64>, shutdown: Shutdown) {
+    pub async fn run(
+        self: Arc<Self>,
+        log: impl LogClient,
+        mut sizes: watch::Receiver<u64>,
+        shutdown: Shutdown,
+    ) {
         loop {
             tokio::select! {
                 biased;
@@ -240,7 +267,8 @@ impl Witness {
         let request = self.request(log, seen.as_ref(), &bytes).await?;
         match decide(std::slice::from_ref(&self.log), seen.as_ref(), &request) {
             Decision::Cosign(new) => {
-                let kept = serde_json::to_vec(&Seen { checkpoint: new.to_string() }).map_err(io::Error::from)?;
+                let kept =
+                    serde_json::to_vec(&Seen { checkpoint: new.to_string() }).map_err(io::Error::from)?;
                 files::write_atomic(&self.dir.join(SEEN), &kept, Access::Private)?;
                 locked(&self.state).seen = Some(new.clone());
                 self.give(log, &new).await
@@ -294,7 +322,8 @@ impl Witness {
     fn alarm(&self, alarm: Alarm, evidence: &Evidence) -> WitnessError {
         let path = self.dir.join(EVIDENCE);
         let Evidence { kept, got } = evidence;
-        let text = words(alarm, &path);
+        let alarmed = words(alarm, &path);
+        let text = alarmed.text.clone();
         tracing::error!(
             kept = %kept, got = %got,
             "{text}. Running units go on, no new one is taken; show both heads to the hub's admin and to the other witnesses"
@@ -305,18 +334,28 @@ impl Witness {
         if let Err(error) = written {
             tracing::error!(%error, "the evidence could not be kept; it is in the line before");
         }
-        locked(&self.state).alarm = Some(text.clone());
+        locked(&self.state).alarm = Some(alarmed);
         WitnessError::Inconsistent(text)
     }
 }
 
-fn words(alarm: Alarm, path: &Path) -> String {
-    let what = match alarm {
+/// The alarm that was raised in this state directory, if one was. A damaged file is one, too: what it held is not known.
+#[must_use]
+pub fn alarmed(state: &Path) -> Option<Alarmed> {
+    let path = state.join(EVIDENCE);
+    match read_json::<Kept>(&path) {
+        Ok(kept) => kept.map(|kept| words(kept.alarm, &path)),
+        Err(error) => Some(Alarmed { kind: Alarm::Rewrite, text: error.to_string() }),
+    }
+}
+
+fn words(kind: Alarm, path: &Path) -> Alarmed {
+    let what = match kind {
         Alarm::Fork => "the hub's log has signed two histories of one length",
         Alarm::Rollback => "the hub's log has lost entries that it had signed",
         Alarm::Rewrite => "the hub's log has changed entries that it had signed",
     };
-    format!("{what}; the evidence is in {}", path.display())
+    Alarmed { kind, text: format!("{what}; the evidence is in {}", path.display()) }
 }
 
 fn not_the_log(decision: &Decision) -> WitnessError {

@@ -217,12 +217,10 @@ fn without_credentials(mut config: Config) -> Config {
 /// Everything behind the TLS port.
 pub fn app(gateway: &Shared, rooms: Rooms) -> Router {
     let layer = |router: Router<Shared>| router.with_state(gateway.clone());
-    let anyone = Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/v1/hub", get(hub_info::hub));
-    let anyone = layer(anyone)
-        .merge(rooms.anyone)
-        .route_layer(from_fn_with_state(gateway.clone(), layers::anyone));
+    let anyone =
+        Router::new().route("/healthz", get(|| async { "ok\n" })).route("/v1/hub", get(hub_info::hub));
+    let anyone =
+        layer(anyone).merge(rooms.anyone).route_layer(from_fn_with_state(gateway.clone(), layers::anyone));
     let keys = Router::new()
         .route("/v1/join", post(join::join))
         .route("/v1/challenge", post(tokens::challenge))
@@ -326,6 +324,7 @@ async fn start(args: &GatewayArgs, log: &Arc<Log>, shutdown: &Shutdown) -> anyho
     let public = GatewayPublic { url, ca: authority.pem().to_owned(), ca_spki: authority.spki()? };
     let tls = tls::server_config(&authority, &address::server_names(host, args.listen))?;
     let gateway = Gateway::new(config, args.token_seconds, log.view().clone())?;
+    gateway.hub.name_log(log.key());
     let store = Store::open(args.store.clone()).await.with_context(|| format!("--store {}", args.store))?;
     let (rooms, fence) =
         rooms(&gateway, &Arc::new(store), args.namespace_quota_bytes, &urls, log, shutdown.clone());

@@ -46,7 +46,9 @@ pub enum ClientError {
         retry_after: Option<Duration>,
     },
     /// It answered with something else.
-    #[error("the log's answer to {what} is not one: {problem}; gateway and client must be of the same release")]
+    #[error(
+        "the log's answer to {what} is not one: {problem}; gateway and client must be of the same release"
+    )]
     Malformed {
         /// What was asked.
         what: &'static str,
@@ -191,9 +193,9 @@ impl<D: Door> LogClient for HttpLog<D> {
     }
 
     fn cosigned(&self, least: usize) -> BoxFuture<'_, Result<Option<Vec<u8>>, ClientError>> {
-        Box::pin(async move {
-            there(self.get(&format!("/checkpoint/cosigned?least={least}"), MAX_NOTE).await)
-        })
+        Box::pin(
+            async move { there(self.get(&format!("/checkpoint/cosigned?least={least}"), MAX_NOTE).await) },
+        )
     }
 
     fn cosign<'a>(&'a self, size: u64, lines: &'a str) -> BoxFuture<'a, Result<(), ClientError>> {
@@ -210,7 +212,8 @@ impl<D: Door> LogClient for HttpLog<D> {
     fn entry<'a>(&'a self, record: &'a Digest) -> BoxFuture<'a, Result<Option<LogEntry>, ClientError>> {
         Box::pin(async move {
             let what = "GET /v1/log/entries/...";
-            let Some(bytes) = there(self.get(&format!("/entries/{}", record.to_hex()), MAX_ENTRY).await)? else {
+            let Some(bytes) = there(self.get(&format!("/entries/{}", record.to_hex()), MAX_ENTRY).await)?
+            else {
                 return Ok(None);
             };
             let entry: LogEntry = parse(what, &bytes)?;

@@ -30,6 +30,8 @@ pub struct Mirror<'a> {
 /// What this agent is willing and able to run.
 #[derive(Debug, Clone)]
 pub struct Policy<'a> {
+    /// Origin of the log that this agent has joined with.
+    pub log: &'a str,
     /// Allowed images, `NAME@sha256:<hex>`.
     pub images: &'a [String],
     /// Tenants that are lent to, by [`super::tenant`]; `None` = any.
@@ -84,6 +86,17 @@ pub enum Refusal {
         /// The newest known.
         current: i64,
     },
+    /// The unit is to be committed in a log that the agent does not know.
+    #[error("the unit is of the log {got:?}, this agent has joined a hub with the log {want:?}")]
+    OtherLog {
+        /// The unit's.
+        got: String,
+        /// The pinned one.
+        want: String,
+    },
+    /// The log has contradicted itself: what is committed there proves nothing.
+    #[error("{0}; no new unit is taken until the provider has looked at it")]
+    LogInconsistent(String),
     /// The image is not on the agent's list.
     #[error(
         "image {0} is not allowed here; the provider allows it with --allow-image {0} or in its policy file"
@@ -114,6 +127,8 @@ impl Refusal {
             Self::BadPayload(_) => "BadPayload",
             Self::MirrorMismatch { .. } => "MirrorMismatch",
             Self::OldEpoch { .. } | Self::OldIncarnation { .. } => "OldEpoch",
+            Self::OtherLog { .. } => "OtherLog",
+            Self::LogInconsistent(_) => "LogInconsistent",
             Self::ImageNotAllowed(_) => "ImageNotAllowed",
             Self::TenantNotAllowed => "TenantNotAllowed",
             Self::ArithmeticUnsupported(_) => "ArithmeticUnsupported",
@@ -156,6 +171,9 @@ impl Payload {
         if self.incarnation < policy.incarnation {
             let (incarnation, current) = (self.incarnation, policy.incarnation);
             return Err(Refusal::OldIncarnation { incarnation, current });
+        }
+        if self.log != policy.log {
+            return Err(Refusal::OtherLog { got: self.log.clone(), want: policy.log.to_owned() });
         }
         if !policy.images.contains(&self.image) {
             return Err(Refusal::ImageNotAllowed(self.image.clone()));

@@ -273,6 +273,7 @@ fn a_mirror_that_differs_is_refused_by_field() {
 fn policy_refuses_by_reason() {
     let images = [image()];
     let good = Policy {
+        log: "hub.example/log",
         images: &images,
         tenants: None,
         arithmetic: &["f32-chain"],
@@ -290,6 +291,11 @@ fn policy_refuses_by_reason() {
     let cases = [
         ("OldEpoch", "epoch 2", Policy { min_epoch: 2, ..good.clone() }),
         ("OldEpoch", "incarnation 1", Policy { incarnation: 2, ..good.clone() }),
+        (
+            "OtherLog",
+            "joined a hub with the log \"other.example/log\"",
+            Policy { log: "other.example/log", ..good.clone() },
+        ),
         ("ImageNotAllowed", "--allow-image", Policy { images: &[], ..good.clone() }),
         ("TenantNotAllowed", "tenants", Policy { tenants: Some(&others), ..good.clone() }),
         ("ArithmeticUnsupported", "f32-chain", Policy { arithmetic: &["i16-exact"], ..good.clone() }),

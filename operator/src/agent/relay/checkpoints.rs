@@ -138,7 +138,11 @@ impl Relay {
         let step = i64::try_from(notice.step).map_err(|_| CommitError::NotABoundary(notice.step))?;
         let verified = notice.commit.verify_each(records::Commit::PAYLOAD_TYPE, &[key])?;
         let said = records::Commit::from_payload(verified.payload())?;
-        check(&self.blobs, &state, &notice).await?;
+        let is_new = state.newest().is_none_or(|newest| newest.step < step);
+        // The blobs of what was committed before may have gone up, and from here.
+        if is_new {
+            check(&self.blobs, &state, &notice).await?;
+        }
         let terms = self.terms(unit, &state, notice.step).await?;
         if let Some(known) = state.checkpoints.iter().find(|known| known.step == step)
             && (known.manifest, known.state_root) != (notice.manifest, notice.state_root)
@@ -149,7 +153,7 @@ impl Relay {
             return Err(CommitError::TermsChanged);
         }
         let record = commit::check(&notice, &terms, key)?;
-        if state.newest().is_some_and(|newest| newest.step >= step) {
+        if !is_new {
             // A pod asks again and again until the log has it, and a new round may pass old steps again.
             return match unit.committed_at(step).await.map_err(PutError::from)? {
                 Some(known) if known.commit.record_id() == record => Ok(()),

@@ -83,12 +83,8 @@ fn terms_of(payload: &Payload, due: &Due, salts: &Salts) -> Result<Terms, Unfit>
 /// The terms that a commit was made after.
 fn terms_again(commit: &records::Commit, salts: &Salts) -> Terms {
     let records::Commit { job, island, epoch, interval, first_step, last_step, previous, .. } = *commit;
-    let of = steps::Interval {
-        job: job.0,
-        island: island.get(),
-        epoch: epoch.get(),
-        interval: interval.get(),
-    };
+    let of =
+        steps::Interval { job: job.0, island: island.get(), epoch: epoch.get(), interval: interval.get() };
     Terms { job, island, epoch, interval, first_step, last_step, previous, salt: salts.of(&of) }
 }
 
@@ -119,7 +115,8 @@ impl Relay {
             && let Some(committed) = unit.committed_at(number).await?
         {
             let commit = records::Commit::from_payload(committed.commit.unverified_payload());
-            let commit = commit.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+            let commit =
+                commit.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
             return Ok(terms_again(&commit, &self.salts));
         }
         Err(due.map_or(TermsError::Over, |due| TermsError::NotNext(due.last)))

@@ -1,5 +1,5 @@
-use muster_proof::merkle;
 use muster_proof::key::SigningKey;
+use muster_proof::merkle;
 use muster_proof::tlog::checkpoint::SignedCheckpoint;
 use muster_proof::tlog::note::{Algorithm, KeyName, NoteKey, VerifierKey};
 use muster_proof::tlog::read::{inclusion, tiles_for_inclusion};
@@ -111,8 +111,16 @@ async fn heads_and_tiles_are_served_as_c2sp_wants_them() {
     assert_eq!(tile.headers()["content-type"], "application/octet-stream");
     assert_eq!(tile.headers()["cache-control"], "public, max-age=31536000, immutable");
     assert_eq!(tile.bytes().await.unwrap().len(), 32);
-    for path in ["0/000", "0/000.p/2", "0/0.p/1", "00/000.p/1", "0/%30%30%30.p/1", "0/x000/000.p/1", "../checkpoint", "1/000.p/1"]
-    {
+    for path in [
+        "0/000",
+        "0/000.p/2",
+        "0/0.p/1",
+        "00/000.p/1",
+        "0/%30%30%30.p/1",
+        "0/x000/000.p/1",
+        "../checkpoint",
+        "1/000.p/1",
+    ] {
         let answer = get(&format!("/v1/log/tile/{path}")).await;
         assert_eq!(answer.status(), 404, "{path}");
         // Strangers have five requests a second.
@@ -141,7 +149,10 @@ async fn agents_log_and_cosign() {
     assert_eq!(reason(&post(&east, entries, &token, long).await), (413, "TooLarge"));
     assert_eq!(reason(&east.get(&format!("{entries}/xyz"), Some(&token)).await), (400, "BadRequest"));
     // Nobody else writes or reads records.
-    assert_eq!(reason(&post(&running.nobody(), entries, &token, body.clone()).await), (401, "CertificateNeeded"));
+    assert_eq!(
+        reason(&post(&running.nobody(), entries, &token, body.clone()).await),
+        (401, "CertificateNeeded")
+    );
     assert_eq!(reason(&post(&running.client(3), entries, &token, body.clone()).await), (403, "KeyNotPinned"));
     assert_eq!(reason(&post(&east, entries, "guess", body).await), (401, "BadToken"));
     // The heartbeat says how long the log is.
