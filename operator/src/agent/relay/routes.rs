@@ -12,7 +12,8 @@ use jiff::Timestamp;
 use muster_core::attempt;
 use muster_core::envelope::Payload;
 use muster_proof::Digest;
-use muster_trainer::binding::{self, Announcement};
+use muster_proof::records::{Commit, Payload as _};
+use muster_trainer::binding;
 use muster_trainer::peers;
 use muster_trainer::protocol::{
     Assignment, CheckpointNotice, Desired, Join, Joined, KeyBinding, MAX_BODY, OtherRound, ProgressAnswer,
@@ -222,16 +223,11 @@ async fn checkpoint(State(relay): State<Arc<Relay>>, headers: HeaderMap, body: B
     }
     let key = rounds::bound(&unit.state().await.rounds, worker.attempt, worker.rank)
         .ok_or_else(|| said(StatusCode::FORBIDDEN, "no key is bound to rank 0; PUT /v1/key first"))?;
-    let announcement = Announcement {
-        unit: &worker.unit,
-        attempt: worker.attempt.unsigned_abs(),
-        step: notice.step,
-        manifest: notice.manifest,
-        state_root: notice.state_root,
-    };
-    announcement
-        .check(&key, &notice.signature)
-        .map_err(|error| said(StatusCode::BAD_REQUEST, &error.to_string()))?;
+    // Its fields are still to be compared with the interval's terms.
+    notice
+        .commit
+        .verify_each(Commit::PAYLOAD_TYPE, &[&key])
+        .map_err(|error| said(StatusCode::BAD_REQUEST, &format!("BadCommit: commit: {error}")))?;
     if let Err(error) = relay.commit(&unit, &notice).await {
         tracing::warn!(unit = unit.name(), step = notice.step, %error, "checkpoint refused");
         return Err(said(error.status(), &error.to_string()));

@@ -9,11 +9,15 @@ use futures::future::BoxFuture;
 use muster_core::attempt::Desired;
 use muster_proof::Digest;
 use muster_proof::key::SigningKey;
-use muster_trainer::binding::{self, Announcement};
+use muster_proof::steps::{Bits, Records, StepRecord};
+use muster_trainer::binding;
 use muster_trainer::checkpoint::{FILES, FileEntry, Manifest};
+use muster_trainer::commit;
 use muster_trainer::dataset;
 use muster_trainer::peers;
-use muster_trainer::protocol::{Assignment, Join, Joined, KeyBinding, OtherRound, Peer, SelfAnswer};
+use muster_trainer::protocol::{
+    Assignment, CheckpointNotice, Join, Joined, KeyBinding, OtherRound, Peer, SelfAnswer,
+};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -161,7 +165,7 @@ impl Agent {
 
     /// Announces a checkpoint, signed with the key that [`World::new`] has bound.
     async fn commit(&self, pod: &str, step: u64, manifest: &Digest) -> Response {
-        let notice = announcement(step, *manifest).sign(&key(7));
+        let notice = notice(step, *manifest, &key(7));
         self.ask(pod, Method::POST, "/v1/checkpoints", Some(serde_json::to_value(notice).unwrap())).await
     }
 
@@ -191,8 +195,22 @@ fn key(seed: u8) -> SigningKey {
     SigningKey::generate([seed; 32]).unwrap()
 }
 
-fn announcement(step: u64, manifest: Digest) -> Announcement<'static> {
-    Announcement { unit: UNIT, attempt: 1, step, manifest, state_root: Digest::of(b"state") }
+/// What the sidecar with this key says of the checkpoint of `step`.
+fn notice(step: u64, manifest: Digest, key: &SigningKey) -> CheckpointNotice {
+    let record = |step| StepRecord {
+        eval_loss: None,
+        grad_norm: Bits::of(1.0),
+        learning_rate: Bits::of(0.5),
+        loss: Bits::of(2.0),
+        step,
+    };
+    let first = step - 19;
+    let records = Records::new(first, (first..=step).map(record).collect()).unwrap();
+    let digest = Digest::of(b"x").to_string();
+    let terms = json!({"job": digest, "island": 0, "epoch": 1, "interval": step / 20 - 1, "firstStep": first,
+        "lastStep": step, "previous": digest, "salt": "00".repeat(32)});
+    commit::sign(&serde_json::from_value(terms).unwrap(), &records, manifest, Digest::of(b"state"), key)
+        .unwrap()
 }
 
 /// The manifest's digest and all blobs of a checkpoint, the manifest last.
@@ -407,22 +425,10 @@ async fn a_checkpoint_counts_if_the_bound_key_has_signed_it() {
     let (_world, agent) = World::new().await;
     let training = agent.unit().state().await.payload.unwrap().training_digest;
     let manifest = agent.upload(20, training).await;
-    let good = announcement(20, manifest);
-    for (notice, what) in [
-        (good.sign(&key(8)), "another key"),
-        (Announcement { attempt: 2, ..good }.sign(&key(7)), "another attempt"),
-        (Announcement { unit: "4f2a9c1b-0-2", ..good }.sign(&key(7)), "another unit"),
-        (muster_trainer::protocol::CheckpointNotice { step: 40, ..good.sign(&key(7)) }, "another step"),
-        (
-            muster_trainer::protocol::CheckpointNotice { signature: String::new(), ..good.sign(&key(7)) },
-            "none",
-        ),
-    ] {
-        let body = serde_json::to_value(notice).unwrap();
-        let answer = agent.ask("pod-0", Method::POST, "/v1/checkpoints", Some(body)).await;
-        assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{what}");
-        assert!(answer.text().await.unwrap().contains("BadSignature"), "{what}");
-    }
+    let body = serde_json::to_value(notice(20, manifest, &key(8))).unwrap();
+    let answer = agent.ask("pod-0", Method::POST, "/v1/checkpoints", Some(body)).await;
+    assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+    assert!(answer.text().await.unwrap().contains("BadCommit"));
     assert_eq!(agent.unit().state().await.checkpoints, []);
     agent.unit().update(|state| state.rounds.keys.clear()).await.unwrap();
     let answer = agent.commit("pod-0", 20, &manifest).await;
