@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use muster_core::attempt::Outcome;
 use muster_core::envelope::CheckpointRef;
+use crate::agent::state::Commit;
 use muster_core::recovery::Anew;
 use muster_proof::Digest;
 use serde_json::{Value, json};
@@ -163,6 +164,7 @@ impl Scene {
         });
         let controller = &self.world.controller;
         let pulse = Pulse {
+            log_size: tokio::sync::watch::Sender::new(0),
             session: controller.session.clone(),
             fence: controller.fence.clone(),
             keys: controller.trusted.clone(),
