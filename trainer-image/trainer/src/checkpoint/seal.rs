@@ -156,7 +156,7 @@ impl Tensors {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{graph, job, model, state};
+    use super::super::tests::{graph, job, model, records, state};
     use super::super::{hand_over, save};
     use super::*;
     use crate::resolved;
@@ -168,7 +168,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (own, handed) = (dir.path().join("own"), dir.path().join("handed"));
         let saved = save(&own, &model(), &graph(), job(), &state(3)).unwrap();
-        hand_over(&handed, &model(), &graph(), job(), &state(3)).unwrap();
+        hand_over(&handed, &model(), &graph(), job(), &state(3), &records(3)).unwrap();
         let scalars =
             Scalars::parse(&std::fs::read(handed.join(super::super::SCALARS_FILE)).unwrap()).unwrap();
         let manifest = seal(&handed, &graph(), &scalars).unwrap();
@@ -184,7 +184,7 @@ mod tests {
     fn damage_is_named_and_never_sealed_as_the_same_state() {
         let dir = tempfile::tempdir().unwrap();
         let handed = dir.path().join("handed");
-        hand_over(&handed, &model(), &graph(), job(), &state(3)).unwrap();
+        hand_over(&handed, &model(), &graph(), job(), &state(3), &records(3)).unwrap();
         let scalars = Scalars::of(job(), &state(3));
         let good = seal(&handed, &graph(), &scalars).unwrap();
         for name in FILES {

@@ -1,4 +1,5 @@
 //! A restored hub that has forgotten a unit which runs: turn by turn, with a member and a hub in memory.
+use crate::agent::state::Commit;
 use axum::body::Bytes;
 use axum::extract::State as Shared;
 use axum::http::{Method, StatusCode, Uri};
@@ -6,7 +7,6 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use muster_core::attempt::Outcome;
 use muster_core::envelope::CheckpointRef;
-use crate::agent::state::Commit;
 use muster_core::recovery::Anew;
 use muster_proof::Digest;
 use serde_json::{Value, json};
