@@ -8,7 +8,7 @@ use muster_proof::dsse::Envelope;
 use muster_proof::key::{PublicKey, SigningKey};
 use muster_proof::records::fields::Nonce;
 use muster_proof::records::{Commit, Job, KeyBinding, Payload, ProviderKey, record_seal};
-use muster_proof::tlog::tile::TilePath;
+use muster_proof::tlog::tile::Resource;
 use tempfile::TempDir;
 
 use super::grants::names;
@@ -99,7 +99,7 @@ impl LogClient for Local {
         Box::pin(async { Ok(()) })
     }
 
-    fn tile<'a>(&'a self, _: &'a TilePath) -> BoxFuture<'a, Result<Vec<u8>, ClientError>> {
+    fn tile<'a>(&'a self, _: &'a Resource) -> BoxFuture<'a, Result<Vec<u8>, ClientError>> {
         Box::pin(async { Err(ClientError::Unreachable("not here".into())) })
     }
 
@@ -131,9 +131,9 @@ pub fn identity(provider: &str) -> SigningKey {
 
 /// The record of that key, as its agent signs it.
 pub fn own_record(provider: &str, owner: &str) -> Envelope {
-    use muster_proof::tlog::note::{Algorithm, NoteKey};
+    use muster_proof::tlog::note::{Algorithm, KeyName, NoteKey};
     let seed = *Digest::of(format!("witness of {provider}").as_bytes()).as_bytes();
-    let witness = NoteKey::new(provider.parse().unwrap(), Algorithm::CosignatureV1, seed);
+    let witness = NoteKey::new(KeyName::new(provider).unwrap(), Algorithm::CosignatureV1, seed);
     let record = ProviderKey {
         hub: ORIGIN.parse().unwrap(),
         provider: provider.parse().unwrap(),
