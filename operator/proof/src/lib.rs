@@ -13,6 +13,7 @@
 //! | [`merkle`] | trees, inclusion proofs | RFC 6962 section 2.1 |
 //! | [`tensor`], [`state_root`] | the digest of a training state | formats.md |
 //! | [`steps`] | step records, their seal, failed states | formats.md |
+//! | [`sigstore`], [`model_signing`] | bundles and `model.sig`, for others' tools | Sigstore bundle v0.3, Model Signing v1.0 |
 //! | [`tlog`] | the transparency log: notes, checkpoints, tiles, witnesses, policies, proofs | C2SP, log.md |
 //! | [`key`], [`dsse`] | P-256 keys, signed envelopes | RFC 6979, DSSE v1 |
 //!
@@ -28,6 +29,8 @@ pub mod hash;
 pub mod jcs;
 pub mod key;
 pub mod merkle;
+pub mod model_signing;
+pub mod sigstore;
 pub mod state_root;
 pub mod steps;
 pub mod tensor;
