@@ -81,7 +81,8 @@ fn write_checkpoint(
     Ok(at)
 }
 
-/// The bundle with the entry as number `index` in a log of `size` leaves, cosigned by nobody.
+/// The bundle with the entry as number `index` in a log of `size` leaves. The checkpoint has a signature line of a
+/// witness whom nobody knows, as real ones will.
 fn logged(
     bundle: &Bundle,
     key: &SigningKey,
@@ -95,5 +96,7 @@ fn logged(
     let path = merkle::prove(&leaves, index).ok_or("no such entry")?;
     let head = Checkpoint::new(ORIGIN, size as u64, merkle::root_of_hashes(&leaves))?;
     let head = SignedCheckpoint::sign(head, log)?;
+    let cosigned = format!("{head}\u{2014} witness.example {}==\n", "A".repeat(102));
+    let head = SignedCheckpoint::open(cosigned.as_bytes(), std::slice::from_ref(log.public()))?;
     Ok(bundle.clone().with_entry(LogEntry::new(&entry, index as u64, path, &head, log.public())?))
 }

@@ -262,8 +262,8 @@ impl Bundle {
         Ok((verified, key))
     }
 
-    /// Checks that `log` has the signature that `key` made on this envelope. With the signature in the log's hands this
-    /// implies that it verifies; whether the type is the one wanted does [`Bundle::verify`] say.
+    /// Checks that `log` has the signature that `key` made on this envelope. The entry's signature is checked with it, so
+    /// this shows also that `key` signed; of what type the payload has to be, [`Bundle::verify`] is asked.
     ///
     /// # Errors
     /// [`Error::NotLogged`], [`Error::Entry`], [`Error::OtherEntry`], [`Error::Checkpoint`], [`Error::Differs`],

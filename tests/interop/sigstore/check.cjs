@@ -92,8 +92,15 @@ test('tampered checkpoint, root', PROOF, note((text) => {
   return lines.join('\n');
 }));
 test('tampered checkpoint, signature', PROOF, note((text) => {
-  const [head, base64] = text.trimEnd().split(/ (?=[^ ]+$)/);
-  return `${head} ${flip(base64, 40)}\n`;
+  const lines = text.split('\n'); // the log's signature is the first after the empty line
+  const [dash, name, signature] = lines[4].split(' ');
+  lines[4] = [dash, name, flip(signature, 40)].join(' ');
+  return lines.join('\n');
+}));
+test("tampered checkpoint, a witness's signature alone", PROOF, note((text) => {
+  const lines = text.split('\n');
+  lines.splice(4, 1);
+  return lines.join('\n');
 }));
 test('tampered checkpoint, no signature', PROOF, note((text) => text.slice(0, text.indexOf('\n\n') + 2)));
 test('other log key', PROOF, { log: 'other.vkey' });
