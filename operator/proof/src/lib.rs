@@ -10,7 +10,7 @@
 //! | [`digest`] | `sha256:<64 hex>` | |
 //! | [`hash`] | `H(context; parts)`, the one domain-separated hash | formats.md |
 //! | [`jcs`] | canonical JSON, strict parsing | RFC 8785 |
-//! | [`merkle`] | trees, inclusion proofs | RFC 6962 section 2.1 |
+//! | [`merkle`] | trees, inclusion and consistency proofs | RFC 6962 section 2.1 |
 //! | [`tensor`], [`state_root`] | the digest of a training state | formats.md |
 //! | [`steps`] | step records, their seal, failed states | formats.md |
 //! | [`sigstore`], [`model_signing`] | bundles and `model.sig`, for others' tools | Sigstore bundle v0.3, Model Signing v1.0 |

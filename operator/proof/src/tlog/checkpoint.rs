@@ -194,6 +194,11 @@ impl SignedCheckpoint {
     pub fn note(&self) -> &Note {
         &self.note
     }
+
+    /// Replaces the signatures; text and log's signature must be the same.
+    pub(super) fn set_note(&mut self, note: Note) {
+        self.note = note;
+    }
 }
 
 /// The note's bytes, as [`SignedCheckpoint::open`] reads them.

@@ -7,6 +7,12 @@
 //! | [`note`] | signed text, verifier keys | c2sp.org/signed-note |
 //! | [`checkpoint`] | what a log signs: origin, size, root | c2sp.org/tlog-checkpoint |
 //! | [`entry`] | the leaf: who signed which record | Rekor's hashedrekord 0.0.2 |
+//! | [`cosignature`] | what a witness adds, with its time | c2sp.org/tlog-cosignature |
+//! | [`tile`] | the tree as files: coordinates, paths, entry bundles | c2sp.org/tlog-tiles |
+//! | [`read`], [`frontier`] | roots and proofs out of tiles; tiles out of new leaves | |
+//! | [`witness`] | what a witness answers to a new checkpoint | c2sp.org/tlog-witness |
+//! | [`policy`] | whom a verifier believes | c2sp.org/tlog-policy |
+//! | [`proof`] | that an entry is in a log, in one file | c2sp.org/tlog-proof |
 //!
 //! What must not live here: anything that fetches a tile, keeps a state or asks the time. Callers bring
 //! bytes, hashes and seconds; they get values and bytes back.
@@ -17,8 +23,15 @@ use base64::engine::general_purpose::STANDARD;
 use crate::Digest;
 
 pub mod checkpoint;
+pub mod cosignature;
 pub mod entry;
+pub mod frontier;
 pub mod note;
+pub mod policy;
+pub mod proof;
+pub mod read;
+pub mod tile;
+pub mod witness;
 
 /// Most leaves of a tree: sizes and indices are below 2^63 in every tool that reads these formats.
 pub const MAX_SIZE: u64 = i64::MAX as u64;

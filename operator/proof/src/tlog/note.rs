@@ -232,6 +232,11 @@ impl Note {
         }
         Ok(())
     }
+
+    /// Removes the signatures in the name of `key`.
+    pub(super) fn remove(&mut self, key: &VerifierKey) {
+        self.signatures.retain(|signature| !signature.is_by(key));
+    }
 }
 
 /// The note's bytes, as [`Note::parse`] reads them.
