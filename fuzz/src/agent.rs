@@ -44,6 +44,9 @@ fn answers(data: &[u8]) {
     same::<wire::Challenge>(data);
     same::<wire::TokensAnswer>(data);
     same::<wire::HeartbeatAnswer>(data);
+    same::<wire::ProviderAnswer>(data);
+    same::<muster::wire::log::Logged>(data);
+    same::<muster::wire::log::LogEntry>(data);
 }
 
 /// What is read is written back the same.
@@ -89,8 +92,12 @@ fn answer_seeds() -> Vec<Vec<u8>> {
             r#"{{"provider":"east","fingerprint":"{digest}","accepted":true,"hub":{{"incarnation":1,"keys":[]}}}}"#
         ),
         r#"{"nonce":"AAAA"}"#.to_owned(),
+        r#"{"provider":"east","owner":"acme","log":"hub.example/log+d3e5df27+AW56HN0psLeP0Tr0xVmP7/TvKpcWbjym8uT7/M2AUFvx"}"#
+            .to_owned(),
         r#"{"provider":"east","apiToken":"a","gatewayToken":"b","expiresInSeconds":3600}"#.to_owned(),
-        r#"{"incarnation":1,"minEpoch":1,"keySerial":1}"#.to_owned(),
+        r#"{"incarnation":1,"minEpoch":1,"keySerial":1,"logSize":2}"#.to_owned(),
+        format!(r#"{{"index":1,"recordId":"{digest}"}}"#),
+        r#"{"index":1,"envelope":{"payload":"e30=","payloadType":"t","signatures":[]}}"#.to_owned(),
     ]
     .map(String::into_bytes)
     .to_vec()

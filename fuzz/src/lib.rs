@@ -5,6 +5,7 @@
 //! target.
 mod agent;
 mod gateway;
+mod log;
 mod proof;
 mod requests;
 mod trainer;
@@ -23,7 +24,15 @@ pub struct Target {
 /// All targets.
 #[must_use]
 pub fn all() -> Vec<Target> {
-    [proof::targets(), trainer::targets(), gateway::targets(), requests::targets(), agent::targets()].concat()
+    [
+        proof::targets(),
+        trainer::targets(),
+        gateway::targets(),
+        requests::targets(),
+        log::targets(),
+        agent::targets(),
+    ]
+    .concat()
 }
 
 /// The target of a name.

@@ -92,7 +92,7 @@ fn key_seeds() -> Vec<Vec<u8>> {
 fn payload_seeds() -> Vec<Vec<u8>> {
     let digest = Digest::of(b"x");
     let text = format!(
-        r#"{{"arithmetic":"f32-chain","dataset":"{digest}","deviceClass":"cpu","disconnectGraceSeconds":900,"epoch":1,"format":"muster.workunit/1","image":"muster-trainer@{digest}","incarnation":1,"intervalSteps":20,"island":0,"jobUID":"4f2a9c1b-0000-4000-8000-000000000000","keepLast":3,"kind":"Train","maxRestarts":20,"name":"4f2a9c1b-0-1","notAfter":"2026-11-23T19:00:00Z","provider":"east","resources":{{"cpu":"600m","memory":"1Gi"}},"scheduleTimeoutSeconds":600,"spec":"{digest}","start":{{"manifest":"{digest}","step":20}},"steps":200,"tenant":"{digest}","trainingDigest":"{digest}","workers":2}}"#
+        r#"{{"arithmetic":"f32-chain","dataset":"{digest}","deviceClass":"cpu","disconnectGraceSeconds":900,"epoch":1,"format":"muster.workunit/1","grant":"{digest}","image":"muster-trainer@{digest}","incarnation":1,"intervalSteps":20,"island":0,"job":"{digest}","jobUID":"4f2a9c1b-0000-4000-8000-000000000000","keepLast":3,"kind":"Train","log":"hub.example/log","maxRestarts":20,"name":"4f2a9c1b-0-1","notAfter":"2026-11-23T19:00:00Z","provider":"east","resources":{{"cpu":"600m","memory":"1Gi"}},"scheduleTimeoutSeconds":600,"spec":"{digest}","start":{{"manifest":"{digest}","step":20}},"startRecord":"{digest}","steps":200,"tenant":"{digest}","trainingDigest":"{digest}","workers":2}}"#
     );
     vec![
         text.clone().into_bytes(),

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::http::{HeaderName, HeaderValue, Method, Request, Uri, header};
+use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
 use muster::gateway::access::{Agent, Authorizer, Refusal, User, Wanted};
 use muster::gateway::door::Door;
 use muster::gateway::urls::Urls;
@@ -98,6 +98,7 @@ fn make() -> Option<Fixed> {
     let (digest, training) = (Digest::of(b"x"), resolved.training_digest);
     let payload = serde_json::json!({
         "format": envelope::FORMAT, "kind": "Train", "name": UNIT, "provider": "east", "jobUID": JOB,
+        "job": digest, "log": "hub.example/log", "grant": digest, "startRecord": digest,
         "tenant": envelope::tenant("team-a"), "island": 0,
         "epoch": 1, "workers": 1, "deviceClass": "cpu", "resources": {"cpu": "1", "memory": "1Gi"},
         "image": format!("muster-trainer@{digest}"), "spec": resolved.digest, "trainingDigest": training,
@@ -144,7 +145,7 @@ async fn fill(fixed: &Fixed) -> Option<InMemory> {
 }
 
 /// One for all runs of a thread: to make one is most of a run.
-fn block_on(run: impl Future<Output = ()>) {
+pub fn block_on(run: impl Future<Output = ()>) {
     thread_local! {
         static RUNTIME: Option<Runtime> = Builder::new_current_thread().enable_all().build().ok();
     }
@@ -156,7 +157,7 @@ fn block_on(run: impl Future<Output = ()>) {
 }
 
 /// `METHOD path`, lines `header: value`, an empty line, the body.
-fn parse(data: &[u8]) -> Option<(Request<Body>, &[u8])> {
+pub fn parse(data: &[u8]) -> Option<(Request<Body>, &[u8])> {
     let end = data.windows(2).position(|two| two == b"\n\n").unwrap_or(data.len());
     let (head, body) = (data.get(..end)?, data.get(end + 2..).unwrap_or_default());
     let mut lines = head.split(|byte| *byte == b'\n');
@@ -176,30 +177,30 @@ fn parse(data: &[u8]) -> Option<(Request<Body>, &[u8])> {
     Some((request, body))
 }
 
-/// Whatever is sent: an answer, and none that is a fault of the gateway. What is said to be stored has the hash it is named by.
+/// An answer, and none that is a fault of the gateway.
+pub async fn answer(router: Router, request: Request<Body>) -> StatusCode {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let Ok(answer) = router.oneshot(request).await;
+    let status = answer.status();
+    assert!(!status.is_server_error() || [503, 507].contains(&status.as_u16()), "{method} {path}: {status}");
+    let is_json = answer.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    let text = to_bytes(answer.into_body(), 1 << 22).await.unwrap_or_default();
+    if is_json && !status.is_success() && method != Method::HEAD {
+        let refused: Option<Refused> = serde_json::from_slice(&text).ok();
+        assert!(refused.is_some_and(|refused| refused.message.chars().count() <= 1001), "{status} {text:?}");
+    }
+    status
+}
+
+/// Whatever is sent: an answer. What is said to be stored has the hash it is named by.
 fn send(data: &[u8], router: impl FnOnce(Arc<Store>) -> Router) {
     let (Some(fixed), Some((request, body))) = (fixed(), parse(data)) else { return };
     block_on(async {
         let Some(store) = store(fixed).await else { return };
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let Ok(answer) = router(store).oneshot(request).await;
-        let status = answer.status();
-        assert!(
-            !status.is_server_error() || [503, 507].contains(&status.as_u16()),
-            "{method} {path}: {status}"
-        );
+        let status = answer(router(store), request).await;
         if method == Method::PUT && status.is_success() && path.contains("/blobs/") {
             assert_eq!(path.rsplit('/').next(), Some(&*Digest::of(body).to_hex()), "{path}: {status}");
-        }
-        let is_json =
-            answer.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
-        let text = to_bytes(answer.into_body(), 1 << 22).await.unwrap_or_default();
-        if is_json && !status.is_success() && method != Method::HEAD {
-            let refused: Option<Refused> = serde_json::from_slice(&text).ok();
-            assert!(
-                refused.is_some_and(|refused| refused.message.chars().count() <= 1001),
-                "{status} {text:?}"
-            );
         }
     });
 }

@@ -9,6 +9,7 @@ mod download;
 mod failure;
 mod job_file;
 mod local;
+mod log;
 mod logs;
 mod output;
 mod provider;
@@ -58,6 +59,8 @@ enum Command {
     Download(Box<download::DownloadCommand>),
     /// Show what a worker of a job writes, or wrote before its attempt failed
     Logs(Box<logs::LogsCommand>),
+    /// Check or repair the log that a gateway keeps
+    Log(log::LogCommand),
     /// Let member clusters join, and cut them off
     Provider(provider::ProviderCommand),
     /// Write text with a trained model
@@ -100,6 +103,7 @@ impl Command {
             Self::Local(command) => command.run(),
             Self::Data(command) => command.run(),
             Self::Download(command) => command.run(),
+            Self::Log(command) => command.run(),
             Self::Logs(command) => command.run(),
             Self::Provider(command) => command.run(),
             Self::Sample(command) => command.run(),

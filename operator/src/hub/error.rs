@@ -33,6 +33,9 @@ pub enum Error {
     /// The database is further back than it was; the hub is about to start anew on it.
     #[error("the database went back: nothing is placed before it is known what the agents hold")]
     WentBack,
+    /// There is no way to the log.
+    #[error("the log: {0}")]
+    Log(String),
     /// A task of this process ended early.
     #[error("background task: {0}")]
     Task(#[from] tokio::task::JoinError),

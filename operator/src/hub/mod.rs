@@ -8,6 +8,7 @@
 //! | `job` | TrainingJobs: acceptance, placement, status, events |
 //! | `units` | the end of WorkUnits |
 //! | `collector` | garbage collection of the store, which outlives objects |
+//! | `log` | the way to the log that the gateway keeps |
 //! | `state`, `signer`, `publish` | keys and numbers that outlive the database; who signs; the public half |
 //! | `restore` | notices that the database went back |
 //! | `recovery` | what agents still hold after that: continued, or stopped |
@@ -20,6 +21,7 @@ mod context;
 mod error;
 pub(crate) mod events;
 mod job;
+pub mod log;
 pub mod names;
 pub(crate) mod patience;
 mod provider;

@@ -295,12 +295,15 @@ async fn continue_unit(
     };
     let identity = ctx.signer.identity();
     let island = i32::try_from(old.island).unwrap_or(i32::MAX);
+    let logged = unit::Logged::not_yet();
     let payload = old.continued(Anew {
         name: names::unit(&old.job_uid, island, epoch),
         epoch,
         incarnation: identity.incarnation,
         not_after: unit::good_until(ctx.now()),
         start,
+        grant: logged.grant,
+        start_record: logged.start_record,
     });
     // The agent goes on counting attempts, so what was counted before the old unit is what was before this one.
     let restarts = i64::from(job.spec.failure_policy.max_restarts) - payload.max_restarts;

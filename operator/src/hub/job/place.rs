@@ -13,7 +13,7 @@ use muster_core::lifecycle::next_epoch;
 use muster_core::placement::{self, Availability, Candidate, Device, Placement, Request, TrustTier};
 
 use super::gather::{self, Gathered};
-use super::unit::{Particulars, render};
+use super::unit::{Logged, Particulars, render};
 use super::{Acted, Look, key};
 use crate::hub::apply;
 use crate::hub::context::Context;
@@ -48,7 +48,7 @@ pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Ac
     let floor = u64::try_from(ctx.state.epochs().floor).unwrap_or(1);
     let epoch = i64::try_from(next_epoch(last, min_epoch.max(floor))).unwrap_or(i64::MAX);
     let start = seen.checkpoint.as_ref();
-    let particulars = Particulars { provider: &provider, epoch, start, restarts };
+    let particulars = Particulars { provider: &provider, epoch, start, restarts, logged: Logged::not_yet() };
     let identity = ctx.signer.identity();
     let unit = render(look.job, &look.old(), &particulars, &ctx.image, &identity, ctx.now())?;
     let unit = make(ctx, unit).await?;
