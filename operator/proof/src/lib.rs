@@ -19,9 +19,10 @@
 //! | [`hub_keys`] | the chain of a hub's keys | gateway.md section 5 |
 //! | [`records`] | what the log holds, one closed schema a kind | records.md |
 //! | [`selection`] | which interval is audited, and by whom | records.md |
+//! | [`history`] | the fold over the log: what each record needs to count | records.md |
 //!
-//! What must not live here: anything that reads, waits, logs or decides. Still to come, each as a module of
-//! its own: fraud proofs.
+//! What must not live here: anything that reads, waits or logs, or decides what shall happen. Still to come, each as a
+//! module of its own: fraud proofs.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -29,6 +30,7 @@
 pub mod digest;
 pub mod dsse;
 pub mod hash;
+pub mod history;
 pub mod hub_keys;
 pub mod jcs;
 pub mod key;

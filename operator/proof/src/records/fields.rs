@@ -28,7 +28,8 @@ macro_rules! numbers {
             /// # Errors
             /// [`Unfit`].
             pub const fn new(value: u64) -> Result<Self, Unfit> {
-                if value < $low || value > $high { Err(Unfit($want)) } else { Ok(Self(value)) }
+                let (low, high): (u64, u64) = ($low, $high);
+                if low <= value && value <= high { Ok(Self(value)) } else { Err(Unfit($want)) }
             }
 
             /// The number.
