@@ -77,7 +77,9 @@ fn body_seeds() -> Vec<Vec<u8>> {
     let digest = muster_proof::Digest::of(b"x");
     [
         r#"{"address":"10.244.0.7:4242"}"#.to_owned(),
-        format!(r#"{{"step":20,"manifest":"{digest}","stateRoot":"{digest}"}}"#),
+        format!(
+            r#"{{"step":20,"manifest":"{digest}","stateRoot":"{digest}","commit":{{"payload":"e30=","payloadType":"x","signatures":[{{"keyid":"{digest}","sig":"AAAA"}}]}},"records":[{{"gradNorm":"3fc00000","learningRate":"3dcccccd","loss":"40000000","step":20}}]}}"#
+        ),
         r#"{"step":20,"loss":"1.25","tokensPerSecond":1000}"#.to_owned(),
     ]
     .map(String::into_bytes)
@@ -112,6 +114,7 @@ mod tests {
         for seed in &policy_seeds()[..2] {
             ProviderPolicy::parse(std::str::from_utf8(seed).unwrap()).unwrap();
         }
+        serde_json::from_slice::<protocol::CheckpointNotice>(&body_seeds()[1]).unwrap();
         serde_json::from_slice::<protocol::Progress>(&body_seeds()[2]).unwrap();
         serde_json::from_slice::<wire::JoinAnswer>(&answer_seeds()[1]).unwrap();
     }

@@ -128,6 +128,7 @@ async fn submit(
     }
     let bytes = whole(body, MAX_SUBMISSION).await?;
     let envelope = Envelope::parse(&bytes, MAX_SUBMISSION).map_err(|error| bad_envelope(&error))?;
+    may_submit(&member, &envelope)?;
     let (who, known) = match member {
         Member::Hub { keys } => ("hub".to_owned(), keys),
         Member::Agent { agent, key } => (agent.provider, vec![key]),
@@ -197,7 +198,8 @@ fn bad_envelope(error: &dsse::Error) -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, "BadEnvelope", error.to_string())
 }
 
-fn refused(error: &AppendError) -> Refusal {
+/// Why a record has no index, in the words of an answer.
+pub fn refused(error: &AppendError) -> Refusal {
     match error {
         AppendError::Refused(admit::Refusal { fault, reason, message }) => {
             let status = match fault {

@@ -11,6 +11,8 @@
 //! | `join`, `challenge`, `tokens`, `bound` | from a join token to an agent's tokens, and their end |
 //! | `passthrough` | agents' way to the API server |
 //! | `hub_info`, `publish` | what the hub is, where the gateway is |
+//! | `history` | what may enter the log |
+//! | `provider_keys` | agents' keys on their way into the log |
 //! | `recover` | units that agents still hold after a restore of the hub |
 //! | `access` | what routes see of all that |
 //! | `metrics`, `rbac` | what is counted, what the gateway may |
@@ -28,6 +30,7 @@ mod challenge;
 mod closures;
 pub mod door;
 pub mod foreign;
+pub mod history;
 mod hub_info;
 mod join;
 mod layers;
@@ -36,6 +39,7 @@ pub mod log;
 mod logs;
 pub mod metrics;
 pub mod passthrough;
+mod provider_keys;
 mod providers;
 mod publish;
 pub mod rbac;
@@ -78,8 +82,6 @@ use self::reviews::{KubeAuthorizer, Reviews};
 use self::streams::Streams;
 use self::urls::Urls;
 use crate::hub::events::Recorder;
-use crate::log::admit::WellFormed;
-use crate::log::cosignatures::{NoWitnesses, Witnesses};
 use crate::log::{Log, LogView};
 use crate::runtime::Shutdown;
 use crate::runtime::client::{Target, client_of};
@@ -255,7 +257,7 @@ fn rooms(
     store: &Arc<Store>,
     namespace_quota: u64,
     urls: &Arc<Urls>,
-    log: &Arc<Log>,
+    Kept { log, witnesses }: &Kept,
     shutdown: Shutdown,
 ) -> (Rooms, impl Future<Output = ()> + Send + use<>) {
     let client = &gateway.client;
@@ -263,15 +265,15 @@ fn rooms(
     let (work, streams) = (Arc::new(work), Arc::new(Streams::default()));
     let (authorizer, jobs) = (KubeAuthorizer::new(client.clone()), users::KubeJobs::new(client.clone()));
     let door = Door::new(Arc::new(authorizer), Arc::new(jobs));
-    let witnesses: Arc<dyn Witnesses> = Arc::new(NoWitnesses);
     let rooms =
         Rooms {
             anyone: log::anyone(log.clone()),
             members: log::members(log.clone()),
-            agents: units::router(store.clone(), work.clone(), urls.clone())
+            agents: units::router(store.clone(), work.clone(), urls.clone(), log.clone())
                 .merge(streams::router(streams.clone()))
                 .merge(recover::router(gateway.clone(), store.clone()))
-                .merge(log::agents(log.clone(), witnesses)),
+                .merge(provider_keys::router(gateway.clone(), store.clone(), log.clone()))
+                .merge(log::agents(log.clone(), witnesses.clone())),
             users: users::router(store.clone(), door.clone(), urls.clone(), namespace_quota)
                 .merge(logs::router(store.clone(), door, work, streams)),
             objects: Some(urls::Objects { urls: urls.clone(), store: store.clone() }),
@@ -282,10 +284,10 @@ fn rooms(
 /// Runs until SIGTERM or SIGINT; a hub whose database was restored is met with a new start inside the process.
 pub async fn run(args: GatewayArgs) -> anyhow::Result<()> {
     let asked = Shutdown::on_signals().context("cannot handle signals")?;
-    let log = Arc::new(open_log(&args).await?);
+    let kept = open_log(&args).await?;
     loop {
         let shutdown = asked.child();
-        start(&args, &log, &shutdown).await?;
+        start(&args, &kept, &shutdown).await?;
         if asked.is_triggered() {
             tracing::info!("gateway stopped");
             return Ok(());
@@ -296,20 +298,30 @@ pub async fn run(args: GatewayArgs) -> anyhow::Result<()> {
     }
 }
 
-/// The log under the state directory, read whole. It does not end with a run: it is no cache of the database.
-async fn open_log(args: &GatewayArgs) -> anyhow::Result<Log> {
+/// What does not end with a run: the log is no cache of the database.
+struct Kept {
+    log: Arc<Log>,
+    witnesses: Arc<history::Known>,
+}
+
+/// The log under the state directory, read whole.
+async fn open_log(args: &GatewayArgs) -> anyhow::Result<Kept> {
     let (_, host) = address::public_url(&args.public_url)?;
     let origin = args.log_origin.clone().unwrap_or_else(|| format!("{host}/log"));
     create_private_dir(&args.state)?;
     let path = args.state.join("log");
-    let opened = tokio::task::spawn_blocking(move || Log::open(&path, &origin, Box::new(WellFormed)));
-    let log = opened.await.context("the log")??;
+    let named = origin.parse().with_context(|| format!("--log-origin {origin:?}"))?;
+    let witnesses: Arc<history::Known> = Arc::default();
+    let fold = Box::new(history::Fold::new(named, witnesses.clone()));
+    let opened = tokio::task::spawn_blocking(move || Log::open(&path, &origin, fold));
+    let log = Arc::new(opened.await.context("the log")??);
     tracing::info!(key = %log.key(), entries = log.view().published.size(), "the log is read");
-    Ok(log)
+    Ok(Kept { log, witnesses })
 }
 
 /// One run, until `shutdown` or a restore of the hub's database, which triggers it.
-async fn start(args: &GatewayArgs, log: &Arc<Log>, shutdown: &Shutdown) -> anyhow::Result<()> {
+async fn start(args: &GatewayArgs, kept: &Kept, shutdown: &Shutdown) -> anyhow::Result<()> {
+    let log = &kept.log;
     let (url, host) = address::public_url(&args.public_url)?;
     let config = args.target.config().await?;
     if config.cluster_url.scheme_str() != Some("https") {
@@ -323,7 +335,7 @@ async fn start(args: &GatewayArgs, log: &Arc<Log>, shutdown: &Shutdown) -> anyho
     gateway.hub.name_log(log.key());
     let store = Store::open(args.store.clone()).await.with_context(|| format!("--store {}", args.store))?;
     let (rooms, fence) =
-        rooms(&gateway, &Arc::new(store), args.namespace_quota_bytes, &urls, log, shutdown.clone());
+        rooms(&gateway, &Arc::new(store), args.namespace_quota_bytes, &urls, kept, shutdown.clone());
     let app = app(&gateway, rooms);
     let listen = |address: SocketAddr| {
         TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))

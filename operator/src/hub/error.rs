@@ -18,6 +18,9 @@ pub enum Error {
     /// The hub's own state.
     #[error(transparent)]
     State(#[from] super::state::StateError),
+    /// Something could not be logged.
+    #[error(transparent)]
+    Ledger(#[from] super::ledger::LedgerError),
     /// An envelope could not be made: a fault of this program.
     #[error("envelope: {0}")]
     Seal(#[from] muster_core::envelope::SealError),

@@ -17,9 +17,12 @@ use muster_core::lifecycle::next_epoch;
 use muster_core::provider::Pulse;
 use muster_core::recovery::{self, Anew, Job, Verdict};
 use muster_proof::dsse::Envelope;
+use muster_proof::records::GrantEndReason;
 
 use super::context::Context;
 use super::error::Error;
+use super::ledger::grants;
+use super::ledger::records::Who;
 use super::job::{gather, place, unit};
 use super::names;
 use super::provider::{self, CONNECTED};
@@ -277,7 +280,7 @@ async fn continue_unit(
 ) -> Result<String, Error> {
     let providers: Api<ComputeProvider> = Api::all(ctx.client.clone());
     let provider = within("get computeprovider", providers.get_opt(&old.provider)).await?;
-    let least = provider.and_then(|provider| provider.status?.min_epoch).unwrap_or(1);
+    let least = provider.as_ref().and_then(|provider| provider.status.as_ref()?.min_epoch).unwrap_or(1);
     let islands = job.status.iter().flat_map(|status| &status.islands);
     let fence = ctx.store.epoch(&old.job_uid, old.island).await?;
     let used = islands.filter_map(|island| island.epoch).chain([used, fence]).max().unwrap_or(0);
@@ -295,7 +298,15 @@ async fn continue_unit(
     };
     let identity = ctx.signer.identity();
     let island = i32::try_from(old.island).unwrap_or(i32::MAX);
-    let logged = unit::Logged::not_yet();
+    let owner = provider.as_ref().map_or("", |provider| provider.spec.owner.as_str());
+    let next = grants::Next {
+        job_uid: &old.job_uid,
+        island: old.island,
+        epoch,
+        who: Who { provider: &old.provider, owner },
+        start: newest,
+    };
+    let logged = grants::grant(ctx, next, GrantEndReason::Released).await?;
     let payload = old.continued(Anew {
         name: names::unit(&old.job_uid, island, epoch),
         epoch,

@@ -45,15 +45,6 @@ pub struct Logged {
     pub start_record: Digest,
 }
 
-impl Logged {
-    /// Stands in until the hub is a client of the log: a digest of nothing, which no record has.
-    #[must_use]
-    pub fn not_yet() -> Self {
-        let nothing = Digest::of(b"");
-        Self { job: nothing, log: "hub.invalid/log".to_owned(), grant: nothing, start_record: nothing }
-    }
-}
-
 /// The unit, ready to be created.
 ///
 /// # Errors
