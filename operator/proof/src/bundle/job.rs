@@ -13,6 +13,9 @@ use crate::records::fields::{Epoch, Interval, Island};
 use crate::records::{self, DrawKind, Job, Record, Tier, VerdictKind};
 use crate::steps::Records;
 
+/// Most bytes of a resolved spec.
+const MAX_SPEC: u64 = 64 * 1024;
+
 /// What the records say of the job, as far as they count.
 #[derive(Default)]
 struct Story {
@@ -215,12 +218,22 @@ fn spec(report: &mut Report, reader: &Reader<'_>, bundle: &Bundle, job: &Job) {
                 good = false;
                 let what = format!("the spec has training digest {digest}, the job's record says {}", job.training_digest);
                 report.refute("job", what, Some(&bundle.spec.name()));
+            } else if genesis(&spec).as_deref() != Some(job.genesis.to_string().as_str()) {
+                good = false;
+                let what = format!("the spec does not name the state {} that the job's record starts from", job.genesis);
+                report.refute("job", what, Some(&bundle.spec.name()));
             }
         }
     }
     if good {
         report.holds("job", format!("spec and dataset are those of training {}", job.training_digest));
     }
+}
+
+/// The state that a resolved spec begins with, as it names it. Its own reader belongs to the trainer.
+fn genesis(spec: &[u8]) -> Option<String> {
+    let spec = Some(spec).filter(|spec| spec.len() as u64 <= MAX_SPEC)?;
+    crate::jcs::parse_canonical(spec).ok()?.get("genesis")?.as_str().map(str::to_owned)
 }
 
 /// Manifests say what the commits say, and lead to the files of states.

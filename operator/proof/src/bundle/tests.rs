@@ -18,8 +18,11 @@ use crate::{hash, merkle};
 
 type Memory = BTreeMap<String, Vec<u8>>;
 
-const SPEC: &[u8] = br#"{"a":"spec"}"#;
 const DATASET: &[u8] = br#"{"a":"dataset"}"#;
+
+fn spec() -> Vec<u8> {
+    crate::jcs::to_vec(&serde_json::json!({"genesis": samples::job().genesis})).unwrap()
+}
 
 fn hub() -> SigningKey {
     key(1)
@@ -78,8 +81,8 @@ impl World {
     fn new() -> Self {
         let mut job = samples::job();
         (job.tier, job.steps) = (Tier::None, Step::new(60).unwrap());
-        job.training_digest = hash::h(hash::TRAINING, &[SPEC]);
-        (job.spec, job.dataset) = (Digest::of(SPEC), Digest::of(DATASET));
+        job.training_digest = hash::h(hash::TRAINING, &[&spec()]);
+        (job.spec, job.dataset) = (Digest::of(&spec()), Digest::of(DATASET));
         let id = job_id(&job.to_payload().unwrap());
         let record = job.record_id().unwrap();
         let tip = Start { step: Step::new(0).unwrap(), state_root: job.genesis, record };
@@ -94,7 +97,7 @@ impl World {
             openings: vec![],
             tip,
         };
-        for bytes in [SPEC, DATASET] {
+        for bytes in [&spec(), DATASET] {
             world.file(bytes);
         }
         world.show(hub_keys::sign(1, &[hub().public()], &hub()).unwrap(), hub().public());
@@ -243,7 +246,7 @@ impl World {
             openings: self.openings,
             origin: self.job.hub.clone(),
             records,
-            spec: FileRef::of(SPEC),
+            spec: FileRef::of(&spec()),
             states: self.states,
         };
         self.files.insert(FILE.to_owned(), bundle.to_bytes().unwrap());

@@ -8,7 +8,7 @@ use muster_proof::dsse::Envelope;
 use muster_proof::key::{PublicKey, SigningKey};
 use muster_proof::records::fields::Nonce;
 use muster_proof::records::{Commit, Job, KeyBinding, Payload, ProviderKey, record_seal};
-use muster_proof::tlog::tile::TilePath;
+use muster_proof::tlog::tile::Resource;
 use tempfile::TempDir;
 
 use super::grants::names;
@@ -99,7 +99,7 @@ impl LogClient for Local {
         Box::pin(async { Ok(()) })
     }
 
-    fn tile<'a>(&'a self, _: &'a TilePath) -> BoxFuture<'a, Result<Vec<u8>, ClientError>> {
+    fn tile<'a>(&'a self, _: &'a Resource) -> BoxFuture<'a, Result<Vec<u8>, ClientError>> {
         Box::pin(async { Err(ClientError::Unreachable("not here".into())) })
     }
 
