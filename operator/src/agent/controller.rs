@@ -14,9 +14,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kube::{Api, ResourceExt};
+use kube::Api;
 use muster_api::v1alpha1::{self as api, WorkUnit, WorkUnitPhase};
-use muster_core::attempt::{self, Action, Condition, Decision, Desired, Plan, World, decide};
+use muster_core::attempt::{self, Action, Condition, Decision, Desired, World, decide};
 use muster_core::envelope::Payload;
 use muster_core::policy::Logs;
 

@@ -35,7 +35,10 @@ impl Salts {
     }
 
     fn new(key: [u8; 32]) -> Self {
-        Self(Hmac::new(&key.into()))
+        // A key that is shorter than a block is filled up with zeros (RFC 2104 section 2).
+        let mut block = [0; 64];
+        block[..32].copy_from_slice(&key);
+        Self(Hmac::new(&block.into()))
     }
 
     /// HMAC-SHA256(key, H("muster.salt/1"; job id, u64le island, u64le epoch, u64le interval)).

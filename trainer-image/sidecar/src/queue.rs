@@ -176,7 +176,8 @@ mod tests {
         assert_eq!(next(&queue), (4, Stage::Waiting));
         queue.accepted(4);
         assert_eq!(next(&queue), (8, Stage::Waiting));
-        [8, 12].map(|step| queue.accepted(step));
+        queue.accepted(8);
+        queue.accepted(12);
         assert_eq!(next(&queue), (12, Stage::Accepted));
         assert!(!queue.is_busy());
         queue.durable(4);

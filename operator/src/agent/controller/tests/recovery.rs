@@ -1,4 +1,5 @@
 //! A restored hub that has forgotten a unit which runs: turn by turn, with a member and a hub in memory.
+use crate::agent::state::Commit;
 use axum::body::Bytes;
 use axum::extract::State as Shared;
 use axum::http::{Method, StatusCode, Uri};
@@ -163,6 +164,7 @@ impl Scene {
         });
         let controller = &self.world.controller;
         let pulse = Pulse {
+            log_size: tokio::sync::watch::Sender::new(0),
             session: controller.session.clone(),
             fence: controller.fence.clone(),
             keys: controller.trusted.clone(),
