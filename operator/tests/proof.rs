@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use futures::FutureExt as _;
-use futures::future::BoxFuture;
+use futures::future::LocalBoxFuture;
 use muster::bundle::dir::Dir;
 use muster::bundle::logdir::LogDir;
 use muster::bundle::make::{JobSource, MakeError, States, Wants, make};
@@ -60,32 +60,32 @@ impl Tenant {
 }
 
 impl JobSource for Tenant {
-    fn records(&self) -> BoxFuture<'_, Result<JobRecords, MakeError>> {
-        async { Ok(self.list.clone()) }.boxed()
+    fn records(&self) -> LocalBoxFuture<'_, Result<JobRecords, MakeError>> {
+        async { Ok(self.list.clone()) }.boxed_local()
     }
 
-    fn record<'a>(&'a self, id: &'a Digest) -> BoxFuture<'a, Result<LogEntry, MakeError>> {
-        async move { Ok(self.records[id].clone()) }.boxed()
+    fn record<'a>(&'a self, id: &'a Digest) -> LocalBoxFuture<'a, Result<LogEntry, MakeError>> {
+        async move { Ok(self.records[id].clone()) }.boxed_local()
     }
 
-    fn input<'a>(&'a self, digest: &'a Digest, _: u64) -> BoxFuture<'a, Result<Vec<u8>, MakeError>> {
-        async move { Ok(self.file(digest)) }.boxed()
+    fn input<'a>(&'a self, digest: &'a Digest, _: u64) -> LocalBoxFuture<'a, Result<Vec<u8>, MakeError>> {
+        async move { Ok(self.file(digest)) }.boxed_local()
     }
 
     fn manifest<'a>(
         &'a self,
         digest: &'a Digest,
         _: u64,
-    ) -> BoxFuture<'a, Result<Option<Vec<u8>>, MakeError>> {
-        async move { Ok(Some(self.file(digest))) }.boxed()
+    ) -> LocalBoxFuture<'a, Result<Option<Vec<u8>>, MakeError>> {
+        async move { Ok(Some(self.file(digest))) }.boxed_local()
     }
 
-    fn state<'a>(&'a self, file: &'a FileRef, to: &'a Path) -> BoxFuture<'a, Result<(), MakeError>> {
+    fn state<'a>(&'a self, file: &'a FileRef, to: &'a Path) -> LocalBoxFuture<'a, Result<(), MakeError>> {
         async move {
             std::fs::copy(&self.files[&file.sha256], to)?;
             Ok(())
         }
-        .boxed()
+        .boxed_local()
     }
 }
 

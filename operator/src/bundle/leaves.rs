@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use muster_proof::tlog::entry::MAX_ENTRY;
 use muster_proof::tlog::frontier::Frontier;
-use muster_proof::tlog::read::inclusion;
+use muster_proof::tlog::read::{NotFetched, TileSource, inclusion};
 use muster_proof::tlog::tile::{Bundle, Resource, Tile, WIDTH, parse_entries};
 use muster_proof::{Digest, merkle};
 
@@ -90,8 +90,19 @@ impl Leaves {
     #[must_use]
     pub fn prove(&self, index: u64) -> Option<Vec<Digest>> {
         let size = self.bodies.len() as u64;
-        let proof = inclusion(index, size, Some(&self.root), &mut self.tiles.clone());
+        let proof = inclusion(index, size, Some(&self.root), &mut Own(&self.tiles));
         proof.ok().map(|(_, path)| path)
+    }
+}
+
+/// The tiles of [`Leaves`], not copied.
+struct Own<'a>(&'a BTreeMap<Tile, Vec<u8>>);
+
+impl TileSource for Own<'_> {
+    type Error = NotFetched;
+
+    fn tile(&mut self, tile: Tile) -> Result<Vec<u8>, NotFetched> {
+        self.0.get(&tile).cloned().ok_or(NotFetched(tile))
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 
-use futures::future::BoxFuture;
+use futures::future::LocalBoxFuture;
 use muster_proof::bundle::{
     self, Bundle, FILE, FORMAT, FileRef, Hints, MAX_ENTRIES, Manifest, RecordRef,
 };
@@ -60,18 +60,18 @@ pub enum MakeError {
 }
 
 /// A job as its tenant reads it.
-pub trait JobSource: Send + Sync {
+pub trait JobSource {
     /// Which records there are.
-    fn records(&self) -> BoxFuture<'_, Result<JobRecords, MakeError>>;
+    fn records(&self) -> LocalBoxFuture<'_, Result<JobRecords, MakeError>>;
     /// One of them.
-    fn record<'a>(&'a self, id: &'a Digest) -> BoxFuture<'a, Result<LogEntry, MakeError>>;
+    fn record<'a>(&'a self, id: &'a Digest) -> LocalBoxFuture<'a, Result<LogEntry, MakeError>>;
     /// The spec or the dataset's manifest, at most `max` bytes.
-    fn input<'a>(&'a self, digest: &'a Digest, max: u64) -> BoxFuture<'a, Result<Vec<u8>, MakeError>>;
+    fn input<'a>(&'a self, digest: &'a Digest, max: u64) -> LocalBoxFuture<'a, Result<Vec<u8>, MakeError>>;
     /// A checkpoint's manifest of at most `max` bytes; `None` if the hub has given the checkpoint up.
     fn manifest<'a>(&'a self, digest: &'a Digest, max: u64)
-    -> BoxFuture<'a, Result<Option<Vec<u8>>, MakeError>>;
+    -> LocalBoxFuture<'a, Result<Option<Vec<u8>>, MakeError>>;
     /// Puts a checkpoint's file at `to`, whole.
-    fn state<'a>(&'a self, file: &'a FileRef, to: &'a Path) -> BoxFuture<'a, Result<(), MakeError>>;
+    fn state<'a>(&'a self, file: &'a FileRef, to: &'a Path) -> LocalBoxFuture<'a, Result<(), MakeError>>;
 }
 
 /// Which states are taken along.

@@ -1,15 +1,14 @@
 //! `muster proof`: takes a job's proof home (docs/spec/bundle.md).
 use std::path::{Path, PathBuf};
 
-use axum::body::Bytes;
 use clap::{Args, Subcommand};
 use futures::FutureExt as _;
-use futures::future::BoxFuture;
+use futures::future::LocalBoxFuture;
 use muster_proof::Digest;
 use muster_proof::bundle::FileRef;
 use muster_proof::tlog::note::MAX_NOTE;
 use muster_trainer::files::create_dirs;
-use reqwest::{Method, Response, StatusCode};
+use reqwest::{Method, StatusCode};
 
 use super::data::{label, split};
 use super::download::{self, File};
@@ -20,7 +19,6 @@ use super::transfer::Transfer;
 use super::{Failure, Outcome};
 use crate::bundle::make::{JobSource, Made, MakeError, States, Wants, make};
 use crate::gateway::users::is_object_name;
-use crate::log::client::{Ask, ClientError, Door, HttpLog};
 use crate::runtime::files::read_capped;
 use crate::wire::log::{JobRecords, LogEntry};
 
@@ -90,7 +88,7 @@ impl JobArgs {
         let states = if self.with_checkpoints { States::Taken } else { States::Left };
         let wants = Wants { states, cosignatures: self.cosignatures, head };
         let source = Tenant { gateway: &gateway, base: format!("/v1/namespaces/{namespace}/jobs/{job}") };
-        let made = make(&HttpLog::new(&gateway), &source, out, &wants).await;
+        let made = make(&gateway.log(), &source, out, &wants).await;
         let made = made.map_err(|error| Failure::new(error.to_string()))?;
         note(format_args!(
             "{}: the proof of {} under {} entries of the log; {} witnesses of providers cosigned them",
@@ -141,33 +139,33 @@ fn failed(failure: Failure) -> MakeError {
 }
 
 impl JobSource for Tenant<'_> {
-    fn records(&self) -> BoxFuture<'_, Result<JobRecords, MakeError>> {
-        async { self.gateway.get(&format!("{}/records", self.base)).await.map_err(failed) }.boxed()
+    fn records(&self) -> LocalBoxFuture<'_, Result<JobRecords, MakeError>> {
+        async { self.gateway.get(&format!("{}/records", self.base)).await.map_err(failed) }.boxed_local()
     }
 
-    fn record<'a>(&'a self, id: &'a Digest) -> BoxFuture<'a, Result<LogEntry, MakeError>> {
+    fn record<'a>(&'a self, id: &'a Digest) -> LocalBoxFuture<'a, Result<LogEntry, MakeError>> {
         async move { self.gateway.get(&format!("{}/records/{}", self.base, id.to_hex())).await.map_err(failed) }
-            .boxed()
+            .boxed_local()
     }
 
-    fn input<'a>(&'a self, digest: &'a Digest, max: u64) -> BoxFuture<'a, Result<Vec<u8>, MakeError>> {
+    fn input<'a>(&'a self, digest: &'a Digest, max: u64) -> LocalBoxFuture<'a, Result<Vec<u8>, MakeError>> {
         async move {
             let path = format!("{}/inputs/sha256/{}", self.base, digest.to_hex());
             let found = self.bytes(&path, max).await?;
             found.ok_or_else(|| MakeError::Job(format!("the hub does not have {digest}, which the job's record names")))
         }
-        .boxed()
+        .boxed_local()
     }
 
     fn manifest<'a>(
         &'a self,
         digest: &'a Digest,
         max: u64,
-    ) -> BoxFuture<'a, Result<Option<Vec<u8>>, MakeError>> {
-        async move { self.bytes(&format!("{}/blobs/sha256/{}", self.base, digest.to_hex()), max).await }.boxed()
+    ) -> LocalBoxFuture<'a, Result<Option<Vec<u8>>, MakeError>> {
+        async move { self.bytes(&format!("{}/blobs/sha256/{}", self.base, digest.to_hex()), max).await }.boxed_local()
     }
 
-    fn state<'a>(&'a self, file: &'a FileRef, to: &'a Path) -> BoxFuture<'a, Result<(), MakeError>> {
+    fn state<'a>(&'a self, file: &'a FileRef, to: &'a Path) -> LocalBoxFuture<'a, Result<(), MakeError>> {
         async move {
             let bar = Transfer::start("fetching", file.size);
             let source = download::Source::new(self.gateway, &self.base);
@@ -178,22 +176,6 @@ impl JobSource for Tenant<'_> {
             std::fs::rename(part.map_err(failed)?, to)?;
             Ok(())
         }
-        .boxed()
-    }
-}
-
-/// The log needs no token, and one does no harm.
-impl Door for &Gateway {
-    fn send(&self, ask: Ask) -> BoxFuture<'_, Result<Response, ClientError>> {
-        async move {
-            let unreachable = |text: String| ClientError::Unreachable(text);
-            let request = self.request(ask.method.clone(), &ask.path).await;
-            let mut request = request.map_err(|failure| unreachable(failure.to_string()))?;
-            if let Some(body) = ask.body {
-                request = request.body(Bytes::clone(&body));
-            }
-            request.send().await.map_err(|error| unreachable(error.without_url().to_string()))
-        }
-        .boxed()
+        .boxed_local()
     }
 }

@@ -139,7 +139,7 @@ impl ReplayCommand {
         let spec = dir.read(&bundle.spec.name(), MAX_SPEC).map_err(lacking)?;
         let spec = spec.ok_or_else(|| lacking("the bundle has no spec".into()))?;
         let (parsed, _) = read_spec(&spec).map_err(|error| lacking(error.to_string()))?;
-        if i64::from(self.workers) > i64::from(parsed.training.shards) {
+        if u64::from(self.workers) > parsed.training.shards {
             return Err(Failure::usage(format!("--workers: at most {}, the job's shards", parsed.training.shards)));
         }
         if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
