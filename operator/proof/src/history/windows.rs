@@ -190,7 +190,9 @@ impl History {
         if sealed.is_empty() {
             return Err(Refusal::TooEarly("the first auditor has not sealed"));
         }
-        let joins = second_joins(&it.preimage, &it.subject);
+        // Behind the hub's own auditor nobody is left to join.
+        let hub = sealed.iter().any(|assign| assign.owner.is_none());
+        let joins = second_joins(&it.preimage, &it.subject) && !hub;
         let mut choice = choose(it, base.commit, &base.eligible);
         choice.order.retain(|(owner, _)| sealed.iter().all(|assign| assign.owner.as_ref() != Some(owner)));
         choice.joins = joins;

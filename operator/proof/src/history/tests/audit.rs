@@ -167,6 +167,13 @@ fn auditors_are_asked_in_order() {
     refused!(world, again.sign(&hub()).unwrap(), Refusal::Known { .. });
     let k = good.interval.get();
     world.seal(hubs, state_after(k), records_of(k));
+    // Nobody joins the hub, whatever the chain says, or the audit could never end.
+    world.draw(DrawKind::Second, draw);
+    assert!(!world.history.draws[&draw].second.unwrap().1);
+    let commit = world.history.draws[&draw].commit;
+    world.open(commit);
+    world.show(hubs, state_after(k), records_of(k));
+    world.verdict(draw, VerdictKind::Match);
 }
 
 #[test]
