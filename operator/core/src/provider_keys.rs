@@ -58,7 +58,7 @@ pub fn own(envelope: &Envelope) -> Result<ProviderKey, String> {
 #[must_use]
 pub fn decide(facts: &Facts<'_>, pending: Option<&ProviderKey>, is_pending: bool) -> Vec<Step> {
     let accepts = |key: &Digest| facts.provider.is_some_and(|it| !it.is_out && it.accepted.contains(key));
-    let gone = facts.logged.iter().filter(|key| !facts.revoked.contains(key) && !accepts(key));
+    let gone = facts.logged.iter().filter(|key| !facts.revoked.contains(*key) && !accepts(key));
     let mut steps: Vec<Step> = gone.map(|key| Step::Revoke(*key)).collect();
     if is_pending {
         steps.push(match pending {

@@ -71,6 +71,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::{any, get, post};
 use kube::{Client, Config};
+use muster_proof::records::fields::Origin;
 use tokio::sync::Semaphore;
 
 use self::challenge::Challenges;
@@ -312,7 +313,7 @@ async fn open_log(args: &GatewayArgs) -> anyhow::Result<Kept> {
     let origin = args.log_origin.clone().unwrap_or_else(|| format!("{host}/log"));
     create_private_dir(&args.state)?;
     let path = args.state.join("log");
-    let named = origin.parse().with_context(|| format!("--log-origin {origin:?}"))?;
+    let named = origin.parse::<Origin>().with_context(|| format!("--log-origin {origin:?}"))?;
     let witnesses: Arc<history::Known> = Arc::default();
     let fold = Box::new(history::Fold::new(named, witnesses.clone()));
     let opened = tokio::task::spawn_blocking(move || Log::open(&path, &origin, fold));

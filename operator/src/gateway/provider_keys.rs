@@ -92,3 +92,155 @@ impl Desk {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use muster_core::hub_keys;
+    use muster_proof::key::SigningKey;
+    use muster_proof::records::{KeyRevocation, Payload};
+    use serde_json::{Value, json};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::gateway::history::Fold;
+    use crate::gateway::testing::{Client, HUB_KEY, Running};
+    use crate::gateway::{Rooms, log};
+    use crate::hub::ledger::testing::own_record;
+
+    const ORIGIN: &str = "hub.example/log";
+
+    struct Site {
+        running: Running,
+        store: Arc<Store>,
+        log: Arc<Log>,
+        east: Client,
+        token: String,
+        _dir: TempDir,
+    }
+
+    impl Site {
+        async fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Arc::new(Store::open(dir.path().join("store").as_path()).await.unwrap());
+            let fold = Fold::new(ORIGIN.parse().unwrap(), Arc::default());
+            let log = Arc::new(Log::open(&dir.path().join("log"), ORIGIN, Box::new(fold)).unwrap());
+            let (kept, shown) = (store.clone(), log.clone());
+            let rooms = |gateway: &Shared| Rooms {
+                agents: router(gateway.clone(), kept, shown.clone()),
+                members: log::members(shown),
+                ..Rooms::default()
+            };
+            let running = Running::start_on(log.view().clone(), rooms).await;
+            let east = running.client(2);
+            running.accept("east", &east).await;
+            let token = east.tokens().await.gateway_token;
+            Self { running, store, log, east, token, _dir: dir }
+        }
+
+        async fn post(&self, path: &str, envelope: &Envelope) -> (u16, Value) {
+            send(&self.east, path, Some(&self.token), envelope).await
+        }
+
+        /// As the agent of east makes it, but for what is changed.
+        fn record(&self, change: impl FnOnce(&mut ProviderKey)) -> ProviderKey {
+            let sample = ProviderKey::from_payload(own_record("east", "acme").unverified_payload()).unwrap();
+            let mut record = ProviderKey { key: self.east.key.public().clone(), ..sample };
+            change(&mut record);
+            record
+        }
+    }
+
+    async fn send(client: &Client, path: &str, token: Option<&str>, envelope: &Envelope) -> (u16, Value) {
+        let request = client.http.post(format!("{}{path}", client.url)).body(envelope.to_json().unwrap());
+        let request = match token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        };
+        let answer = request.send().await.unwrap();
+        let status = answer.status().as_u16();
+        (status, answer.json().await.unwrap_or_default())
+    }
+
+    #[tokio::test]
+    async fn a_key_waits_for_the_hubs_signature_and_then_for_nothing() {
+        let site = Site::new().await;
+        let (status, who) = site.east.get("/v1/provider", Some(&site.token)).await;
+        let owner = who["owner"].as_str().unwrap().to_owned();
+        let log = site.log.key().to_string();
+        assert_eq!((status, who), (200, json!({"provider": "east", "owner": owner, "log": log})));
+
+        let record = site.record(|it| it.owner = owner.parse().unwrap());
+        let own = record.sign(&site.east.key).unwrap();
+        for _ in 0..2 {
+            assert_eq!(site.post("/v1/provider-key", &own).await.0, 202);
+        }
+        let pending = site.store.provider_keys("east").await.unwrap().pending.unwrap();
+        let kept = site.store.read(&pending, MAX_RECORD).await.unwrap().unwrap();
+        assert_eq!(Envelope::parse(&kept, 1 << 16).unwrap().record_id(), own.record_id());
+
+        // The hub, by its key alone: its key set first, then what it has signed.
+        let hub = site.running.client(HUB_KEY[0]);
+        let set = hub_keys::sign(1, &[hub.key.public()], &hub.key).unwrap();
+        let both = record.sign_both(&hub.key, &site.east.key).unwrap();
+        let early = send(&hub, "/v1/log/entries", None, &both).await;
+        assert!(early.0 == 400 || early.0 == 409, "the log does not know the hub's keys yet: {early:?}");
+        assert_eq!(send(&hub, "/v1/log/entries", None, &set).await.0, 200);
+        let (status, logged) = send(&hub, "/v1/log/entries", None, &both).await;
+        assert_eq!((status, &logged["index"]), (200, &json!(1)), "{logged}");
+        let want = json!({"recordId": own.record_id(), "index": 1});
+        assert_eq!(site.post("/v1/provider-key", &own).await, (200, want));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_this_agents_own_is_refused_by_its_field() {
+        let site = Site::new().await;
+        let (_, who) = site.east.get("/v1/provider", Some(&site.token)).await;
+        let owner = who["owner"].as_str().unwrap().to_owned();
+        let thief = SigningKey::generate([5; 32]).unwrap();
+        type Change = Box<dyn Fn(&mut ProviderKey)>;
+        let changes: [(&str, Change); 3] = [
+            ("hub", Box::new(|it| it.hub = "other.example/log".parse().unwrap())),
+            ("provider", Box::new(|it| it.provider = "west".parse().unwrap())),
+            ("owner", Box::new(|it| it.owner = "nobody".parse().unwrap())),
+        ];
+        for (field, change) in changes {
+            let record = site.record(|it| {
+                it.owner = owner.parse().unwrap();
+                change(it);
+            });
+            let (status, said) = site.post("/v1/provider-key", &record.sign(&site.east.key).unwrap()).await;
+            let message = said["message"].as_str().unwrap_or_default();
+            assert!(status == 409 && message.starts_with(field), "{said}");
+        }
+        let other = site.record(|it| it.key = thief.public().clone()).sign(&thief).unwrap();
+        assert_eq!(site.post("/v1/provider-key", &other).await.0, 409, "another key than it shows");
+        let good = site.record(|_| {});
+        for bad in [good.sign(&thief).unwrap(), good.sign_both(&thief, &site.east.key).unwrap()] {
+            let (status, said) = site.post("/v1/provider-key", &bad).await;
+            assert_eq!((status, &said["reason"]), (400, &json!("BadRecord")));
+        }
+        assert_eq!(site.store.provider_keys("east").await.unwrap().pending, None);
+    }
+
+    #[tokio::test]
+    async fn nobody_brings_what_is_not_his_to_log() {
+        let site = Site::new().await;
+        let not_here = |(status, said): (u16, Value)| status == 403 && said["reason"] == "NotHere";
+        let set = hub_keys::sign(1, &[site.east.key.public()], &site.east.key).unwrap();
+        assert!(not_here(site.post("/v1/log/entries", &set).await), "an agent is not the hub of an empty log");
+        let own = site.record(|_| {}).sign(&site.east.key).unwrap();
+        assert!(not_here(site.post("/v1/log/entries", &own).await));
+        let revocation = KeyRevocation {
+            hub: ORIGIN.parse().unwrap(),
+            provider: "west".parse().unwrap(),
+            key: site.east.key.key_id(),
+        };
+        assert!(not_here(site.post("/v1/log/entries", &revocation.sign(&site.east.key).unwrap()).await));
+        let commit = "application/vnd.muster.commit.v1+json";
+        let commit = Envelope::sign(commit, b"{}", &site.east.key).unwrap();
+        assert!(not_here(site.post("/v1/log/entries", &commit).await), "its blobs are read back first");
+        let hub = site.running.client(HUB_KEY[0]);
+        assert!(not_here(send(&hub, "/v1/log/entries", None, &commit).await));
+        assert_eq!(site.log.view().published.size(), 0);
+    }
+}

@@ -18,6 +18,15 @@ pub enum Noted {
     Logged(Entry),
 }
 
+impl Noted {
+    fn line(&self) -> String {
+        match self {
+            Self::Begun(record) => format!("{record}\n"),
+            Self::Logged(entry) => entry.line(),
+        }
+    }
+}
+
 /// The grant of an island that was made last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Granted {
@@ -33,11 +42,23 @@ impl Store {
     /// # Errors
     /// `InvalidInput` for a uid that is none, any other error of the backend.
     pub async fn note_commit(&self, job_uid: &str, step: u64, noted: &Noted) -> io::Result<()> {
-        let line = match noted {
-            Noted::Begun(record) => format!("{record}\n"),
-            Noted::Logged(entry) => entry.line(),
-        };
-        self.backend.write(&commit_key(job_uid, step)?, &line).await
+        self.backend.write(&commit_key(job_uid, step)?, &noted.line()).await
+    }
+
+    /// Remembers that a commit is about to be logged, if what is noted is still what was `seen`: what is logged is never
+    /// forgotten for what is only tried. False if it is not.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a uid that is none, any other error of the backend.
+    pub async fn begin_commit(
+        &self,
+        job_uid: &str,
+        step: u64,
+        record: Digest,
+        seen: Option<&Noted>,
+    ) -> io::Result<bool> {
+        let (before, now) = (seen.map(Noted::line), Noted::Begun(record).line());
+        self.backend.swap(&commit_key(job_uid, step)?, before.as_deref(), &now).await
     }
 
     /// The commit of a job's checkpoint after `step`.

@@ -43,11 +43,12 @@ impl<W: Work> Units<W> {
         let claim = claim(payload, step, manifest, envelope)?;
         let store = |error| store_refusal(&error);
         let job = &payload.job_uid;
-        let noted = self.store.noted_commit(job, step).await.map_err(store)?;
+        let mut noted = self.store.noted_commit(job, step).await.map_err(store)?;
         if let Some(Noted::Begun(other)) = noted
             && other != claim.record
         {
             self.conclude(job, step, other).await?;
+            noted = self.store.noted_commit(job, step).await.map_err(store)?;
         }
         match self.store.checkpoint(job, step).await.map_err(store)? {
             // Its first answer may have been lost, or the crash was between the two writes below.
@@ -64,8 +65,12 @@ impl<W: Work> Units<W> {
         self.check_root(agent, unit, &claim, &parsed).await?;
         // Once more, here where it counts: the files took a while to look at.
         self.fence(agent, unit).await?;
-        if !noted.is_some_and(|noted| is_of(&noted, &claim.record)) {
-            self.store.note_commit(job, step, &Noted::Begun(claim.record)).await.map_err(store)?;
+        // What is logged is not forgotten for what is only tried; the log will say what it thinks of it.
+        let is_noted = noted.is_some_and(|it| is_of(&it, &claim.record) || matches!(it, Noted::Logged(_)));
+        if !is_noted
+            && !self.store.begin_commit(job, step, claim.record, noted.as_ref()).await.map_err(store)?
+        {
+            return Err(Refusal::unavailable("another commit of this step is under way; try again"));
         }
         let submission = Submission { envelope: claim.envelope, known: Vec::new() };
         let index = self.log.append(submission).await.map_err(|error| log::refused(&error))?;

@@ -49,8 +49,14 @@ fn unit(job: &TrainingJob, epoch: i64, start: Option<i64>, restarts: u32) -> Wor
     let start = checkpoint.as_ref();
     let identity = Identity { key: SigningKey::generate([7; 32]).unwrap(), incarnation: 1 };
     let image = format!("muster-trainer@{}", digest("55")).parse().unwrap();
-    let particulars = Particulars { provider: "east", epoch, start, restarts, logged: Logged::not_yet() };
+    let particulars = Particulars { provider: "east", epoch, start, restarts, logged: logged() };
     render(job, job.status.as_ref().unwrap(), &particulars, &image, &identity, at(0)).unwrap()
+}
+
+/// What the log has of it.
+fn logged() -> Logged {
+    let nothing = Digest::of(b"");
+    Logged { job: nothing, log: "hub.invalid/log".to_owned(), grant: nothing, start_record: nothing }
 }
 
 fn checkpoint(step: i64) -> muster_api::v1alpha1::JobCheckpoint {

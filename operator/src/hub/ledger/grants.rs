@@ -9,7 +9,7 @@ use muster_proof::records::fields::{Epoch, Island, JobId, Step};
 use muster_proof::records::{GrantEnd, GrantEndReason, Job, JobEnd, Outcome, Payload, Record, job_id};
 
 use super::LedgerError;
-use super::records::{self, From, Who, number};
+use super::records::{self, StartState, Who, number};
 use crate::hub::context::Context;
 use crate::hub::job::unit::Logged;
 use crate::hub::state::Beacon;
@@ -116,8 +116,8 @@ async fn try_grant(ctx: &Context, next: Next<'_>, before: GrantEndReason) -> Res
     let names = names(ctx, job_uid)?;
     let origin = ctx.ledger.origin().await?;
     let from = match start {
-        None => From { step: 0, state_root: names.genesis, record: names.record },
-        Some(checkpoint) => From::checkpoint(checkpoint, commit_of(ctx, job_uid, checkpoint).await?.record)?,
+        None => StartState { step: 0, state_root: names.genesis, record: names.record },
+        Some(checkpoint) => StartState::checkpoint(checkpoint, commit_of(ctx, job_uid, checkpoint).await?.record)?,
     };
     let grant = records::grant(names.id, job_uid, (island, epoch), who, &from)?;
     end_grant(ctx, job_uid, island, i64::MAX, before).await?;
@@ -204,7 +204,7 @@ pub async fn end_job(
     let (step, root) = match newest {
         None => (0, names.genesis),
         Some(newest) => {
-            let from = From::checkpoint(newest, names.record)?;
+            let from = StartState::checkpoint(newest, names.record)?;
             (from.step, from.state_root)
         }
     };

@@ -1,6 +1,6 @@
 //! Providers' keys in the log: what an agent has signed is countersigned, and a key that is not accepted any more is revoked
 //! there, a few seconds later. The decisions are `muster_core::provider_keys`'.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kube::api::ListParams;
@@ -10,6 +10,7 @@ use muster_api::v1alpha1::{ComputeProvider, Scheduling};
 use muster_core::provider_keys::{self, Facts, Provider, Step};
 use muster_proof::Digest;
 use muster_proof::dsse::Envelope;
+use muster_proof::records::fields::ProviderName;
 use muster_proof::records::{KeyRevocation, Payload, ProviderKey};
 
 use super::LedgerError;
@@ -81,7 +82,8 @@ async fn settle(ctx: &Context, name: &str, provider: Option<&Provider>) -> Resul
     };
     // Without something to do the log is not asked for.
     let record = pending.as_ref().map(|(_, record)| record);
-    let facts = Facts { name, provider, logged: &known.logged.keys().copied().collect(), revoked: &known.revoked };
+    let logged: BTreeSet<Digest> = known.logged.keys().copied().collect();
+    let facts = Facts { name, provider, logged: &logged, revoked: &known.revoked };
     let mut done = Ok(());
     for step in provider_keys::decide(&facts, record, known.pending.is_some()) {
         let result = match (step, &pending, &known.pending) {
@@ -105,7 +107,7 @@ async fn settle(ctx: &Context, name: &str, provider: Option<&Provider>) -> Resul
 /// What placement may rely on: keys that are logged, accepted and not revoked.
 fn learn(ctx: &Context, name: &str, provider: Option<&Provider>, known: &ProviderKeys) {
     let accepted = |key: &Digest| provider.is_some_and(|it| !it.is_out && it.accepted.contains(key));
-    let live = known.logged.keys().filter(|key| accepted(key) && !known.revoked.contains(key));
+    let live = known.logged.keys().filter(|key| accepted(key) && !known.revoked.contains(*key));
     ctx.ledger.learn(name, live.copied().collect());
 }
 
@@ -150,7 +152,7 @@ async fn countersign(
 
 async fn revoke(ctx: &Context, name: &str, key: &Digest) -> Result<(), LedgerError> {
     let hub = ctx.ledger.origin().await?;
-    let provider = name.parse().map_err(|_| LedgerError::Incomplete(format!("{name:?} is no provider")))?;
+    let provider = name.parse::<ProviderName>().map_err(|_| LedgerError::Incomplete(format!("{name:?} is no provider")))?;
     let revocation = KeyRevocation { hub, provider, key: *key };
     let envelope = revocation.sign(&ctx.ledger.key())?;
     let entry = ctx.ledger.submit("the key's revocation", &envelope).await?;

@@ -165,7 +165,7 @@ impl Ledger {
             return Ok(good.clone());
         }
         let (log, vkey) = self.way.connect(&key).await.map_err(LedgerError::Unavailable)?;
-        let origin = vkey.split('+').next().unwrap_or_default().parse();
+        let origin = vkey.split('+').next().unwrap_or_default().parse::<Origin>();
         let origin = origin.map_err(|_| LedgerError::Unavailable(format!("{vkey:?} is no key of a log")))?;
         self.state.pin_log(&vkey)?;
         for set in keys.chain() {

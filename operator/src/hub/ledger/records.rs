@@ -68,7 +68,7 @@ fn chain_length(intervals: u64) -> u64 {
 
 /// The state that a grant starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct From {
+pub struct StartState {
     /// After this step.
     pub step: i64,
     /// Its StateRoot.
@@ -77,7 +77,7 @@ pub struct From {
     pub record: Digest,
 }
 
-impl From {
+impl StartState {
     /// A checkpoint whose commit is this record.
     ///
     /// # Errors
@@ -106,7 +106,7 @@ pub fn grant(
     job_uid: &str,
     (island, epoch): (i64, i64),
     who: Who<'_>,
-    from: &From,
+    from: &StartState,
 ) -> Result<Grant, LedgerError> {
     let (island, epoch) = (number("island", island, Island::new)?, number("epoch", epoch, Epoch::new)?);
     Ok(Grant {

@@ -131,9 +131,9 @@ pub fn identity(provider: &str) -> SigningKey {
 
 /// The record of that key, as its agent signs it.
 pub fn own_record(provider: &str, owner: &str) -> Envelope {
-    use muster_proof::tlog::note::{Algorithm, NoteKey};
+    use muster_proof::tlog::note::{Algorithm, KeyName, NoteKey};
     let seed = *Digest::of(format!("witness of {provider}").as_bytes()).as_bytes();
-    let witness = NoteKey::new(provider.parse().unwrap(), Algorithm::CosignatureV1, seed);
+    let witness = NoteKey::new(KeyName::new(provider).unwrap(), Algorithm::CosignatureV1, seed);
     let record = ProviderKey {
         hub: ORIGIN.parse().unwrap(),
         provider: provider.parse().unwrap(),

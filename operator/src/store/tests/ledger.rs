@@ -39,7 +39,9 @@ async fn commits_grants_and_the_end_are_remembered_as_long_as_the_job(#[values(O
     let noted = async |step| store.noted_commit(JOB, step).await.unwrap();
     assert_eq!(noted(20).await, None);
     let begun = Noted::Begun(Digest::of(b"commit"));
-    store.note_commit(JOB, 20, &begun).await.unwrap();
+    assert!(store.begin_commit(JOB, 20, Digest::of(b"commit"), None).await.unwrap());
+    assert!(!store.begin_commit(JOB, 20, Digest::of(b"other"), None).await.unwrap(), "another was there first");
+    assert!(store.begin_commit(JOB, 20, Digest::of(b"commit"), Some(&begun)).await.unwrap());
     store.note_commit(JOB, 40, &begun).await.unwrap();
     assert_eq!(noted(20).await, Some(begun));
     let logged = Noted::Logged(entry("commit", 12));
