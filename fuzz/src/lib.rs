@@ -4,6 +4,7 @@
 //! A crash that `make fuzz` finds becomes a file under `seeds/<target>/` and so a test. `README.md` says which reader has which
 //! target.
 mod agent;
+mod bundle;
 mod gateway;
 mod log;
 mod proof;
@@ -31,6 +32,7 @@ pub fn all() -> Vec<Target> {
         requests::targets(),
         log::targets(),
         agent::targets(),
+        bundle::targets(),
     ]
     .concat()
 }

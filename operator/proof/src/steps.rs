@@ -19,7 +19,7 @@ use crate::{Digest, jcs, merkle};
 
 /// Most records of one interval: the largest `training.intervalSteps` of the API.
 pub const MAX_RECORDS: usize = 100_000;
-/// Most bytes of one record; a real one has at most 117.
+/// Most bytes of one record; a real one has at most 113.
 pub const MAX_RECORD: usize = 128;
 
 /// Why bytes are not step records, or records not those of an interval.

@@ -149,8 +149,16 @@ impl Witness {
     /// # Errors
     /// [`WitnessError`]: a key that is none; what was seen cannot be read, which must not read as "nothing".
     pub fn open(state: &Path, provider: &str, log: &str) -> Result<Self, WitnessError> {
+        Self::named(state, &format!("muster-agent/{provider}"), log)
+    }
+
+    /// As [`Witness::open`], under a name of its own: not an agent's, a tenant's.
+    ///
+    /// # Errors
+    /// As [`Witness::open`].
+    pub fn named(state: &Path, name: &str, log: &str) -> Result<Self, WitnessError> {
         let log: VerifierKey = log.parse().map_err(WitnessError::Pinned)?;
-        let name = KeyName::new(&format!("muster-agent/{provider}")).map_err(WitnessError::Pinned)?;
+        let name = KeyName::new(name).map_err(WitnessError::Pinned)?;
         let key = NoteKey::new(name, Algorithm::CosignatureV1, secret::open(state, KEY)?);
         let seen = match read_json::<Seen>(&state.join(SEEN))? {
             None => None,

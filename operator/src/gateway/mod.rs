@@ -43,6 +43,7 @@ mod provider_keys;
 mod providers;
 mod publish;
 pub mod rbac;
+mod records;
 mod recover;
 pub mod reviews;
 mod streams;
@@ -276,6 +277,7 @@ fn rooms(
                 .merge(provider_keys::router(gateway.clone(), store.clone(), log.clone()))
                 .merge(log::agents(log.clone(), witnesses.clone())),
             users: users::router(store.clone(), door.clone(), urls.clone(), namespace_quota)
+                .merge(records::router(store.clone(), door.clone(), log.clone()))
                 .merge(logs::router(store.clone(), door, work, streams)),
             objects: Some(urls::Objects { urls: urls.clone(), store: store.clone() }),
         };

@@ -50,7 +50,7 @@ use std::time::Instant;
 use muster_proof::Digest;
 use muster_proof::dsse::Envelope;
 use muster_proof::tlog::note::{NoteKey, VerifierKey};
-use muster_proof::tlog::tile::{Resource, Tile};
+use muster_proof::tlog::tile::{Bundle, Resource, Tile, WIDTH};
 use tokio::sync::{Semaphore, oneshot};
 
 use self::admit::{Admit, Refusal};
@@ -215,6 +215,25 @@ impl Log {
             return Ok(None);
         }
         self.disk.read(&path.to_string(), read::MAX_TILE)
+    }
+
+    /// The records from `from` to the end of the bundle that it is in, as far as they are published; none at the end of the log.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// Any of the disk, and `InvalidData` for a file that is damaged.
+    pub fn records(&self, from: u64) -> io::Result<Vec<(u64, Envelope)>> {
+        let Some(bundle) = Bundle::with_entry(from, self.view.published.size()) else { return Ok(Vec::new()) };
+        let first = from - from % u64::from(WIDTH);
+        let mut records = Vec::new();
+        for (at, body) in read::entries(self.disk.as_ref(), bundle)?.iter().enumerate() {
+            let index = first + at as u64;
+            if index >= from {
+                let entry = read::entry(bundle, at, body)?;
+                records.push((index, read::envelope_of(self.disk.as_ref(), &entry)?));
+            }
+        }
+        Ok(records)
     }
 
     /// A record and its index, if it is published. Blocks.

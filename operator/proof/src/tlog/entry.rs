@@ -1,5 +1,5 @@
 //! A leaf of the log: who signed which record. Rekor's `hashedrekord` 0.0.2, so that the tools of Sigstore read
-//! it, in canonical JSON (docs/spec/log.md, "Entries").
+//! it, in canonical JSON (docs/spec/log.md section 8).
 //!
 //! ```text
 //! data.digest                  SHA-256 of the DSSE PAE: the record id, see crate::dsse

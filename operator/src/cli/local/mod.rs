@@ -6,8 +6,8 @@
 //! | `workers` | one start of all worker processes, from spawn to the last exit |
 //! | `progress` | what a person or a program sees of it |
 mod prepare;
-mod progress;
-mod workers;
+pub(super) mod progress;
+pub(super) mod workers;
 
 use super::output::Output;
 use super::run::block_on;

@@ -65,6 +65,7 @@ pub(super) fn prepare(command: &LocalCommand) -> Result<Prepared, Failure> {
             interval_steps: spec.training.interval_steps,
             keep_last: spec.checkpoints.keep_last,
             from_step: command.from_step,
+            last_step: None,
             isa: command.isa.clone(),
         },
         steps,

@@ -140,6 +140,7 @@ impl Scene {
         let controller = Controller {
             provider: before.provider.clone(),
             policies: before.policies.clone(),
+            witness: before.witness.clone(),
             trusted: before.trusted.clone(),
             fence: Arc::new(fence),
             session: before.session.clone(),
