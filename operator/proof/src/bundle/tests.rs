@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use super::Outcome;
 use crate::dsse::Envelope;
 use crate::hub_keys;
 use crate::key::{PublicKey, SigningKey};
