@@ -17,6 +17,7 @@ use serde::Deserialize;
 use super::access::{Agent, Member, Refusal};
 use super::history::may_submit;
 use super::body::{MAX_JSON, whole};
+use super::history::may_submit;
 use crate::log::admit::{self, Fault};
 use crate::log::cosignatures::{CosignError, Witnesses};
 use crate::log::{AppendError, Log, Submission};

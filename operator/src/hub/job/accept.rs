@@ -175,3 +175,6 @@ fn said(look: &Look<'_>, accepted: Acceptance) -> TrainingJobStatus {
     });
     status::with_conditions(look, &all, look.ctx.now())
 }
+
+#[cfg(test)]
+mod tests;
