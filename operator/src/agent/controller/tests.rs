@@ -6,8 +6,6 @@ use muster_core::hub_keys;
 use muster_core::recovery::Anew;
 use muster_proof::key::SigningKey;
 
-use kube::ResourceExt as _;
-
 use super::*;
 use crate::agent::fake_gateway::{FakeGateway, tlog};
 use crate::agent::fence::Floor;
