@@ -2,7 +2,9 @@
 use std::collections::BTreeMap;
 
 use muster_proof::Digest;
-use muster_proof::bundle::{Bundle, FILE, FORMAT, FileRef, Hints, Manifest, Options, Outcome, Trust, verify_bundle};
+use muster_proof::bundle::{
+    Bundle, FILE, FORMAT, FileRef, Hints, Manifest, Options, Outcome, Trust, verify_bundle,
+};
 use muster_proof::hub_keys;
 use muster_proof::key::SigningKey;
 use muster_proof::merkle;

@@ -105,6 +105,12 @@ fn open(disk: &Memory) -> Option<Log> {
     Log::on(Arc::new(disk.clone()), log_key()?, Box::new(WellFormed)).ok()
 }
 
+/// A log without records, for routes that append to one.
+pub fn empty() -> Option<Arc<Log>> {
+    static EMPTY: OnceLock<Option<Arc<Log>>> = OnceLock::new();
+    EMPTY.get_or_init(|| open(&Memory::default()).map(Arc::new)).clone()
+}
+
 /// A log of two records.
 fn filled() -> Option<&'static Memory> {
     static FILLED: OnceLock<Option<Memory>> = OnceLock::new();

@@ -210,8 +210,8 @@ fn urls() -> Arc<Urls> {
 }
 
 fn agents(data: &[u8]) {
-    let Some(fixed) = fixed() else { return };
-    send(data, |store| units::router(store, Arc::new(Known(Some(fixed.unit.clone()))), urls()));
+    let Some((fixed, log)) = fixed().zip(crate::log::empty()) else { return };
+    send(data, |store| units::router(store, Arc::new(Known(Some(fixed.unit.clone()))), urls(), log));
 }
 
 fn humans(data: &[u8]) {
@@ -222,8 +222,9 @@ fn humans(data: &[u8]) {
 /// A WorkUnit as the API server may hand it out: what was written with other schemas, or by a broken hub.
 fn unit(data: &[u8]) {
     let Ok(unit) = serde_json::from_slice::<WorkUnit>(data) else { return };
+    let Some(log) = crate::log::empty() else { return };
     let asked = format!("GET /v1/units/{UNIT}/blobs/sha256/{}\n\n", Digest::of(b"x").to_hex());
-    send(asked.as_bytes(), |store| units::router(store, Arc::new(Known(Some(unit))), urls()));
+    send(asked.as_bytes(), |store| units::router(store, Arc::new(Known(Some(unit))), urls(), log));
 }
 
 fn agent_seeds() -> Vec<Vec<u8>> {
@@ -280,7 +281,10 @@ mod tests {
     #[tokio::test]
     async fn the_seeds_go_far() {
         let work = Arc::new(Known(Some(fixed().unwrap().unit.clone())));
-        let got = statuses(&agent_seeds(), |store| units::router(store, work.clone(), urls())).await;
+        let got = statuses(&agent_seeds(), |store| {
+            units::router(store, work.clone(), urls(), crate::log::empty().unwrap())
+        })
+        .await;
         assert_eq!(got, [201, 206, 200, 200, 400]);
         let known = Arc::new(Known(None));
         let got = statuses(&user_seeds(), |store| {

@@ -17,7 +17,9 @@ use muster::bundle::states;
 use muster::gateway::history::Fold;
 use muster::log::{Log, Submission};
 use muster::wire::log::{JobRecords, LogEntry, LoggedRecord};
-use muster_proof::bundle::{Bundle, FILE, FileRef, OpeningRef, Options, Outcome, Report, Trust, verify_bundle};
+use muster_proof::bundle::{
+    Bundle, FILE, FileRef, OpeningRef, Options, Outcome, Report, Trust, verify_bundle,
+};
 use muster_proof::dsse::Envelope;
 use muster_proof::hub_keys;
 use muster_proof::key::SigningKey;
@@ -134,7 +136,8 @@ async fn world(site: Site) -> World {
         visibility: Visibility::Private,
     };
     let id = job_id(&job.to_payload().unwrap());
-    let unit: muster_proof::records::fields::UnitName = unit_name(&job.job_uid, island, epoch).parse().unwrap();
+    let unit: muster_proof::records::fields::UnitName =
+        unit_name(&job.job_uid, island, epoch).parse().unwrap();
     let mut envelopes: Vec<Envelope> = vec![hub_keys::sign(1, &[hub.public()], &hub).unwrap()];
     let witness = NoteKey::new(KeyName::new("muster-agent/east").unwrap(), Algorithm::CosignatureV1, [4; 32]);
     let named = ProviderKey {
@@ -152,7 +155,8 @@ async fn world(site: Site) -> World {
     let hidden = other.sign(&hub).unwrap();
     envelopes.push(hidden.clone());
     envelopes.push(job.sign(&hub).unwrap());
-    let mut tip = Start { step: Step::new(0).unwrap(), state_root: genesis, record: job.record_id().unwrap() };
+    let mut tip =
+        Start { step: Step::new(0).unwrap(), state_root: genesis, record: job.record_id().unwrap() };
     let grant = Grant {
         job: id,
         island,
@@ -213,7 +217,13 @@ async fn world(site: Site) -> World {
     let fold = Fold::new(ORIGIN.parse().unwrap(), Arc::default());
     let log = Log::open(&site.path("log"), ORIGIN, Box::new(fold)).unwrap();
     let mut tenant = Tenant {
-        list: JobRecords { log: log.key().to_string(), job: id, spec: job.spec, dataset: job.dataset, records: vec![] },
+        list: JobRecords {
+            log: log.key().to_string(),
+            job: id,
+            spec: job.spec,
+            dataset: job.dataset,
+            records: vec![],
+        },
         records: BTreeMap::new(),
         files,
     };
@@ -250,7 +260,8 @@ fn open_seals(bundle: &Path, openings: Vec<(Digest, Vec<u8>, Nonce)>) {
 }
 
 fn check(dir: &Path, policy: &str) -> Report {
-    let trust = Trust::Policy { policy: std::fs::read_to_string(policy).unwrap().parse().unwrap(), hub: vec![] };
+    let trust =
+        Trust::Policy { policy: std::fs::read_to_string(policy).unwrap().parse().unwrap(), hub: vec![] };
     let dir = Dir::new(dir);
     let mut report = verify_bundle(&dir, &trust, Options::default());
     if let Ok(list) = Bundle::parse(&std::fs::read(dir.path().join(FILE)).unwrap_or_default()) {
@@ -276,7 +287,9 @@ fn text(path: &Path) -> &str {
 fn a_stranger_checks_the_bundle() {
     let World { bundle, policy, job, .. } = &*WORLD;
     let ran = run(&["verify", "bundle", text(bundle), "--policy", policy]).succeeded();
-    for words in ["result: holds", "0 of 6 intervals were replayed", "the tensors of 6 states", "the hub's word"] {
+    for words in
+        ["result: holds", "0 of 6 intervals were replayed", "the tensors of 6 states", "the hub's word"]
+    {
         assert!(ran.stdout.contains(words), "{words}: {ran:?}");
     }
     let ran = run(&["verify", "bundle", text(bundle), "--policy", policy, "--output", "json"]).succeeded();
@@ -299,8 +312,18 @@ fn an_interval_is_replayed_from_genesis_and_from_a_state() {
     let World { site, bundle, policy, .. } = &*WORLD;
     for (interval, workers) in [("0", "1"), ("3", "2")] {
         let data = site.at("data");
-        let arguments =
-            ["replay", text(bundle), "--interval", interval, "--data", &data, "--policy", policy, "--workers", workers];
+        let arguments = [
+            "replay",
+            text(bundle),
+            "--interval",
+            interval,
+            "--data",
+            &data,
+            "--policy",
+            policy,
+            "--workers",
+            workers,
+        ];
         let ran = run(&arguments).succeeded();
         assert!(ran.stdout.ends_with("step records are the same\nMatch\n"), "{ran:?}");
     }
@@ -391,7 +414,8 @@ fn whatever_is_changed_is_found_and_its_file_named() {
         assert_ne!(report.outcome, Outcome::Holds, "flip {flip}, bit {bit} of {name}:\n{report}");
         let mut blamed = report.checks.iter().filter(|check| check.outcome != Outcome::Holds);
         // A changed digest in the list names a file that is not there.
-        let named = blamed.any(|check| check.file.as_deref() == Some(name) || (name == FILE && check.file.is_some()));
+        let named =
+            blamed.any(|check| check.file.as_deref() == Some(name) || (name == FILE && check.file.is_some()));
         assert!(named, "flip {flip}, bit {bit} of {name}:\n{report}");
         std::fs::write(&path, good).unwrap();
     }

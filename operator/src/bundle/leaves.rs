@@ -111,7 +111,10 @@ impl TileSource for Own<'_> {
 /// # Errors
 /// [`LeavesError`].
 pub async fn entries(log: &dyn LogClient, index: u64, size: u64) -> Result<Vec<Vec<u8>>, LeavesError> {
-    let wrong = |file: String, problem: &dyn std::fmt::Display| LeavesError::Wrong { file, problem: problem.to_string() };
+    let wrong = |file: String, problem: &dyn std::fmt::Display| LeavesError::Wrong {
+        file,
+        problem: problem.to_string(),
+    };
     let none = || wrong(format!("entry {index}"), &"there is none under this head");
     let wanted = Bundle::with_entry(index, size).ok_or_else(none)?;
     let (taken, data) = match log.tile(&Resource::Entries(wanted)).await {

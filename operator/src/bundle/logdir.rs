@@ -1,8 +1,8 @@
 //! A log's files in a directory, as C2SP names them, as a log that can be read: a gateway's own directory, or a copy.
 use std::path::PathBuf;
 
-use futures::future::{BoxFuture, ready};
 use futures::FutureExt as _;
+use futures::future::{BoxFuture, ready};
 use muster_proof::Digest;
 use muster_proof::dsse::Envelope;
 use muster_proof::tlog::note::MAX_NOTE;

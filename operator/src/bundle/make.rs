@@ -5,9 +5,7 @@ use std::io;
 use std::path::Path;
 
 use futures::future::LocalBoxFuture;
-use muster_proof::bundle::{
-    self, Bundle, FILE, FORMAT, FileRef, Hints, MAX_ENTRIES, Manifest, RecordRef,
-};
+use muster_proof::bundle::{self, Bundle, FILE, FORMAT, FileRef, Hints, MAX_ENTRIES, Manifest, RecordRef};
 use muster_proof::dsse::Envelope;
 use muster_proof::records::Record;
 use muster_proof::tlog::checkpoint::{self, SignedCheckpoint};
@@ -68,8 +66,11 @@ pub trait JobSource {
     /// The spec or the dataset's manifest, at most `max` bytes.
     fn input<'a>(&'a self, digest: &'a Digest, max: u64) -> LocalBoxFuture<'a, Result<Vec<u8>, MakeError>>;
     /// A checkpoint's manifest of at most `max` bytes; `None` if the hub has given the checkpoint up.
-    fn manifest<'a>(&'a self, digest: &'a Digest, max: u64)
-    -> LocalBoxFuture<'a, Result<Option<Vec<u8>>, MakeError>>;
+    fn manifest<'a>(
+        &'a self,
+        digest: &'a Digest,
+        max: u64,
+    ) -> LocalBoxFuture<'a, Result<Option<Vec<u8>>, MakeError>>;
     /// Puts a checkpoint's file at `to`, whole.
     fn state<'a>(&'a self, file: &'a FileRef, to: &'a Path) -> LocalBoxFuture<'a, Result<(), MakeError>>;
 }
@@ -161,7 +162,11 @@ pub async fn make(
         job: list.job,
         manifests,
         openings: Vec::new(),
-        origin: key.name().as_str().parse().map_err(|_| MakeError::Job("the log's name is no origin".into()))?,
+        origin: key
+            .name()
+            .as_str()
+            .parse()
+            .map_err(|_| MakeError::Job("the log's name is no origin".into()))?,
         records: making.records,
         spec,
         states,
@@ -261,7 +266,11 @@ impl Making<'_> {
     async fn input(&self, digest: &Digest) -> Result<FileRef, MakeError> {
         let bytes = self.job.input(digest, MAX_INPUT).await?;
         let file = put(self.out, &bytes)?;
-        if file.sha256 == *digest { Ok(file) } else { Err(MakeError::Job(format!("the gateway gave another file than {digest}"))) }
+        if file.sha256 == *digest {
+            Ok(file)
+        } else {
+            Err(MakeError::Job(format!("the gateway gave another file than {digest}")))
+        }
     }
 
     /// Manifests that the hub still has, and the files of their states.
@@ -274,7 +283,9 @@ impl Making<'_> {
                 .map_err(|error| MakeError::Job(format!("the manifest {digest}: {error}")))?;
             manifests.insert(file);
             if states == States::Taken {
-                files.extend(manifest.files.iter().map(|file| FileRef { sha256: file.sha256, size: file.size }));
+                files.extend(
+                    manifest.files.iter().map(|file| FileRef { sha256: file.sha256, size: file.size }),
+                );
             }
         }
         for file in &files {

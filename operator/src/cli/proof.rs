@@ -124,7 +124,9 @@ impl Tenant<'_> {
             let mut bytes = Vec::new();
             while let Some(part) = piece(&mut answer).await? {
                 if (bytes.len() + part.len()) as u64 > max {
-                    return Err(Failure::new(format!("{path}: the gateway sends more than {max} bytes")).into());
+                    return Err(
+                        Failure::new(format!("{path}: the gateway sends more than {max} bytes")).into()
+                    );
                 }
                 bytes.extend_from_slice(&part);
             }
@@ -152,7 +154,9 @@ impl JobSource for Tenant<'_> {
         async move {
             let path = format!("{}/inputs/sha256/{}", self.base, digest.to_hex());
             let found = self.bytes(&path, max).await?;
-            found.ok_or_else(|| MakeError::Job(format!("the hub does not have {digest}, which the job's record names")))
+            found.ok_or_else(|| {
+                MakeError::Job(format!("the hub does not have {digest}, which the job's record names"))
+            })
         }
         .boxed_local()
     }
@@ -162,7 +166,8 @@ impl JobSource for Tenant<'_> {
         digest: &'a Digest,
         max: u64,
     ) -> LocalBoxFuture<'a, Result<Option<Vec<u8>>, MakeError>> {
-        async move { self.bytes(&format!("{}/blobs/sha256/{}", self.base, digest.to_hex()), max).await }.boxed_local()
+        async move { self.bytes(&format!("{}/blobs/sha256/{}", self.base, digest.to_hex()), max).await }
+            .boxed_local()
     }
 
     fn state<'a>(&'a self, file: &'a FileRef, to: &'a Path) -> LocalBoxFuture<'a, Result<(), MakeError>> {

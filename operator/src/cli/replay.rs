@@ -27,7 +27,9 @@ use crate::runtime::files::{Access, write_atomic};
 
 /// Computes an interval again.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit codes: 0 the same bits, 1 other bits or a bundle that does not hold, 2 wrong usage, 3 incomplete")]
+#[command(
+    after_help = "Exit codes: 0 the same bits, 1 other bits or a bundle that does not hold, 2 wrong usage, 3 incomplete"
+)]
 pub struct ReplayCommand {
     /// The bundle's directory
     #[arg(value_name = "BUNDLE")]
@@ -86,10 +88,13 @@ impl ReplayCommand {
         if report.outcome == Came::Refuted {
             let wrong = report.checks.iter().find(|check| check.outcome == Came::Refuted);
             let what = wrong.map(|check| format!("{}: {}", check.name, check.what)).unwrap_or_default();
-            return Err(Failure::new(format!("the bundle does not hold, so there is nothing to replay: {what}")));
+            return Err(Failure::new(format!(
+                "the bundle does not hold, so there is nothing to replay: {what}"
+            )));
         }
         let dir = Dir::new(&self.bundle);
-        let bundle = list(&dir).ok_or_else(|| incomplete(Failure::new("the bundle's list cannot be read")))?;
+        let bundle =
+            list(&dir).ok_or_else(|| incomplete(Failure::new("the bundle's list cannot be read")))?;
         let state = self.wanted(&report)?;
         let scratch = Scratch::new().map_err(|error| incomplete(error.into()))?;
         let out = self.out.clone().unwrap_or_else(|| scratch.path().join("replay"));
@@ -140,7 +145,10 @@ impl ReplayCommand {
         let spec = spec.ok_or_else(|| lacking("the bundle has no spec".into()))?;
         let (parsed, _) = read_spec(&spec).map_err(|error| lacking(error.to_string()))?;
         if u64::from(self.workers) > parsed.training.shards {
-            return Err(Failure::usage(format!("--workers: at most {}, the job's shards", parsed.training.shards)));
+            return Err(Failure::usage(format!(
+                "--workers: at most {}, the job's shards",
+                parsed.training.shards
+            )));
         }
         if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(Failure::usage(format!("--out {}: is not empty", out.display())));
@@ -150,7 +158,8 @@ impl ReplayCommand {
         let start = state.first_step.saturating_sub(1);
         if start > 0 {
             let before = report.states.iter().find(|s| (s.island, s.step) == (state.island, start));
-            let before = before.ok_or_else(|| lacking(format!("the state after step {start} is not committed")))?;
+            let before =
+                before.ok_or_else(|| lacking(format!("the state after step {start} is not committed")))?;
             let into = Store::new(out).path(start);
             if let Some(parent) = into.parent() {
                 fs::create_dir_all(parent)?;

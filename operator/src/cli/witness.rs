@@ -29,7 +29,9 @@ const CHECKPOINT: &str = "checkpoint";
 
 /// Watches the hub's log.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit codes: 0 consistent, 1 the log contradicts itself (evidence is kept), 2 wrong usage, 3 not reached")]
+#[command(
+    after_help = "Exit codes: 0 consistent, 1 the log contradicts itself (evidence is kept), 2 wrong usage, 3 not reached"
+)]
 pub struct WitnessCommand {
     #[command(flatten)]
     log: LogArgs,
@@ -56,7 +58,12 @@ impl WitnessCommand {
         let key = self.pinned()?;
         let witness = Witness::named(&self.state, &self.name, &key.to_string())?;
         note(format_args!("witness {} of log {key}", witness.verifier()));
-        let log = Keeping { log: log_of(&self.log)?, key, witness: witness.verifier().clone(), dir: self.state.clone() };
+        let log = Keeping {
+            log: log_of(&self.log)?,
+            key,
+            witness: witness.verifier().clone(),
+            dir: self.state.clone(),
+        };
         block_on(self.watch(&witness, &log))?
     }
 
@@ -140,7 +147,8 @@ impl Keeping {
         // It has grown meanwhile; the next look finds the next head.
         let Some(mut head) = found else { return Ok(()) };
         let lines = parse_signatures(lines.as_bytes()).map_err(|error| malformed(error.to_string()))?;
-        head.merge(&lines, std::slice::from_ref(&self.witness)).map_err(|error| malformed(error.to_string()))?;
+        head.merge(&lines, std::slice::from_ref(&self.witness))
+            .map_err(|error| malformed(error.to_string()))?;
         write_atomic(&self.dir.join(CHECKPOINT), head.to_string().as_bytes(), Access::Public)
             .map_err(|error| malformed(error.to_string()))
     }

@@ -15,7 +15,6 @@ use muster_proof::tlog::tile::Resource;
 use serde::Deserialize;
 
 use super::access::{Agent, Member, Refusal};
-use super::history::may_submit;
 use super::body::{MAX_JSON, whole};
 use super::history::may_submit;
 use crate::log::admit::{self, Fault};

@@ -94,7 +94,9 @@ impl<A: Authorizer, J: Jobs> Records<A, J> {
         let found = tokio::task::spawn_blocking(move || own.find(&uid)).await;
         let found = found.map_err(|error| unreadable(&error))?.map_err(|error| unreadable(&error))?;
         found.ok_or_else(|| {
-            let text = format!("the log has no record of job {namespace}/{job} yet; it comes when the job is resolved");
+            let text = format!(
+                "the log has no record of job {namespace}/{job} yet; it comes when the job is resolved"
+            );
             Refusal::new(StatusCode::NOT_FOUND, "NotLogged", text)
         })
     }

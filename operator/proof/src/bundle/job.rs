@@ -49,7 +49,10 @@ pub(super) fn check(
     report.counts.hidden_by_hub =
         opened.hidden.iter().filter(|entry| story.hub.contains(&entry.key)).count() as u64;
     for entry in opened.hidden.iter().filter(|entry| story.bound.contains(&entry.key)) {
-        let what = format!("entry {} of the log is signed by a key of this job, and its record is not shown", entry.index);
+        let what = format!(
+            "entry {} of the log is signed by a key of this job, and its record is not shown",
+            entry.index
+        );
         report.refute("omissions", what, Some(FILE));
     }
     let Some(job) = story.job.take() else {
@@ -109,7 +112,8 @@ fn fold(
             let ids: Vec<Digest> = set.keys().iter().map(crate::key::PublicKey::key_id).collect();
             if !pinned && story.hub.is_empty() && !ids.iter().any(|id| pins.contains(id)) {
                 wrong += 1;
-                let what = format!("the log's first set of the hub's keys is {ids:?}, none of which is pinned");
+                let what =
+                    format!("the log's first set of the hub's keys is {ids:?}, none of which is pinned");
                 report.refute("history", what, Some(file));
             }
             pinned = true;
@@ -118,7 +122,11 @@ fn fold(
         story.take(&accepted);
     }
     if !pinned {
-        report.lacks("history", "no set of the hub's keys is shown, so the pinned one was not found", Some(FILE));
+        report.lacks(
+            "history",
+            "no set of the hub's keys is shown, so the pinned one was not found",
+            Some(FILE),
+        );
     } else if wrong == 0 {
         report.holds("history", format!("{} records count, each by the records before it", shown.len()));
     }
@@ -216,11 +224,17 @@ fn spec(report: &mut Report, reader: &Reader<'_>, bundle: &Bundle, job: &Job) {
             let digest = h(hash::TRAINING, &[&spec]);
             if digest != job.training_digest {
                 good = false;
-                let what = format!("the spec has training digest {digest}, the job's record says {}", job.training_digest);
+                let what = format!(
+                    "the spec has training digest {digest}, the job's record says {}",
+                    job.training_digest
+                );
                 report.refute("job", what, Some(&bundle.spec.name()));
             } else if genesis(&spec).as_deref() != Some(job.genesis.to_string().as_str()) {
                 good = false;
-                let what = format!("the spec does not name the state {} that the job's record starts from", job.genesis);
+                let what = format!(
+                    "the spec does not name the state {} that the job's record starts from",
+                    job.genesis
+                );
                 report.refute("job", what, Some(&bundle.spec.name()));
             }
         }
@@ -287,9 +301,15 @@ fn manifests(
         report.refute("checkpoints", "no manifest of the bundle names this file", Some(&file.name()));
     }
     let last = states.values().filter(|state| state.manifest.is_some()).max_by_key(|state| state.step);
-    if let Some(last) = last.filter(|last| !last.manifest.is_some_and(|manifest| there.contains_key(&manifest))) {
+    if let Some(last) =
+        last.filter(|last| !last.manifest.is_some_and(|manifest| there.contains_key(&manifest)))
+    {
         good = false;
-        report.lacks("checkpoints", format!("the manifest of the last state, of step {}, is not there", last.step), Some(FILE));
+        report.lacks(
+            "checkpoints",
+            format!("the manifest of the last state, of step {}, is not there", last.step),
+            Some(FILE),
+        );
     }
     if good {
         report.holds("checkpoints", format!("{} manifests say what their commits say", used.len()));
@@ -298,7 +318,8 @@ fn manifests(
 
 /// Step records open the seals of their commits.
 fn openings(report: &mut Report, reader: &Reader<'_>, bundle: &Bundle, story: &Story) {
-    let by_commit: BTreeMap<Digest, &State> = story.states.values().map(|state| (state.commit, state)).collect();
+    let by_commit: BTreeMap<Digest, &State> =
+        story.states.values().map(|state| (state.commit, state)).collect();
     let mut good = true;
     for opening in &bundle.openings {
         let name = opening.records.name();
@@ -322,15 +343,22 @@ fn openings(report: &mut Report, reader: &Reader<'_>, bundle: &Bundle, story: &S
         };
         let place = (Island::new(state.island), Epoch::new(state.epoch), Interval::new(state.interval));
         let (Ok(island), Ok(epoch), Ok(interval)) = place else { continue };
-        let seal = records::record_seal(bundle.job, (island, epoch, interval), &records.root(), &opening.salt);
+        let seal =
+            records::record_seal(bundle.job, (island, epoch, interval), &records.root(), &opening.salt);
         if seal != state.record_seal {
             good = false;
-            let what = format!("the step records of interval {} are not those that its commit has sealed", state.interval);
+            let what = format!(
+                "the step records of interval {} are not those that its commit has sealed",
+                state.interval
+            );
             report.refute("openings", what, Some(&name));
         }
     }
     if good && !bundle.openings.is_empty() {
-        let what = format!("{} lists of step records are those that their commits have sealed", bundle.openings.len());
+        let what = format!(
+            "{} lists of step records are those that their commits have sealed",
+            bundle.openings.len()
+        );
         report.holds("openings", what);
     }
 }
@@ -347,10 +375,14 @@ fn end(report: &mut Report, history: &History, bundle: &Bundle, story: &Story) {
     for item in &open {
         let what = match item {
             Open::Training => "its training has not ended under this checkpoint".to_owned(),
-            Open::Window { island, epoch } => format!("intervals of island {island}, epoch {epoch} are in no closed window"),
+            Open::Window { island, epoch } => {
+                format!("intervals of island {island}, epoch {epoch} are in no closed window")
+            }
             Open::Draw { kind, subject } => format!("a draw of kind {kind:?} about {subject} is missing"),
             Open::Verdict { draw } => format!("draw {draw} has no verdict"),
-            Open::Rollback { verdict, island } => format!("island {island} has not gone back after verdict {verdict}"),
+            Open::Rollback { verdict, island } => {
+                format!("island {island} has not gone back after verdict {verdict}")
+            }
         };
         report.lacks("end", what, None);
     }
@@ -377,7 +409,9 @@ fn words(report: &mut Report, job: &Job, story: &Story) {
             n => format!("{n} witnesses have seen the log grow to its {} entries without a rewrite.", head.size),
         });
     }
-    if let Some(last) = story.states.values().max_by_key(|state| (state.step, std::cmp::Reverse(state.island))) {
+    if let Some(last) =
+        story.states.values().max_by_key(|state| (state.step, std::cmp::Reverse(state.island)))
+    {
         words.push(format!("The last state that counts is {} after step {}.", last.state_root, last.step));
     }
     words.push(format!(

@@ -116,7 +116,11 @@ fn all_entries(
         }
     }
     if tree.root() != *head.root() {
-        let what = format!("the root over the {size} entries is {}, the log has signed {}", tree.root(), head.root());
+        let what = format!(
+            "the root over the {size} entries is {}, the log has signed {}",
+            tree.root(),
+            head.root()
+        );
         report.refute("log", what, Some(&bundle.checkpoint.name()));
         return None;
     }
@@ -124,7 +128,8 @@ fn all_entries(
         report.refute("log", what.clone(), Some(file));
     }
     if wrong.is_empty() {
-        let what = format!("the {size} entries have the root that the log has signed, each with a good signature");
+        let what =
+            format!("the {size} entries have the root that the log has signed, each with a good signature");
         report.holds("log", what);
     }
     Some(entries)
@@ -146,12 +151,15 @@ fn shown(
     let file = record.envelope.name();
     let refuted = |what: String| Problem { refuted: true, what, file: file.clone() };
     let lacks = |what: &str, file: String| Problem { refuted: false, what: what.to_owned(), file };
-    let from_list = |what: &str| Problem { refuted: true, what: what.to_owned(), file: super::FILE.to_owned() };
+    let from_list =
+        |what: &str| Problem { refuted: true, what: what.to_owned(), file: super::FILE.to_owned() };
     if record.envelope.size > records::MAX_ENVELOPE as u64 {
         return Err(from_list("no envelope is so long"));
     }
-    let bytes = reader.read(&record.envelope).ok_or_else(|| lacks("its envelope cannot be read", file.clone()))?;
-    let envelope = Envelope::parse(&bytes, records::MAX_ENVELOPE).map_err(|error| refuted(error.to_string()))?;
+    let bytes =
+        reader.read(&record.envelope).ok_or_else(|| lacks("its envelope cannot be read", file.clone()))?;
+    let envelope =
+        Envelope::parse(&bytes, records::MAX_ENVELOPE).map_err(|error| refuted(error.to_string()))?;
     if !envelope.to_json().is_ok_and(|json| json == bytes) {
         return Err(refuted("the envelope is not in canonical JSON".to_owned()));
     }
@@ -164,9 +172,9 @@ fn shown(
             read = Entry::parse(&body).map_err(|error| wrong(error.to_string()))?;
             &read
         }
-        (None, Some(all)) => {
-            all.get(&record.index).ok_or_else(|| from_list("the log has no such entry under this checkpoint"))?
-        }
+        (None, Some(all)) => all
+            .get(&record.index)
+            .ok_or_else(|| from_list("the log has no such entry under this checkpoint"))?,
         (None, None) => return Err(lacks("the entries cannot be read", super::FILE.to_owned())),
     };
     if !merkle::verify(head.root(), record.index, head.size(), &entry.leaf(), &record.proof) {

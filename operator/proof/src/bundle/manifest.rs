@@ -56,7 +56,8 @@ impl Manifest {
         if manifest.format != FORMAT {
             return Err(format!("format: want {FORMAT:?}"));
         }
-        let plain = |path: &str| !path.is_empty() && !path.contains(['/', '\\', '\0']) && !path.starts_with('.');
+        let plain =
+            |path: &str| !path.is_empty() && !path.contains(['/', '\\', '\0']) && !path.starts_with('.');
         if manifest.files.len() > MAX_FILES || !manifest.files.iter().all(|file| plain(&file.path)) {
             return Err("files: want at most 64 plain names".to_owned());
         }

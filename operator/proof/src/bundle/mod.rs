@@ -198,7 +198,11 @@ impl Bundle {
         }
         need(self.openings.len() <= MAX_PARTS, "openings", "at most 131072")?;
         need(self.openings.is_sorted_by(|a, b| a.commit < b.commit), "openings", "ascending by commit")?;
-        need(self.hints.witnesses.len() <= crate::tlog::note::MAX_SIGNATURES, "hints", "at most 64 witnesses")?;
+        need(
+            self.hints.witnesses.len() <= crate::tlog::note::MAX_SIGNATURES,
+            "hints",
+            "at most 64 witnesses",
+        )?;
         let entries = self.entries.as_deref().unwrap_or_default();
         let bytes = entries.iter().try_fold(0u64, |sum, file| sum.checked_add(file.size));
         // A length before each entry is no entry's byte, but there are no more than 2 in 300.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::Outcome;
 use super::*;
 use crate::dsse::Envelope;
 use crate::hub_keys;
@@ -240,7 +241,10 @@ impl World {
             checkpoint,
             dataset: FileRef::of(DATASET),
             entries,
-            hints: Hints { log: log_key().public().to_string(), witnesses: vec![tenant().public().to_string()] },
+            hints: Hints {
+                log: log_key().public().to_string(),
+                witnesses: vec![tenant().public().to_string()],
+            },
             job: self.id,
             manifests: self.manifests,
             openings: self.openings,
@@ -334,11 +338,17 @@ fn every_flipped_bit_is_found_and_its_file_named() {
             bytes[at / 8] ^= 1 << (at % 8);
             let report = check(&files);
             let named = report.checks.iter().any(|check| {
-                check.outcome == Outcome::Refuted && check.file.as_deref() == Some(name) && !check.what.is_empty()
+                check.outcome == Outcome::Refuted
+                    && check.file.as_deref() == Some(name)
+                    && !check.what.is_empty()
             });
             // A digest in the list that was changed names a file that is not there.
             let elsewhere = name == FILE && report.outcome > before.max(Outcome::Holds)
-                || name == FILE && report.checks.iter().any(|check| check.name == "files" && check.outcome != Outcome::Holds);
+                || name == FILE
+                    && report
+                        .checks
+                        .iter()
+                        .any(|check| check.name == "files" && check.outcome != Outcome::Holds);
             assert!(named || elsewhere, "flip {flip}, bit {at} of {name}:\n{report}");
         }
     }

@@ -50,7 +50,11 @@ pub fn verify_bundle(files: &dyn Files, trust: &Trust, options: Options) -> Repo
     let list = match files.read(FILE, MAX_LIST as u64) {
         Ok(Some(list)) => list,
         Ok(None) => {
-            report.lacks("bundle", "there is no list of files; is this the directory of a bundle?", Some(FILE));
+            report.lacks(
+                "bundle",
+                "there is no list of files; is this the directory of a bundle?",
+                Some(FILE),
+            );
             return report;
         }
         Err(error) => {
@@ -67,12 +71,18 @@ pub fn verify_bundle(files: &dyn Files, trust: &Trust, options: Options) -> Repo
     };
     report.holds("bundle", format!("the list of job {}", bundle.job.0));
     if options.job.is_some_and(|job| job != bundle.job) {
-        report.refute("bundle", format!("it is of job {}, which is not the one that was asked for", bundle.job.0), Some(FILE));
+        report.refute(
+            "bundle",
+            format!("it is of job {}, which is not the one that was asked for", bundle.job.0),
+            Some(FILE),
+        );
     }
     let reader = Reader(files);
     digests(&mut report, files, &bundle);
     let Some(accepted) = checkpoint(&mut report, &reader, &bundle, trust) else {
-        report.words.push("Without a checkpoint that the policy accepts, nothing else was looked at.".to_owned());
+        report
+            .words
+            .push("Without a checkpoint that the policy accepts, nothing else was looked at.".to_owned());
         return report;
     };
     let head = accepted.checkpoint.checkpoint();
@@ -105,7 +115,8 @@ fn digests(report: &mut Report, files: &dyn Files, bundle: &Bundle) {
         let what = match files.digest(&name) {
             Ok(Some((digest, size))) if (digest, size) == (file.sha256, file.size) => continue,
             Ok(Some((digest, _))) if digest == file.sha256 => {
-                let what = format!("{role}: the list says that {name} has {} bytes, which it has not", file.size);
+                let what =
+                    format!("{role}: the list says that {name} has {} bytes, which it has not", file.size);
                 report.refute("files", what, Some(FILE));
                 wrong += 1;
                 continue;

@@ -65,7 +65,12 @@ impl CheckpointVerify {
                 let what = format!("files and tensors have StateRoot {}", manifest.state_root());
                 report.add("state-roots", Came::Holds, what, None);
                 if let Some(want) = self.state_root.filter(|want| *want != manifest.state_root()) {
-                    report.add("state-roots", Came::Refuted, format!("want StateRoot {want}"), Some(MANIFEST_FILE));
+                    report.add(
+                        "state-roots",
+                        Came::Refuted,
+                        format!("want StateRoot {want}"),
+                        Some(MANIFEST_FILE),
+                    );
                 }
                 Some(manifest)
             }
@@ -101,7 +106,12 @@ impl CheckpointVerify {
         let Some(policy) = &self.policy else { return Ok(()) };
         let policy = trust::policy(policy)?;
         let Ok(bytes) = read_capped(&self.dir.join(MODEL_PROOF), MAX_BYTES as u64) else {
-            report.add("logged", Came::Incomplete, "there is no proof that the signature is in the log", Some(MODEL_PROOF));
+            report.add(
+                "logged",
+                Came::Incomplete,
+                "there is no proof that the signature is in the log",
+                Some(MODEL_PROOF),
+            );
             return Ok(());
         };
         let proven = Entry::of(signed.bundle().envelope(), signed.key()).map_err(|error| error.to_string());

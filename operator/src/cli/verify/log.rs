@@ -187,7 +187,12 @@ async fn tiles(report: &mut Report, log: &dyn LogClient, leaves: &Leaves) -> Res
             Ok(got) if got == *want => {}
             Ok(_) => {
                 wrong += 1;
-                report.add("tiles", Came::Refuted, "it is not the tile of the entries", Some(&path.to_string()));
+                report.add(
+                    "tiles",
+                    Came::Refuted,
+                    "it is not the tile of the entries",
+                    Some(&path.to_string()),
+                );
             }
             // A partial tile that has been filled since.
             Err(ClientError::Refused { status: 404, .. }) if !tile.is_full() => {}
@@ -199,7 +204,12 @@ async fn tiles(report: &mut Report, log: &dyn LogClient, leaves: &Leaves) -> Res
         }
     }
     if wrong == 0 {
-        report.add("tiles", Came::Holds, format!("{} tiles are those of the entries", leaves.tiles().len()), None);
+        report.add(
+            "tiles",
+            Came::Holds,
+            format!("{} tiles are those of the entries", leaves.tiles().len()),
+            None,
+        );
     }
     Ok(())
 }
@@ -215,7 +225,12 @@ fn continues(
     let old = match SignedCheckpoint::open(since, logs) {
         Ok(old) => old,
         Err(error) => {
-            report.add("since", Came::Incomplete, format!("the kept head is none of this log: {error}"), None);
+            report.add(
+                "since",
+                Came::Incomplete,
+                format!("the kept head is none of this log: {error}"),
+                None,
+            );
             return;
         }
     };
@@ -224,7 +239,12 @@ fn continues(
         let what = format!("the log had {} entries and now shows {}", before.size(), after.size());
         report.add("since", Came::Refuted, what, None);
     } else if leaves.root_of(before.size()) == Some(*before.root()) {
-        report.add("since", Came::Holds, format!("the first {} entries are those of the kept head", before.size()), None);
+        report.add(
+            "since",
+            Came::Holds,
+            format!("the first {} entries are those of the kept head", before.size()),
+            None,
+        );
     } else {
         let what = "the log was rewritten: both heads are signed, keep both as evidence";
         report.add("since", Came::Refuted, what, None);

@@ -7,9 +7,11 @@ mod trust;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use muster_proof::bundle::{Bundle, FILE, Files, MAX_LIST, Options, Outcome as Came, Report, Trust, verify_bundle};
-use muster_proof::records::JobId;
 use muster_proof::Digest;
+use muster_proof::bundle::{
+    Bundle, FILE, Files, MAX_LIST, Options, Outcome as Came, Report, Trust, verify_bundle,
+};
+use muster_proof::records::JobId;
 
 use super::output::{Output, line, print};
 use super::proof::JobArgs;
@@ -130,7 +132,8 @@ pub(super) fn show(report: &Report, output: Output) -> Outcome {
     match output {
         Output::Json => line(serde_json::to_string(report)?)?,
         Output::Text => {
-            let text: Vec<String> = report.to_string().lines().map(|text| sanitise::line(text, 1000)).collect();
+            let text: Vec<String> =
+                report.to_string().lines().map(|text| sanitise::line(text, 1000)).collect();
             print(&(text.join("\n") + "\n"))?;
         }
     }

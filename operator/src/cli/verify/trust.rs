@@ -36,7 +36,8 @@ impl TrustArgs {
 
 /// Reads a policy's file.
 pub fn policy(path: &std::path::Path) -> Result<Policy, Failure> {
-    let usage = |error: &dyn std::fmt::Display| Failure::usage(format!("--policy {}: {error}", path.display()));
+    let usage =
+        |error: &dyn std::fmt::Display| Failure::usage(format!("--policy {}: {error}", path.display()));
     let bytes = read_capped(path, MAX_POLICY as u64).map_err(|error| usage(&error))?;
     let text = String::from_utf8(bytes).map_err(|_| usage(&"it is not text"))?;
     text.parse().map_err(|error| usage(&error))

@@ -140,10 +140,10 @@ impl Scene {
         let controller = Controller {
             provider: before.provider.clone(),
             policies: before.policies.clone(),
-            witness: before.witness.clone(),
             trusted: before.trusted.clone(),
             fence: Arc::new(fence),
             session: before.session.clone(),
+            witness: before.witness.clone(),
             units: Arc::new(units),
             view,
             hub: before.hub.clone(),
