@@ -178,7 +178,8 @@ fn directory(data: &[u8]) {
         assert!(found.is_ok_and(|report| !report.problems.is_empty()), "{path}");
     }
     if let Some(log) = open(&disk) {
-        let (now, then) = (disk.files().get("checkpoint").cloned(), filled.files().get("checkpoint").cloned());
+        let (now, then) =
+            (disk.files().get("checkpoint").cloned(), filled.files().get("checkpoint").cloned());
         assert!(now == then || log.view().published.size() > 2, "{path}");
     }
 }

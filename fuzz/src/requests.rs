@@ -182,8 +182,7 @@ pub async fn answer(router: Router, request: Request<Body>) -> StatusCode {
     let Ok(answer) = router.oneshot(request).await;
     let status = answer.status();
     assert!(!status.is_server_error() || [503, 507].contains(&status.as_u16()), "{method} {path}: {status}");
-    let is_json =
-        answer.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    let is_json = answer.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
     let text = to_bytes(answer.into_body(), 1 << 22).await.unwrap_or_default();
     if is_json && !status.is_success() && method != Method::HEAD {
         let refused: Option<Refused> = serde_json::from_slice(&text).ok();

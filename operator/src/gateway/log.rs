@@ -51,7 +51,9 @@ pub fn members(log: Arc<Log>) -> Router {
 
 /// Cosignatures. Whoever layers them puts an [`Agent`] into the extensions first.
 pub fn agents(log: Arc<Log>, witnesses: Arc<dyn Witnesses>) -> Router {
-    Router::new().route("/v1/log/cosignatures", post(cosign)).with_state(Arc::new(Cosigning { log, witnesses }))
+    Router::new()
+        .route("/v1/log/cosignatures", post(cosign))
+        .with_state(Arc::new(Cosigning { log, witnesses }))
 }
 
 async fn checkpoint(State(log): State<Arc<Log>>) -> Result<Response, Refusal> {
@@ -75,11 +77,12 @@ async fn cosigned(
     State(log): State<Arc<Log>>,
     query: Result<Query<Least>, QueryRejection>,
 ) -> Result<Response, Refusal> {
-    let Query(Least { least }) =
-        query.map_err(|_| Refusal::bad_request("the only parameter here is least=<number of cosignatures>"))?;
+    let Query(Least { least }) = query
+        .map_err(|_| Refusal::bad_request("the only parameter here is least=<number of cosignatures>"))?;
     let least = least.max(1);
     let found = log.cosignatures().newest(least).ok_or_else(|| {
-        let message = format!("no head that is kept has {least} cosignatures; try again later, or take fewer");
+        let message =
+            format!("no head that is kept has {least} cosignatures; try again later, or take fewer");
         Refusal::new(StatusCode::NOT_FOUND, "NotCosigned", message)
     })?;
     Ok(note(found.to_string()))
@@ -96,7 +99,8 @@ fn note(text: String) -> Response {
 async fn tile(State(log): State<Arc<Log>>, uri: Uri) -> Result<Response, Refusal> {
     // The path as it was sent: a tile has one spelling, which needs no percent-encoding.
     let path = uri.path().strip_prefix(LOG).and_then(|path| path.strip_prefix('/')).unwrap_or_default();
-    let missing = || Refusal::new(StatusCode::NOT_FOUND, "TileNotFound", "the log has published no such tile");
+    let missing =
+        || Refusal::new(StatusCode::NOT_FOUND, "TileNotFound", "the log has published no such tile");
     let resource: Resource = path.parse().map_err(|_| missing())?;
     let bytes = blocking(move || log.tile(&resource)).await?.map_err(|error| unreadable(&error))?;
     let headers = [

@@ -213,12 +213,10 @@ fn without_credentials(mut config: Config) -> Config {
 /// Everything behind the TLS port.
 pub fn app(gateway: &Shared, rooms: Rooms) -> Router {
     let layer = |router: Router<Shared>| router.with_state(gateway.clone());
-    let anyone = Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/v1/hub", get(hub_info::hub));
-    let anyone = layer(anyone)
-        .merge(rooms.anyone)
-        .route_layer(from_fn_with_state(gateway.clone(), layers::anyone));
+    let anyone =
+        Router::new().route("/healthz", get(|| async { "ok\n" })).route("/v1/hub", get(hub_info::hub));
+    let anyone =
+        layer(anyone).merge(rooms.anyone).route_layer(from_fn_with_state(gateway.clone(), layers::anyone));
     let keys = Router::new()
         .route("/v1/join", post(join::join))
         .route("/v1/challenge", post(tokens::challenge))

@@ -8,7 +8,9 @@ use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use muster_proof::Digest;
 use muster_proof::dsse::Envelope;
+use muster_proof::tlog::checkpoint::Checkpoint;
 use muster_proof::tlog::note::MAX_NOTE;
+use muster_proof::tlog::read;
 use muster_proof::tlog::tile::{Resource, Tile};
 use reqwest::{Method, Response, header};
 use serde::de::DeserializeOwned;
@@ -46,7 +48,9 @@ pub enum ClientError {
         retry_after: Option<Duration>,
     },
     /// It answered with something else.
-    #[error("the log's answer to {what} is not one: {problem}; gateway and client must be of the same release")]
+    #[error(
+        "the log's answer to {what} is not one: {problem}; gateway and client must be of the same release"
+    )]
     Malformed {
         /// What was asked.
         what: &'static str,
@@ -191,9 +195,9 @@ impl<D: Door> LogClient for HttpLog<D> {
     }
 
     fn cosigned(&self, least: usize) -> BoxFuture<'_, Result<Option<Vec<u8>>, ClientError>> {
-        Box::pin(async move {
-            there(self.get(&format!("/checkpoint/cosigned?least={least}"), MAX_NOTE).await)
-        })
+        Box::pin(
+            async move { there(self.get(&format!("/checkpoint/cosigned?least={least}"), MAX_NOTE).await) },
+        )
     }
 
     fn cosign<'a>(&'a self, size: u64, lines: &'a str) -> BoxFuture<'a, Result<(), ClientError>> {
@@ -210,7 +214,8 @@ impl<D: Door> LogClient for HttpLog<D> {
     fn entry<'a>(&'a self, record: &'a Digest) -> BoxFuture<'a, Result<Option<LogEntry>, ClientError>> {
         Box::pin(async move {
             let what = "GET /v1/log/entries/...";
-            let Some(bytes) = there(self.get(&format!("/entries/{}", record.to_hex()), MAX_ENTRY).await)? else {
+            let Some(bytes) = there(self.get(&format!("/entries/{}", record.to_hex()), MAX_ENTRY).await)?
+            else {
                 return Ok(None);
             };
             let entry: LogEntry = parse(what, &bytes)?;
@@ -237,6 +242,53 @@ pub async fn fetch(log: &dyn LogClient, tiles: Vec<Tile>) -> Result<BTreeMap<Til
         }
     });
     stream::iter(each).buffer_unordered(AT_ONCE).try_collect().await
+}
+
+/// Why there is no proof.
+#[derive(Debug, thiserror::Error)]
+pub enum ProofError {
+    /// A tile could not be had.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The tiles are not those of the head.
+    #[error("the log's tiles: {0}")]
+    Tiles(#[from] read::Error<read::NotFetched>),
+    /// There is none.
+    #[error("a head of {size} entries has no proof for {at}")]
+    Range {
+        /// Index, or size of the older head.
+        at: u64,
+        /// Size of the head.
+        size: u64,
+    },
+}
+
+/// The hash of leaf `index` and its inclusion path under a head whose signature was verified; every tile is checked against it.
+///
+/// # Errors
+/// [`ProofError`].
+pub async fn inclusion(
+    log: &dyn LogClient,
+    index: u64,
+    head: &Checkpoint,
+) -> Result<(Digest, Vec<Digest>), ProofError> {
+    let none = ProofError::Range { at: index, size: head.size() };
+    let mut tiles = fetch(log, read::tiles_for_inclusion(index, head.size()).ok_or(none)?).await?;
+    Ok(read::inclusion(index, head.size(), Some(head.root()), &mut tiles)?)
+}
+
+/// The proof that a head whose signature was verified continues the one of `old` entries.
+///
+/// # Errors
+/// [`ProofError`].
+pub async fn consistency(
+    log: &dyn LogClient,
+    old: u64,
+    head: &Checkpoint,
+) -> Result<Vec<Digest>, ProofError> {
+    let none = ProofError::Range { at: old, size: head.size() };
+    let mut tiles = fetch(log, read::tiles_for_consistency(old, head.size()).ok_or(none)?).await?;
+    Ok(read::consistency(old, head.size(), Some(head.root()), &mut tiles)?)
 }
 
 /// Nothing, if that is what 404 means.

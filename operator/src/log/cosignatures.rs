@@ -38,7 +38,9 @@ pub enum CosignError {
     #[error("the cosignatures: {0}")]
     Lines(#[from] note::Error),
     /// Of a key that no provider has.
-    #[error("signature line {line} is of {name}, which is no witness that the log knows; log the provider's key first")]
+    #[error(
+        "signature line {line} is of {name}, which is no witness that the log knows; log the provider's key first"
+    )]
     UnknownWitness {
         /// Counted from 1.
         line: usize,
@@ -112,7 +114,10 @@ impl Cosignatures {
         let witnesses: Vec<_> = witnesses.witness_keys().into_iter().map(|(_, key)| key).collect();
         for (line, signature) in lines.iter().enumerate() {
             if !witnesses.iter().any(|witness| signature.is_by(witness)) {
-                return Err(CosignError::UnknownWitness { line: line + 1, name: signature.name().to_string() });
+                return Err(CosignError::UnknownWitness {
+                    line: line + 1,
+                    name: signature.name().to_string(),
+                });
             }
         }
         let head = published.head(size);
@@ -125,8 +130,7 @@ impl Cosignatures {
             }
             (None, None) => return Err(CosignError::UnknownHead(size)),
         };
-        let taken =
-            note.merge(&lines, &witnesses).map_err(|source| CosignError::Bad { size, source })?;
+        let taken = note.merge(&lines, &witnesses).map_err(|source| CosignError::Bad { size, source })?;
         if taken == 0 {
             return Ok(0);
         }

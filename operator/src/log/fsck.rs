@@ -47,7 +47,10 @@ pub fn check(disk: &dyn Disk, key: &VerifierKey) -> io::Result<Report> {
     let head = match read::checkpoint(disk, key) {
         Ok(Some(head)) => head,
         Ok(None) => {
-            report.add(format_args!("{} is missing: nothing says which entries were published", layout::CHECKPOINT));
+            report.add(format_args!(
+                "{} is missing: nothing says which entries were published",
+                layout::CHECKPOINT
+            ));
             return Ok(report);
         }
         Err(error) => {
@@ -70,7 +73,9 @@ pub fn check(disk: &dyn Disk, key: &VerifierKey) -> io::Result<Report> {
             match found {
                 Ok((entry, _)) => {
                     if let Some(first) = records.insert(entry.record_id(), index) {
-                        report.add(format_args!("{bundle}: entry {index} is the record of entry {first} again"));
+                        report.add(format_args!(
+                            "{bundle}: entry {index} is the record of entry {first} again"
+                        ));
                     }
                 }
                 Err(error) => report.add(format_args!("entry {index}: {error}")),
@@ -288,7 +293,9 @@ fn walk(
             None => read::longest_entries(disk, tip.size() / u64::from(WIDTH), &[])?,
         };
         let width = u16::try_from(bodies.len()).map_err(io::Error::other)?;
-        let Some(bundle) = super::growth::bundle(tip.size() / u64::from(WIDTH), width) else { return Ok(tip) };
+        let Some(bundle) = super::growth::bundle(tip.size() / u64::from(WIDTH), width) else {
+            return Ok(tip);
+        };
         each(disk, bundle, &bodies).into_iter().try_for_each(|found| found.map(drop))?;
         visit(&tip, &bodies)?;
         tip = tip.grow(bodies.iter().map(Vec::as_slice))?.tip;

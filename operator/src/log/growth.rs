@@ -115,7 +115,12 @@ mod tests {
         assert_eq!(bundle.len(), 700 % 256);
         let names: Vec<_> = whole.keys().map(ToString::to_string).collect();
         let want = [
-            "tile/0/000", "tile/0/001", "tile/0/002.p/188", "tile/1/000.p/2", "tile/entries/000", "tile/entries/001",
+            "tile/0/000",
+            "tile/0/001",
+            "tile/0/002.p/188",
+            "tile/1/000.p/2",
+            "tile/entries/000",
+            "tile/entries/001",
             "tile/entries/002.p/188",
         ];
         assert_eq!(names, want);

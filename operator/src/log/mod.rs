@@ -146,7 +146,8 @@ impl Log {
         let writer = writer(&disk, key, admit, &view)?;
         let cosignatures = Cosignatures::open(disk.clone(), public.clone())?;
         let (queue, waiting) = mpsc::channel();
-        let writer = std::thread::Builder::new().name("log".to_owned()).spawn(move || writer.run(&waiting))?;
+        let writer =
+            std::thread::Builder::new().name("log".to_owned()).spawn(move || writer.run(&waiting))?;
         Ok(Self {
             queue: Some(queue),
             room: Semaphore::new(QUEUE),

@@ -130,7 +130,8 @@ pub fn longest_entries(disk: &dyn Disk, index: u64, own: &[Vec<u8>]) -> Result<V
 
 /// An entry, its signature checked.
 pub fn entry(bundle: Bundle, at: usize, body: &[u8]) -> Result<Entry, ReadError> {
-    Entry::parse(body).map_err(|error| wrong(bundle.to_string(), format!("entry {at} of the bundle: {error}")))
+    Entry::parse(body)
+        .map_err(|error| wrong(bundle.to_string(), format!("entry {at} of the bundle: {error}")))
 }
 
 /// The envelope of a record.
@@ -156,7 +157,10 @@ pub fn envelope_of(disk: &dyn Disk, entry: &Entry) -> Result<Envelope, ReadError
     let is_its =
         first.is_some_and(|first| first.keyid == entry.key().key_id() && first.sig == entry.signature());
     if !is_its {
-        return Err(wrong(layout::envelope(&entry.record_id()), "its first signature is not that of its entry"));
+        return Err(wrong(
+            layout::envelope(&entry.record_id()),
+            "its first signature is not that of its entry",
+        ));
     }
     Ok(envelope)
 }

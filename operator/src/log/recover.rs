@@ -61,7 +61,9 @@ pub enum RecoverError {
     )]
     NoCheckpoint,
     /// What is in the log is refused by who decides what may be.
-    #[error("entry {index} of the log, record {record}, is refused: {refusal}; is this gateway of an older version?")]
+    #[error(
+        "entry {index} of the log, record {record}, is refused: {refusal}; is this gateway of an older version?"
+    )]
     Replay {
         /// Its index.
         index: u64,
@@ -88,11 +90,7 @@ pub struct Recovered {
 ///
 /// # Errors
 /// [`RecoverError`].
-pub fn recover(
-    disk: &dyn Disk,
-    key: &VerifierKey,
-    admit: &mut dyn Admit,
-) -> Result<Recovered, RecoverError> {
+pub fn recover(disk: &dyn Disk, key: &VerifierKey, admit: &mut dyn Admit) -> Result<Recovered, RecoverError> {
     // A name that a killed process had not synced yet may be seen now and gone after a power cut: what is served must stay.
     disk.sync_folder("")?;
     let head = read::checkpoint(disk, key)?;
@@ -107,7 +105,8 @@ pub fn recover(
     let mut tip = Tip::default();
     let mut records = Vec::new();
     while tip.size() < size {
-        let bundle = Bundle::with_entry(tip.size(), size).ok_or_else(|| io::Error::other("no such bundle"))?;
+        let bundle =
+            Bundle::with_entry(tip.size(), size).ok_or_else(|| io::Error::other("no such bundle"))?;
         let bodies = read::entries(disk, bundle)?;
         for read in each(disk, bundle, &bodies) {
             let (entry, envelope) = read?;
@@ -150,7 +149,8 @@ pub fn each(
         let parts = bodies.chunks(part).zip((0..).step_by(part));
         let work: Vec<_> = parts
             .map(|(bodies, first)| {
-                let read = move || bodies.iter().zip(first..).map(|(body, at)| one(at, body)).collect::<Vec<_>>();
+                let read =
+                    move || bodies.iter().zip(first..).map(|(body, at)| one(at, body)).collect::<Vec<_>>();
                 scope.spawn(read)
             })
             .collect();
@@ -160,12 +160,7 @@ pub fn each(
 }
 
 /// One entry that was published.
-fn replay(
-    admit: &mut dyn Admit,
-    index: u64,
-    entry: &Entry,
-    envelope: &Envelope,
-) -> Result<(), RecoverError> {
+fn replay(admit: &mut dyn Admit, index: u64, entry: &Entry, envelope: &Envelope) -> Result<(), RecoverError> {
     let record = entry.record_id();
     let refused = |refusal| RecoverError::Replay { index, record, refusal };
     let known = std::slice::from_ref(entry.key());

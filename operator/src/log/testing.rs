@@ -260,7 +260,12 @@ impl Disk for MemoryDisk {
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {
-        Ok(self.lock().folders.get(folder).map(|folder| folder.now.keys().cloned().collect()).unwrap_or_default())
+        Ok(self
+            .lock()
+            .folders
+            .get(folder)
+            .map(|folder| folder.now.keys().cloned().collect())
+            .unwrap_or_default())
     }
 
     fn write(&self, path: &str, bytes: &[u8]) -> io::Result<()> {

@@ -85,7 +85,8 @@ impl Told {
             assert!(holds, "{what}: {} to {}", head.size, newest.size);
         }
         for (record, index) in &self.indices {
-            let (at, envelope) = log.entry(record).unwrap().unwrap_or_else(|| panic!("{what}: {record} is lost"));
+            let (at, envelope) =
+                log.entry(record).unwrap().unwrap_or_else(|| panic!("{what}: {record} is lost"));
             assert_eq!((at, envelope.record_id()), (*index, *record), "{what}");
         }
         let report = fsck::check(disk, log.key()).unwrap();
@@ -111,7 +112,7 @@ impl TileSource for Files {
 }
 
 fn ends(n: usize) -> [End; 5] {
-    let seed = n as u64 * 0x9e37_79b9_7f4a_7c15;
+    let seed = (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     [End::Killed, End::Lost, End::Kept, End::Torn(seed), End::Torn(seed ^ 0x5555)]
 }
 
@@ -235,7 +236,11 @@ async fn many_tasks_append_at_once() {
                 match log.append(submission).await {
                     Ok(index) => {
                         assert!(!text.starts_with("bad"));
-                        assert_eq!(log.view().published.index(&record), Some(index), "answered when published");
+                        assert_eq!(
+                            log.view().published.index(&record),
+                            Some(index),
+                            "answered when published"
+                        );
                         got.push((record, index));
                     }
                     Err(AppendError::Refused(refusal)) => {

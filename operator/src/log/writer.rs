@@ -152,7 +152,9 @@ impl Writer {
                 match self.admit(index, record, submission) {
                     Ok(admitted) => new.push(admitted),
                     // Nobody was told that it is in the log.
-                    Err(refusal) => tracing::warn!(%record, %refusal, "an entry beyond the last head is cut off"),
+                    Err(refusal) => {
+                        tracing::warn!(%record, %refusal, "an entry beyond the last head is cut off")
+                    }
                 }
             }
             self.append(new)?;
@@ -176,8 +178,7 @@ impl Writer {
             entry::Error::BadSignature { .. } => Refusal::envelope("BadSignature", error.to_string()),
             other => Refusal::envelope("BadEnvelope", other.to_string()),
         })?;
-        let json =
-            envelope.to_json().map_err(|error| Refusal::envelope("BadEnvelope", error.to_string()))?;
+        let json = envelope.to_json().map_err(|error| Refusal::envelope("BadEnvelope", error.to_string()))?;
         self.admit.admit(index, envelope)?;
         Ok(Admitted { record, envelope: json, entry: entry.body().to_vec() })
     }
