@@ -143,6 +143,7 @@ impl Scene {
             trusted: before.trusted.clone(),
             fence: Arc::new(fence),
             session: before.session.clone(),
+            witness: before.witness.clone(),
             units: Arc::new(units),
             view,
             hub: before.hub.clone(),
