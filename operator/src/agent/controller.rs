@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::Api;
-use muster_api::v1alpha1::{self as api, WorkUnit, WorkUnitPhase};
+use muster_api::v1alpha1::{WorkUnit, WorkUnitPhase};
 use muster_core::attempt::{self, Action, Condition, Decision, Desired, World, decide};
 use muster_core::envelope::Payload;
 use muster_core::policy::Logs;

@@ -54,7 +54,8 @@ pub enum JoinError {
     },
     /// The hub is the same, its log is not.
     #[error(
-        "join as provider {provider}: the hub's log has another key than when this agent joined: {got}, not {known}. Ask the          hub's admin why; if it is meant so, join with an empty state directory"
+        "join as provider {provider}: the hub's log has another key than when this agent joined: {got}, not {known}. Ask the \
+         hub's admin why; if it is meant so, join with an empty state directory"
     )]
     OtherLog {
         /// The token's.

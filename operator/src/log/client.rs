@@ -8,7 +8,9 @@ use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use muster_proof::Digest;
 use muster_proof::dsse::Envelope;
+use muster_proof::tlog::checkpoint::Checkpoint;
 use muster_proof::tlog::note::MAX_NOTE;
+use muster_proof::tlog::read;
 use muster_proof::tlog::tile::{Resource, Tile};
 use reqwest::{Method, Response, header};
 use serde::de::DeserializeOwned;
@@ -240,6 +242,53 @@ pub async fn fetch(log: &dyn LogClient, tiles: Vec<Tile>) -> Result<BTreeMap<Til
         }
     });
     stream::iter(each).buffer_unordered(AT_ONCE).try_collect().await
+}
+
+/// Why there is no proof.
+#[derive(Debug, thiserror::Error)]
+pub enum ProofError {
+    /// A tile could not be had.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The tiles are not those of the head.
+    #[error("the log's tiles: {0}")]
+    Tiles(#[from] read::Error<read::NotFetched>),
+    /// There is none.
+    #[error("a head of {size} entries has no proof for {at}")]
+    Range {
+        /// Index, or size of the older head.
+        at: u64,
+        /// Size of the head.
+        size: u64,
+    },
+}
+
+/// The hash of leaf `index` and its inclusion path under a head whose signature was verified; every tile is checked against it.
+///
+/// # Errors
+/// [`ProofError`].
+pub async fn inclusion(
+    log: &dyn LogClient,
+    index: u64,
+    head: &Checkpoint,
+) -> Result<(Digest, Vec<Digest>), ProofError> {
+    let none = ProofError::Range { at: index, size: head.size() };
+    let mut tiles = fetch(log, read::tiles_for_inclusion(index, head.size()).ok_or(none)?).await?;
+    Ok(read::inclusion(index, head.size(), Some(head.root()), &mut tiles)?)
+}
+
+/// The proof that a head whose signature was verified continues the one of `old` entries.
+///
+/// # Errors
+/// [`ProofError`].
+pub async fn consistency(
+    log: &dyn LogClient,
+    old: u64,
+    head: &Checkpoint,
+) -> Result<Vec<Digest>, ProofError> {
+    let none = ProofError::Range { at: old, size: head.size() };
+    let mut tiles = fetch(log, read::tiles_for_consistency(old, head.size()).ok_or(none)?).await?;
+    Ok(read::consistency(old, head.size(), Some(head.root()), &mut tiles)?)
 }
 
 /// Nothing, if that is what 404 means.

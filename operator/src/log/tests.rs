@@ -112,7 +112,7 @@ impl TileSource for Files {
 }
 
 fn ends(n: usize) -> [End; 5] {
-    let seed = n as u64 * 0x9e37_79b9_7f4a_7c15;
+    let seed = (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     [End::Killed, End::Lost, End::Kept, End::Torn(seed), End::Torn(seed ^ 0x5555)]
 }
 

@@ -1,6 +1,6 @@
 //! Why units are refused and ended, with a real gateway's keys and floor; no Kubernetes is asked.
 use kube::{Config, ResourceExt as _};
-use muster_api::v1alpha1::{WorkUnitKind, WorkUnitSpec};
+use muster_api::v1alpha1::{self as api, WorkUnitKind, WorkUnitSpec};
 use muster_core::envelope::{Payload, seal};
 use muster_core::hub_keys;
 use muster_core::recovery::Anew;

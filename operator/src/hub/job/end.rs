@@ -19,6 +19,9 @@ use crate::hub::units;
 /// Units of a deleted job are looked at again after this even without news: a member may be gone.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
+/// A deleted job whose end the log refuses for so long goes without.
+const GIVE_UP: SignedDuration = SignedDuration::from_secs(60);
+
 /// The workers of a job that succeeded end by themselves; after so long they are asked to.
 const LINGER: Duration = Duration::from_secs(30);
 
@@ -100,7 +103,7 @@ async fn log_end(look: &Look<'_>, outcome: Outcome) -> Result<Option<Duration>, 
     let newest = gather::newest_checkpoint(&look.ctx.store, &look.uid, &status).await?;
     match grants::end_job(look.ctx, &look.uid, newest.as_ref(), outcome).await {
         Ok(()) => Ok(None),
-        Err(error @ LedgerError::Incomplete(_)) => {
+        Err(error) if is_hopeless(look, &error) => {
             // No waiting helps, and a job that cannot be deleted helps nobody.
             tracing::error!(job = key(look.job), %error, "the job's end will never be in the log");
             Ok(None)
@@ -110,4 +113,11 @@ async fn log_end(look: &Look<'_>, outcome: Outcome) -> Result<Option<Duration>, 
             Ok(Some(LOG_AGAIN))
         }
     }
+}
+
+/// Whether the log will never take the end. A refusal may be mended by what it has brought to light, so it is tried again.
+fn is_hopeless(look: &Look<'_>, error: &LedgerError) -> bool {
+    let deleted = look.job.metadata.deletion_timestamp.as_ref();
+    let waited = deleted.is_some_and(|since| look.ctx.now().duration_since(since.0) > GIVE_UP);
+    matches!(error, LedgerError::Incomplete(_)) || (waited && error.refusal().is_some())
 }

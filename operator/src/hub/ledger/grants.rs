@@ -24,13 +24,15 @@ pub struct Names {
     pub record: Digest,
     /// StateRoot of state 0.
     pub genesis: Digest,
+    /// Its last step.
+    pub steps: u64,
 }
 
 impl Names {
     fn of(payload: &[u8]) -> Result<Self, LedgerError> {
         let job = Job::from_payload(payload)?;
         let record = dsse::record_id(Job::PAYLOAD_TYPE, payload);
-        Ok(Self { id: job_id(payload), record, genesis: job.genesis })
+        Ok(Self { id: job_id(payload), record, genesis: job.genesis, steps: job.steps.get() })
     }
 }
 
@@ -194,6 +196,9 @@ pub async fn end_job(
         return Ok(());
     }
     let names = names(ctx, job_uid)?;
+    // Who gives up a job whose last step is committed gives up nothing.
+    let is_complete = newest.is_some_and(|newest| u64::try_from(newest.step).is_ok_and(|step| step >= names.steps));
+    let outcome = if is_complete { Outcome::Completed } else { outcome };
     let grant = match outcome {
         Outcome::Completed => GrantEndReason::Completed,
         // That a step cannot be taken is not a record of its own yet, so no grant ends with it.

@@ -14,7 +14,7 @@ use muster_trainer::protocol::CheckpointNotice;
 use muster_trainer::records::{self, RECORDS_FILE};
 
 use crate::common::STEPS;
-use crate::site::{Pod, Site};
+use crate::site::Site;
 
 /// The last steps of a job's intervals.
 fn ends(steps: u64, interval: u64) -> Vec<u64> {

@@ -7,7 +7,7 @@ use muster_trainer::checkpoint::{self, Store};
 use muster_trainer::protocol::Desired;
 
 use crate::common::{self, Job, STEPS};
-use crate::site::{Pod, Site, handed_over, signal};
+use crate::site::{Site, handed_over, signal};
 
 /// The kubelet's SIGTERM with a relay that is away: what was handed over is waited for as long as the grace allows, and
 /// nothing half is left.

@@ -1,5 +1,4 @@
 //! A restored hub that has forgotten a unit which runs: turn by turn, with a member and a hub in memory.
-use crate::agent::state::Commit;
 use axum::body::Bytes;
 use axum::extract::State as Shared;
 use axum::http::{Method, StatusCode, Uri};
@@ -13,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::agent::heartbeat::Pulse;
+use crate::agent::state::Commit;
 use crate::wire::gateway::Recovered;
 
 const OLD: &str = "4f2a9c1b-0-1";

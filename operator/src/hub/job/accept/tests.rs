@@ -44,7 +44,10 @@ impl Site {
         let ledger = Ledger::new(To(log.clone()), state.clone(), signer.clone());
         let image = format!("muster-trainer@{}", Digest::of(b"image")).parse().unwrap();
         let ctx = Context::new(client, store, (signer, state), ledger, image);
-        Self { ctx, api, log, _dir: dir }
+        let site = Self { ctx, api, log, _dir: dir };
+        let there = serde_json::to_value(site.job()).unwrap();
+        site.api.put("/apis/muster.dev/v1alpha1/namespaces/team-a/trainingjobs/kjv-gpt/status", there);
+        site
     }
 
     fn job(&self) -> TrainingJob {
