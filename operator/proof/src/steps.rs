@@ -282,7 +282,7 @@ pub struct Interval {
 pub fn record_seal(of: &Interval, record_root: &Digest, salt: &[u8; 32]) -> Digest {
     let numbers = [of.island, of.epoch, of.interval].map(u64::to_le_bytes);
     let [island, epoch, interval] = &numbers;
-    h(hash::SEAL, &[of.job.as_bytes(), island, epoch, interval, record_root.as_bytes(), salt])
+    h(hash::RECORD_SEAL, &[of.job.as_bytes(), island, epoch, interval, record_root.as_bytes(), salt])
 }
 
 /// The state that a step leads to which is not finite; `previous` is the root of the state before it. Nothing
