@@ -3,7 +3,6 @@
 pub mod attempt;
 pub mod envelope;
 pub mod epochs;
-pub mod hub_keys;
 pub mod lifecycle;
 pub mod placement;
 pub mod policy;
@@ -11,3 +10,5 @@ pub mod provider;
 pub mod quota;
 pub mod recovery;
 pub mod sidecar;
+
+pub use muster_proof::hub_keys;

@@ -56,6 +56,14 @@ pub enum Error {
     /// A trusted key is named, but the signature is not its own.
     #[error("the signature of key {0} does not verify")]
     BadSignature(Digest),
+    /// A record that takes exactly these signatures has others.
+    #[error("signed by {got:?}, want one signature by each of {want:?} and no other")]
+    Signers {
+        /// Who signed, as claimed.
+        got: Vec<Digest>,
+        /// Whose signatures are needed.
+        want: Vec<Digest>,
+    },
     /// Verified, but the payload is not canonical JSON of the expected type.
     #[error("the payload is signed but malformed: {0}")]
     Payload(#[from] jcs::Error),
@@ -172,6 +180,24 @@ impl Envelope {
         Self::sign(payload_type, &jcs::serialize(value)?, key)
     }
 
+    /// Adds `key`'s signature; one that it already has is replaced.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] beyond [`MAX_SIGNATURES`]; the envelope stays as it was.
+    pub fn add_signature(&mut self, key: &SigningKey) -> Result<(), Error> {
+        let signature =
+            Signature { keyid: key.key_id(), sig: key.sign(&pae(&self.payload_type, &self.payload)) };
+        if let Some(own) = self.signatures.iter_mut().find(|own| own.keyid == signature.keyid) {
+            *own = signature;
+            return Ok(());
+        }
+        if self.signatures.len() >= MAX_SIGNATURES {
+            return Err(Error::Limit("want 1 to 4 signatures"));
+        }
+        self.signatures.push(signature);
+        Ok(())
+    }
+
     /// Reads an envelope's JSON of at most `max` bytes.
     ///
     /// # Errors
@@ -234,6 +260,36 @@ impl Envelope {
         Ok(Verified { payload: &self.payload, key_id: key.key_id(), record_id: Digest::of(&pae) })
     }
 
+    /// Checks that the envelope is of type `payload_type` and has one good signature by each of `signers`, in any order,
+    /// and no other. For records of the log: with one set of signers a record has one spelling up to the bits of ECDSA.
+    /// The key id of the answer is the first signer's.
+    ///
+    /// # Errors
+    /// [`Error::PayloadType`], [`Error::Signers`], [`Error::BadSignature`].
+    pub fn verify_each(&self, payload_type: &str, signers: &[&PublicKey]) -> Result<Verified<'_>, Error> {
+        if self.payload_type != payload_type {
+            return Err(Error::PayloadType { got: self.payload_type.clone(), want: payload_type.to_owned() });
+        }
+        let got: Vec<_> = self.signatures.iter().map(|signature| signature.keyid).collect();
+        let want: Vec<_> = signers.iter().map(|key| key.key_id()).collect();
+        let sorted = |ids: &[Digest]| {
+            let mut ids = ids.to_vec();
+            ids.sort_unstable();
+            ids
+        };
+        let (Some(&key_id), true) = (want.first(), sorted(&got) == sorted(&want)) else {
+            return Err(Error::Signers { got, want });
+        };
+        let pae = pae(&self.payload_type, &self.payload);
+        for signature in &self.signatures {
+            let key = signers.iter().find(|key| key.key_id() == signature.keyid);
+            if !key.is_some_and(|key| key.verify(&pae, &signature.sig)) {
+                return Err(Error::BadSignature(signature.keyid));
+            }
+        }
+        Ok(Verified { payload: &self.payload, key_id, record_id: Digest::of(&pae) })
+    }
+
     fn check_limits(&self) -> Result<(), Error> {
         if self.payload_type.is_empty() || self.payload_type.len() > MAX_PAYLOAD_TYPE {
             return Err(Error::Limit("payloadType must have 1 to 128 bytes"));
@@ -251,13 +307,14 @@ impl Envelope {
     }
 }
 
-fn to_base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+/// The one spelling of bytes in JSON.
+pub(crate) fn to_base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
     serializer.serialize_str(&STANDARD.encode(bytes))
 }
 
 /// Standard alphabet, padding required, no stray bits: one spelling for each payload.
-fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+pub(crate) fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
     let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
     STANDARD.decode(text.as_bytes()).map_err(D::Error::custom)

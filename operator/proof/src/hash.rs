@@ -33,6 +33,18 @@ impl Context {
 pub const TENSOR: Context = Context::new("muster.tensor/1");
 /// The scalars of a training state: step and the running products of Adam's betas.
 pub const SCALARS: Context = Context::new("muster.scalars/1");
+/// The payload of a job record: gives the job id.
+pub const JOB: Context = Context::new("muster.job/1");
+/// What a commit says of its interval's step records without showing them.
+pub const RECORD_SEAL: Context = Context::new("muster.seal/1");
+/// What an auditor says of his replay before anybody else shows theirs.
+pub const AUDIT_SEAL: Context = Context::new("muster.audit-seal/1");
+/// The state after a step that could not be taken.
+pub const FAILED: Context = Context::new("muster.failed/1");
+/// One link of a job's chain of preimages.
+pub const BEACON: Context = Context::new("muster.beacon/1");
+/// What a revealed preimage decides.
+pub const DRAW: Context = Context::new("muster.draw/1");
 
 /// `H(context; parts)`, see the module.
 pub fn h(context: Context, parts: &[&[u8]]) -> Digest {

@@ -8,6 +8,7 @@
 
 use std::fmt;
 
+use p256::ecdsa::signature::hazmat::PrehashVerifier as _;
 use p256::ecdsa::signature::{Signer as _, Verifier as _};
 use p256::ecdsa::{DerSignature, Signature};
 use p256::pkcs8::{DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _};
@@ -151,6 +152,14 @@ impl PublicKey {
         Signature::from_der(signature).is_ok_and(|signature| self.key.verify(message, &signature).is_ok())
     }
 
+    /// Whether `signature` (DER) is this key's over the message with this SHA-256. For readers that have the
+    /// digest and not the message, such as those of a log; they believe the digest to be of something only
+    /// once somebody has shown them what.
+    pub fn verify_digest(&self, digest: &Digest, signature: &[u8]) -> bool {
+        Signature::from_der(signature)
+            .is_ok_and(|signature| self.key.verify_prehash(digest.as_bytes(), &signature).is_ok())
+    }
+
     /// The key id is always that of the canonical, uncompressed encoding, whatever encoding was read.
     fn new(key: p256::ecdsa::VerifyingKey) -> Result<Self, Error> {
         let der = key.to_public_key_der().map_err(|_| Error::Encode)?;
@@ -199,6 +208,8 @@ mod tests {
                     f7cb1c942d657c41d436c7a1b6e29f65f3e900dbb9aff4064dc4ab2f843acda8";
         assert_eq!(signature.to_bytes().to_vec(), hex(want));
         assert!(key.public().verify(b"sample", &key.sign(b"sample")));
+        assert!(key.public().verify_digest(&Digest::of(b"sample"), &key.sign(b"sample")));
+        assert!(!key.public().verify_digest(&Digest::of(b"simple"), &key.sign(b"sample")));
         assert!(!key.public().verify(b"simple", &key.sign(b"sample")));
     }
 
@@ -248,6 +259,7 @@ mod tests {
         let good = key.sign(b"m");
         for bad in [&[][..], &[0; 8], &good[1..], &[&good[..], &[0]].concat(), &[0xff; 200]] {
             assert!(!key.public().verify(b"m", bad));
+            assert!(!key.public().verify_digest(&Digest::of(b"m"), bad));
         }
     }
 

@@ -10,12 +10,19 @@
 //! | [`digest`] | `sha256:<64 hex>` | |
 //! | [`hash`] | `H(context; parts)`, the one domain-separated hash | formats.md |
 //! | [`jcs`] | canonical JSON, strict parsing | RFC 8785 |
-//! | [`merkle`] | trees, inclusion proofs | RFC 6962 section 2.1 |
+//! | [`merkle`] | trees, inclusion and consistency proofs | RFC 6962 section 2.1 |
 //! | [`tensor`], [`state_root`] | the digest of a training state | formats.md |
+//! | [`steps`] | step records, their seal, failed states | formats.md |
+//! | [`sigstore`], [`model_signing`] | bundles and `model.sig`, for others' tools | Sigstore bundle v0.3, Model Signing v1.0 |
+//! | [`tlog`] | the transparency log: notes, checkpoints, tiles, witnesses, policies, proofs | C2SP, log.md |
 //! | [`key`], [`dsse`] | P-256 keys, signed envelopes | RFC 6979, DSSE v1 |
+//! | [`hub_keys`] | the chain of a hub's keys | gateway.md section 5 |
+//! | [`records`] | what the log holds, one closed schema a kind | records.md |
+//! | [`selection`] | which interval is audited, and by whom | records.md |
+//! | [`history`] | the fold over the log: what each record needs to count | records.md |
 //!
-//! What must not live here: anything that reads, waits, logs or decides. Still to come, each as a module of
-//! its own: the transparency log, witness notes, step records, fraud proofs.
+//! What must not live here: anything that reads, waits or logs, or decides what shall happen. Still to come, each as a module of
+//! its own: fraud proofs.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -23,11 +30,19 @@
 pub mod digest;
 pub mod dsse;
 pub mod hash;
+pub mod history;
+pub mod hub_keys;
 pub mod jcs;
 pub mod key;
 pub mod merkle;
+pub mod model_signing;
+pub mod records;
+pub mod selection;
+pub mod sigstore;
 pub mod state_root;
+pub mod steps;
 pub mod tensor;
+pub mod tlog;
 
 pub use digest::Digest;
 pub use state_root::StateRootBuilder;

@@ -7,6 +7,11 @@ use sha2::{Digest as _, Sha256};
 
 use crate::Digest;
 
+mod consistency;
+
+pub(crate) use consistency::{consistency_ranges, inclusion_ranges};
+pub use consistency::{prove_consistency, verify_consistency};
+
 /// Hash of a leaf with this data.
 pub fn leaf(data: &[u8]) -> Digest {
     let mut sha = Sha256::new();

@@ -133,3 +133,26 @@ fn malformed_envelopes_are_refused() {
     assert!(matches!(Envelope::parse(&[b' '; 11], 10), Err(Error::TooLong { got: 11, max: 10 })));
     assert!(matches!(Envelope::sign(TYPE, &vec![0; MAX_PAYLOAD + 1], &key(1)), Err(Error::Limit(_))));
 }
+
+#[test]
+fn two_signers_are_both_needed_and_nobody_else() {
+    let mut envelope = signed();
+    let (one, two) = (key(1), key(2));
+    let both = [one.public(), two.public()];
+    assert!(matches!(envelope.verify_each(TYPE, &both), Err(Error::Signers { .. })));
+    envelope.add_signature(&two).unwrap();
+    envelope.add_signature(&two).unwrap();
+    assert_eq!(envelope.signatures().len(), 2, "a second signature of one key is the first");
+    let verified = envelope.verify_each(TYPE, &both).unwrap();
+    assert_eq!((verified.key_id(), verified.record_id()), (one.key_id(), signed().record_id()));
+    assert!(envelope.verify_each(TYPE, &[two.public(), one.public()]).is_ok());
+    assert!(matches!(envelope.verify_each(TYPE, &both[..1]), Err(Error::Signers { .. })));
+    assert!(matches!(envelope.verify_each(TYPE, &[one.public(), one.public()]), Err(Error::Signers { .. })));
+    assert!(matches!(envelope.verify_each(TYPE, &[]), Err(Error::Signers { .. })));
+    assert!(matches!(envelope.verify_each("x", &both), Err(Error::PayloadType { .. })));
+    envelope.signatures[1].sig = one.sign(b"something else");
+    assert!(matches!(envelope.verify_each(TYPE, &both), Err(Error::BadSignature(id)) if id == two.key_id()));
+    envelope.add_signature(&key(3)).unwrap();
+    envelope.add_signature(&key(4)).unwrap();
+    assert!(matches!(envelope.add_signature(&key(5)), Err(Error::Limit(_))));
+}
