@@ -121,8 +121,30 @@ s3_tests() {
     echo "tests/s3/run.sh: exit $code ($((SECONDS - started)) s)"
 }
 
+# Other people's tools on what we write; each script ends with `N passed, N failed, N skipped`.
+interop() {
+    local name=$1 script=$2 log=$LOGS/test-$1.log started=$SECONDS code=0 line
+    printf '\n=== %s\n' "$script"
+    "$REPO/$script" >"$log" 2>&1 || code=$?
+    line=$(grep -E '^[0-9]+ passed, [0-9]+ failed' "$log" | tail -n 1)
+    if [[ $line =~ ^([0-9]+)\ passed,\ ([0-9]+)\ failed ]]; then
+        passed=$((passed + BASH_REMATCH[1]))
+        failed=$((failed + BASH_REMATCH[2]))
+        while IFS= read -r line; do skips+=("$line"); done < <(sed -nE 's/^(SKIP|skip) /SKIP /p' "$log")
+        while IFS= read -r line; do failures+=("FAIL $name: $line"); done < <(sed -nE 's/^(FAIL|not ok) //p' "$log")
+    else
+        fail "$name: did not run to its end, see $log"
+    fi
+    if [ "$code" != 0 ]; then tail -n 60 "$log"; fi
+    echo "$script: exit $code ($((SECONDS - started)) s)"
+}
+
 check fmt cargo fmt --all --check
 check clippy cargo clippy --locked --workspace --all-targets -- -D warnings
 cargo_tests
-[ "$SUITE" != full ] || s3_tests
+if [ "$SUITE" = full ]; then
+    s3_tests
+    interop interop-go tests/interop/go/run.sh
+    interop interop-sigstore tests/interop/sigstore/run.sh
+fi
 scenarios
