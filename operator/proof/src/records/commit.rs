@@ -47,11 +47,7 @@ pub fn record_seal(
     record_root: &Digest,
     salt: &Nonce,
 ) -> Digest {
-    let of = steps::Interval {
-        job: job.0,
-        island: island.get(),
-        epoch: epoch.get(),
-        interval: interval.get(),
-    };
+    let of =
+        steps::Interval { job: job.0, island: island.get(), epoch: epoch.get(), interval: interval.get() };
     steps::record_seal(&of, record_root, salt.as_bytes())
 }
