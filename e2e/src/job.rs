@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::cluster::{self, TRAINING_JOB, WORK_UNIT};
+use crate::cluster::{self, PROVIDER, TRAINING_JOB, WORK_UNIT};
 use crate::process;
 use crate::world::{TENANT, World, eventually};
 
@@ -54,6 +54,13 @@ const STEPS_PER_SECOND: u32 = 14;
 /// The uid the API server gave a job, its first eight characters name its units.
 pub fn uid(job: &Value) -> &str {
     job["metadata"]["uid"].as_str().unwrap_or("")
+}
+
+/// The epoch that the next job's first unit on this provider gets: 1, until a restore of the hub has voided lower ones.
+pub async fn first_epoch(world: &World, provider: &str) -> Result<u32> {
+    let provider = world.hub.get(PROVIDER, None, provider).await?.context("no such provider")?;
+    let least = provider["status"]["minEpoch"].as_u64().unwrap_or(0);
+    Ok(u32::try_from(least)?.max(1))
 }
 
 /// The name of the unit of an epoch of a job with one island.

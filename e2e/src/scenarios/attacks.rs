@@ -147,7 +147,8 @@ async fn audiences(world: &World, caller: &Caller, tokens: &Tokens) -> Result<()
 async fn foreign(world: &World, caller: &Caller, tokens: &Tokens) -> Result<()> {
     job::apply(world, &job::tiny("bait", 2)).await?;
     let done = job::wait_phase(world, "bait", "Succeeded", Duration::from_secs(120)).await?;
-    let unit = job::unit_name(&done, 1);
+    let units = job::units(world, &done).await?;
+    let unit = crate::cluster::name(units.first().context("the job has no unit")?).to_owned();
     let muster = "/k8s/apis/muster.dev/v1alpha1";
     let rows: &[(Method, String)] = &[
         (Method::GET, format!("{muster}/namespaces/{EAST_NAMESPACE}/workunits")),

@@ -9,7 +9,7 @@ use crate::harness::Verdict;
 use crate::job;
 use crate::leftovers;
 use crate::pods;
-use crate::world::{LENT, TENANT, World, eventually};
+use crate::world::{EAST, LENT, TENANT, World, eventually};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -43,7 +43,8 @@ pub async fn foreign_job(world: &World) -> Result<Verdict> {
     let mut wanted = job::tiny("taken", 1);
     wanted["spec"]["suspend"] = json!(true);
     let applied = job::apply(world, &wanted).await?;
-    let name = format!("{}-1", job::unit_name(&applied, 1));
+    let epoch = job::first_epoch(world, EAST).await?;
+    let name = format!("{}-1", job::unit_name(&applied, epoch));
     let foreign = json!({
         "apiVersion": "batch/v1", "kind": "Job",
         "metadata": {"name": name, "namespace": LENT, "labels": {"owner": "somebody-else"}},

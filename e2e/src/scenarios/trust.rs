@@ -18,33 +18,36 @@ pub async fn tampered_unit(world: &World) -> Result<Verdict> {
     let done = job::wait_phase(world, "honest", "Succeeded", Duration::from_secs(120)).await?;
     let units = job::units(world, &done).await?;
     let honest = units.first().context("the job has no unit")?;
+    let epoch = honest["spec"]["epoch"].as_u64().context("a unit without an epoch")?;
 
     // Only the hub's account may write units: not even an administrator, by accident or otherwise.
-    let answer = world.hub.create(WORK_UNIT, Some(EAST_NAMESPACE), &copy_of(honest, 2)).await;
+    let answer = world.hub.create(WORK_UNIT, Some(EAST_NAMESPACE), &copy_of(honest, epoch + 1)).await;
     let answer =
         answer.err().map(|error| error.to_string()).context("an administrator could create a WorkUnit")?;
     println!("     an administrator's unit: {answer}");
 
     // What follows has the hub's own token: a hub that was broken into.
     // A unit's name follows from its mirror, so each copy takes the next free epoch or another job's name.
-    let mut later = copy_of(honest, 2);
-    refused(world, "mirror says epoch 2", &later, &["MirrorMismatch"]).await?;
+    let mut later = copy_of(honest, epoch + 1);
+    refused(world, "mirror says the next epoch", &later, &["MirrorMismatch"]).await?;
 
     later["spec"]["workers"] = json!(3);
     refused(world, "mirror says 3 workers", &later, &["MirrorMismatch"]).await?;
 
-    let mut stolen = copy_of(honest, 1);
+    let mut stolen = copy_of(honest, epoch);
     stolen["spec"]["jobUID"] = json!("bbbbbbbb-0000-4000-8000-000000000000");
-    stolen["metadata"]["name"] = json!("bbbbbbbb-0-1");
+    stolen["metadata"]["name"] = json!(format!("bbbbbbbb-0-{epoch}"));
     refused(world, "mirror says another job", &stolen, &["MirrorMismatch"]).await?;
 
     // One word of the payload and the mirror with it; the signature is what tells.
-    let mut altered = copy_of(honest, 2);
+    let mut altered = copy_of(honest, epoch + 1);
     let payload = altered["spec"]["envelope"]["payload"].as_str().unwrap_or("").to_owned();
     let engine = base64::engine::general_purpose::STANDARD;
     let text = String::from_utf8(engine.decode(&payload)?)?;
     let name = crate::cluster::name(&altered).to_owned();
-    let text = text.replace("\"epoch\":1", "\"epoch\":2").replace(crate::cluster::name(honest), &name);
+    let (old, new) = (format!("\"epoch\":{epoch},"), format!("\"epoch\":{},", epoch + 1));
+    ensure!(text.contains(&old), "the payload does not say {old}");
+    let text = text.replace(&old, &new).replace(crate::cluster::name(honest), &name);
     altered["spec"]["envelope"]["payload"] = json!(engine.encode(text));
     refused(world, "payload and mirror altered together", &altered, &["BadSignature"]).await?;
 
@@ -60,7 +63,7 @@ pub async fn tampered_unit(world: &World) -> Result<Verdict> {
 }
 
 /// The same unit with another epoch in its mirror, without what the server filled in.
-fn copy_of(unit: &Value, epoch: u32) -> Value {
+fn copy_of(unit: &Value, epoch: u64) -> Value {
     let mut spec = unit["spec"].clone();
     spec["epoch"] = json!(epoch);
     let prefix = spec["jobUID"].as_str().and_then(|uid| uid.get(..8)).unwrap_or("");

@@ -2,8 +2,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fields::{Epoch, Interval, Island, JobId, Nonce, Step};
 use super::{Misfit, Payload, fit, names};
-use crate::Digest;
-use crate::hash::{self, h};
+use crate::{Digest, steps};
 
 /// A provider says: this is the state at the end of the interval. Signed by the key that is bound to rank 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,16 +47,7 @@ pub fn record_seal(
     record_root: &Digest,
     salt: &Nonce,
 ) -> Digest {
-    let number = |n: u64| n.to_le_bytes();
-    h(
-        hash::RECORD_SEAL,
-        &[
-            job.0.as_bytes(),
-            &number(island.get()),
-            &number(epoch.get()),
-            &number(interval.get()),
-            record_root.as_bytes(),
-            salt.as_bytes(),
-        ],
-    )
+    let of =
+        steps::Interval { job: job.0, island: island.get(), epoch: epoch.get(), interval: interval.get() };
+    steps::record_seal(&of, record_root, salt.as_bytes())
 }

@@ -2,8 +2,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fields::{Epoch, Interval, Island, JobId, Step};
 use super::{Misfit, Payload, fit, names};
-use crate::Digest;
-use crate::hash::{self, h};
+use crate::{Digest, steps};
 
 /// A provider says: step `failed_step` raises NonFinite, so the job ends here. It stands where the interval's commit would;
 /// there is no checkpoint of a state that is none. Signed by the key that is bound to rank 0.
@@ -42,5 +41,5 @@ impl Payload for Failure {
 /// `H("muster.failed/1"; StateRoot of the state before, u64le step)`: what stands for the state after a step that raises
 /// NonFinite, and for all states after it.
 pub fn failed_root(before: &Digest, step: Step) -> Digest {
-    h(hash::FAILED, &[before.as_bytes(), &step.get().to_le_bytes()])
+    steps::failed_state(before, step.get())
 }
