@@ -126,15 +126,9 @@ async fn heads_and_tiles_are_served_as_c2sp_wants_them() {
     assert_eq!(tile.headers()["content-type"], "application/octet-stream");
     assert_eq!(tile.headers()["cache-control"], "public, max-age=31536000, immutable");
     assert_eq!(tile.bytes().await.unwrap().len(), 32);
-    for path in [
-        "0/000",
-        "0/000.p/2",
-        "0/0.p/1",
-        "00/000.p/1",
-        "0/%30%30%30.p/1",
-        "0/x000/000.p/1",
-        "1/000.p/1",
-    ] {
+    for path in
+        ["0/000", "0/000.p/2", "0/0.p/1", "00/000.p/1", "0/%30%30%30.p/1", "0/x000/000.p/1", "1/000.p/1"]
+    {
         let answer = get(&format!("/v1/log/tile/{path}")).await;
         assert_eq!(answer.status(), 404, "{path}");
     }
