@@ -36,7 +36,9 @@ impl Fold {
     }
 
     fn learn(&mut self, record: &Record) {
-        let mut know = |key: &PublicKey| drop(self.keys.insert(key.key_id(), key.clone()));
+        let mut know = |key: &PublicKey| {
+            self.keys.insert(key.key_id(), key.clone());
+        };
         match record {
             Record::HubKeys(set) => set.keys().iter().for_each(know),
             Record::KeyBinding(it) => know(&it.key),
