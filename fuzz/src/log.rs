@@ -18,7 +18,8 @@ use muster_proof::tlog::note::{Algorithm, KeyName, NoteKey};
 use crate::Target;
 use crate::requests::{answer, block_on, parse};
 
-const TYPE: &str = "application/vnd.muster.test.v1+json";
+/// Of a kind that agents bring.
+const TYPE: &str = "application/vnd.muster.key-binding.v1+json";
 
 pub fn targets() -> Vec<Target> {
     vec![
@@ -105,12 +106,6 @@ fn open(disk: &Memory) -> Option<Log> {
     Log::on(Arc::new(disk.clone()), log_key()?, Box::new(WellFormed)).ok()
 }
 
-/// A log without records, for routes that append to one.
-pub fn empty() -> Option<Arc<Log>> {
-    static EMPTY: OnceLock<Option<Arc<Log>>> = OnceLock::new();
-    EMPTY.get_or_init(|| open(&Memory::default()).map(Arc::new)).clone()
-}
-
 /// A log of two records.
 fn filled() -> Option<&'static Memory> {
     static FILLED: OnceLock<Option<Memory>> = OnceLock::new();
@@ -138,6 +133,16 @@ fn router(log: &Arc<Log>) -> Router {
 fn shared() -> Option<&'static Arc<Log>> {
     static LOG: OnceLock<Option<Arc<Log>>> = OnceLock::new();
     LOG.get_or_init(|| open(&filled()?.fork()).map(Arc::new)).as_ref()
+}
+
+/// One log for all commits, which takes whatever the routes let through.
+pub fn for_commits() -> Option<Arc<Log>> {
+    static LOG: OnceLock<Option<Arc<Log>>> = OnceLock::new();
+    LOG.get_or_init(|| {
+        let disk = Arc::new(Memory::default());
+        Log::on(disk, log_key()?, Box::new(WellFormed)).ok().map(Arc::new)
+    })
+    .clone()
 }
 
 /// Whatever is sent: an answer, and none that is a fault of the gateway; the log never shrinks.

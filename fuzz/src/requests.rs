@@ -14,7 +14,10 @@ use muster::wire::gateway::Refused;
 use muster_api::v1alpha1::WorkUnit;
 use muster_core::envelope;
 use muster_proof::Digest;
+use muster_proof::dsse::Envelope;
 use muster_proof::key::SigningKey;
+use muster_proof::records::fields::{Epoch, Interval, Island, JobId, Step};
+use muster_proof::records::{self, Payload as _};
 use muster_trainer::{checkpoint, dataset};
 use object_store::memory::InMemory;
 use tokio::runtime::{Builder, Runtime};
@@ -210,7 +213,8 @@ fn urls() -> Arc<Urls> {
 }
 
 fn agents(data: &[u8]) {
-    let Some((fixed, log)) = fixed().zip(crate::log::empty()) else { return };
+    let Some(fixed) = fixed() else { return };
+    let Some(log) = crate::log::for_commits() else { return };
     send(data, |store| units::router(store, Arc::new(Known(Some(fixed.unit.clone()))), urls(), log));
 }
 
@@ -222,19 +226,41 @@ fn humans(data: &[u8]) {
 /// A WorkUnit as the API server may hand it out: what was written with other schemas, or by a broken hub.
 fn unit(data: &[u8]) {
     let Ok(unit) = serde_json::from_slice::<WorkUnit>(data) else { return };
-    let Some(log) = crate::log::empty() else { return };
     let asked = format!("GET /v1/units/{UNIT}/blobs/sha256/{}\n\n", Digest::of(b"x").to_hex());
+    let Some(log) = crate::log::for_commits() else { return };
     send(asked.as_bytes(), |store| units::router(store, Arc::new(Known(Some(unit))), urls(), log));
+}
+
+/// Of the unit's first interval.
+fn commit(manifest: Digest) -> Option<Envelope> {
+    let digest = Digest::of(b"x");
+    let commit = records::Commit {
+        job: JobId(digest),
+        island: Island::new(0).ok()?,
+        epoch: Epoch::new(1).ok()?,
+        interval: Interval::new(0).ok()?,
+        first_step: Step::new(1).ok()?,
+        last_step: Step::new(20).ok()?,
+        previous: digest,
+        state_root: digest,
+        record_seal: digest,
+        manifest,
+    };
+    commit.sign(&SigningKey::generate([7; 32]).ok()?).ok()
 }
 
 fn agent_seeds() -> Vec<Vec<u8>> {
     let Some(fixed) = fixed() else { return Vec::new() };
     let (hex, spec) = (Digest::of(b"hello").to_hex(), Digest::of(&fixed.spec).to_hex());
     let (blobs, manifest) = (format!("/v1/units/{UNIT}/blobs/sha256"), Digest::of(&fixed.checkpoint));
+    let commit = commit(manifest).and_then(|commit| serde_json::to_string(&commit).ok()).unwrap_or_default();
     [
         format!("PUT {blobs}/{hex}\ncontent-length: 5\n\nhello"),
         format!("GET {blobs}/{spec}\nrange: bytes=2-9\nif-none-match: \"x\"\n\n"),
         format!("HEAD {blobs}/{spec}\nif-match: *\n\n"),
+        format!(
+            "POST /v1/units/{UNIT}/checkpoints/20\n\n{{\"manifest\":\"{manifest}\",\"commit\":{commit}}}"
+        ),
         format!("POST /v1/units/{UNIT}/checkpoints/20\n\n{{\"manifest\":\"{manifest}\"}}"),
         format!("POST /v1/units/%2e%2e/checkpoints/18446744073709551616\n\n{{\"manifest\":\"{manifest}\"}}"),
     ]
@@ -281,11 +307,11 @@ mod tests {
     #[tokio::test]
     async fn the_seeds_go_far() {
         let work = Arc::new(Known(Some(fixed().unwrap().unit.clone())));
-        let got = statuses(&agent_seeds(), |store| {
-            units::router(store, work.clone(), urls(), crate::log::empty().unwrap())
-        })
-        .await;
-        assert_eq!(got, [201, 206, 200, 200, 400]);
+        let log = crate::log::for_commits().unwrap();
+        let got =
+            statuses(&agent_seeds(), |store| units::router(store, work.clone(), urls(), log.clone())).await;
+        // The commit comes as far as the reading back: these files are no state.
+        assert_eq!(got, [201, 206, 200, 409, 400, 400]);
         let known = Arc::new(Known(None));
         let got = statuses(&user_seeds(), |store| {
             users::router(store, Door::new(known.clone(), known.clone()), urls(), QUOTA)

@@ -46,9 +46,14 @@ pub enum Step {
 /// What is wrong, for the log and for the agent.
 pub fn own(envelope: &Envelope) -> Result<ProviderKey, String> {
     if envelope.payload_type() != ProviderKey::PAYLOAD_TYPE {
-        return Err(format!("payloadType is {:?}, want {:?}", envelope.payload_type(), ProviderKey::PAYLOAD_TYPE));
+        return Err(format!(
+            "payloadType is {:?}, want {:?}",
+            envelope.payload_type(),
+            ProviderKey::PAYLOAD_TYPE
+        ));
     }
-    let record = ProviderKey::from_payload(envelope.unverified_payload()).map_err(|error| error.to_string())?;
+    let record =
+        ProviderKey::from_payload(envelope.unverified_payload()).map_err(|error| error.to_string())?;
     let checked = envelope.verify_each(ProviderKey::PAYLOAD_TYPE, &[&record.key]);
     checked.map_err(|error| error.to_string())?;
     Ok(record)
@@ -123,7 +128,12 @@ mod tests {
         Provider { owner: "acme".into(), accepted, is_out }
     }
 
-    fn steps(provider: Option<&Provider>, logged: &[u8], revoked: &[u8], pending: Option<&ProviderKey>) -> Vec<Step> {
+    fn steps(
+        provider: Option<&Provider>,
+        logged: &[u8],
+        revoked: &[u8],
+        pending: Option<&ProviderKey>,
+    ) -> Vec<Step> {
         let ids = |seeds: &[u8]| seeds.iter().map(|seed| key(*seed).key_id()).collect();
         let (logged, revoked) = (ids(logged), ids(revoked));
         let facts = Facts { name: "east", provider, logged: &logged, revoked: &revoked };
@@ -136,7 +146,11 @@ mod tests {
         assert_eq!(steps(Some(&provider(&[1], false)), &[1], &[], None), []);
         assert_eq!(steps(Some(&provider(&[2], false)), &[1, 2], &[], None), revokes(1));
         assert_eq!(steps(Some(&provider(&[2], false)), &[1, 2], &[1], None), [], "said already");
-        assert_eq!(steps(Some(&provider(&[1], true)), &[1], &[], None), revokes(1), "its provider is revoked");
+        assert_eq!(
+            steps(Some(&provider(&[1], true)), &[1], &[], None),
+            revokes(1),
+            "its provider is revoked"
+        );
         assert_eq!(steps(None, &[1], &[], None), revokes(1), "its provider is gone");
     }
 
@@ -153,7 +167,8 @@ mod tests {
         assert!(matches!(steps(Some(&provider(&[1], true)), &[], &[], Some(&good))[..], [Step::Drop(_)]));
         let rotate = steps(Some(&east), &[1], &[1], Some(&good));
         assert!(matches!(rotate[..], [Step::Drop(why)] if why.contains("rotate")), "revoked for good");
-        let facts = Facts { name: "east", provider: None, logged: &BTreeSet::new(), revoked: &BTreeSet::new() };
+        let facts =
+            Facts { name: "east", provider: None, logged: &BTreeSet::new(), revoked: &BTreeSet::new() };
         assert!(matches!(decide(&facts, None, true)[..], [Step::Drop(_)]), "rubbish does not wait for ever");
     }
 

@@ -9,9 +9,7 @@ use muster_proof::dsse::Envelope;
 use muster_proof::history::{History, Refusal as Refused};
 use muster_proof::key::PublicKey;
 use muster_proof::records::fields::Origin;
-use muster_proof::records::{
-    AuditOpening, AuditSeal, Commit, Failure, KeyBinding, Opening, Payload, Record,
-};
+use muster_proof::records::{AuditOpening, AuditSeal, Commit, Failure, KeyBinding, Opening, Payload, Record};
 use muster_proof::tlog::note::VerifierKey;
 
 use super::access::{Member, Refusal};
@@ -38,7 +36,9 @@ impl Fold {
     }
 
     fn learn(&mut self, record: &Record) {
-        let mut know = |key: &PublicKey| drop(self.keys.insert(key.key_id(), key.clone()));
+        let mut know = |key: &PublicKey| {
+            self.keys.insert(key.key_id(), key.clone());
+        };
         match record {
             Record::HubKeys(set) => set.keys().iter().for_each(know),
             Record::KeyBinding(it) => know(&it.key),
@@ -112,8 +112,12 @@ fn refusal(refused: &Refused) -> admit::Refusal {
 /// 403 `NotHere`.
 pub fn may_submit(member: &Member, envelope: &Envelope) -> Result<(), Refusal> {
     let kind = envelope.payload_type();
-    let by_agents =
-        [KeyBinding::PAYLOAD_TYPE, Opening::PAYLOAD_TYPE, AuditSeal::PAYLOAD_TYPE, AuditOpening::PAYLOAD_TYPE];
+    let by_agents = [
+        KeyBinding::PAYLOAD_TYPE,
+        Opening::PAYLOAD_TYPE,
+        AuditSeal::PAYLOAD_TYPE,
+        AuditOpening::PAYLOAD_TYPE,
+    ];
     // A state counts only after its blobs were read back, whoever brings it.
     let states = [Commit::PAYLOAD_TYPE, Failure::PAYLOAD_TYPE];
     let may = match member {
@@ -129,4 +133,3 @@ pub fn may_submit(member: &Member, envelope: &Envelope) -> Result<(), Refusal> {
     };
     Err(Refusal::new(StatusCode::FORBIDDEN, "NotHere", text))
 }
-

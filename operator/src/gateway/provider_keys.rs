@@ -85,7 +85,8 @@ impl Desk {
             ("key", record.key.key_id().to_string(), agent.key.to_string()),
         ] {
             if got != want {
-                let text = format!("{field} is {got}, and must be {want}: ask GET /v1/provider and sign anew");
+                let text =
+                    format!("{field} is {got}, and must be {want}: ask GET /v1/provider and sign anew");
                 return Err(Refusal::new(StatusCode::CONFLICT, "Differs", text));
             }
         }
@@ -227,7 +228,10 @@ mod tests {
         let site = Site::new().await;
         let not_here = |(status, said): (u16, Value)| status == 403 && said["reason"] == "NotHere";
         let set = hub_keys::sign(1, &[site.east.key.public()], &site.east.key).unwrap();
-        assert!(not_here(site.post("/v1/log/entries", &set).await), "an agent is not the hub of an empty log");
+        assert!(
+            not_here(site.post("/v1/log/entries", &set).await),
+            "an agent is not the hub of an empty log"
+        );
         let own = site.record(|_| {}).sign(&site.east.key).unwrap();
         assert!(not_here(site.post("/v1/log/entries", &own).await));
         let revocation = KeyRevocation {

@@ -21,9 +21,9 @@ use muster_proof::records::GrantEndReason;
 
 use super::context::Context;
 use super::error::Error;
+use super::job::{gather, place, unit};
 use super::ledger::grants;
 use super::ledger::records::Who;
-use super::job::{gather, place, unit};
 use super::names;
 use super::provider::{self, CONNECTED};
 use crate::runtime::Shutdown;

@@ -88,7 +88,6 @@ pub struct Ask {
 
 impl Ask {
     /// As a request of reqwest, at this URL without a trailing slash.
-    #[must_use]
     pub fn request(&self, client: &reqwest::Client, base: &str) -> reqwest::RequestBuilder {
         let request = client.request(self.method.clone(), format!("{base}{}", self.path));
         match &self.body {

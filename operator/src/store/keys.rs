@@ -129,8 +129,9 @@ impl Entry {
 
     pub(super) fn parse(key: &str, line: &str) -> io::Result<Self> {
         let parts = line.trim_end().split_once(' ');
-        let parsed =
-            parts.and_then(|(record, index)| Some(Self { record: record.parse().ok()?, index: index.parse().ok()? }));
+        let parsed = parts.and_then(|(record, index)| {
+            Some(Self { record: record.parse().ok()?, index: index.parse().ok()? })
+        });
         parsed.ok_or_else(|| damaged(key, "`<record id> <index>`"))
     }
 }

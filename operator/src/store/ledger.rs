@@ -108,11 +108,12 @@ impl Store {
     pub async fn noted_grant(&self, job_uid: &str, island: i64) -> io::Result<Option<Granted>> {
         let key = grant_key(job_uid, island)?;
         let Some(line) = self.backend.read(&key).await? else { return Ok(None) };
-        let parsed = line.trim_end().split_once(' ').and_then(|(state, epoch)| match (state, epoch.parse().ok()?) {
-            ("live", epoch) => Some(Granted::Live(epoch)),
-            ("ended", epoch) => Some(Granted::Ended(epoch)),
-            _ => None,
-        });
+        let parsed =
+            line.trim_end().split_once(' ').and_then(|(state, epoch)| match (state, epoch.parse().ok()?) {
+                ("live", epoch) => Some(Granted::Live(epoch)),
+                ("ended", epoch) => Some(Granted::Ended(epoch)),
+                _ => None,
+            });
         parsed.map(Some).ok_or_else(|| damaged(&key, "`live <epoch>` or `ended <epoch>`"))
     }
 

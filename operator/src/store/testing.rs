@@ -85,7 +85,8 @@ fn made(step: u64, flavour: &str) -> Made {
         }
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("state");
-        let saved = muster_trainer::checkpoint::save(&dir, &model(), &graph, Digest::of(b"job"), &state).unwrap();
+        let saved =
+            muster_trainer::checkpoint::save(&dir, &model(), &graph, Digest::of(b"job"), &state).unwrap();
         let files = FILES.iter().map(|name| ((*name).to_owned(), std::fs::read(dir.join(name)).unwrap()));
         (files.collect(), saved.state_root)
     };

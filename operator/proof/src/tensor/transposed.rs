@@ -106,7 +106,8 @@ mod tests {
 
     #[test]
     fn the_other_order_gives_the_same_root_whatever_the_pieces() {
-        for (rows, columns) in [(1, 1), (1, 130), (130, 1), (64, 64), (65, 63), (63, 65), (200, 129), (3, 64)] {
+        for (rows, columns) in [(1, 1), (1, 130), (130, 1), (64, 64), (65, 63), (63, 65), (200, 129), (3, 64)]
+        {
             let values: Vec<f32> = (0..rows * columns).map(|i| i as f32 * 0.5 - 3.0).collect();
             let want = tensor_root("x", Role::FirstMoment, &[rows, columns], &values).unwrap();
             let file = transposed(rows, columns, &values);

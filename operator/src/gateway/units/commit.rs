@@ -76,7 +76,9 @@ impl<W: Work> Units<W> {
         let index = self.log.append(submission).await.map_err(|error| log::refused(&error))?;
         let entry = Entry { record: claim.record, index };
         self.store.note_commit(job, step, &Noted::Logged(entry)).await.map_err(store)?;
-        if let Recorded::Taken(there) = self.store.record_checkpoint(job, step, manifest).await.map_err(store)? {
+        if let Recorded::Taken(there) =
+            self.store.record_checkpoint(job, step, manifest).await.map_err(store)?
+        {
             return Err(taken(step, &there, manifest));
         }
         self.store.name_unit_puts(unit.key(), &files).await.map_err(store)?;
@@ -123,7 +125,14 @@ impl<W: Work> Units<W> {
         };
         let damaged = self.read_back.remove_damaged(&self.store, manifest).await;
         let damaged = damaged.map_err(|error| store_refusal(&error))?;
-        tracing::error!(provider, unit = unit.payload.name, step = manifest.step(), problem, ?damaged, "wrong state");
+        tracing::error!(
+            provider,
+            unit = unit.payload.name,
+            step = manifest.step(),
+            problem,
+            ?damaged,
+            "wrong state"
+        );
         let text = match damaged.as_slice() {
             [] => format!("{problem}; make the checkpoint anew and upload it"),
             files => format!("{problem}: {} was damaged in the store; upload it again", files.join(", ")),
@@ -215,7 +224,9 @@ fn claim(payload: &Payload, step: u64, manifest: &Digest, envelope: Envelope) ->
     }
     if commit.last_step.get() != step || commit.interval.get() != interval {
         let (last, got) = (commit.last_step, commit.interval);
-        let text = format!("the commit is of interval {got} up to step {last}, the path says step {step}, interval {interval}");
+        let text = format!(
+            "the commit is of interval {got} up to step {last}, the path says step {step}, interval {interval}"
+        );
         return Err(wrong_step(text));
     }
     if commit.manifest != *manifest {

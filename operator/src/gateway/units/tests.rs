@@ -24,11 +24,12 @@ mod past;
 mod read_back;
 
 use super::*;
-use crate::log::admit::{self, Admit};
 use crate::gateway::testing::urls;
+use crate::log::admit::{self, Admit};
 use crate::store::Unit;
 use crate::store::testing::{
-    Faults, Faulty, On, checkpoint_files, dataset, model, recorded, set, state_files, state_manifest, store, team,
+    Faults, Faulty, On, checkpoint_files, dataset, model, recorded, set, state_files, state_manifest, store,
+    team,
 };
 use crate::wire::gateway::Refused;
 
@@ -180,7 +181,13 @@ impl Site {
     }
 
     /// As the agent of `provider` makes it for its unit: of the interval and the root that the manifest says, or of any.
-    async fn commit_request(&self, provider: &str, unit: &str, step: u64, manifest: &Digest) -> Request<Body> {
+    async fn commit_request(
+        &self,
+        provider: &str,
+        unit: &str,
+        step: u64,
+        manifest: &Digest,
+    ) -> Request<Body> {
         let found = work::find(self.work.as_ref(), provider, unit).await.unwrap();
         let parsed = self.store.checkpoint_manifest(manifest).await.ok().flatten();
         let root = parsed.map_or(Digest::of(b"state"), |parsed| parsed.state_root());
@@ -546,7 +553,12 @@ async fn nonsense_is_refused_by_name() {
         (answer.status().as_u16(), String::from_utf8(bytes(answer).await.to_vec()).unwrap())
     };
     let path = format!("/v1/units/{UNIT}/checkpoints/20");
-    let commit = signed(&work::find(site.work.as_ref(), "east", UNIT).await.unwrap().payload, 20, &site.spec, site.spec);
+    let commit = signed(
+        &work::find(site.work.as_ref(), "east", UNIT).await.unwrap().payload,
+        20,
+        &site.spec,
+        site.spec,
+    );
     let body = json!({"manifest": site.spec, "commit": commit, "surprise": 1});
     let (status, text) = post(&path, &body.to_string()).await;
     assert!(status == 400 && text.contains("surprise"), "{text}");

@@ -55,10 +55,8 @@ pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Ac
     let number = |value: i64| u64::try_from(value).unwrap_or(0);
     // An epoch that was fenced and never used stays unused: its grant may be in the log.
     let fence = ctx.store.epoch(&look.uid, 0).await?;
-    let epoch = next_epoch(
-        number(seen.last_epoch.max(fence)),
-        number(ctx.state.epochs().floor).max(min_epoch),
-    );
+    let epoch =
+        next_epoch(number(seen.last_epoch.max(fence)), number(ctx.state.epochs().floor).max(min_epoch));
     let epoch = i64::try_from(epoch).unwrap_or(i64::MAX);
     let start = seen.checkpoint.as_ref();
     let owner = candidates.iter().find(|it| it.name == provider).map_or("", |it| it.owner.as_str());

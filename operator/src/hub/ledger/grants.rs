@@ -119,7 +119,9 @@ async fn try_grant(ctx: &Context, next: Next<'_>, before: GrantEndReason) -> Res
     let origin = ctx.ledger.origin().await?;
     let from = match start {
         None => StartState { step: 0, state_root: names.genesis, record: names.record },
-        Some(checkpoint) => StartState::checkpoint(checkpoint, commit_of(ctx, job_uid, checkpoint).await?.record)?,
+        Some(checkpoint) => {
+            StartState::checkpoint(checkpoint, commit_of(ctx, job_uid, checkpoint).await?.record)?
+        }
     };
     let grant = records::grant(names.id, job_uid, (island, epoch), who, &from)?;
     end_grant(ctx, job_uid, island, i64::MAX, before).await?;
@@ -128,12 +130,7 @@ async fn try_grant(ctx: &Context, next: Next<'_>, before: GrantEndReason) -> Res
     ctx.store.note_grant(job_uid, island, Granted::Live(epoch)).await?;
     let entry = ctx.ledger.submit("the grant", &grant.sign(&ctx.ledger.key())?).await?;
     tracing::info!(unit = grant.unit.as_str(), provider = who.provider, index = entry.index, "granted");
-    Ok(Logged {
-        job: names.id.0,
-        log: origin.to_string(),
-        grant: entry.record,
-        start_record: from.record,
-    })
+    Ok(Logged { job: names.id.0, log: origin.to_string(), grant: entry.record, start_record: from.record })
 }
 
 /// Where the log has the commit of a checkpoint.
@@ -161,7 +158,8 @@ pub async fn end_grant(
     reason: GrantEndReason,
 ) -> Result<(), LedgerError> {
     let noted = ctx.store.noted_grant(job_uid, island).await?;
-    let Some(Granted::Live(epoch)) = noted.filter(|noted| matches!(noted, Granted::Live(epoch) if *epoch <= newest))
+    let Some(Granted::Live(epoch)) =
+        noted.filter(|noted| matches!(noted, Granted::Live(epoch) if *epoch <= newest))
     else {
         return Ok(());
     };
@@ -172,7 +170,9 @@ pub async fn end_grant(
         reason,
     };
     match ctx.ledger.submit("the grant's end", &end.sign(&ctx.ledger.key())?).await {
-        Ok(entry) => tracing::info!(job_uid, island, epoch, ?reason, index = entry.index, "the grant has ended"),
+        Ok(entry) => {
+            tracing::info!(job_uid, island, epoch, ?reason, index = entry.index, "the grant has ended")
+        }
         // It was never logged, or ended before.
         Err(error) if matches!(error.refusal(), Some("Unknown" | "GrantEnded")) => {
             tracing::debug!(job_uid, island, epoch, %error, "no grant to end");
@@ -197,7 +197,8 @@ pub async fn end_job(
     }
     let names = names(ctx, job_uid)?;
     // Who gives up a job whose last step is committed gives up nothing.
-    let is_complete = newest.is_some_and(|newest| u64::try_from(newest.step).is_ok_and(|step| step >= names.steps));
+    let is_complete =
+        newest.is_some_and(|newest| u64::try_from(newest.step).is_ok_and(|step| step >= names.steps));
     let outcome = if is_complete { Outcome::Completed } else { outcome };
     let grant = match outcome {
         Outcome::Completed => GrantEndReason::Completed,
@@ -243,7 +244,9 @@ pub async fn repair(ctx: &Context, job_uid: &str) -> Result<(), LedgerError> {
         }
         ctx.store.note_commit(job_uid, step, &Noted::Logged(Entry { record, index })).await?;
         match ctx.store.record_checkpoint(job_uid, step, &commit.manifest).await? {
-            Recorded::Taken(there) => tracing::error!(job_uid, step, %there, "another checkpoint is the job's"),
+            Recorded::Taken(there) => {
+                tracing::error!(job_uid, step, %there, "another checkpoint is the job's")
+            }
             _ => tracing::warn!(job_uid, step, index, "a checkpoint that was logged is the job's now"),
         }
     }
@@ -251,7 +254,8 @@ pub async fn repair(ctx: &Context, job_uid: &str) -> Result<(), LedgerError> {
 }
 
 fn sign(ctx: &Context, payload_type: &str, payload: &[u8]) -> Result<Envelope, LedgerError> {
-    Ok(Envelope::sign(payload_type, payload, &ctx.ledger.key()).map_err(muster_proof::records::Error::from)?)
+    Ok(Envelope::sign(payload_type, payload, &ctx.ledger.key())
+        .map_err(muster_proof::records::Error::from)?)
 }
 
 fn random() -> Result<Digest, LedgerError> {

@@ -152,7 +152,9 @@ async fn countersign(
 
 async fn revoke(ctx: &Context, name: &str, key: &Digest) -> Result<(), LedgerError> {
     let hub = ctx.ledger.origin().await?;
-    let provider = name.parse::<ProviderName>().map_err(|_| LedgerError::Incomplete(format!("{name:?} is no provider")))?;
+    let provider = name
+        .parse::<ProviderName>()
+        .map_err(|_| LedgerError::Incomplete(format!("{name:?} is no provider")))?;
     let revocation = KeyRevocation { hub, provider, key: *key };
     let envelope = revocation.sign(&ctx.ledger.key())?;
     let entry = ctx.ledger.submit("the key's revocation", &envelope).await?;

@@ -161,7 +161,9 @@ impl Ledger {
         let keys = self.state.keys()?;
         let mut connected = self.connected.lock().await;
         let serial = keys.set().serial();
-        if let Some(good) = connected.as_ref().filter(|good| good.key == key.key_id() && good.serial == serial) {
+        if let Some(good) =
+            connected.as_ref().filter(|good| good.key == key.key_id() && good.serial == serial)
+        {
             return Ok(good.clone());
         }
         let (log, vkey) = self.way.connect(&key).await.map_err(LedgerError::Unavailable)?;
@@ -194,4 +196,3 @@ fn refused(what: &'static str, error: ClientError) -> LedgerError {
         error => LedgerError::Unavailable(error.to_string()),
     }
 }
-

@@ -4,7 +4,7 @@ use muster_core::envelope::tenant;
 use muster_core::lifecycle::{Member, Tenure, Unit};
 use muster_proof::Digest;
 use muster_proof::records::fields::{
-    ChainLength, Epoch, Island, IntervalSteps, Islands, JobId, Origin, Seconds, Step, Unfit,
+    ChainLength, Epoch, IntervalSteps, Island, Islands, JobId, Origin, Seconds, Step, Unfit,
 };
 use muster_proof::records::{
     Beacon, Grant, GrantEndReason, Job, Start, Tier, UnitKind, Visibility, unit_name,

@@ -1,6 +1,6 @@
 //! For tests: a real log in a directory, admitted as the gateway does, without HTTP in between.
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use futures::future::BoxFuture;
 use muster_proof::Digest;
@@ -38,7 +38,13 @@ impl Local {
         let dir = tempfile::tempdir().unwrap();
         let fold = Fold::new(ORIGIN.parse().unwrap(), Arc::default());
         let log = Log::open(&dir.path().join("log"), ORIGIN, Box::new(fold)).unwrap();
-        Arc::new(Self { log, down: AtomicBool::new(false), hub: vec![hub.public().clone()], records: Mutex::default(), _dir: dir })
+        Arc::new(Self {
+            log,
+            down: AtomicBool::new(false),
+            hub: vec![hub.public().clone()],
+            records: Mutex::default(),
+            _dir: dir,
+        })
     }
 
     /// How many records there are.
@@ -106,7 +112,8 @@ impl LogClient for Local {
     fn entry<'a>(&'a self, record: &'a Digest) -> BoxFuture<'a, Result<Option<LogEntry>, ClientError>> {
         Box::pin(async move {
             self.check()?;
-            let found = self.log.entry(record).map_err(|error| ClientError::Unreachable(error.to_string()))?;
+            let found =
+                self.log.entry(record).map_err(|error| ClientError::Unreachable(error.to_string()))?;
             Ok(found.map(|(index, envelope)| LogEntry { index, envelope }))
         })
     }
@@ -162,7 +169,8 @@ pub async fn commit(
 ) -> Envelope {
     use muster_proof::records::fields::{Attempt, Epoch, Interval, Island, Rank, Step};
     let job = names(ctx, job_uid).unwrap().id;
-    let bound = SigningKey::generate(*Digest::of(format!("{provider} {epoch}").as_bytes()).as_bytes()).unwrap();
+    let bound =
+        SigningKey::generate(*Digest::of(format!("{provider} {epoch}").as_bytes()).as_bytes()).unwrap();
     let (island, epoch_of) = (Island::new(0).unwrap(), Epoch::new(epoch).unwrap());
     let binding = KeyBinding {
         job,

@@ -20,8 +20,8 @@ use crate::hub::ledger::Ledger;
 use crate::hub::ledger::testing::{Local, To, commit, log_commit, log_key};
 use crate::hub::signer::Signer;
 use crate::hub::state::State;
-use crate::store::{Noted, Store};
 use crate::store::testing::recorded;
+use crate::store::{Noted, Store};
 
 const JOB: &str = "4f2a9c1b-0000-4000-8000-000000000000";
 

@@ -48,7 +48,8 @@ pub(super) fn read(dir: &Path, job_uid: &str) -> Result<Option<Beacon>, StateErr
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let damaged = |problem: String| StateError::Damaged { file: "beacons", problem: format!("{job_uid}: {problem}") };
+    let damaged =
+        |problem: String| StateError::Damaged { file: "beacons", problem: format!("{job_uid}: {problem}") };
     let File { seed, record } = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
     let record = record.into_bytes();
     Job::from_payload(&record).map_err(|error| damaged(error.to_string()))?;
@@ -74,7 +75,11 @@ pub(super) fn keep(dir: &Path, job_uid: &str, beacon: Beacon) -> Result<Beacon, 
 fn name(job_uid: &str) -> io::Result<&str> {
     let is_one = (1..=63).contains(&job_uid.len())
         && job_uid.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
-    if is_one { Ok(job_uid) } else { Err(io::Error::new(ErrorKind::InvalidInput, format!("{job_uid:?} is no uid"))) }
+    if is_one {
+        Ok(job_uid)
+    } else {
+        Err(io::Error::new(ErrorKind::InvalidInput, format!("{job_uid:?} is no uid")))
+    }
 }
 
 #[cfg(test)]

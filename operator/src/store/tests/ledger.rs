@@ -28,7 +28,10 @@ async fn a_key_waits_until_it_is_logged_and_then_until_it_is_revoked(#[values(On
     assert_eq!(keys().await, ProviderKeys { pending: None, logged, revoked: [key].into() });
     assert_eq!(store.providers_with_keys().await.unwrap(), ["east"]);
     for bad in ["", "..", "a/b", "East"] {
-        assert!(store.leave_key(bad, vec![]).await.is_err() && store.provider_keys(bad).await.is_err(), "{bad}");
+        assert!(
+            store.leave_key(bad, vec![]).await.is_err() && store.provider_keys(bad).await.is_err(),
+            "{bad}"
+        );
     }
 }
 
@@ -40,7 +43,10 @@ async fn commits_grants_and_the_end_are_remembered_as_long_as_the_job(#[values(O
     assert_eq!(noted(20).await, None);
     let begun = Noted::Begun(Digest::of(b"commit"));
     assert!(store.begin_commit(JOB, 20, Digest::of(b"commit"), None).await.unwrap());
-    assert!(!store.begin_commit(JOB, 20, Digest::of(b"other"), None).await.unwrap(), "another was there first");
+    assert!(
+        !store.begin_commit(JOB, 20, Digest::of(b"other"), None).await.unwrap(),
+        "another was there first"
+    );
     assert!(store.begin_commit(JOB, 20, Digest::of(b"commit"), Some(&begun)).await.unwrap());
     store.note_commit(JOB, 40, &begun).await.unwrap();
     assert_eq!(noted(20).await, Some(begun));

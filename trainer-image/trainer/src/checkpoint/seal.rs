@@ -38,7 +38,8 @@ pub fn seal(dir: &Path, graph: &Graph, scalars: &Scalars) -> Result<Manifest, Er
 
 fn state_root(dir: &Path, graph: &Graph, scalars: &Scalars, block: usize) -> Result<Digest, Error> {
     let layout = Layout::of(graph)?;
-    let files: Vec<_> = layout.files().iter().map(|file| Opened::open(dir, file)).collect::<Result<_, _>>()?;
+    let files: Vec<_> =
+        layout.files().iter().map(|file| Opened::open(dir, file)).collect::<Result<_, _>>()?;
     let mut roots = Vec::with_capacity(layout.parts().len());
     for part in layout.parts() {
         let file = files.iter().find(|file| file.path.ends_with(part.file));

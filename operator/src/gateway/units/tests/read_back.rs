@@ -125,8 +125,7 @@ async fn a_commit_that_is_not_of_its_unit_is_refused_before_anything_is_read() {
     let manifest = site.put_checkpoint(UNIT, 20, "").await;
     let payload = work::find(site.work.as_ref(), "east", UNIT).await.unwrap().payload;
     type Change = fn(&mut Payload);
-    let changes: [(&str, Change); 2] =
-        [("job", |p| p.job = Digest::of(b"x")), ("epoch", |p| p.epoch = 7)];
+    let changes: [(&str, Change); 2] = [("job", |p| p.job = Digest::of(b"x")), ("epoch", |p| p.epoch = 7)];
     for (field, change) in changes {
         let mut other = payload.clone();
         change(&mut other);

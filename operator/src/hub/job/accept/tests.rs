@@ -99,7 +99,8 @@ async fn a_job_of_an_older_hub_is_logged_as_it_was_resolved() {
     let site = Site::new().await;
     let digest = |text: &str| Digest::of(text.as_bytes()).to_string();
     let mut job = site.job();
-    let resolved = json!({"spec": digest("s"), "dataset": digest("d"), "genesis": digest("g"), "image": digest("i")});
+    let resolved =
+        json!({"spec": digest("s"), "dataset": digest("d"), "genesis": digest("g"), "image": digest("i")});
     let status = json!({"trainingDigest": digest("t"), "resolved": resolved});
     job.status = Some(serde_json::from_value(status).unwrap());
     accept(&Look::new(&site.ctx, &job).unwrap()).await.unwrap();
