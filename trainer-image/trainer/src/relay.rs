@@ -239,16 +239,17 @@ impl Relay {
         self.post("/v1/progress", progress)
     }
 
-    /// The bytes of a blob as they come; a stream of at most `limit` bytes.
+    /// The bytes of a blob as they come; a stream of at most `limit` bytes. `None`: the attempt is over.
     ///
     /// # Errors
     /// [`Unavailable`].
-    pub fn blob(&self, digest: &Digest, limit: u64) -> Result<impl Read + use<>, Unavailable> {
+    pub fn blob(&self, digest: &Digest, limit: u64) -> Result<Option<impl Read + use<>>, Unavailable> {
         let response = self.get(&blob_path(digest))?;
-        if response.status() != 200 {
-            return Err(answer(response)?.unexpected());
+        match response.status().as_u16() {
+            200 => Ok(Some(response.into_body().into_with_config().limit(limit.saturating_add(1)).reader())),
+            410 => Ok(None),
+            _ => Err(answer(response)?.unexpected()),
         }
-        Ok(response.into_body().into_with_config().limit(limit.saturating_add(1)).reader())
     }
 
     /// Whether the relay has a blob.

@@ -122,10 +122,16 @@ fn wrong(code: ExitCode, what: &str, digest: &Digest, got: &Digest) -> Error {
     Error::Wrong(Failure::new(code, message))
 }
 
+/// A blob's bytes. The attempt may end between two of them: nothing is worth waiting for then.
+fn open(relay: &Relay, digest: &Digest, limit: u64) -> Result<impl Read + use<>, Error> {
+    let over = || Failure::new(ExitCode::Stopped, "the agent says that this attempt is over");
+    relay.blob(digest, limit)?.ok_or_else(|| Error::Fatal(over()))
+}
+
 /// A small blob into memory.
 fn blob(relay: &Relay, digest: &Digest, limit: u64, code: ExitCode, what: &str) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
-    let read = relay.blob(digest, limit)?.take(limit + 1).read_to_end(&mut bytes);
+    let read = open(relay, digest, limit)?.take(limit + 1).read_to_end(&mut bytes);
     read.map_err(|error| Unavailable(format!("blob {digest} broke off: {error}")))?;
     if bytes.len() as u64 > limit {
         let message = format!("{what}: longer than {limit} bytes");
@@ -139,7 +145,7 @@ fn blob(relay: &Relay, digest: &Digest, limit: u64, code: ExitCode, what: &str) 
 
 /// A blob of known size into a file, durable and right when this returns.
 fn download(relay: &Relay, digest: &Digest, size: u64, path: &Path, code: ExitCode) -> Result<(), Error> {
-    let mut stream = relay.blob(digest, size)?.take(size + 1);
+    let mut stream = open(relay, digest, size)?.take(size + 1);
     let mut file = fatal(ExitCode::Disk, files::DigestedFile::create(path))?;
     let mut buffer = vec![0; 1 << 16];
     loop {
