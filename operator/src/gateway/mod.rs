@@ -267,20 +267,19 @@ fn rooms(
     let (work, streams) = (Arc::new(work), Arc::new(Streams::default()));
     let (authorizer, jobs) = (KubeAuthorizer::new(client.clone()), users::KubeJobs::new(client.clone()));
     let door = Door::new(Arc::new(authorizer), Arc::new(jobs));
-    let rooms =
-        Rooms {
-            anyone: log::anyone(log.clone()),
-            members: log::members(log.clone()),
-            agents: units::router(store.clone(), work.clone(), urls.clone(), log.clone())
-                .merge(streams::router(streams.clone()))
-                .merge(recover::router(gateway.clone(), store.clone()))
-                .merge(provider_keys::router(gateway.clone(), store.clone(), log.clone()))
-                .merge(log::agents(log.clone(), witnesses.clone())),
-            users: users::router(store.clone(), door.clone(), urls.clone(), namespace_quota)
-                .merge(records::router(store.clone(), door.clone(), log.clone()))
-                .merge(logs::router(store.clone(), door, work, streams)),
-            objects: Some(urls::Objects { urls: urls.clone(), store: store.clone() }),
-        };
+    let rooms = Rooms {
+        anyone: log::anyone(log.clone()),
+        members: log::members(log.clone()),
+        agents: units::router(store.clone(), work.clone(), urls.clone(), log.clone())
+            .merge(streams::router(streams.clone()))
+            .merge(recover::router(gateway.clone(), store.clone()))
+            .merge(provider_keys::router(gateway.clone(), store.clone(), log.clone()))
+            .merge(log::agents(log.clone(), witnesses.clone())),
+        users: users::router(store.clone(), door.clone(), urls.clone(), namespace_quota)
+            .merge(records::router(store.clone(), door.clone(), log.clone()))
+            .merge(logs::router(store.clone(), door, work, streams)),
+        objects: Some(urls::Objects { urls: urls.clone(), store: store.clone() }),
+    };
     (rooms, fence)
 }
 

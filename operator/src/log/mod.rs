@@ -223,7 +223,9 @@ impl Log {
     /// # Errors
     /// Any of the disk, and `InvalidData` for a file that is damaged.
     pub fn records(&self, from: u64) -> io::Result<Vec<(u64, Envelope)>> {
-        let Some(bundle) = Bundle::with_entry(from, self.view.published.size()) else { return Ok(Vec::new()) };
+        let Some(bundle) = Bundle::with_entry(from, self.view.published.size()) else {
+            return Ok(Vec::new());
+        };
         let first = from - from % u64::from(WIDTH);
         let mut records = Vec::new();
         for (at, body) in read::entries(self.disk.as_ref(), bundle)?.iter().enumerate() {

@@ -65,7 +65,11 @@ enum News {
 }
 
 /// Runs all workers to their end.
-pub(in crate::cli) async fn run(launch: &Launch, stop: &Shutdown, progress: &mut Progress) -> Result<End, Failure> {
+pub(in crate::cli) async fn run(
+    launch: &Launch,
+    stop: &Shutdown,
+    progress: &mut Progress,
+) -> Result<End, Failure> {
     let (sender, news) = mpsc::channel(1024);
     let mut crew = Crew::default();
     for rank in 0..launch.workers {
