@@ -179,6 +179,8 @@ fn a_crash_of_the_start_loses_nothing_either() {
 /// Where a tile becomes full its partial ones go; a sample of crashes there, since each start reads 256 entries.
 #[test]
 fn a_crash_where_tiles_become_full() {
+    /// The partial tiles and the entries' that go.
+    const REMOVED: usize = 2;
     let all = records(260);
     let base = MemoryDisk::default();
     let mut before = Told::default();
@@ -191,7 +193,11 @@ fn a_crash_where_tiles_become_full() {
     for n in (0..operations).step_by(5).chain(operations.saturating_sub(8)..operations) {
         let (disk, mut told) = (base.restart(End::Killed), before.clone());
         disk.stop_after(n);
-        told.run(&disk, &batches).unwrap_err();
+        // Only the removal of what a full tile made superfluous is given up without a word.
+        assert!(
+            told.run(&disk, &batches).is_err() || operations - n <= REMOVED,
+            "operation {n} of {operations}"
+        );
         let end = ends(n)[n % 5];
         let what = format!("operation {n}, {end:?}");
         let again = disk.restart(end);

@@ -112,6 +112,8 @@ async fn alarmed_by(change: impl FnOnce(&mut tlog::Log), want: Alarm) {
     let before = locked(&site.gateway.hub).log.head();
     site.gateway.change(|hub| change(&mut hub.log));
     let after = locked(&site.gateway.hub).log.head();
+    // Another log may have lost what it was given.
+    let given = site.cosigned(&witness);
     // The size that a heartbeat says is nobody's signed word.
     let error = witness.follow(&site.log, 1000).await.unwrap_err();
     assert!(matches!(&error, WitnessError::Inconsistent(text) if text.contains(EVIDENCE)), "{error}");
@@ -123,7 +125,7 @@ async fn alarmed_by(change: impl FnOnce(&mut tlog::Log), want: Alarm) {
         assert_eq!(standing.head.map(|head| head.0), Some(9), "what was cosigned stays");
         assert!(witness.distrust().unwrap().contains(EVIDENCE));
         witness.follow(&site.log, 2000).await.unwrap();
-        assert_eq!(site.cosigned(&witness), [9], "and nothing more is cosigned");
+        assert_eq!(site.cosigned(&witness), given, "and nothing more is cosigned");
     }
 }
 
