@@ -176,6 +176,20 @@ pub async fn local_in(world: &World, file: &Path, out: &Path, more: &[&str]) -> 
         .with_context(|| format!("muster local printed no stateRoot line:\n{}", output.tail(10)))
 }
 
+/// Ends a job that has shown what it should, and compares its newest checkpoint with a local run of as many steps: the
+/// remaining steps would show nothing more.
+pub async fn same_bits_so_far(world: &World, wanted: &Value, name: &str) -> Result<()> {
+    let checkpoint = get(world, name).await?["status"]["checkpoint"].clone();
+    let step = checkpoint["step"].as_i64().with_context(|| format!("{name} has no checkpoint"))?;
+    let pods = checkpoint["stateRoot"].as_str().context("a checkpoint without stateRoot")?.to_owned();
+    world.hub.delete(TRAINING_JOB, Some(TENANT), name, None).await?;
+    let last = step.to_string();
+    let local = local(world, wanted, &format!("{name}-local"), &["--last-step", &last]).await?;
+    println!("     step {step}: pods  {pods}\n     step {step}: local {local}");
+    ensure!(pods == local, "at step {step} pods have {pods}, muster local has {local}");
+    Ok(())
+}
+
 /// The last `stateRoot sha256:...` of a program's output.
 pub fn printed_root(output: &process::Output) -> Option<String> {
     let mut words = output.stdout.split_whitespace().chain(output.stderr.split_whitespace());

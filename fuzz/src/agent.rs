@@ -44,6 +44,9 @@ fn answers(data: &[u8]) {
     same::<wire::Challenge>(data);
     same::<wire::TokensAnswer>(data);
     same::<wire::HeartbeatAnswer>(data);
+    same::<wire::ProviderAnswer>(data);
+    same::<muster::wire::log::Logged>(data);
+    same::<muster::wire::log::LogEntry>(data);
 }
 
 /// What is read is written back the same.
@@ -74,7 +77,9 @@ fn body_seeds() -> Vec<Vec<u8>> {
     let digest = muster_proof::Digest::of(b"x");
     [
         r#"{"address":"10.244.0.7:4242"}"#.to_owned(),
-        format!(r#"{{"step":20,"manifest":"{digest}","stateRoot":"{digest}"}}"#),
+        format!(
+            r#"{{"step":20,"manifest":"{digest}","stateRoot":"{digest}","commit":{{"payload":"e30=","payloadType":"x","signatures":[{{"keyid":"{digest}","sig":"AAAA"}}]}},"records":[{{"gradNorm":"3fc00000","learningRate":"3dcccccd","loss":"40000000","step":20}}]}}"#
+        ),
         r#"{"step":20,"loss":"1.25","tokensPerSecond":1000}"#.to_owned(),
     ]
     .map(String::into_bytes)
@@ -89,8 +94,12 @@ fn answer_seeds() -> Vec<Vec<u8>> {
             r#"{{"provider":"east","fingerprint":"{digest}","accepted":true,"hub":{{"incarnation":1,"keys":[]}}}}"#
         ),
         r#"{"nonce":"AAAA"}"#.to_owned(),
+        r#"{"provider":"east","owner":"acme","log":"hub.example/log+d3e5df27+AW56HN0psLeP0Tr0xVmP7/TvKpcWbjym8uT7/M2AUFvx"}"#
+            .to_owned(),
         r#"{"provider":"east","apiToken":"a","gatewayToken":"b","expiresInSeconds":3600}"#.to_owned(),
-        r#"{"incarnation":1,"minEpoch":1,"keySerial":1}"#.to_owned(),
+        r#"{"incarnation":1,"minEpoch":1,"keySerial":1,"logSize":2}"#.to_owned(),
+        format!(r#"{{"index":1,"recordId":"{digest}"}}"#),
+        r#"{"index":1,"envelope":{"payload":"e30=","payloadType":"t","signatures":[]}}"#.to_owned(),
     ]
     .map(String::into_bytes)
     .to_vec()
@@ -105,6 +114,7 @@ mod tests {
         for seed in &policy_seeds()[..2] {
             ProviderPolicy::parse(std::str::from_utf8(seed).unwrap()).unwrap();
         }
+        serde_json::from_slice::<protocol::CheckpointNotice>(&body_seeds()[1]).unwrap();
         serde_json::from_slice::<protocol::Progress>(&body_seeds()[2]).unwrap();
         serde_json::from_slice::<wire::JoinAnswer>(&answer_seeds()[1]).unwrap();
     }

@@ -37,6 +37,7 @@ fn bodies(data: &[u8]) {
     body::<wire::TokensRequest>(data);
     body::<wire::Heartbeat>(data);
     body::<wire::ManifestRef>(data);
+    body::<wire::CheckpointCommit>(data);
     body::<wire::HubPublic>(data);
     body::<streams::StreamRequest>(data);
     body::<streams::StreamRefusal>(data);

@@ -4,7 +4,9 @@
 //! A crash that `make fuzz` finds becomes a file under `seeds/<target>/` and so a test. `README.md` says which reader has which
 //! target.
 mod agent;
+mod bundle;
 mod gateway;
+mod log;
 mod proof;
 mod requests;
 mod trainer;
@@ -23,7 +25,16 @@ pub struct Target {
 /// All targets.
 #[must_use]
 pub fn all() -> Vec<Target> {
-    [proof::targets(), trainer::targets(), gateway::targets(), requests::targets(), agent::targets()].concat()
+    [
+        proof::targets(),
+        trainer::targets(),
+        gateway::targets(),
+        requests::targets(),
+        log::targets(),
+        agent::targets(),
+        bundle::targets(),
+    ]
+    .concat()
 }
 
 /// The target of a name.

@@ -1,7 +1,9 @@
 //! Readers that a verifier runs on files of strangers.
-use muster_core::{envelope, hub_keys};
+use muster_core::{envelope, hub_keys, provider_keys};
 use muster_proof::dsse::Envelope;
 use muster_proof::key::{PublicKey, SigningKey};
+use muster_proof::records::{Payload as _, ProviderKey};
+use muster_proof::tlog::note::{Algorithm, KeyName, NoteKey};
 use muster_proof::{Digest, jcs};
 
 use crate::Target;
@@ -13,6 +15,7 @@ pub fn targets() -> Vec<Target> {
         Target { name: "key", run: key, seeds: key_seeds },
         Target { name: "workunit", run: workunit, seeds: payload_seeds },
         Target { name: "hub-keys", run: keys, seeds: key_set_seeds },
+        Target { name: "provider-key", run: provider_key, seeds: provider_key_seeds },
     ]
 }
 
@@ -72,6 +75,31 @@ fn keys(data: &[u8]) {
     }
 }
 
+/// What is taken for the record of a key is signed by that key and nobody else.
+fn provider_key(data: &[u8]) {
+    let Ok(envelope) = Envelope::parse(data, 1 << 16) else { return };
+    if let Ok(record) = provider_keys::own(&envelope) {
+        let signers: Vec<Digest> = envelope.signatures().iter().map(|signature| signature.keyid).collect();
+        assert_eq!(signers, [record.key.key_id()]);
+    }
+}
+
+fn provider_key_seeds() -> Vec<Vec<u8>> {
+    let made = || {
+        let (key, name) = (signer(7)?, KeyName::new("east").ok()?);
+        let witness = NoteKey::new(name, Algorithm::CosignatureV1, [8; 32]).public().to_string();
+        let record = ProviderKey {
+            hub: "hub.example/log".parse().ok()?,
+            provider: "east".parse().ok()?,
+            owner: "acme".parse().ok()?,
+            key: key.public().clone(),
+            witness: witness.parse().ok()?,
+        };
+        record.sign(&key).ok()?.to_json().ok()
+    };
+    made().into_iter().collect()
+}
+
 fn json_seeds() -> Vec<Vec<u8>> {
     [r#"{"a":[1,-2,null,true,{"b":"x\u00e9\\\"\n"}],"z":9007199254740991}"#, "[]", r#"" ""#]
         .map(|text| text.as_bytes().to_vec())
@@ -92,7 +120,7 @@ fn key_seeds() -> Vec<Vec<u8>> {
 fn payload_seeds() -> Vec<Vec<u8>> {
     let digest = Digest::of(b"x");
     let text = format!(
-        r#"{{"arithmetic":"f32-chain","dataset":"{digest}","deviceClass":"cpu","disconnectGraceSeconds":900,"epoch":1,"format":"muster.workunit/1","image":"muster-trainer@{digest}","incarnation":1,"intervalSteps":20,"island":0,"jobUID":"4f2a9c1b-0000-4000-8000-000000000000","keepLast":3,"kind":"Train","maxRestarts":20,"name":"4f2a9c1b-0-1","notAfter":"2026-11-23T19:00:00Z","provider":"east","resources":{{"cpu":"600m","memory":"1Gi"}},"scheduleTimeoutSeconds":600,"spec":"{digest}","start":{{"manifest":"{digest}","step":20}},"steps":200,"tenant":"{digest}","trainingDigest":"{digest}","workers":2}}"#
+        r#"{{"arithmetic":"f32-chain","dataset":"{digest}","deviceClass":"cpu","disconnectGraceSeconds":900,"epoch":1,"format":"muster.workunit/1","grant":"{digest}","image":"muster-trainer@{digest}","incarnation":1,"intervalSteps":20,"island":0,"job":"{digest}","jobUID":"4f2a9c1b-0000-4000-8000-000000000000","keepLast":3,"kind":"Train","log":"hub.example/log","maxRestarts":20,"name":"4f2a9c1b-0-1","notAfter":"2026-11-23T19:00:00Z","provider":"east","resources":{{"cpu":"600m","memory":"1Gi"}},"scheduleTimeoutSeconds":600,"spec":"{digest}","start":{{"manifest":"{digest}","step":20}},"startRecord":"{digest}","steps":200,"tenant":"{digest}","trainingDigest":"{digest}","workers":2}}"#
     );
     vec![
         text.clone().into_bytes(),
@@ -111,6 +139,13 @@ fn key_set_seeds() -> Vec<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_provider_key_seed_is_one() {
+        let seeds = provider_key_seeds();
+        assert_eq!(seeds.len(), 1);
+        provider_keys::own(&Envelope::parse(&seeds[0], 1 << 16).unwrap()).unwrap();
+    }
 
     #[test]
     fn the_payload_seeds_are_payloads() {

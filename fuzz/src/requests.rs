@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::http::{HeaderName, HeaderValue, Method, Request, Uri, header};
+use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
 use muster::gateway::access::{Agent, Authorizer, Refusal, User, Wanted};
 use muster::gateway::door::Door;
 use muster::gateway::urls::Urls;
@@ -14,7 +14,10 @@ use muster::wire::gateway::Refused;
 use muster_api::v1alpha1::WorkUnit;
 use muster_core::envelope;
 use muster_proof::Digest;
+use muster_proof::dsse::Envelope;
 use muster_proof::key::SigningKey;
+use muster_proof::records::fields::{Epoch, Interval, Island, JobId, Step};
+use muster_proof::records::{self, Payload as _};
 use muster_trainer::{checkpoint, dataset};
 use object_store::memory::InMemory;
 use tokio::runtime::{Builder, Runtime};
@@ -98,6 +101,7 @@ fn make() -> Option<Fixed> {
     let (digest, training) = (Digest::of(b"x"), resolved.training_digest);
     let payload = serde_json::json!({
         "format": envelope::FORMAT, "kind": "Train", "name": UNIT, "provider": "east", "jobUID": JOB,
+        "job": digest, "log": "hub.example/log", "grant": digest, "startRecord": digest,
         "tenant": envelope::tenant("team-a"), "island": 0,
         "epoch": 1, "workers": 1, "deviceClass": "cpu", "resources": {"cpu": "1", "memory": "1Gi"},
         "image": format!("muster-trainer@{digest}"), "spec": resolved.digest, "trainingDigest": training,
@@ -144,7 +148,7 @@ async fn fill(fixed: &Fixed) -> Option<InMemory> {
 }
 
 /// One for all runs of a thread: to make one is most of a run.
-fn block_on(run: impl Future<Output = ()>) {
+pub fn block_on(run: impl Future<Output = ()>) {
     thread_local! {
         static RUNTIME: Option<Runtime> = Builder::new_current_thread().enable_all().build().ok();
     }
@@ -156,7 +160,7 @@ fn block_on(run: impl Future<Output = ()>) {
 }
 
 /// `METHOD path`, lines `header: value`, an empty line, the body.
-fn parse(data: &[u8]) -> Option<(Request<Body>, &[u8])> {
+pub fn parse(data: &[u8]) -> Option<(Request<Body>, &[u8])> {
     let end = data.windows(2).position(|two| two == b"\n\n").unwrap_or(data.len());
     let (head, body) = (data.get(..end)?, data.get(end + 2..).unwrap_or_default());
     let mut lines = head.split(|byte| *byte == b'\n');
@@ -176,30 +180,30 @@ fn parse(data: &[u8]) -> Option<(Request<Body>, &[u8])> {
     Some((request, body))
 }
 
-/// Whatever is sent: an answer, and none that is a fault of the gateway. What is said to be stored has the hash it is named by.
+/// An answer, and none that is a fault of the gateway.
+pub async fn answer(router: Router, request: Request<Body>) -> StatusCode {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let Ok(answer) = router.oneshot(request).await;
+    let status = answer.status();
+    assert!(!status.is_server_error() || [503, 507].contains(&status.as_u16()), "{method} {path}: {status}");
+    let is_json = answer.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    let text = to_bytes(answer.into_body(), 1 << 22).await.unwrap_or_default();
+    if is_json && !status.is_success() && method != Method::HEAD {
+        let refused: Option<Refused> = serde_json::from_slice(&text).ok();
+        assert!(refused.is_some_and(|refused| refused.message.chars().count() <= 1001), "{status} {text:?}");
+    }
+    status
+}
+
+/// Whatever is sent: an answer. What is said to be stored has the hash it is named by.
 fn send(data: &[u8], router: impl FnOnce(Arc<Store>) -> Router) {
     let (Some(fixed), Some((request, body))) = (fixed(), parse(data)) else { return };
     block_on(async {
         let Some(store) = store(fixed).await else { return };
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let Ok(answer) = router(store).oneshot(request).await;
-        let status = answer.status();
-        assert!(
-            !status.is_server_error() || [503, 507].contains(&status.as_u16()),
-            "{method} {path}: {status}"
-        );
+        let status = answer(router(store), request).await;
         if method == Method::PUT && status.is_success() && path.contains("/blobs/") {
             assert_eq!(path.rsplit('/').next(), Some(&*Digest::of(body).to_hex()), "{path}: {status}");
-        }
-        let is_json =
-            answer.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
-        let text = to_bytes(answer.into_body(), 1 << 22).await.unwrap_or_default();
-        if is_json && !status.is_success() && method != Method::HEAD {
-            let refused: Option<Refused> = serde_json::from_slice(&text).ok();
-            assert!(
-                refused.is_some_and(|refused| refused.message.chars().count() <= 1001),
-                "{status} {text:?}"
-            );
         }
     });
 }
@@ -210,7 +214,8 @@ fn urls() -> Arc<Urls> {
 
 fn agents(data: &[u8]) {
     let Some(fixed) = fixed() else { return };
-    send(data, |store| units::router(store, Arc::new(Known(Some(fixed.unit.clone()))), urls()));
+    let Some(log) = crate::log::for_commits() else { return };
+    send(data, |store| units::router(store, Arc::new(Known(Some(fixed.unit.clone()))), urls(), log));
 }
 
 fn humans(data: &[u8]) {
@@ -222,17 +227,40 @@ fn humans(data: &[u8]) {
 fn unit(data: &[u8]) {
     let Ok(unit) = serde_json::from_slice::<WorkUnit>(data) else { return };
     let asked = format!("GET /v1/units/{UNIT}/blobs/sha256/{}\n\n", Digest::of(b"x").to_hex());
-    send(asked.as_bytes(), |store| units::router(store, Arc::new(Known(Some(unit))), urls()));
+    let Some(log) = crate::log::for_commits() else { return };
+    send(asked.as_bytes(), |store| units::router(store, Arc::new(Known(Some(unit))), urls(), log));
+}
+
+/// Of the unit's first interval.
+fn commit(manifest: Digest) -> Option<Envelope> {
+    let digest = Digest::of(b"x");
+    let commit = records::Commit {
+        job: JobId(digest),
+        island: Island::new(0).ok()?,
+        epoch: Epoch::new(1).ok()?,
+        interval: Interval::new(0).ok()?,
+        first_step: Step::new(1).ok()?,
+        last_step: Step::new(20).ok()?,
+        previous: digest,
+        state_root: digest,
+        record_seal: digest,
+        manifest,
+    };
+    commit.sign(&SigningKey::generate([7; 32]).ok()?).ok()
 }
 
 fn agent_seeds() -> Vec<Vec<u8>> {
     let Some(fixed) = fixed() else { return Vec::new() };
     let (hex, spec) = (Digest::of(b"hello").to_hex(), Digest::of(&fixed.spec).to_hex());
     let (blobs, manifest) = (format!("/v1/units/{UNIT}/blobs/sha256"), Digest::of(&fixed.checkpoint));
+    let commit = commit(manifest).and_then(|commit| serde_json::to_string(&commit).ok()).unwrap_or_default();
     [
         format!("PUT {blobs}/{hex}\ncontent-length: 5\n\nhello"),
         format!("GET {blobs}/{spec}\nrange: bytes=2-9\nif-none-match: \"x\"\n\n"),
         format!("HEAD {blobs}/{spec}\nif-match: *\n\n"),
+        format!(
+            "POST /v1/units/{UNIT}/checkpoints/20\n\n{{\"manifest\":\"{manifest}\",\"commit\":{commit}}}"
+        ),
         format!("POST /v1/units/{UNIT}/checkpoints/20\n\n{{\"manifest\":\"{manifest}\"}}"),
         format!("POST /v1/units/%2e%2e/checkpoints/18446744073709551616\n\n{{\"manifest\":\"{manifest}\"}}"),
     ]
@@ -279,8 +307,11 @@ mod tests {
     #[tokio::test]
     async fn the_seeds_go_far() {
         let work = Arc::new(Known(Some(fixed().unwrap().unit.clone())));
-        let got = statuses(&agent_seeds(), |store| units::router(store, work.clone(), urls())).await;
-        assert_eq!(got, [201, 206, 200, 200, 400]);
+        let log = crate::log::for_commits().unwrap();
+        let got =
+            statuses(&agent_seeds(), |store| units::router(store, work.clone(), urls(), log.clone())).await;
+        // The commit comes as far as the reading back: these files are no state.
+        assert_eq!(got, [201, 206, 200, 409, 400, 400]);
         let known = Arc::new(Known(None));
         let got = statuses(&user_seeds(), |store| {
             users::router(store, Door::new(known.clone(), known.clone()), urls(), QUOTA)

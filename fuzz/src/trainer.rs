@@ -3,12 +3,15 @@ use std::net::SocketAddr;
 
 use muster_numerics::spec::TrainingSpec;
 use muster_proof::key::SigningKey;
+use muster_proof::steps::{Bits, Records, StepRecord};
 use muster_proof::{Digest, jcs};
-use muster_trainer::binding::{self, Announcement};
+use muster_trainer::binding;
 use muster_trainer::exchange::{HELLO, Identity, wire};
 use muster_trainer::protocol::handover::{self, Answer, Line, Written};
-use muster_trainer::protocol::{CheckpointNotice, Command, Event, Join, Joined, KeyBinding, Peer};
-use muster_trainer::{checkpoint, dataset, peers, safetensors};
+use muster_trainer::protocol::{
+    CheckpointNotice, Command, Conflict, Event, Join, Joined, KeyBinding, Peer, Terms,
+};
+use muster_trainer::{checkpoint, commit, dataset, peers, records, safetensors};
 
 use crate::Target;
 
@@ -25,6 +28,8 @@ pub fn targets() -> Vec<Target> {
         Target { name: "scalars", run: scalars, seeds: scalars_seeds },
         Target { name: "handover-line", run: handover_lines, seeds: handover_seeds },
         Target { name: "relay-signed", run: signed, seeds: signed_seeds },
+        Target { name: "records", run: step_records, seeds: records_seeds },
+        Target { name: "terms", run: terms, seeds: terms_seeds },
     ]
 }
 
@@ -91,18 +96,76 @@ fn signed(data: &[u8]) {
             assert_eq!(Some(key.key_id()), signer().map(|key| key.key_id()));
         }
     }
-    if let (Ok(notice), Some(key)) = (serde_json::from_slice::<CheckpointNotice>(data), signer()) {
-        let CheckpointNotice { step, manifest, state_root, signature } = notice;
-        let said = Announcement { unit: UNIT, attempt: 1, step, manifest, state_root };
-        if said.check(key.public(), &signature).is_ok() {
-            assert_eq!((step, manifest, state_root), (20, Digest::of(b"m"), Digest::of(b"s")));
-        }
-        assert!(Announcement { attempt: 2, ..said }.check(key.public(), &signature).is_err());
+    let (Ok(notice), Some(key), Some(terms)) =
+        (serde_json::from_slice::<CheckpointNotice>(data), signer(), own_terms())
+    else {
+        return;
+    };
+    if let Ok(id) = commit::check(&notice, &terms, key.public()) {
+        assert_eq!(
+            (notice.step, notice.manifest, notice.state_root),
+            (20, Digest::of(b"m"), Digest::of(b"s"))
+        );
+        assert_eq!(
+            (id, Some(&*notice.records)),
+            (notice.commit.record_id(), own_records().as_ref().map(Records::as_slice))
+        );
+    }
+    let other = Terms { previous: Digest::of(b"another"), ..terms };
+    assert!(commit::check(&notice, &other, key.public()).is_err());
+}
+
+/// What is read are the steps of one interval in their one spelling, with a root.
+fn step_records(data: &[u8]) {
+    if let Ok(records) = records::parse(data) {
+        assert_eq!(records::to_bytes(&records).ok().as_deref(), Some(data));
+        let steps = records.as_slice();
+        assert!(
+            steps.windows(2).all(|two| matches!(two, [a, b] if a.step + 1 == b.step)) && !steps.is_empty()
+        );
+        assert!(steps.iter().all(|record| record.loss.number().is_finite()));
     }
 }
 
+/// Whatever terms a relay gives: a commit that is signed after them is one that they check, and for no other records.
+fn terms(data: &[u8]) {
+    let _ = serde_json::from_slice::<Conflict>(data).is_ok();
+    let (Ok(terms), Some(records), Some(key)) =
+        (serde_json::from_slice::<Terms>(data), own_records(), signer())
+    else {
+        return;
+    };
+    if let Ok(notice) = commit::sign(&terms, &records, Digest::of(b"m"), Digest::of(b"s"), &key) {
+        assert_eq!((terms.first_step.get(), terms.last_step.get(), notice.step), (19, 20, 20));
+        assert!(commit::check(&notice, &terms, key.public()).is_ok());
+    }
+}
+
+/// Of the steps 19 and 20.
+fn own_records() -> Option<Records> {
+    let one = Bits::of(1.0);
+    let record = |step| StepRecord { eval_loss: None, grad_norm: one, learning_rate: one, loss: one, step };
+    Records::new(19, vec![record(19), record(20)]).ok()
+}
+
+fn own_terms() -> Option<Terms> {
+    serde_json::from_slice(terms_seeds().first()?).ok()
+}
+
+fn terms_seeds() -> Vec<Vec<u8>> {
+    let digest = Digest::of(b"x");
+    let terms = format!(
+        r#"{{"job":"{digest}","island":0,"epoch":1,"interval":4,"firstStep":19,"lastStep":20,"previous":"{digest}","salt":"{}"}}"#,
+        digest.to_hex()
+    );
+    vec![terms.into_bytes(), br#"{"reason":"NotNext","step":20}"#.to_vec()]
+}
+
+fn records_seeds() -> Vec<Vec<u8>> {
+    own_records().and_then(|records| records::to_bytes(&records).ok()).into_iter().collect()
+}
+
 const TOKEN: &str = "a token";
-const UNIT: &str = "4f2a9c1b-0-1";
 
 fn signer() -> Option<SigningKey> {
     SigningKey::generate([7; 32]).ok()
@@ -245,10 +308,11 @@ fn handover_seeds() -> Vec<Vec<u8>> {
 
 fn signed_seeds() -> Vec<Vec<u8>> {
     let Some(key) = signer() else { return Vec::new() };
-    let (manifest, state_root) = (Digest::of(b"m"), Digest::of(b"s"));
-    let notice = Announcement { unit: UNIT, attempt: 1, step: 20, manifest, state_root }.sign(&key);
+    let notice = own_terms().zip(own_records()).and_then(|(terms, records)| {
+        commit::sign(&terms, &records, Digest::of(b"m"), Digest::of(b"s"), &key).ok()
+    });
     let binding = binding::bind(&key, TOKEN).ok().and_then(|binding| serde_json::to_vec(&binding).ok());
-    binding.into_iter().chain(serde_json::to_vec(&notice).ok()).collect()
+    binding.into_iter().chain(notice.and_then(|notice| serde_json::to_vec(&notice).ok())).collect()
 }
 
 fn tensor_seeds() -> Vec<Vec<u8>> {
@@ -299,6 +363,9 @@ mod tests {
         assert!(handover::read::<Answer>(&mut &handover_seeds()[1][..]).unwrap().is_some());
         let [binding, notice] = &signed_seeds()[..] else { panic!() };
         binding::check_binding(&serde_json::from_slice(binding).unwrap(), TOKEN).unwrap();
-        serde_json::from_slice::<CheckpointNotice>(notice).unwrap();
+        let notice = serde_json::from_slice::<CheckpointNotice>(notice).unwrap();
+        commit::check(&notice, &own_terms().unwrap(), signer().unwrap().public()).unwrap();
+        records::parse(&records_seeds()[0]).unwrap();
+        serde_json::from_slice::<Conflict>(&terms_seeds()[1]).unwrap();
     }
 }

@@ -73,6 +73,15 @@ pub struct Payload {
     /// `metadata.uid` of the TrainingJob.
     #[serde(rename = "jobUID")]
     pub job_uid: String,
+    /// The job's id: of the job record in the log, and what commits name.
+    pub job: Digest,
+    /// Origin of the log that everything of this unit is committed in.
+    pub log: String,
+    /// Record id of the UnitGrant in that log.
+    pub grant: Digest,
+    /// What the unit's first commit names as `previous`: record id of the commit of [`Payload::start`], for genesis of the
+    /// job record.
+    pub start_record: Digest,
     /// Whose job it is, as [`tenant`] of the namespace: a provider who lends to some tenants only recognises those that he
     /// names, and others stay a number.
     pub tenant: Digest,

@@ -7,6 +7,7 @@ pub mod lifecycle;
 pub mod placement;
 pub mod policy;
 pub mod provider;
+pub mod provider_keys;
 pub mod quota;
 pub mod recovery;
 pub mod sidecar;

@@ -45,6 +45,8 @@ pub enum Availability {
     Ready,
     /// Its Ready condition is not True.
     NotReady,
+    /// The hub's log has none of its keys (yet).
+    KeyNotLogged,
     /// `spec.scheduling` is Cordoned, or it is on its way out (Drained, Revoked, deleted).
     Cordoned,
 }
@@ -115,6 +117,8 @@ pub enum Rejection {
     Cordoned,
     /// Agent not connected, or its report is stale.
     NotReady,
+    /// Its key is not in the log yet: nothing that it signs would count.
+    KeyNotLogged,
     /// Has no device of the class.
     NoDeviceClass(String),
     /// Costs more than the job pays, or names no price.
@@ -140,6 +144,7 @@ impl Rejection {
             Self::TrustTooLow => "below placement.minTrustTier".into(),
             Self::Cordoned => "not taking new work".into(),
             Self::NotReady => "not ready".into(),
+            Self::KeyNotLogged => format!("{} no key in the log yet", verb("has", "have")),
             Self::NoDeviceClass(class) => format!("{} no {class} devices", verb("has", "have")),
             Self::Arithmetic(name) => format!("{} not offer {name}", verb("does", "do")),
             Self::Image => format!("{} not allow the trainer image", verb("does", "do")),
@@ -221,7 +226,11 @@ fn schedulable(_: &Request, candidate: &Candidate) -> Result<(), Rejection> {
 }
 
 fn ready(_: &Request, candidate: &Candidate) -> Result<(), Rejection> {
-    (candidate.availability == Availability::Ready).then_some(()).ok_or(Rejection::NotReady)
+    match candidate.availability {
+        Availability::Ready => Ok(()),
+        Availability::KeyNotLogged => Err(Rejection::KeyNotLogged),
+        Availability::NotReady | Availability::Cordoned => Err(Rejection::NotReady),
+    }
 }
 
 fn device_class(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {

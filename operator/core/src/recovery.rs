@@ -26,6 +26,10 @@ pub struct Anew {
     pub not_after: Timestamp,
     /// The newest state that the store has.
     pub start: Option<CheckpointRef>,
+    /// Record id of its UnitGrant.
+    pub grant: Digest,
+    /// Record id of the commit of `start`, for genesis of the job record.
+    pub start_record: Digest,
 }
 
 impl Payload {
@@ -38,6 +42,8 @@ impl Payload {
             incarnation: anew.incarnation,
             not_after: anew.not_after,
             start: anew.start,
+            grant: anew.grant,
+            start_record: anew.start_record,
             continues: Some(self.name.clone()),
             ..self.clone()
         }
@@ -53,6 +59,8 @@ impl Payload {
             incarnation: self.incarnation,
             not_after: self.not_after,
             start: self.start,
+            grant: self.grant,
+            start_record: self.start_record,
         };
         self.epoch > old.epoch && self.incarnation > old.incarnation && *self == old.continued(anew)
     }
@@ -139,6 +147,8 @@ mod tests {
             incarnation: 2,
             not_after: "2027-11-23T19:00:00Z".parse().unwrap(),
             start: Some(CheckpointRef { step: 40, manifest: Digest::of(b"m") }),
+            grant: Digest::of(b"grant of 1001"),
+            start_record: Digest::of(b"commit of 40"),
         }
     }
 
@@ -153,7 +163,7 @@ mod tests {
         assert!(!new.takes_over(&unit(2)), "another unit's name");
         assert!(!old.takes_over(&old) && !old.takes_over(&new));
         type Change = fn(&mut Payload);
-        let changes: [Change; 9] = [
+        let changes: [Change; 11] = [
             |p| p.continues = None,
             |p| p.epoch = 1,
             |p| p.incarnation = 1,
@@ -161,6 +171,8 @@ mod tests {
             |p| p.image = format!("muster-trainer@{}", Digest::of(b"other")),
             |p| p.spec = Digest::of(b"other"),
             |p| p.job_uid.replace_range(..1, "5"),
+            |p| p.job = Digest::of(b"other"),
+            |p| p.log = "other.example/log".to_owned(),
             |p| p.provider = "west".to_owned(),
             |p| p.resources.cpu = "6".to_owned(),
         ];

@@ -198,6 +198,19 @@ impl Envelope {
         Ok(())
     }
 
+    /// With the signatures of another envelope of the same record behind its own. They are not verified.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] for another record, or beyond [`MAX_SIGNATURES`].
+    pub fn with_signatures_of(mut self, other: &Self) -> Result<Self, Error> {
+        if (&self.payload_type, &self.payload) != (&other.payload_type, &other.payload) {
+            return Err(Error::Limit("the signatures are of another record"));
+        }
+        self.signatures.extend_from_slice(&other.signatures);
+        self.check_limits()?;
+        Ok(self)
+    }
+
     /// Reads an envelope's JSON of at most `max` bytes.
     ///
     /// # Errors

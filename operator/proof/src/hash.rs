@@ -33,6 +33,8 @@ impl Context {
 pub const TENSOR: Context = Context::new("muster.tensor/1");
 /// The scalars of a training state: step and the running products of Adam's betas.
 pub const SCALARS: Context = Context::new("muster.scalars/1");
+/// A resolved spec: all that reaches the bits of a training.
+pub const TRAINING: Context = Context::new("muster.training/1");
 /// The payload of a job record: gives the job id.
 pub const JOB: Context = Context::new("muster.job/1");
 /// What a commit says of its interval's step records without showing them.

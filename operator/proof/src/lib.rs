@@ -20,13 +20,15 @@
 //! | [`records`] | what the log holds, one closed schema a kind | records.md |
 //! | [`selection`] | which interval is audited, and by whom | records.md |
 //! | [`history`] | the fold over the log: what each record needs to count | records.md |
+//! | [`bundle`] | a job's proof as files, and the check of it | bundle.md |
 //!
-//! What must not live here: anything that reads, waits or logs, or decides what shall happen. Still to come, each as a module of
-//! its own: fraud proofs.
+//! What must not live here: anything that reads, waits or logs, or decides what shall happen. Still to come, each as a
+//! module of its own: fraud proofs.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod bundle;
 pub mod digest;
 pub mod dsse;
 pub mod hash;

@@ -17,6 +17,10 @@ use crate::hash::{self, h};
 use crate::merkle::TreeHasher;
 use crate::{Digest, jcs};
 
+mod transposed;
+
+pub use transposed::TransposedHasher;
+
 /// The version of the arithmetic that gives the numbers their meaning; part of every tensor's header.
 pub const OPS: &str = "muster.ops/1";
 /// Rows and columns of a matrix tile.
@@ -108,19 +112,11 @@ impl TensorHasher {
     /// # Errors
     /// [`Error::Name`], [`Error::Shape`].
     pub fn new(name: &str, role: Role, shape: &[usize]) -> Result<Self, Error> {
-        if name.is_empty() || name.len() > MAX_NAME {
-            return Err(Error::Name(name.to_owned()));
-        }
-        let wrong_shape = || Error::Shape { name: name.to_owned(), shape: shape.to_vec() };
-        let (rows, columns, tile_columns) = match *shape {
-            [n] => (1, n, TILE_LENGTH),
-            [rows, columns] => (rows, columns, TILE_SIDE),
-            _ => return Err(wrong_shape()),
+        let (header, elements) = header(name, role, shape)?;
+        let (columns, tile_columns) = match *shape {
+            [_, columns] => (columns, TILE_SIDE),
+            _ => (elements, TILE_LENGTH),
         };
-        let elements = rows.checked_mul(columns).filter(|n| *n > 0).ok_or_else(wrong_shape)?;
-        let header = json!({"dtype": "F32", "name": name, "ops": OPS, "role": role.letter(), "shape": shape});
-        // A dimension beyond 2^53 has no canonical JSON.
-        let header = jcs::to_vec(&header).map_err(|_| wrong_shape())?;
         Ok(Self {
             name: name.to_owned(),
             header,
@@ -182,6 +178,24 @@ impl TensorHasher {
     fn wrong_length(&self, got: usize) -> Error {
         Error::Length { name: self.name.clone(), want: self.elements, got }
     }
+}
+
+/// The header of a tensor, and how many elements it has.
+fn header(name: &str, role: Role, shape: &[usize]) -> Result<(Vec<u8>, usize), Error> {
+    if name.is_empty() || name.len() > MAX_NAME {
+        return Err(Error::Name(name.to_owned()));
+    }
+    let wrong_shape = || Error::Shape { name: name.to_owned(), shape: shape.to_vec() };
+    let (rows, columns) = match *shape {
+        [n] => (1, n),
+        [rows, columns] => (rows, columns),
+        _ => return Err(wrong_shape()),
+    };
+    let elements = rows.checked_mul(columns).filter(|n| *n > 0).ok_or_else(wrong_shape)?;
+    let header = json!({"dtype": "F32", "name": name, "ops": OPS, "role": role.letter(), "shape": shape});
+    // A dimension beyond 2^53 has no canonical JSON.
+    let header = jcs::to_vec(&header).map_err(|_| wrong_shape())?;
+    Ok((header, elements))
 }
 
 fn update_f32(sha: &mut Sha256, values: &[f32]) {

@@ -10,6 +10,7 @@ use super::fence::Floor;
 use super::hub_keys::HubKeys;
 use super::policy::Policies;
 use super::units::Units;
+use super::witness::Witness;
 use super::{ARITHMETIC, DEVICE_CLASS};
 
 /// Why a unit is not taken.
@@ -32,6 +33,8 @@ pub struct Measure<'a> {
     pub keys: &'a HubKeys,
     /// What the hub has declared void.
     pub floor: Floor,
+    /// The hub's log.
+    pub witness: &'a Witness,
 }
 
 /// The payload that everything else reads and what was signed, or why there is none.
@@ -78,9 +81,16 @@ async fn judge(
         workers: i64::from(object.spec.workers),
     })?;
     let policy = measure.policies.current();
+    // What runs already is nothing new.
+    if let Some(why) = measure.witness.distrust()
+        && !continues(units, payload).await
+    {
+        return Err(Refusal::LogInconsistent(why));
+    }
     let highest = units.highest_epoch(&payload.job_uid, payload.island).await;
     let now = Timestamp::now();
     payload.check_policy(&Policy {
+        log: measure.witness.origin(),
         images: policy.images(),
         tenants: policy.tenants(),
         arithmetic: ARITHMETIC,
@@ -93,7 +103,6 @@ async fn judge(
     // More than there is in all can never start. What only others hold now is waited for.
     let never = measure.policies.quota().refuse(&Amounts::new(), &of_unit(payload));
     match never.or_else(|| measure.policies.closed(now)) {
-        // What runs already is nothing new.
         Some(why) if !continues(units, payload).await => Err(Refusal::OverQuota(why)),
         _ => Ok(()),
     }
@@ -114,6 +123,8 @@ pub fn known_reason(reason: &str) -> &'static str {
         "BadPayload",
         "MirrorMismatch",
         "OldEpoch",
+        "OtherLog",
+        "LogInconsistent",
         "ImageNotAllowed",
         "TenantNotAllowed",
         "ArithmeticUnsupported",

@@ -3,6 +3,7 @@
 //! The tasks are woken by the hub's watch, the member's watch and the relay, and run on their own clock otherwise.
 //! kube's Controller is not used: it reconciles only what its store holds, and a unit must go on when the hub's list
 //! is empty because the hub is down.
+mod object;
 mod reasons;
 mod recovery;
 #[cfg(test)]
@@ -13,9 +14,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kube::{Api, ResourceExt};
-use muster_api::v1alpha1::{self as api, WorkUnit, WorkUnitPhase};
-use muster_core::attempt::{self, Action, Condition, Decision, Desired, Plan, World, decide};
+use kube::Api;
+use muster_api::v1alpha1::{WorkUnit, WorkUnitPhase};
+use muster_core::attempt::{self, Action, Condition, Decision, Desired, World, decide};
 use muster_core::envelope::Payload;
 use muster_core::policy::Logs;
 
@@ -28,12 +29,14 @@ use super::member::{Member, MemberError};
 use super::policy::Policies;
 use super::relay::rounds;
 use super::session::Session;
-use super::state::{Commit, UnitState};
+use super::state::UnitState;
 use super::status::Wanted;
 use super::units::{Unit, Units, locked};
+use super::witness::Witness;
 use super::{accept, status, upload};
 use crate::runtime::blobdir::BlobDir;
 use crate::runtime::{Shutdown, backoff};
+use object::{plan, remember, say, want};
 
 /// What all units share.
 #[derive(Debug)]
@@ -48,6 +51,8 @@ pub struct Controller {
     pub fence: Arc<Fence>,
     /// How the hub stands to us.
     pub session: Session,
+    /// What we saw of the hub's log.
+    pub witness: Arc<Witness>,
     /// All known units.
     pub units: Arc<Units>,
     /// The hub's list.
@@ -172,6 +177,7 @@ impl Controller {
         if replaced {
             tracing::warn!(unit = unit.name(), "another object of the same name; what was known is void");
             unit.forget_progress();
+            unit.forget_committed([unit.name()])?;
         }
         let mut state = unit.state().await;
         let heir = self.units.heir(unit.name()).await.map(|heir| heir.name().to_owned());
@@ -349,6 +355,10 @@ impl Controller {
 
     async fn forget(&self, unit: &Unit, state: &UnitState) -> Result<Next, TurnError> {
         self.units.forget(unit.name())?;
+        // What goes on elsewhere may still be asked for there.
+        if state.continued_as.is_none() {
+            unit.forget_committed(state.earlier.iter().map(String::as_str).chain([unit.name()]))?;
+        }
         self.units.changed.notify_one();
         let starts = [state.rounds.start, state.payload.as_ref().and_then(|payload| payload.start)];
         let manifests = state.checkpoints.iter().map(|commit| commit.manifest);
@@ -375,90 +385,5 @@ impl Controller {
             Ok(why) => job.failed_create = why,
             Err(error) => tracing::warn!(unit = payload.name, %error, "cannot read the Job's events"),
         }
-    }
-}
-
-/// Takes over what the object says; what the hub has once asked for stays asked for.
-fn remember(state: &mut UnitState, object: Option<&WorkUnit>, gone: bool) {
-    if gone {
-        state.gone = true;
-        state.desired = Some(Desired::Stop);
-    }
-    let Some(object) = object else { return };
-    let uid = object.uid().unwrap_or_default();
-    if state.uid != uid {
-        // Another object of the same name. The old one's children go first, and no attempt number is used twice.
-        let memory = attempt::Memory {
-            attempt: state.memory.attempt,
-            over: true,
-            created: true,
-            ..attempt::Memory::default()
-        };
-        let earlier = std::mem::take(&mut state.earlier);
-        *state = UnitState { uid, memory, earlier, ..UnitState::default() };
-    }
-    state.gone = false;
-    let asked = match (object.spec.desired, object.metadata.deletion_timestamp.is_some()) {
-        (_, true) | (api::Desired::Stop, _) => Desired::Stop,
-        (api::Desired::Drain, _) => Desired::Drain,
-        (api::Desired::Run, _) => Desired::Run,
-    };
-    state.desired = state.desired.max(Some(asked));
-    // An agent that lost its state learns from its own words what is durable.
-    let said = object.status.as_ref().and_then(|status| status.checkpoint.as_ref());
-    if let Some(said) = said
-        && state.newest().is_none_or(|newest| newest.step < said.step)
-        && let (Ok(manifest), Ok(state_root)) = (said.manifest.parse(), said.state_root.parse())
-    {
-        state.checkpoints.push(Commit { step: said.step, manifest, state_root, durable: true });
-    }
-}
-
-fn plan(payload: &Payload) -> Plan {
-    Plan {
-        unit: payload.name.clone(),
-        workers: payload.workers,
-        steps: payload.steps,
-        memory: payload.resources.memory.clone(),
-        max_restarts: payload.max_restarts,
-        schedule_timeout_seconds: payload.schedule_timeout_seconds,
-    }
-}
-
-fn say(unit: &Unit, object: Option<&WorkUnit>, payload: &Payload, decision: &Decision) {
-    let accepted = Condition {
-        status: true,
-        reason: "PolicyMatched",
-        message: format!("signed by the hub, {} workers of {}", payload.workers, payload.device_class),
-    };
-    let mut conditions = vec![("Accepted", accepted)];
-    conditions.extend(decision.scheduled.clone().map(|scheduled| ("Scheduled", scheduled)));
-    conditions.push(("Ready", decision.ready.clone()));
-    conditions.extend(decision.released.clone().map(|released| ("Released", released)));
-    let generation = object.and_then(|object| object.metadata.generation);
-    want(unit, Wanted { generation, phase: phase(decision.phase), conditions });
-}
-
-fn want(unit: &Unit, wanted: Wanted) {
-    unit.wanted.send_if_modified(|known| {
-        let mut wanted = wanted;
-        if wanted.generation.is_none() {
-            wanted.generation = known.as_ref().and_then(|known| known.generation);
-        }
-        let news = known.as_ref() != Some(&wanted);
-        *known = Some(wanted);
-        news
-    });
-}
-
-fn phase(name: &str) -> WorkUnitPhase {
-    match name {
-        "Queued" => WorkUnitPhase::Queued,
-        "Running" => WorkUnitPhase::Running,
-        "Draining" => WorkUnitPhase::Draining,
-        "Succeeded" => WorkUnitPhase::Succeeded,
-        "Failed" => WorkUnitPhase::Failed,
-        "Released" => WorkUnitPhase::Released,
-        _ => WorkUnitPhase::Starting,
     }
 }

@@ -1,12 +1,14 @@
 //! `muster agent doctor`: asks everything that the agent depends on, one line each, with what to do. It changes nothing and
 //! may run beside the agent; only with --try-images it starts a small Job for each image, and removes it.
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, Client};
 use muster_api::names::PROVIDER_NAMESPACE_PREFIX;
+use muster_proof::tlog::checkpoint::SignedCheckpoint;
+use muster_proof::tlog::note::VerifierKey;
 use reqwest::header;
 
 use super::gateway::{Gateway, GatewayError};
@@ -15,7 +17,8 @@ use super::membership::Membership;
 use super::policy::{LoadError, Policies};
 use super::session::Session;
 use super::switch::Switch;
-use super::{MemberArgs, PolicyArgs, hub_client, pin};
+use super::{MemberArgs, PolicyArgs, hub_client, pin, witness};
+use crate::log::client::{HttpLog, LogClient as _};
 use crate::runtime::client::{Target, within};
 
 mod image;
@@ -192,6 +195,7 @@ async fn hub_side(args: &DoctorArgs, checks: &mut Vec<Check>) {
     }
     checks.push(Check::good("tokens", "the hub accepts this key and gives tokens"));
     checks.push(through(&membership, &identity, &session).await);
+    checks.push(log(&args.state, &membership, &session).await);
 }
 
 fn refused(error: &GatewayError, membership: &Membership, identity: &Identity) -> Check {
@@ -229,6 +233,37 @@ async fn through(membership: &Membership, identity: &Identity, session: &Session
     }
 }
 
+/// The hub's log: whether it answers with a head that the pinned key signed, and whether it ever contradicted itself.
+async fn log(state: &Path, membership: &Membership, session: &Session) -> Check {
+    if let Some(alarmed) = witness::alarmed(state) {
+        let remedy = "running units go on, no new one is taken; show the file to the hub's admin and to other providers, and \
+                      move it away once it is explained";
+        return Check::bad("log", Verdict::Failed, alarmed.text, remedy);
+    }
+    let remedy = "ask the hub's admin whether its log was made anew; nothing is cosigned until the pinned key signs again";
+    let key: VerifierKey = match membership.log.parse() {
+        Ok(key) => key,
+        Err(error) => return Check::bad("log", Verdict::Failed, format!("its pinned key: {error}"), remedy),
+    };
+    let head = match HttpLog::new(session.clone()).checkpoint().await {
+        Ok(head) => head,
+        Err(error) => {
+            let remedy = "the gateway serves it; try again, and ask the hub's admin if it stays";
+            return Check::bad("log", Verdict::Failed, error.to_string(), remedy);
+        }
+    };
+    match SignedCheckpoint::open(&head, std::slice::from_ref(&key)) {
+        Ok(head) => {
+            let (origin, size) = (head.checkpoint().origin(), head.checkpoint().size());
+            Check::good("log", format!("{origin} has {size} entries, signed by the pinned key"))
+        }
+        Err(error) => {
+            let found = format!("its head is not signed by the pinned key: {error}");
+            Check::bad("log", Verdict::Failed, found, remedy)
+        }
+    }
+}
+
 /// The gateway's clock against ours, from the Date of its answer (RFC 9110 section 6.6.1).
 fn clock(date: Option<&str>, now: Timestamp) -> Check {
     let parsed = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
@@ -252,6 +287,8 @@ fn clock(date: Option<&str>, now: Timestamp) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::fake_gateway::{FakeGateway, tlog};
+    use crate::agent::gateway_tests::Agent;
 
     #[test]
     fn a_clock_that_is_off_is_a_warning() {
@@ -262,6 +299,28 @@ mod tests {
         for silent in [None, Some("yesterday")] {
             assert_eq!(clock(silent, now).verdict, Verdict::Unknown);
         }
+    }
+
+    #[tokio::test]
+    async fn the_log_must_be_the_pinned_one() {
+        let (gateway, _) = FakeGateway::simple().await;
+        let agent = Agent::joined(&gateway).await;
+        agent.session.renew(0).await.unwrap();
+        let look = || log(agent.dir.path(), &agent.membership, &agent.session);
+        gateway.change(|hub| hub.log.grow(1, 12));
+        let good = look().await;
+        assert_eq!((good.verdict, good.found.contains("12 entries")), (Verdict::Good, true), "{good}");
+        let other = tlog::Log::grown(1, 12).head_by(&tlog::note_key(6));
+        gateway.change(|hub| hub.log.head = Some(other));
+        let bad = look().await;
+        assert!(bad.verdict == Verdict::Failed && bad.found.contains("pinned key"), "{bad}");
+        assert!(!agent.dir.path().join("witness.key").exists(), "looking makes nothing");
+        std::fs::write(agent.dir.path().join("log-evidence.json"), "{").unwrap();
+        let alarmed = look().await;
+        assert!(
+            alarmed.verdict == Verdict::Failed && alarmed.found.contains("log-evidence.json"),
+            "{alarmed}"
+        );
     }
 
     #[tokio::test]

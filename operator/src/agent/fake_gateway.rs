@@ -1,21 +1,20 @@
 //! A small gateway for tests: real TLS on loopback, client certificates, signatures checked as docs/spec/gateway.md says.
 //! What a test wants otherwise it changes in [`Hub`].
 mod logs;
+pub mod tlog;
+mod tls;
+mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::path::Path as FilePath;
 use std::sync::{Arc, Mutex};
 
 use axum::body::{Body, Bytes};
-use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
-use axum::serve::{IncomingStream, Listener};
 use axum::{Json, Router};
-use axum_server::accept::Accept;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -24,19 +23,17 @@ use muster_core::hub_keys;
 use muster_proof::Digest;
 use muster_proof::dsse::Envelope;
 use muster_proof::key::{PublicKey, SigningKey};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::version::TLS13;
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
+pub use self::tlog::LOG;
+use self::tls::{Peer, TlsListener, tls};
 use super::identity::Identity;
 use super::units::locked;
 use crate::runtime::client::install_crypto;
 use crate::wire::gateway::{
-    Challenge, HeartbeatAnswer, HubPublic, JoinAnswer, JoinRequest, ManifestRef, RecoverAnswer,
-    RecoverRequest, Recovered, Refused, TokensAnswer, TokensRequest, token_request_message,
+    Challenge, HeartbeatAnswer, HubPublic, JoinAnswer, JoinRequest, RecoverAnswer, RecoverRequest, Recovered,
+    Refused, TokensAnswer, TokensRequest, token_request_message,
 };
 use crate::wire::join_token::{JoinToken, secret_hash};
 
@@ -80,6 +77,8 @@ pub struct Hub {
     pub refuses_commits: Option<(u16, &'static str)>,
     /// Logs, and URLs of single objects.
     pub logs: logs::Logs,
+    /// The transparency log.
+    pub log: tlog::Log,
 }
 
 /// See the module.
@@ -98,8 +97,8 @@ impl FakeGateway {
         let (config, ca_spki) = tls(name);
         let serial = hub_keys::trust_first(&chain).unwrap().serial();
         let hub = Arc::new(Mutex::new(Hub {
-            public: HubPublic { incarnation: 1, keys: chain },
-            beat: HeartbeatAnswer { incarnation: 1, min_epoch: 1, key_serial: serial },
+            public: HubPublic { incarnation: 1, keys: chain, log: Some(LOG.to_owned()) },
+            beat: HeartbeatAnswer { incarnation: 1, min_epoch: 1, key_serial: serial, log_size: 0 },
             claimed: None,
             refuses: None,
             lose: 0,
@@ -115,6 +114,7 @@ impl FakeGateway {
             recovered: Recovered::Wait,
             refuses_commits: None,
             logs: logs::Logs::default(),
+            log: tlog::Log::new(),
         }));
         let routes = Router::new()
             .route("/healthz", get(|| async { "ok" }))
@@ -124,9 +124,9 @@ impl FakeGateway {
             .route("/v1/tokens", post(tokens))
             .route("/v1/heartbeat", post(heartbeat))
             .route("/v1/recover", post(recover))
-            .route("/v1/units/u/blobs/sha256/{hex}", get(blob).put(put_blob))
-            .route("/v1/units/u/checkpoints/{step}", post(commit))
+            .merge(units::routes())
             .merge(logs::routes())
+            .merge(tlog::routes())
             .route("/k8s/{*path}", any(api))
             .with_state(hub.clone());
         let acceptor = RustlsAcceptor::new(RustlsConfig::from_config(Arc::new(config)));
@@ -155,114 +155,6 @@ impl FakeGateway {
 
     pub fn change(&self, change: impl FnOnce(&mut Hub)) {
         change(&mut locked(&self.hub));
-    }
-}
-
-/// [its certificate, its CA], and the hash of the CA's key.
-fn tls(name: &str) -> (rustls::ServerConfig, Digest) {
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-    let ca_key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    let ca = params.self_signed(&ca_key).unwrap().der().clone();
-    let spki = Digest::of(&ParsedCertificate::try_from(&ca).unwrap().subject_public_key_info());
-    let issuer = Issuer::new(params, ca_key);
-    let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
-    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let config = rustls::ServerConfig::builder_with_protocol_versions(&[&TLS13])
-        .with_client_cert_verifier(Arc::new(AnyKey))
-        .with_single_cert(vec![leaf.der().clone(), ca], key)
-        .unwrap();
-    (config, spki)
-}
-
-/// Any certificate will do; that its key is the client's own the handshake proves.
-#[derive(Debug)]
-struct AnyKey;
-
-impl ClientCertVerifier for AnyKey {
-    fn root_hint_subjects(&self) -> &[rustls::DistinguishedName] {
-        &[]
-    }
-
-    fn client_auth_mandatory(&self) -> bool {
-        false
-    }
-
-    fn verify_client_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.3 only".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        let provider = rustls::crypto::ring::default_provider();
-        let algorithms = provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
-struct TlsListener {
-    listener: TcpListener,
-    acceptor: RustlsAcceptor,
-}
-
-impl Listener for TlsListener {
-    type Io = <RustlsAcceptor as Accept<TcpStream, ()>>::Stream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        loop {
-            let Ok((stream, address)) = self.listener.accept().await else { continue };
-            if let Ok((stream, _)) = self.acceptor.accept(stream, ()).await {
-                return (stream, address);
-            }
-        }
-    }
-
-    fn local_addr(&self) -> std::io::Result<Self::Addr> {
-        self.listener.local_addr()
-    }
-}
-
-/// The SPKI of the client's certificate.
-#[derive(Debug, Clone)]
-struct Peer(Option<Vec<u8>>);
-
-impl Connected<IncomingStream<'_, TlsListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
-        let certificates = stream.io().get_ref().1.peer_certificates();
-        let first = certificates.and_then(|list| list.first());
-        Self(first.map(|c| ParsedCertificate::try_from(c).unwrap().subject_public_key_info().to_vec()))
-    }
-}
-
-impl Peer {
-    fn key(&self) -> (Digest, Vec<u8>) {
-        let spki = self.0.clone().expect("the agent shows its certificate");
-        (Digest::of(&spki), spki)
     }
 }
 
@@ -356,7 +248,7 @@ async fn heartbeat(State(hub): Shared, ConnectInfo(peer): ConnectInfo<Peer>, hea
     if let Some((status, reason)) = hub.refuses {
         return refuse(status, reason);
     }
-    Json(hub.beat.clone()).into_response()
+    Json(HeartbeatAnswer { log_size: hub.log.size(), ..hub.beat.clone() }).into_response()
 }
 
 async fn recover(
@@ -372,80 +264,6 @@ async fn recover(
     let answers = vec![hub.recovered.clone(); request.units.len()];
     hub.offers.push(request);
     Json(RecoverAnswer { answers }).into_response()
-}
-
-async fn blob(
-    State(hub): Shared,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    Path(hex): Path<String>,
-    headers: HeaderMap,
-) -> Response {
-    let mut hub = locked(&hub);
-    if let Err(refused) = admitted(&hub, &peer, &headers, "gateway-") {
-        return *refused;
-    }
-    let Some(bytes) = hub.blobs.get(&Digest::from_hex(&hex).unwrap()).cloned() else {
-        return refuse(404, "NotFound");
-    };
-    let range = headers.get(header::RANGE).map(|range| range.to_str().unwrap().to_owned());
-    let from: usize = range.as_ref().map_or(0, |r| r["bytes=".len()..r.len() - 1].parse().unwrap());
-    hub.ranges.extend(range.clone());
-    let rest = Bytes::copy_from_slice(&bytes[from..]);
-    let length = rest.len();
-    let mut pieces: Vec<Result<Bytes, std::io::Error>> = vec![Ok(rest.clone())];
-    if let Some(cut) = hub.cut.filter(|cut| *cut < length) {
-        pieces = vec![Ok(rest.slice(..cut)), Err(std::io::Error::other("cut"))];
-    }
-    let pieces = futures::stream::iter(pieces).then(|piece| async move {
-        if piece.is_err() {
-            // What came before must have left the machine.
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        }
-        piece
-    });
-    let mut response = Body::from_stream(pieces).into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_LENGTH, length.into());
-    if range.is_some() {
-        let text = format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len());
-        headers.insert(header::CONTENT_RANGE, text.parse().unwrap());
-        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-    }
-    response
-}
-
-async fn put_blob(
-    State(hub): Shared,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    Path(hex): Path<String>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    let mut hub = locked(&hub);
-    if let Err(refused) = admitted(&hub, &peer, &headers, "gateway-") {
-        return *refused;
-    }
-    assert_eq!(Digest::of(&body).to_hex(), hex);
-    hub.blobs.insert(Digest::of(&body), body.to_vec());
-    StatusCode::CREATED.into_response()
-}
-
-async fn commit(
-    State(hub): Shared,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    Path(step): Path<u64>,
-    headers: HeaderMap,
-    Json(body): Json<ManifestRef>,
-) -> Response {
-    let mut hub = locked(&hub);
-    if let Err(refused) = admitted(&hub, &peer, &headers, "gateway-") {
-        return *refused;
-    }
-    if let Some((status, reason)) = hub.refuses_commits {
-        return refuse(status, reason);
-    }
-    hub.commits.push((step, body.manifest));
-    StatusCode::OK.into_response()
 }
 
 /// An API server that knows one Lease.

@@ -188,14 +188,22 @@ impl Gateway {
         request: RequestBuilder,
     ) -> Result<T, GatewayError> {
         let answer = accepted(request.timeout(TIMEOUT).send().await.map_err(unreachable)?).await?;
-        let bytes = capped(answer).await?;
-        serde_json::from_slice(&bytes).map_err(|error| {
-            // Where, not what: serde's text may quote a token.
-            let problem =
-                format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column());
-            GatewayError::Malformed { what, problem }
-        })
+        read(what, answer).await
     }
+}
+
+/// The JSON of an answer.
+///
+/// # Errors
+/// [`GatewayError::Malformed`], and what breaks off or is too long.
+pub async fn read<T: DeserializeOwned>(what: &'static str, answer: Response) -> Result<T, GatewayError> {
+    let bytes = capped(answer).await?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        // Where, not what: serde's text may quote a token.
+        let problem =
+            format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column());
+        GatewayError::Malformed { what, problem }
+    })
 }
 
 /// The answer if it is a success, else what it says.

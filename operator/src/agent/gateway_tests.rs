@@ -7,9 +7,11 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use muster_core::hub_keys;
 use muster_proof::Digest;
+use muster_proof::dsse::Envelope;
 use muster_proof::key::SigningKey;
+use tokio::sync::watch;
 
-use super::fake_gateway::FakeGateway;
+use super::fake_gateway::{FakeGateway, LOG, tlog};
 use super::fence::{Fence, Floor};
 use super::gateway::Gateway;
 use super::heartbeat::{BeatError, Pulse};
@@ -25,13 +27,14 @@ use super::units::Units;
 use super::{hub_client, pin};
 use crate::runtime::Shutdown;
 use crate::runtime::blobdir::BlobDir;
+use crate::wire::gateway::CheckpointCommit;
 use crate::wire::join_token::JoinToken;
 
 /// An agent that has joined.
 pub struct Agent {
     pub dir: tempfile::TempDir,
-    identity: Arc<Identity>,
-    membership: Membership,
+    pub identity: Arc<Identity>,
+    pub membership: Membership,
     pub session: Session,
 }
 
@@ -57,6 +60,7 @@ impl Agent {
             units: Arc::new(Units::open(StateDir::open(self.dir.path()).unwrap()).unwrap()),
             contact: Arc::new(Contact::open(self.dir.path().join("contact"))),
             reported: Arc::default(),
+            log_size: watch::Sender::new(0),
         }
     }
 
@@ -85,6 +89,7 @@ async fn joins_and_knows_everything_after_a_restart() {
     assert_eq!(gateway.hub.lock().unwrap().claimed, Some(agent.identity.fingerprint()));
     let floor = Fence::open(agent.dir.path()).unwrap().floor();
     assert_eq!(floor, Floor { incarnation: 1, min_epoch: 0 });
+    assert_eq!(agent.membership.log, LOG, "the log's key is pinned");
     agent.session.renew(0).await.unwrap();
     assert_eq!(agent.leases().await.unwrap().metadata.resource_version.as_deref(), Some("7"));
 }
@@ -155,6 +160,34 @@ async fn a_join_at_another_hub_forgets_the_fence_of_the_first() {
     let set = hub_keys::sign(1, &[stranger.public()], &stranger).unwrap();
     let other = FakeGateway::start("127.0.0.1", vec![set]).await;
     assert_eq!(again(other.token()).await, Floor { incarnation: 1, min_epoch: 0 });
+}
+
+/// A log with another key can show another history.
+#[tokio::test]
+async fn another_log_of_the_same_hub_is_refused_for_good() {
+    let (gateway, _) = FakeGateway::simple().await;
+    let agent = Agent::joined(&gateway).await;
+    let state = agent.dir.path();
+    let seen = state.join("witness.json");
+    std::fs::write(&seen, "kept").unwrap();
+    let again = |token: JoinToken| async move {
+        let identity = FakeGateway::identity(state);
+        join(state, &identity, &token, Patience::Once, &Shutdown::manual()).await
+    };
+    for other in [Some(tlog::note_key(6).public().to_string()), Some("hub.example/log".to_owned()), None] {
+        gateway.change(|hub| hub.public.log = other);
+        let error = again(gateway.token()).await.unwrap_err().to_string();
+        assert!(error.contains("log"), "{error}");
+        assert_eq!(Membership::load(state).unwrap().unwrap(), agent.membership);
+        assert!(seen.exists());
+    }
+    // Another hub has another log, of which nothing was seen.
+    let stranger = SigningKey::generate([9; 32]).unwrap();
+    let set = hub_keys::sign(1, &[stranger.public()], &stranger).unwrap();
+    let other = FakeGateway::start("127.0.0.1", vec![set]).await;
+    other.change(|hub| hub.public.log = Some(tlog::note_key(6).public().to_string()));
+    assert_eq!(again(other.token()).await.unwrap().log, tlog::note_key(6).public().to_string());
+    assert!(!seen.exists());
 }
 
 #[tokio::test]
@@ -333,14 +366,22 @@ async fn commits_are_recorded_or_refused_by_name() {
     std::fs::write(&path, b"hello").unwrap();
     let file = tokio::fs::File::open(&path).await.unwrap();
     blobs.put("u", Digest::of(b"hello"), file, 5).await.unwrap();
-    blobs.commit("u", 20, Digest::of(b"hello")).await.unwrap();
+    let manifest = Digest::of(b"hello");
+    let key = SigningKey::generate([7; 32]).unwrap();
+    let commit = CheckpointCommit { manifest, commit: Envelope::sign("x", b"{}", &key).unwrap() };
+    let logged = blobs.commit("u", 20, &commit).await.unwrap();
+    assert_eq!((logged.index, logged.record_id), (0, commit.commit.record_id()));
+    assert_eq!(blobs.submit(&commit.commit).await.unwrap(), logged, "it is there");
     assert_eq!(gateway.hub.lock().unwrap().commits, [(20, Digest::of(b"hello"))]);
     gateway.change(|hub| hub.refuses_commits = Some((409, "OldEpoch")));
-    let old = blobs.commit("u", 40, Digest::of(b"hello")).await.unwrap_err();
+    let old = blobs.commit("u", 40, &commit).await.unwrap_err();
     assert!(matches!(old, HubError::Superseded(_)), "{old}");
     gateway.change(|hub| hub.refuses_commits = Some((409, "StepTaken")));
-    let taken = blobs.commit("u", 40, Digest::of(b"hello")).await.unwrap_err();
-    assert!(matches!(taken, HubError::Answer { .. }) && taken.to_string().contains("StepTaken"), "{taken}");
+    let taken = blobs.commit("u", 40, &commit).await.unwrap_err();
+    assert!(matches!(taken, HubError::Answer { .. }) && taken.reason() == Some("StepTaken"), "{taken}");
+    gateway.change(|hub| hub.log.refuses_records = Some("NotGranted"));
+    let refused = blobs.submit(&commit.commit).await.unwrap_err();
+    assert_eq!(refused.reason(), Some("NotGranted"), "{refused}");
 }
 
 #[tokio::test]

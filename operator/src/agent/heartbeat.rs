@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::fence::{Fence, Floor, Heard};
 use super::gateway::GatewayError;
 use super::hub::Contact;
@@ -31,6 +33,8 @@ pub struct Pulse {
     pub contact: Arc<Contact>,
     /// What a restored hub was told.
     pub reported: Arc<Reported>,
+    /// The size of the hub's log, with every answer: the witness looks at it beside the heartbeat.
+    pub log_size: watch::Sender<u64>,
 }
 
 impl Pulse {
@@ -72,6 +76,7 @@ impl Pulse {
                 return Err(error.into());
             }
         };
+        self.log_size.send_replace(answer.log_size);
         let raised = self.raise(&answer);
         let advanced = self.advance(&answer).await;
         if matches!(raised, Ok(true)) || matches!(advanced, Ok(true)) {

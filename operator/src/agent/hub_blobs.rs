@@ -7,16 +7,19 @@ use axum::body::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
 use muster_proof::Digest;
+use muster_proof::dsse::Envelope;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
 use tokio::fs::File;
 use tokio::sync::watch;
 use tokio_util::io::ReaderStream;
 
 use super::direct::Direct;
-use super::gateway::{Gateway, GatewayError, refusal};
+use super::gateway::{Gateway, GatewayError, read, refusal};
 use super::policy::Policies;
 use super::session::Session;
-use crate::wire::gateway::ManifestRef;
+use crate::log::client::{ClientError, HttpLog, LogClient as _};
+use crate::wire::gateway::CheckpointCommit;
+use crate::wire::log::Logged;
 
 /// A download that breaks is taken up again this often in a row without a byte in between.
 const RESUMES: u32 = 5;
@@ -24,8 +27,8 @@ const RESUMES: u32 = 5;
 pub(super) const STALL: Duration = Duration::from_secs(60);
 /// As [`STALL`], for the answer to a whole upload: gigabytes may wait for the gateway's disk.
 pub(super) const DURABLE: Duration = Duration::from_secs(300);
-/// The commit waits for the gateway's disk.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
+/// A commit waits until the gateway has read the checkpoint back and hashed it.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
 /// Why the hub did not give or take a blob.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -46,12 +49,27 @@ pub enum HubError {
         /// The answer.
         source: GatewayError,
     },
+    /// The log did not take a record.
+    #[error(transparent)]
+    Log(#[from] ClientError),
+}
+
+impl HubError {
+    /// The reason of a refusal.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Answer { source, .. } => source.reason(),
+            Self::Log(ClientError::Refused { reason, .. }) => Some(reason),
+            _ => None,
+        }
+    }
 }
 
 /// A blob's bytes as they come.
 pub type Blob = BoxStream<'static, Result<Bytes, HubError>>;
 
-/// The four things the agent does with the hub's store for a unit. A trait, so that the relay's tests can take the hub away.
+/// The five things the agent does with the hub's store for a unit. A trait, so that the relay's tests can take the hub away.
 pub trait HubBlobs: Send + Sync + std::fmt::Debug {
     /// A blob, or `None` if the hub does not have it for this unit.
     fn get<'a>(&'a self, unit: &'a str, digest: Digest) -> BoxFuture<'a, Result<Option<Blob>, HubError>>;
@@ -65,13 +83,15 @@ pub trait HubBlobs: Send + Sync + std::fmt::Debug {
         file: File,
         size: u64,
     ) -> BoxFuture<'a, Result<(), HubError>>;
-    /// Makes a checkpoint whose blobs are all there the job's; returns once that is durable.
+    /// Makes a checkpoint whose blobs are all there the job's; returns once the log has its commit.
     fn commit<'a>(
         &'a self,
         unit: &'a str,
         step: i64,
-        manifest: Digest,
-    ) -> BoxFuture<'a, Result<(), HubError>>;
+        commit: &'a CheckpointCommit,
+    ) -> BoxFuture<'a, Result<Logged, HubError>>;
+    /// Has the log take another record.
+    fn submit<'a>(&'a self, record: &'a Envelope) -> BoxFuture<'a, Result<Logged, HubError>>;
 }
 
 /// The store behind the gateway.
@@ -209,19 +229,23 @@ impl HubBlobs for HttpBlobs {
         &'a self,
         unit: &'a str,
         step: i64,
-        manifest: Digest,
-    ) -> BoxFuture<'a, Result<(), HubError>> {
+        commit: &'a CheckpointCommit,
+    ) -> BoxFuture<'a, Result<Logged, HubError>> {
         Box::pin(async move {
             let path = format!("/v1/units/{unit}/checkpoints/{step}");
             let build = |gateway: &Gateway| -> RequestBuilder {
-                gateway.request(Method::POST, &path).timeout(COMMIT_TIMEOUT).json(&ManifestRef { manifest })
+                gateway.request(Method::POST, &path).timeout(COMMIT_TIMEOUT).json(commit)
             };
             let answer = self.session.send(build).await.map_err(lost)?;
             match answer.status() {
-                StatusCode::OK => Ok(()),
+                StatusCode::OK => read("POST /v1/units/.../checkpoints/...", answer).await.map_err(lost),
                 _ => Err(refused(Method::POST, format!("checkpoint {step}"), answer).await),
             }
         })
+    }
+
+    fn submit<'a>(&'a self, record: &'a Envelope) -> BoxFuture<'a, Result<Logged, HubError>> {
+        Box::pin(async move { Ok(HttpLog::new(self.session.clone()).submit(record).await?) })
     }
 }
 

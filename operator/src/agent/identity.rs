@@ -7,12 +7,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use muster_proof::Digest;
 use muster_proof::key::{self, SigningKey};
-use rcgen::{
-    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, PublicKeyData as _,
-};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::runtime::files::{self, Access};
+use crate::runtime::tls::Introduction;
 use crate::wire::gateway::token_request_message;
 
 /// A PKCS #8 PEM of P-256 has some 240 bytes.
@@ -49,11 +47,8 @@ pub enum IdentityError {
 /// See the module. `Debug` shows the fingerprint and nothing else.
 pub struct Identity {
     signing: SigningKey,
-    spki: Vec<u8>,
     key_pem: String,
-    key_der: PrivateKeyDer<'static>,
-    certificate: CertificateDer<'static>,
-    certificate_pem: String,
+    shown: Introduction,
 }
 
 impl std::fmt::Debug for Identity {
@@ -100,20 +95,8 @@ impl Identity {
     }
 
     fn around(signing: SigningKey, key_pem: String) -> Result<Self, String> {
-        let pair = KeyPair::from_pem(&key_pem).map_err(|error| error.to_string())?;
-        let mut params = CertificateParams::default();
-        let mut subject = DistinguishedName::new();
-        subject.push(DnType::CommonName, "muster agent");
-        params.distinguished_name = subject;
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        // Nobody looks at the dates: the admin's list of accepted keys says how long a key is good.
-        params.not_before = rcgen::date_time_ymd(2025, 1, 1);
-        params.not_after = rcgen::date_time_ymd(2075, 1, 1);
-        let certificate = params.self_signed(&pair).map_err(|error| error.to_string())?;
-        let key_der = PrivateKeyDer::try_from(pair.serialize_der())?;
-        let spki = pair.subject_public_key_info();
-        let (certificate_pem, certificate) = (certificate.pem(), certificate.der().clone());
-        Ok(Self { signing, spki, key_pem, key_der, certificate, certificate_pem })
+        let shown = Introduction::new(&key_pem, "muster agent").map_err(|error| error.to_string())?;
+        Ok(Self { signing, key_pem, shown })
     }
 
     /// SHA-256 of the key's SPKI: what the admin is told and pins.
@@ -125,7 +108,13 @@ impl Identity {
     /// The certificate, PEM.
     #[must_use]
     pub fn certificate_pem(&self) -> &str {
-        &self.certificate_pem
+        &self.shown.certificate_pem
+    }
+
+    /// The key, for records of the log.
+    #[must_use]
+    pub fn signing(&self) -> &SigningKey {
+        &self.signing
     }
 
     /// The private key, PEM: for TLS stacks in this process only.
@@ -135,13 +124,13 @@ impl Identity {
 
     /// Chain and key for rustls.
     pub(super) fn tls(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
-        (vec![self.certificate.clone()], self.key_der.clone_key())
+        (vec![self.shown.certificate.clone()], self.shown.key.clone_key())
     }
 
     /// The answer to a challenge, base64 (docs/spec/gateway.md section 3).
     #[must_use]
     pub fn answer(&self, nonce: &[u8]) -> String {
-        STANDARD.encode(self.signing.sign(token_request_message(nonce, &self.spki).as_bytes()))
+        STANDARD.encode(self.signing.sign(token_request_message(nonce, &self.shown.spki).as_bytes()))
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use muster_core::hub_keys;
+use muster_proof::tlog::note::VerifierKey;
 
 use super::fence::{Fence, Floor};
 use super::gateway::{Gateway, GatewayError};
@@ -11,6 +12,7 @@ use super::hub_keys::{HubKeys, HubKeysError};
 use super::identity::Identity;
 use super::membership::Membership;
 use super::pin::{self, PinError};
+use super::witness::Witness;
 use crate::runtime::{Shutdown, backoff};
 use crate::wire::gateway::JoinRequest;
 use crate::wire::join_token::JoinToken;
@@ -49,6 +51,19 @@ pub enum JoinError {
         provider: String,
         /// What is wrong.
         problem: String,
+    },
+    /// The hub is the same, its log is not.
+    #[error(
+        "join as provider {provider}: the hub's log has another key than when this agent joined: {got}, not {known}. Ask the \
+         hub's admin why; if it is meant so, join with an empty state directory"
+    )]
+    OtherLog {
+        /// The token's.
+        provider: String,
+        /// As it was pinned.
+        known: String,
+        /// As it is said now.
+        got: String,
     },
     /// The token is for no possible provider or address.
     #[error("join token: {0}; make a new one with `muster provider create-token`")]
@@ -94,9 +109,10 @@ pub async fn join(
         provider: token.provider.clone(),
         url: token.url.clone(),
         ca: String::new(),
+        log: String::new(),
         token: token.hash(),
     };
-    membership.check().map_err(JoinError::Token)?;
+    membership.check_address().map_err(JoinError::Token)?;
     let (client, verifier) = pin::first_contact(identity, token.ca_spki)?;
     let gateway = Gateway::new(client, &token.url);
     let request = JoinRequest {
@@ -145,14 +161,29 @@ pub async fn join(
     // The newest set as it comes: this connection is the one thing that the token vouches for.
     let set = hub_keys::trust_first(&answer.hub.keys).map_err(|error| wrong(error.to_string()))?;
     membership.ca = verifier.ca().ok_or_else(|| wrong("no CA was seen".to_owned()))?;
+    membership.log = answer.hub.log.clone().unwrap_or_default();
+    let log: VerifierKey = membership
+        .log
+        .parse()
+        .map_err(|error| wrong(format!("its log's key: {error}; the hub must be of the same release")))?;
     let floor = Floor { incarnation: answer.hub.incarnation, min_epoch: 0 };
     // A hub that cannot hand on from the keys that were known here is another hub, or one that lost its state: what the old
     // one declared void says nothing about the new one.
     let same_hub = HubKeys::open(state).is_ok_and(|known| known.leads_to(&answer.hub.keys));
     if same_hub {
+        // A log with another key can show another history, and nobody could tell.
+        let known = Membership::load(state)?.map(|before| before.log);
+        if let Some(known) = known.filter(|known| *known != membership.log) {
+            return Err(JoinError::OtherLog {
+                provider: token.provider.clone(),
+                known,
+                got: log.to_string(),
+            });
+        }
         Fence::open(state)?.hear(floor)?;
     } else {
         Fence::begin(state, floor)?;
+        Witness::forget(state)?;
     }
     HubKeys::adopt(state, set)?;
     membership.save(state)?;

@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use muster_proof::Digest;
+use muster_proof::tlog::note::VerifierKey;
 use serde::{Deserialize, Serialize};
 
 use crate::runtime::files::{self, Access};
@@ -22,6 +23,9 @@ pub struct Membership {
     pub url: String,
     /// Its CA, PEM.
     pub ca: String,
+    /// Verifier key of the hub's log: the only one whose heads are believed.
+    #[serde(default)]
+    pub log: String,
     /// Hash of the join token's secret, to tell a newer token from the one that was used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<Digest>,
@@ -55,11 +59,25 @@ impl Membership {
         files::write_atomic(&state.join(FILE), &serde_json::to_vec_pretty(self)?, Access::Private)
     }
 
-    /// Whether provider and URL are ones: both become parts of names and requests.
+    /// Whether provider, URL and log are ones.
     ///
     /// # Errors
     /// Which is not, and what it should be.
     pub fn check(&self) -> Result<(), String> {
+        self.check_address()?;
+        if let Err(error) = self.log.parse::<VerifierKey>() {
+            return Err(format!(
+                "log: {error}; this agent joined before its hub had a log, or the file is damaged"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether provider and URL are ones: both become parts of names and requests.
+    ///
+    /// # Errors
+    /// Which is not, and what it should be.
+    pub fn check_address(&self) -> Result<(), String> {
         if !is_provider_name(&self.provider) {
             return Err("provider is not a DNS label of at most 40 characters".to_owned());
         }
@@ -75,6 +93,7 @@ impl Membership {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::fake_gateway::LOG;
 
     #[test]
     fn is_read_back_and_damage_is_named() {
@@ -84,6 +103,7 @@ mod tests {
             provider: "east".to_owned(),
             url: "https://10.0.0.1:8443".to_owned(),
             ca: "PEM".to_owned(),
+            log: LOG.to_owned(),
             token: Some(Digest::of(b"secret")),
         };
         good.save(dir.path()).unwrap();
@@ -93,6 +113,8 @@ mod tests {
             Membership { provider: String::new(), ..good.clone() },
             Membership { url: "http://10.0.0.1".to_owned(), ..good.clone() },
             Membership { url: "https://10.0.0.1/k8s?x".to_owned(), ..good.clone() },
+            Membership { log: String::new(), ..good.clone() },
+            Membership { log: LOG.replace("hub", "hug"), ..good.clone() },
         ] {
             bad.save(dir.path()).unwrap();
             let text = Membership::load(dir.path()).unwrap_err().to_string();

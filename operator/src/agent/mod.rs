@@ -10,6 +10,8 @@
 //! | [`hub_keys`], [`fence`] | whose signatures count, which epochs still do; both only move forward |
 //! | [`render`], [`observe`] | pure: payload to Job, Jobs and pods to facts |
 //! | [`member`], [`hub`], [`hub_client`], [`hub_blobs`], [`direct`] | the only holders of clients |
+//! | [`log`], [`witness`], [`provider_key`] | the hub's log: what was seen of it, and our key in it |
+//! | [`salt`], [`secret`], [`commits`] | what hides step records, and where they are kept |
 //! | [`relay`] | the pods' service: rendezvous, blobs, checkpoints, progress |
 //! | [`upload`], [`status`], [`report`] | what the hub gets |
 //! | [`quota`] | what the member's ResourceQuotas leave |
@@ -20,6 +22,7 @@
 //! Decisions are not made here but in `muster_core::{envelope, attempt, policy, hub_keys}`.
 
 pub mod accept;
+pub mod commits;
 pub mod controller;
 pub mod direct;
 pub mod doctor;
@@ -37,12 +40,14 @@ pub mod hub_keys;
 pub mod identity;
 pub mod join;
 pub mod kept;
+pub mod log;
 pub mod logs;
 pub mod member;
 pub mod membership;
 pub mod observe;
 pub mod pin;
 pub mod policy;
+pub mod provider_key;
 pub mod quota;
 pub mod rbac;
 pub mod recover;
@@ -51,6 +56,8 @@ mod relay_address;
 pub mod render;
 pub mod report;
 mod run;
+pub mod salt;
+pub mod secret;
 pub mod session;
 pub mod state;
 pub mod status;
@@ -60,6 +67,7 @@ pub mod switch;
 pub(crate) mod testing;
 pub mod units;
 pub mod upload;
+pub mod witness;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -2,12 +2,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use muster_api::names::REPORT;
-use muster_api::v1alpha1::{Accepts, Arithmetic, Containers, Devices, ProviderReport, ProviderReportStatus};
+use muster_api::v1alpha1::{
+    Accepts, Arithmetic, Containers, Devices, LogHead, ProviderReport, ProviderReportStatus,
+};
 use muster_core::envelope::Payload;
 use muster_core::policy::ProviderPolicy;
 use muster_core::quota::{Amounts, of_unit, sum};
@@ -19,8 +23,11 @@ use super::member::{Member, MemberError};
 use super::policy::Policies;
 use super::quota;
 use super::units::Units;
+use super::witness::{Standing, Witness};
 use crate::runtime::{Shutdown, sanitise};
 
+/// The condition about the hub's log.
+const LOG_CONSISTENT: &str = "LogConsistent";
 /// How often the agent looks.
 const LOOK: Duration = Duration::from_secs(5);
 /// Nothing but a change is written before this has passed, and then only if something changed.
@@ -35,6 +42,7 @@ pub async fn run(
     policies: Arc<Policies>,
     units: Arc<Units>,
     member: Arc<Member>,
+    witness: Arc<Witness>,
     shutdown: Shutdown,
 ) {
     let mut written: Option<ProviderReportStatus> = None;
@@ -66,12 +74,14 @@ pub async fn run(
             closed: policies.closed(Timestamp::now()),
             in_use: holding.iter().map(|unit| unit.workers).sum(),
             room: room(&policies, &holding),
+            log: witness.standing(),
         };
         let status = compose(&offer, version.as_deref(), quotas, written.as_ref());
         let changed = written.as_ref().is_none_or(|written| !same(written, &status));
         // The text of a condition may flicker with the member's API; what placement uses is written at once.
-        let urgent =
-            written.as_ref().is_none_or(|w| w.devices != status.devices || w.accepts != status.accepts);
+        let urgent = written.as_ref().is_none_or(|w| {
+            w.devices != status.devices || w.accepts != status.accepts || is_alarmed(w) != is_alarmed(&status)
+        });
         if changed && (urgent || at.elapsed() > INTERVAL) {
             let patch = serde_json::json!({ "status": status });
             let request =
@@ -116,6 +126,25 @@ struct Offer {
     in_use: i64,
     /// How many more the ResourceQuotas have room for, if that can be said.
     room: Option<i64>,
+    /// What was seen of the hub's log.
+    log: Standing,
+}
+
+/// Whether it says that the log contradicts itself.
+fn is_alarmed(status: &ProviderReportStatus) -> bool {
+    status.conditions.iter().any(|c| c.type_ == LOG_CONSISTENT && c.status == "False")
+}
+
+/// Status, reason and message of the condition about the log.
+fn consistency(log: &Standing) -> (&'static str, &'static str, String) {
+    match log {
+        Standing { alarm: Some(alarm), .. } => ("False", alarm.kind.name(), alarm.text.clone()),
+        Standing { trouble: Some(trouble), .. } => ("Unknown", "LogUnavailable", trouble.clone()),
+        Standing { head: Some(_), .. } => {
+            ("True", "Consistent", "each head continues all that this agent has seen before".to_owned())
+        }
+        _ => ("Unknown", "NothingSeen", "this agent has not seen a head of the log yet".to_owned()),
+    }
 }
 
 /// Counted in workers of the size that the provider names; without one, a quota on the number of pods still counts.
@@ -165,6 +194,8 @@ fn compose(
         (None, Some(closed)) => condition("PolicyLoaded", "True", "Loaded", closed),
         (None, None) => condition("PolicyLoaded", "True", "Loaded", "new units are welcome"),
     };
+    let (status, reason_of_log, message_of_log) = consistency(&offer.log);
+    let consistent = condition(LOG_CONSISTENT, status, reason_of_log, &message_of_log);
     ProviderReportStatus {
         observed_at: Some(now.clone()),
         agent_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
@@ -183,9 +214,15 @@ fn compose(
             arithmetic: vec![Arithmetic::F32Chain],
             containers: Containers::Never,
         }),
-        log_head: None,
-        conditions: vec![condition("CapacityKnown", known, reason, &message), loaded],
+        log_head: log_head(&offer.log),
+        conditions: vec![condition("CapacityKnown", known, reason, &message), loaded, consistent],
     }
+}
+
+/// Root in base64, as in the log's own checkpoint.
+fn log_head(log: &Standing) -> Option<LogHead> {
+    let (size, root) = log.head?;
+    Some(LogHead { size: i64::try_from(size).ok()?, root: STANDARD.encode(root.as_bytes()) })
 }
 
 /// Equal but for the time of looking.
@@ -198,6 +235,7 @@ fn same(a: &ProviderReportStatus, b: &ProviderReportStatus) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::witness::{Alarm, Alarmed};
 
     fn offer(problem: Option<&str>, closed: Option<&str>) -> Offer {
         let image = format!("t@{}", muster_proof::Digest::of(b"image"));
@@ -207,6 +245,7 @@ mod tests {
             closed: closed.map(str::to_owned),
             in_use: 3,
             room: None,
+            log: Standing { head: None, alarm: None, trouble: None },
         }
     }
 
@@ -221,7 +260,7 @@ mod tests {
         let reasons = |status: &ProviderReportStatus| {
             status.conditions.iter().map(|c| c.reason.clone()).collect::<Vec<_>>()
         };
-        assert_eq!(reasons(&open), ["Quota", "Loaded"]);
+        assert_eq!(reasons(&open), ["Quota", "Loaded", "NothingSeen"]);
         let closed = compose(&offer(None, Some("lends again at night")), Some("v1.34.0"), Ok(1), Some(&open));
         assert_eq!(devices(&closed), (8, 0));
         assert_eq!(closed.conditions[1].message, "lends again at night");
@@ -229,11 +268,24 @@ mod tests {
         let bad =
             compose(&offer(Some("offer.workers: x\u{1b}[31m"), None), Some("v1.34.0"), Ok(1), Some(&closed));
         assert_eq!((devices(&bad), bad.conditions[1].status.as_str()), ((8, 5), "False"));
-        assert_eq!(reasons(&bad), ["Quota", "Invalid"]);
+        assert_eq!(reasons(&bad), ["Quota", "Invalid", "NothingSeen"]);
         assert!(!bad.conditions[1].message.contains('\u{1b}'));
         let full = compose(&Offer { room: Some(2), ..offer(None, None) }, Some("v1.34.0"), Ok(2), None);
         assert_eq!(devices(&full), (8, 2), "what the quota has no room for is not offered");
         assert!(full.conditions[0].message.contains("room for 2 more"));
+        let log = |head, alarm: Option<Alarm>, trouble: Option<&str>| {
+            let alarm = alarm.map(|kind| Alarmed { kind, text: "two histories".to_owned() });
+            let log = Standing { head, alarm, trouble: trouble.map(str::to_owned) };
+            let status = compose(&Offer { log, ..offer(None, None) }, Some("v1.34.0"), Ok(1), None);
+            let said = status.conditions[2].clone();
+            (status.log_head.map(|head| head.size), said.status, said.reason)
+        };
+        let root = muster_proof::Digest::of(b"root");
+        let said = |size, status: &str, reason: &str| (size, status.to_owned(), reason.to_owned());
+        assert_eq!(log(Some((7, root)), None, None), said(Some(7), "True", "Consistent"));
+        assert_eq!(log(Some((7, root)), None, Some("away")), said(Some(7), "Unknown", "LogUnavailable"));
+        assert_eq!(log(Some((7, root)), Some(Alarm::Fork), None), said(Some(7), "False", "Fork"));
+        assert_eq!(log(None, Some(Alarm::Rollback), Some("x")), said(None, "False", "Rollback"));
         let deaf = compose(&offer(None, None), None, Ok(1), None);
         assert_eq!(devices(&deaf), (8, 0), "what the member cannot confirm is not offered");
     }

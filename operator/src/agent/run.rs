@@ -9,6 +9,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use muster_api::names::PROVIDER_NAMESPACE_PREFIX;
 use muster_proof::Digest;
+use tokio::sync::watch;
 
 use super::controller::Controller;
 use super::fence::Fence;
@@ -22,14 +23,18 @@ use super::join::JoinError;
 use super::kept::KeptLogs;
 use super::member::Member;
 use super::membership::Membership;
-use super::relay::Relay;
+use super::provider_key::Announcer;
+use super::relay::{Relay, Secrets};
 use super::render::Site;
+use super::salt::Salts;
 use super::session::Session;
 use super::state::StateDir;
 use super::streams::Streams;
 use super::switch::Switch;
 use super::units::Units;
+use super::witness::Witness;
 use super::{AgentArgs, hub, hub_client, join, pin, relay_address, report, upload};
+use crate::log::client::HttpLog;
 use crate::runtime::Shutdown;
 use crate::runtime::blobdir::BlobDir;
 use crate::runtime::client::{Target, install_crypto};
@@ -88,12 +93,17 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     let fence = Arc::new(Fence::open(&args.state)?);
     let gateway = Gateway::new(pin::pinned(&identity, &membership.ca)?, &membership.url);
     let session = Session::new(gateway, identity.clone(), &membership.provider);
+    let witness = Arc::new(Witness::open(&args.state, &membership.provider, &membership.log)?);
     let namespace = format!("{PROVIDER_NAMESPACE_PREFIX}{}", membership.provider);
     let hub = hub_client::client(&membership, &identity, &session, &namespace)?;
     let hub_blobs: Arc<dyn HubBlobs> =
         Arc::new(HttpBlobs::new(session.clone()).past_the_gateway(policies.clone()));
     let authority = Authority::open(&args.state.join("relay-ca"), "muster relay")?;
-    let signer = authority.signer()?;
+    let secrets = Secrets {
+        signer: authority.signer()?,
+        identity: identity.signing().clone(),
+        salts: Salts::open(&args.state)?,
+    };
     let site = Site {
         namespace: args.member.namespace.clone(),
         audience: format!("muster-agent/{}", membership.provider),
@@ -106,7 +116,7 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
         .with_context(|| format!("--relay-listen {}", args.relay_listen))?;
     listener.set_nonblocking(true)?;
     let tls = authority.server(&[relay_at.host])?;
-    let relay = Relay::new(units.clone(), blobs.clone(), hub_blobs.clone(), member.clone(), signer);
+    let relay = Relay::new(units.clone(), blobs.clone(), hub_blobs.clone(), member.clone(), secrets);
     let relay = tokio::spawn(relay.serve(listener, tls, shutdown.clone()));
     // 5. What goes on without the hub.
     let controller = Arc::new(Controller {
@@ -115,6 +125,7 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
         trusted: trusted.clone(),
         fence: fence.clone(),
         session: session.clone(),
+        witness: witness.clone(),
         units: units.clone(),
         view: Arc::new(View::default()),
         hub: Api::namespaced(hub.clone(), &namespace),
@@ -164,13 +175,30 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
         };
         tokio::spawn(streams.run(shutdown.clone()));
         tokio::spawn(kept.run(session.clone(), shutdown.clone()));
-        let (told, reported) = (contact.clone(), Arc::default());
-        let pulse = Pulse { session, fence, keys: trusted, units: units.clone(), contact: told, reported };
+        let log = HttpLog::new(session.clone());
+        let log_size = watch::Sender::new(0);
+        tokio::spawn(witness.clone().run(log, log_size.subscribe(), shutdown.clone()));
+        let announcer = Announcer {
+            session: session.clone(),
+            identity,
+            provider: membership.provider.clone(),
+            witness: witness.clone(),
+        };
+        tokio::spawn(announcer.run(shutdown.clone()));
+        let pulse = Pulse {
+            session,
+            fence,
+            keys: trusted,
+            units: units.clone(),
+            contact: contact.clone(),
+            reported: Arc::default(),
+            log_size,
+        };
         tokio::spawn(pulse.run(shutdown.clone()));
         let lease: Api<Lease> = Api::namespaced(hub.clone(), &namespace);
         tokio::spawn(hub::renew(lease, holder()?, contact, shutdown.clone()));
         let reports = Api::namespaced(hub.clone(), &namespace);
-        tokio::spawn(report::run(reports, policies, units, member, shutdown.clone()));
+        tokio::spawn(report::run(reports, policies, units, member, witness, shutdown.clone()));
         let view = controller.view.clone();
         let guarded = Api::namespaced(hub, &namespace);
         view.follow(guarded, |name| controller.touch(name), &controller.contact.back, shutdown).await;

@@ -12,6 +12,7 @@ use muster_proof::dsse::Envelope;
 use muster_trainer::protocol::Peer;
 use serde::{Deserialize, Serialize};
 
+use super::commits::Commits;
 use crate::runtime::files::{self, Access};
 use crate::wire::gateway::Recovered;
 
@@ -38,6 +39,9 @@ pub struct UnitState {
     pub rounds: Rounds,
     /// Committed checkpoints, oldest first, their blobs all in the cache or at the hub.
     pub checkpoints: Vec<Commit>,
+    /// By attempt: the binding of its rank 0's key. Of attempts before the current one those whose commits still wait.
+    #[serde(default)]
+    pub bindings: BTreeMap<i64, Binding>,
     /// When its first attempt began.
     #[serde(default)]
     pub started: Option<Timestamp>,
@@ -81,8 +85,24 @@ pub struct Commit {
     pub manifest: Digest,
     /// Digest of the state.
     pub state_root: Digest,
-    /// The gateway has recorded it as the job's.
+    /// Its commit's record id.
+    pub record: Digest,
+    /// The attempt whose pod of rank 0 signed the commit; 0 if only the hub knows that any more.
+    pub attempt: i64,
+    /// The log has it, and the gateway has recorded it as the job's.
     pub durable: bool,
+}
+
+/// The binding of rank 0's key of one attempt, as the log gets it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Binding {
+    /// The epoch that it is for.
+    pub epoch: i64,
+    /// The record, signed by the agent's identity key.
+    pub record: Envelope,
+    /// The log has it.
+    pub logged: bool,
 }
 
 /// The rounds of one attempt. A round is one start of all its workers.
@@ -131,6 +151,12 @@ impl UnitState {
         self.checkpoints.iter().rev().find(|commit| commit.durable)
     }
 
+    /// The oldest committed checkpoint that the log does not have: the next to be brought there.
+    #[must_use]
+    pub fn oldest_waiting(&self) -> Option<&Commit> {
+        self.checkpoints.iter().find(|commit| !commit.durable)
+    }
+
     /// Where the next round starts: the newest committed checkpoint, else what the envelope says.
     #[must_use]
     pub fn start(&self) -> Option<CheckpointRef> {
@@ -153,6 +179,8 @@ impl UnitState {
 #[derive(Debug)]
 pub struct StateDir {
     units: PathBuf,
+    /// What the units' pods have committed.
+    pub commits: Commits,
 }
 
 impl StateDir {
@@ -164,7 +192,7 @@ impl StateDir {
         files::create_private_dir(root)?;
         let units = root.join("units");
         files::create_private_dir(&units)?;
-        Ok(Self { units })
+        Ok(Self { units, commits: Commits::open(root)? })
     }
 
     /// All remembered units by name. A file that cannot be read is left alone and named in the log: the member's Jobs
@@ -252,7 +280,14 @@ mod tests {
         }
         assert_eq!(state.start(), Some(given));
         let digest = Digest::of(b"m");
-        state.checkpoints.push(Commit { step: 60, manifest: digest, state_root: digest, durable: false });
+        state.checkpoints.push(Commit {
+            step: 60,
+            manifest: digest,
+            state_root: digest,
+            record: digest,
+            attempt: 1,
+            durable: false,
+        });
         assert_eq!(state.start(), Some(CheckpointRef { step: 60, manifest: digest }));
         assert_eq!(state.newest_durable(), None);
     }

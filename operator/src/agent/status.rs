@@ -68,6 +68,7 @@ pub fn compose(
             step: commit.step,
             manifest: commit.manifest.to_string(),
             state_root: commit.state_root.to_string(),
+            record: Some(commit.record.to_string()),
         });
     }
     if let Some(failure) = &state.memory.last_failure {
@@ -233,7 +234,14 @@ mod tests {
     #[test]
     fn nothing_goes_back_and_nothing_is_written_twice() {
         let digest = Digest::of(b"m");
-        let commit = |step| Commit { step, manifest: digest, state_root: digest, durable: true };
+        let commit = |step| Commit {
+            step,
+            manifest: digest,
+            state_root: digest,
+            record: digest,
+            attempt: 1,
+            durable: true,
+        };
         let mut state = UnitState {
             memory: Memory { attempt: 2, ..Memory::default() },
             checkpoints: vec![commit(20)],

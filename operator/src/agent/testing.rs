@@ -1,5 +1,5 @@
 //! What the tests of several modules need.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -8,10 +8,16 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use muster_core::envelope::{FORMAT, Kind, Payload, Resources};
 use muster_proof::Digest;
+use muster_proof::dsse::Envelope;
+use muster_proof::records::Record;
 use tokio::fs::File;
 
+use super::gateway::GatewayError;
 use super::hub_blobs::{Blob, HubBlobs, HubError};
 use super::units::locked;
+use crate::log::client::ClientError;
+use crate::wire::gateway::CheckpointCommit;
+use crate::wire::log::Logged;
 
 /// A payload for two workers, 100 steps, a checkpoint every 20.
 pub fn payload() -> Payload {
@@ -21,6 +27,10 @@ pub fn payload() -> Payload {
         name: "4f2a9c1b-0-1".to_owned(),
         provider: "east".to_owned(),
         job_uid: "4f2a9c1b-0000-4000-8000-000000000000".to_owned(),
+        job: Digest::of(b"job"),
+        log: "hub.example/log".to_owned(),
+        grant: Digest::of(b"grant"),
+        start_record: Digest::of(b"job record"),
         tenant: muster_core::envelope::tenant("team-a"),
         island: 0,
         epoch: 1,
@@ -56,6 +66,12 @@ pub struct MemoryBlobs {
     pub superseded: AtomicBool,
     /// By step.
     pub commits: Mutex<BTreeMap<i64, Digest>>,
+    /// What was put, submitted and committed, in its order.
+    pub calls: Mutex<Vec<String>>,
+    /// The next commits are refused with these reasons.
+    pub refuses: Mutex<VecDeque<&'static str>>,
+    /// While set, the log refuses records other than commits.
+    pub refuses_records: AtomicBool,
     /// Downloads so far.
     pub gets: AtomicUsize,
 }
@@ -66,6 +82,18 @@ impl MemoryBlobs {
             true => Err(HubError::Unreachable("taken down".to_owned())),
             false => Ok(()),
         }
+    }
+
+    /// What was asked of it but for blobs.
+    pub fn records(&self) -> Vec<String> {
+        let calls = locked(&self.calls);
+        calls.iter().filter(|call| !call.starts_with("put ")).cloned().collect()
+    }
+
+    fn log(&self, record: &Envelope) -> Logged {
+        let mut calls = locked(&self.calls);
+        calls.push(Record::parse(record).unwrap().kind().to_owned());
+        Logged { index: calls.len() as u64, record_id: record.record_id() }
     }
 
     /// Puts bytes in and says how they are called.
@@ -103,6 +131,7 @@ impl HubBlobs for MemoryBlobs {
             tokio::io::AsyncReadExt::read_to_end(&mut file, &mut bytes)
                 .await
                 .map_err(|error| HubError::Unreachable(error.to_string()))?;
+            locked(&self.calls).push(format!("put {digest}"));
             locked(&self.blobs).insert(digest, Bytes::from(bytes));
             Ok(())
         })
@@ -112,15 +141,37 @@ impl HubBlobs for MemoryBlobs {
         &'a self,
         _unit: &'a str,
         step: i64,
-        manifest: Digest,
-    ) -> BoxFuture<'a, Result<(), HubError>> {
+        commit: &'a CheckpointCommit,
+    ) -> BoxFuture<'a, Result<Logged, HubError>> {
         Box::pin(async move {
             self.check()?;
             if self.superseded.load(Ordering::SeqCst) {
                 return Err(HubError::Superseded("epoch 2 is there".to_owned()));
             }
-            locked(&self.commits).insert(step, manifest);
-            Ok(())
+            if let Some(reason) = locked(&self.refuses).pop_front() {
+                let (reason, message) = (reason.to_owned(), "as the test wants".to_owned());
+                let source = GatewayError::Refused { status: 409, reason, message, retry_after: None };
+                return Err(HubError::Answer {
+                    method: reqwest::Method::POST,
+                    what: step.to_string(),
+                    source,
+                });
+            }
+            locked(&self.commits).insert(step, commit.manifest);
+            let logged = self.log(&commit.commit);
+            locked(&self.calls).push(format!("step {step}"));
+            Ok(logged)
+        })
+    }
+
+    fn submit<'a>(&'a self, record: &'a Envelope) -> BoxFuture<'a, Result<Logged, HubError>> {
+        Box::pin(async move {
+            self.check()?;
+            if self.refuses_records.load(Ordering::SeqCst) {
+                let (reason, message) = ("NotGranted".to_owned(), "as the test wants".to_owned());
+                return Err(ClientError::Refused { status: 409, reason, message, retry_after: None }.into());
+            }
+            Ok(self.log(record))
         })
     }
 }

@@ -11,6 +11,7 @@ use muster_proof::Digest;
 use muster_proof::dsse::Envelope;
 use tokio::sync::{Notify, watch};
 
+use super::commits::Committed;
 use super::state::{StateDir, UnitState};
 use super::status::Wanted;
 
@@ -52,6 +53,8 @@ pub struct Unit {
     pub durable: watch::Sender<i64>,
     /// The newest status that the controller wants the hub to see.
     pub wanted: watch::Sender<Option<Wanted>>,
+    /// Held while a commit is checked and kept: two for one step are judged one after the other.
+    pub committing: tokio::sync::Mutex<()>,
     /// By manifest: the blobs that a pod may read because of it.
     pub closures: Mutex<HashMap<Digest, Arc<Vec<Digest>>>>,
 }
@@ -70,6 +73,7 @@ impl Unit {
             round: watch::Sender::new(0),
             durable: watch::Sender::new(0),
             wanted: watch::Sender::new(None),
+            committing: tokio::sync::Mutex::new(()),
             closures: Mutex::new(HashMap::new()),
         }
     }
@@ -113,6 +117,39 @@ impl Unit {
         tokio::task::spawn_blocking(move || dir.save(&name, &save)).await.map_err(io::Error::other)??;
         *state = changed;
         Ok(answer)
+    }
+
+    /// Keeps what a pod has committed; durable when this returns.
+    ///
+    /// # Errors
+    /// It could not be saved.
+    pub async fn keep(&self, step: i64, committed: Committed) -> io::Result<()> {
+        let (dir, name) = (self.dir.clone(), self.name.clone());
+        let save = move || dir.commits.save(&name, step, &committed);
+        tokio::task::spawn_blocking(save).await.map_err(io::Error::other)?
+    }
+
+    /// What was committed for a step, by this unit or by one that it continues.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn committed_at(&self, step: i64) -> io::Result<Option<Committed>> {
+        let mut names = self.state().await.earlier;
+        names.push(self.name.clone());
+        let dir = self.dir.clone();
+        let load = move || {
+            let found = names.iter().rev().map(|name| dir.commits.load(name, step));
+            found.filter_map(Result::transpose).next().transpose()
+        };
+        tokio::task::spawn_blocking(load).await.map_err(io::Error::other)?
+    }
+
+    /// Forgets what was committed under these names: nobody will ask for it any more.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn forget_committed<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> io::Result<()> {
+        names.into_iter().try_for_each(|name| self.dir.commits.forget(name))
     }
 
     /// For how long the unit has been orphaned; `since` is what its state says. The wall clock counts only for the time
@@ -310,11 +347,18 @@ fn succeed(
     envelope: &Envelope,
 ) -> UnitState {
     let mut checkpoints = old.checkpoints.clone();
+    let start = payload.start.map_or(0, |start| start.step);
     if let Some(start) = payload.start {
-        // Recorded, though the answer did not arrive; another state of that step is one that nobody will ever take.
+        // Another state of that step is one that nobody will ever take.
         checkpoints.retain(|commit| commit.step != start.step || commit.manifest == start.manifest);
-        for commit in checkpoints.iter_mut().filter(|commit| commit.step <= start.step) {
-            commit.durable = true;
+    }
+    // A commit names its epoch: what the log does not have of the old one, it will never take. Up to the start it has it,
+    // though the answer may not have arrived.
+    checkpoints.retain(|commit| commit.durable || commit.step <= start);
+    for commit in &mut checkpoints {
+        commit.durable = true;
+        if commit.step == start {
+            commit.record = payload.start_record;
         }
     }
     let mut earlier = old.earlier.clone();

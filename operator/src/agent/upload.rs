@@ -1,5 +1,6 @@
-//! Brings committed checkpoints to the hub, the newest first but each to its end, and keeps the cache small. A checkpoint is durable when the
-//! gateway has recorded it as the job's: that its bytes are there is not enough, for a superseded unit may have put them.
+//! Brings committed checkpoints to the hub, the oldest first, for each commit names the one before it, and keeps the cache
+//! small. A checkpoint is durable when the log has its commit and the gateway has recorded it as the job's: that its bytes are
+//! there is not enough, for a superseded unit may have put them.
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,11 +9,13 @@ use muster_proof::Digest;
 use muster_trainer::{checkpoint, dataset};
 
 use super::hub_blobs::{HubBlobs, HubError};
+use super::relay::bindings;
 use super::relay::checkpoints::prune;
-use super::state::Commit;
+use super::state::{Commit, UnitState};
 use super::units::{Unit, Units};
 use crate::runtime::blobdir::BlobDir;
 use crate::runtime::{Shutdown, backoff};
+use crate::wire::gateway::CheckpointCommit;
 
 /// A blob that no unit leads to may be part of a checkpoint that is still being sent, or a dataset that the next unit
 /// of its job asks for; after this it is litter.
@@ -32,6 +35,12 @@ enum UploadError {
     Lost(Digest),
     #[error("manifest {0} is damaged")]
     Manifest(Digest),
+    #[error("the commit of step {0} is not in the state directory any more; restore it from a backup")]
+    NoCommit(i64),
+    #[error("the binding of the key of attempt {0} is not in the state directory any more")]
+    NoBinding(i64),
+    #[error("the log has taken record {got} for step {step}, not {want}")]
+    OtherRecord { step: i64, got: Digest, want: Digest },
 }
 
 /// Uploads a unit's checkpoints until it is forgotten.
@@ -43,27 +52,24 @@ pub async fn run(
     shutdown: Shutdown,
 ) {
     let mut failures = 0;
-    // What was begun is finished first while it is kept: half of each of many would never be a whole one.
-    let mut begun = None;
+    // The gateway has read back something else than was put: then the bytes go once more.
+    let mut again = Again::No;
     loop {
         let state = unit.state().await;
         // Nothing of a superseded unit is taken, nor of one that a restored hub does not count: it need not be tried.
         let is_taken = state.superseded.is_none() && state.orphaned.is_none() && state.continued_as.is_none();
-        let waiting = |commit: &&Commit| !commit.durable && is_taken;
-        let same = |commit: &&Commit| begun == Some(commit.step);
-        let due =
-            state.checkpoints.iter().filter(waiting).find(same).or(state.newest().filter(waiting)).cloned();
-        begun = due.as_ref().map(|commit| commit.step);
+        let due = state.oldest_waiting().filter(|_| is_taken).cloned();
         let pause = match &due {
             None => Duration::from_secs(3600),
-            Some(commit) => match push(unit.name(), commit, &blobs, &*hub).await {
-                Ok(()) => {
+            Some(commit) => match push(&unit, commit, again, &blobs, &*hub).await {
+                Ok(index) => {
                     tracing::info!(
                         unit = unit.name(),
                         step = commit.step,
-                        "checkpoint is durable at the hub"
+                        index,
+                        "checkpoint is durable at the hub, and its commit in the log"
                     );
-                    failures = 0;
+                    (failures, again) = (0, Again::No);
                     settle(&unit, &units, &blobs, commit).await
                 }
                 Err(UploadError::Hub(HubError::Superseded(why))) => {
@@ -77,6 +83,7 @@ pub async fn run(
                 }
                 Err(error) => {
                     failures += 1;
+                    again = if error.reason() == Some("WrongStateRoot") { Again::Yes } else { Again::No };
                     tracing::warn!(unit = unit.name(), step = commit.step, %error, "checkpoint not uploaded yet");
                     let jitter = backoff::jitter_of(unit.name());
                     let cap = if error.is_stubborn() { STUBBORN } else { Duration::from_secs(15) };
@@ -93,15 +100,29 @@ pub async fn run(
     }
 }
 
+/// Whether bytes are sent that the hub has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    No,
+    Yes,
+}
+
 impl UploadError {
+    fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Hub(error) => error.reason(),
+            _ => None,
+        }
+    }
+
     /// Another try will hardly be answered otherwise: the hub has other bits for the step, or refuses them for what they are, or
     /// has no room. Bytes are not sent again and again for that.
     fn is_stubborn(&self) -> bool {
-        let Self::Hub(HubError::Answer { source, .. }) = self else { return false };
         let hopeless = [
             "WrongStep",
             "WrongJob",
             "StepTaken",
+            "WrongStateRoot",
             "BadManifest",
             "DigestMismatch",
             "TooLarge",
@@ -109,7 +130,7 @@ impl UploadError {
             "StoreFull",
             "BadUnit",
         ];
-        source.reason().is_some_and(|reason| hopeless.contains(&reason))
+        self.reason().is_some_and(|reason| hopeless.contains(&reason))
     }
 }
 
@@ -127,29 +148,74 @@ async fn end(unit: &Unit, why: String) -> Duration {
     }
 }
 
-/// Files first, then the manifest: whoever finds the manifest finds the rest. Then the commit.
-async fn push(unit: &str, commit: &Commit, blobs: &BlobDir, hub: &dyn HubBlobs) -> Result<(), UploadError> {
+/// Files first, then the manifest: whoever finds the manifest finds the rest. Then the binding of the key that signed the
+/// commit, unless the log has it, then the commit; its index in the log.
+async fn push(
+    unit: &Unit,
+    commit: &Commit,
+    again: Again,
+    blobs: &BlobDir,
+    hub: &dyn HubBlobs,
+) -> Result<u64, UploadError> {
+    let name = unit.name();
     let bytes = blobs.read(&commit.manifest, checkpoint::MAX_MANIFEST).await?;
     let bytes = bytes.ok_or(UploadError::Lost(commit.manifest))?;
     let manifest = checkpoint::Manifest::parse(&bytes).map_err(|_| UploadError::Manifest(commit.manifest))?;
     for digest in manifest.files().iter().map(|file| file.sha256).chain([commit.manifest]) {
-        if hub.has(unit, digest).await? {
+        if again == Again::No && hub.has(name, digest).await? {
             continue;
         }
         let (file, size) = blobs.file(&digest).await?.ok_or(UploadError::Lost(digest))?;
-        hub.put(unit, digest, file, size).await?;
+        hub.put(name, digest, file, size).await?;
     }
-    hub.commit(unit, commit.step, commit.manifest).await?;
-    Ok(())
+    match bind(unit, commit.attempt, hub).await {
+        // Whether a newer epoch is there, which is what mostly is behind it, the answer to the commit says.
+        Err(UploadError::Hub(HubError::Log(error))) if !error.is_transient() => {
+            tracing::warn!(unit = name, attempt = commit.attempt, %error, "the log refuses the binding of the key");
+        }
+        bound => bound?,
+    }
+    let committed = unit.committed_at(commit.step).await?;
+    let committed = committed.filter(|committed| committed.commit.record_id() == commit.record);
+    let record = committed.ok_or(UploadError::NoCommit(commit.step))?.commit;
+    let request = CheckpointCommit { manifest: commit.manifest, commit: record };
+    let logged = hub.commit(name, commit.step, &request).await?;
+    if logged.record_id != commit.record {
+        let (step, got, want) = (commit.step, logged.record_id, commit.record);
+        return Err(UploadError::OtherRecord { step, got, want });
+    }
+    Ok(logged.index)
+}
+
+/// Has the log take the binding of rank 0's key of an attempt.
+async fn bind(unit: &Unit, attempt: i64, hub: &dyn HubBlobs) -> Result<(), UploadError> {
+    let binding = unit.state().await.bindings.remove(&attempt).ok_or(UploadError::NoBinding(attempt))?;
+    if binding.logged {
+        return Ok(());
+    }
+    let logged = hub.submit(&binding.record).await?;
+    tracing::info!(
+        unit = unit.name(),
+        attempt,
+        index = logged.index,
+        "the log has the binding of the sidecar's key"
+    );
+    let logged = |state: &mut UnitState| {
+        if let Some(known) = state.bindings.get_mut(&attempt).filter(|known| known.record == binding.record) {
+            known.logged = true;
+        }
+    };
+    Ok(unit.update(logged).await?)
 }
 
 /// Records that the hub has it, and lets go of what keepLast no longer covers.
 async fn settle(unit: &Unit, units: &Units, blobs: &BlobDir, commit: &Commit) -> Duration {
     let settled = unit
         .update(|state| {
-            for known in state.checkpoints.iter_mut().filter(|known| known.step == commit.step) {
+            for known in state.checkpoints.iter_mut().filter(|known| known.record == commit.record) {
                 known.durable = true;
             }
+            bindings::forget_old(state);
             let keep = state.payload.as_ref().map_or(1, |payload| payload.keep_last);
             prune(state, keep)
         })

@@ -97,7 +97,7 @@ fn is_there(out: &Path, chosen: &Checkpoint) -> Result<bool, Failure> {
     Err(Failure::new(format!("{} exists and holds something else; choose another --out", out.display())))
 }
 
-struct Source<'a> {
+pub(super) struct Source<'a> {
     gateway: &'a Gateway,
     base: &'a str,
     /// For what is fetched past the gateway.
@@ -114,7 +114,12 @@ fn bucket_client() -> Result<reqwest::Client, Failure> {
     built.map_err(|error| Failure::new(format!("--direct: {error}; fetch without it")))
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    /// What comes through the gateway.
+    pub(super) fn new(gateway: &'a Gateway, base: &'a str) -> Self {
+        Self { gateway, base, bucket: None }
+    }
+
     /// A file's bytes from `have` on. What the bucket does not give comes through the gateway.
     async fn open(&self, digest: &Digest, have: u64) -> Result<reqwest::Response, Trouble> {
         let part = |request: RequestBuilder| match have {
@@ -145,10 +150,10 @@ fn without_url(error: reqwest::Error) -> String {
 
 /// One file on its way.
 #[derive(Debug, Clone)]
-struct File {
-    name: String,
-    digest: Digest,
-    size: Option<u64>,
+pub(super) struct File {
+    pub name: String,
+    pub digest: Digest,
+    pub size: Option<u64>,
 }
 
 async fn fetch(source: &Source<'_>, chosen: &Checkpoint, out: &Path) -> Result<(), Failure> {
@@ -225,7 +230,7 @@ fn forget_others<'a>(dir: &Path, files: impl Iterator<Item = &'a File> + Clone) 
 }
 
 /// Fetches a file of at most `max` bytes, or the rest of it; gives its path once its digest is right.
-async fn whole(
+pub(super) async fn whole(
     source: &Source<'_>,
     dir: &Path,
     file: &File,

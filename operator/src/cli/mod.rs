@@ -1,7 +1,8 @@
 //! Commands of a person, one file each. Each parses its arguments, calls the room that does the work and prints.
 //!
 //! What people read goes to stderr, what programs read (digests, YAML, JSON lines) to stdout. Exit codes: 0 done, 1 failed,
-//! 2 wrong usage; `muster local` and `muster sample` end with the trainer's own code.
+//! 2 wrong usage; `muster verify`, `muster replay` and `muster witness` also 3: incomplete; `muster local` and `muster sample` end
+//! with the trainer's own code.
 mod agent;
 mod crd;
 mod data;
@@ -9,17 +10,22 @@ mod download;
 mod failure;
 mod job_file;
 mod local;
+mod log;
 mod logs;
 mod output;
+mod proof;
 mod provider;
 mod rbac;
 mod remote;
+mod replay;
 mod rotate_key;
 mod run;
 mod sample;
 mod trainer;
 mod transfer;
+mod verify;
 mod version;
+mod witness;
 
 pub use failure::{Failure, Outcome};
 
@@ -58,6 +64,16 @@ enum Command {
     Download(Box<download::DownloadCommand>),
     /// Show what a worker of a job writes, or wrote before its attempt failed
     Logs(Box<logs::LogsCommand>),
+    /// Check or repair the log that a gateway keeps
+    Log(log::LogCommand),
+    /// Take a job's proof home
+    Proof(Box<proof::ProofCommand>),
+    /// Check a job's result, a checkpoint, a bundle or the whole log, without believing the hub
+    Verify(Box<verify::VerifyCommand>),
+    /// Compute an interval of a bundle again and compare the bits
+    Replay(Box<replay::ReplayCommand>),
+    /// Watch the hub's log, so that it cannot be rewritten unseen
+    Witness(witness::WitnessCommand),
     /// Let member clusters join, and cut them off
     Provider(provider::ProviderCommand),
     /// Write text with a trained model
@@ -100,7 +116,12 @@ impl Command {
             Self::Local(command) => command.run(),
             Self::Data(command) => command.run(),
             Self::Download(command) => command.run(),
+            Self::Log(command) => command.run(),
             Self::Logs(command) => command.run(),
+            Self::Proof(command) => command.run(),
+            Self::Verify(command) => command.run(),
+            Self::Replay(command) => command.run(),
+            Self::Witness(command) => command.run(),
             Self::Provider(command) => command.run(),
             Self::Sample(command) => command.run(),
             Self::Crd(command) => command.run(),

@@ -1,5 +1,6 @@
 //! A hub's gateway as a user's commands reach it: its URL and CA, the user's token, requests that are tried again.
 use super::Failure;
+use crate::log::client::{HttpLog, Plain};
 use crate::runtime::client::{ClientError, Target, within};
 use crate::runtime::files::read_capped;
 use crate::runtime::sanitise;
@@ -218,6 +219,11 @@ pub fn published(map: &ConfigMap) -> Result<GatewayPublic, Failure> {
 }
 
 impl Gateway {
+    /// The log that this gateway keeps: what anyone may read of it, without a token.
+    pub fn log(&self) -> HttpLog<Plain> {
+        HttpLog::new(Plain::new(self.http.clone(), &self.base))
+    }
+
     /// A request with the user's token.
     pub async fn request(&self, method: Method, path: &str) -> Result<reqwest::RequestBuilder, Failure> {
         let request = self.http.request(method, format!("{}{path}", self.base));

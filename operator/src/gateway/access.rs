@@ -6,6 +6,7 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use muster_proof::Digest;
+use muster_proof::key::PublicKey;
 use serde_json::json;
 
 use crate::runtime::sanitise::line;
@@ -22,6 +23,23 @@ pub struct Agent {
     pub min_epoch: i64,
     /// Fingerprint of the key that it showed.
     pub key: Digest,
+}
+
+/// Who writes the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Member {
+    /// The hub, by a key of its newest set.
+    Hub {
+        /// All keys of that set.
+        keys: Vec<PublicKey>,
+    },
+    /// An agent.
+    Agent {
+        /// Whose.
+        agent: Agent,
+        /// The key that it showed.
+        key: PublicKey,
+    },
 }
 
 /// A user of the hub cluster, as TokenReview names him.

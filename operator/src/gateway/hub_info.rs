@@ -1,7 +1,7 @@
 //! What the hub is (section 5): its incarnation and the chain of its keys, from the ConfigMap in which it publishes them. Checked
 //! before it is handed on: agents check it again, but a hub that publishes rubbish should be noticed here.
 use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::extract::{Request, State};
@@ -12,6 +12,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use muster_core::hub_keys::{self, KeySet};
 use muster_proof::dsse::Envelope;
+use muster_proof::tlog::note::VerifierKey;
 
 use super::access::{Agent, Refusal};
 use super::{Shared, body};
@@ -60,17 +61,28 @@ struct Known {
 
 /// The newest that was good.
 #[derive(Default)]
-pub struct HubInfo(RwLock<Option<Known>>);
+pub struct HubInfo {
+    known: RwLock<Option<Known>>,
+    /// The verifier key of the log that this gateway keeps.
+    log: OnceLock<String>,
+}
 
 impl HubInfo {
+    /// Has everybody told this key of the log: agents pin it. The first one stays.
+    pub fn name_log(&self, key: &VerifierKey) {
+        // An error is a second call, and a log has one key.
+        let _ = self.log.set(key.to_string());
+    }
+
     /// What `GET /v1/hub` answers, and the serial of its newest set.
     ///
     /// # Errors
     /// 503: the hub has not published it yet.
     pub fn get(&self) -> Result<(HubPublic, u64), Refusal> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let known = known.as_ref().ok_or_else(unpublished)?;
-        Ok((known.public.clone(), known.newest.serial()))
+        let public = HubPublic { log: self.log.get().cloned(), ..known.public.clone() };
+        Ok((public, known.newest.serial()))
     }
 
     /// The incarnation, and the keys that sign now: of one moment.
@@ -78,7 +90,7 @@ impl HubInfo {
     /// # Errors
     /// 503: the hub has not published it yet.
     pub fn now(&self) -> Result<(i64, KeySet), Refusal> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let now = known.as_ref().map(|known| (known.public.incarnation, known.newest.clone()));
         now.ok_or_else(unpublished)
     }
@@ -100,7 +112,7 @@ impl HubInfo {
         }
         let keys: Vec<Envelope> =
             serde_json::from_str(keys).map_err(|error| Error::Keys(line(&error.to_string(), 200)))?;
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let newest = match known.as_ref() {
             Some(before) if incarnation < before.public.incarnation => {
                 return Err(Error::WentBack { known: before.public.incarnation, got: incarnation });
@@ -112,7 +124,7 @@ impl HubInfo {
             }
             None => hub_keys::trust_first(&keys)?,
         };
-        *known = Some(Known { public: HubPublic { incarnation, keys }, newest });
+        *known = Some(Known { public: HubPublic { incarnation, keys, log: None }, newest });
         Ok(())
     }
 
@@ -193,7 +205,8 @@ pub async fn heartbeat(
     tracing::debug!(provider = agent.provider, version, "heartbeat");
     let (public, key_serial) = gateway.hub.get()?;
     let (incarnation, min_epoch) = (public.incarnation, agent.min_epoch);
-    Ok(Json(HeartbeatAnswer { incarnation, min_epoch, key_serial }))
+    let log_size = gateway.log.published.size();
+    Ok(Json(HeartbeatAnswer { incarnation, min_epoch, key_serial, log_size }))
 }
 
 /// An agent's version as it may be printed.
@@ -209,8 +222,10 @@ pub fn version(text: &str) -> Result<String, Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use muster_proof::key::SigningKey;
+    use muster_proof::tlog::note::{Algorithm, KeyName, NoteKey};
+
+    use super::*;
 
     fn key(seed: u8) -> SigningKey {
         SigningKey::generate([seed; 32]).unwrap()
@@ -242,12 +257,18 @@ mod tests {
             data("0", std::slice::from_ref(&one)),
         ] {
             info.see(&bad).unwrap_err();
-            assert_eq!(info.get().unwrap(), (HubPublic { incarnation: 1, keys: vec![one.clone()] }, 1));
+            assert_eq!(
+                info.get().unwrap(),
+                (HubPublic { incarnation: 1, keys: vec![one.clone()], log: None }, 1)
+            );
         }
         info.see(&data("2", &[one.clone(), two.clone()])).unwrap();
         assert!(matches!(info.see(&data("1", &[one.clone(), two])), Err(Error::WentBack { .. })));
         assert!(matches!(info.see(&data("2", &[one])), Err(Error::Chain(hub_keys::Error::Rollback { .. }))));
+        let key = NoteKey::new(KeyName::new("hub.example/log").unwrap(), Algorithm::Ed25519, [7; 32]);
+        info.name_log(key.public());
         let (public, serial) = info.get().unwrap();
         assert_eq!((public.incarnation, serial), (2, 2));
+        assert_eq!(public.log, Some(key.public().to_string()));
     }
 }

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use muster_proof::Digest;
+use muster_proof::key::PublicKey;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::access::{Agent, Refusal};
+use super::access::{Agent, Member, Refusal};
 use super::body::Guarded;
 use super::limits::{Caller, Meter};
 use super::metrics::Class;
@@ -56,8 +57,11 @@ pub async fn keys_only(
     Ok(next.run(request).await)
 }
 
-/// A provider's turn or a stranger's.
+/// A provider's turn, the hub's or a stranger's.
 fn turn(gateway: &Gateway, peer: &Peer) -> Result<Option<OwnedSemaphorePermit>, Refusal> {
+    if let Some((_, permit)) = hub(gateway, peer)? {
+        return Ok(Some(permit));
+    }
     let known = peer.key.as_ref().map(|key| gateway.providers.admit(&key.fingerprint, Timestamp::now()));
     let now = gateway.limits.now();
     match known {
@@ -83,18 +87,53 @@ pub async fn agents_only(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Refusal> {
-    let entered = enter(&gateway, peer(&request)?)?;
+    let (agent, entered) = agent(&gateway, peer(&request)?, request.headers()).await?;
+    request.extensions_mut().insert(agent);
+    request.extensions_mut().insert(entered.admitted.clone());
+    entered.run(&gateway, request, next).await
+}
+
+/// The agent whose certificate and token these are.
+async fn agent(gateway: &Gateway, peer: &Peer, headers: &HeaderMap) -> Result<(Agent, Entered), Refusal> {
+    let entered = enter(gateway, peer)?;
     let Admitted { provider, min_epoch, .. } = entered.admitted.clone();
-    let token = bearer(request.headers(), Audience::Gateway)?;
+    let token = bearer(headers, Audience::Gateway)?;
     let holder = gateway.reviews.review(token, Audience::Gateway, &entered.meter.reviews).await?;
     if holder.name.strip_prefix(AGENT_USER_PREFIX) != Some(provider.as_str()) {
         tracing::warn!(provider, holder = holder.name, "a token came with the key of another");
         let message = format!("the certificate is provider {provider}'s, the token is {}'s", holder.name);
         return Err(Refusal::forbidden("NotYourToken", message));
     }
-    request.extensions_mut().insert(Agent { provider, min_epoch, key: entered.key });
-    request.extensions_mut().insert(entered.admitted.clone());
+    Ok((Agent { provider, min_epoch, key: entered.key }, entered))
+}
+
+/// For the hub itself, by a key of its newest set, and for agents: whoever writes the log. Puts [`Member`] into the extensions.
+pub async fn members_only(
+    State(gateway): State<Shared>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Refusal> {
+    if let Some((keys, permit)) = hub(&gateway, peer(&request)?)? {
+        request.extensions_mut().insert(Member::Hub { keys });
+        let response = next.run(request).await;
+        return Ok(response.map(|body| Guarded::new(body).holding(permit).body()));
+    }
+    let key = key(peer(&request)?)?.public.clone();
+    let (agent, entered) = agent(&gateway, peer(&request)?, request.headers()).await?;
+    request.extensions_mut().insert(Member::Agent { agent, key });
     entered.run(&gateway, request, next).await
+}
+
+/// The keys of the hub, and its turn, if the peer has shown one of them.
+fn hub(gateway: &Gateway, peer: &Peer) -> Result<Option<(Vec<PublicKey>, OwnedSemaphorePermit)>, Refusal> {
+    // Before the hub has published its keys, nobody is the hub.
+    let (Some(key), Ok((_, set))) = (&peer.key, gateway.hub.now()) else { return Ok(None) };
+    if !set.keys().contains(&key.public) {
+        return Ok(None);
+    }
+    let now = gateway.limits.now();
+    let permit = gateway.limits.meter(Caller::Hub, now)?.enter(now)?;
+    Ok(Some((set.keys().to_vec(), permit)))
 }
 
 /// For a user of the hub cluster. Puts [`super::access::User`] into the extensions; what he may, the routes ask.

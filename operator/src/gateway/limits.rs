@@ -1,5 +1,5 @@
-//! How much one caller may ask (section 8): a bucket and a number of requests at once for each provider and each user, a
-//! smaller bucket for each address that is neither. Nobody's flood empties another's bucket.
+//! How much one caller may ask (section 8): a bucket and a number of requests at once for each provider, each user and the hub,
+//! a smaller bucket for each address that is none of these. Nobody's flood empties another's bucket.
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::access::Refusal;
 
-/// Requests that one provider or user may have open; answers that stream count until they end.
+/// Requests that one caller may have open; answers that stream count until they end.
 pub const AT_ONCE: usize = 64;
 /// Token reviews that one provider may have under way: a flood of wrong tokens waits for itself.
 const REVIEWS_AT_ONCE: usize = 4;
@@ -31,6 +31,8 @@ impl Rate {
 
 /// Of a provider or a user.
 pub const KNOWN: Rate = Rate::per_second(50, 200);
+/// Of the hub, whose records of many jobs come one by one.
+pub const HUB: Rate = Rate::per_second(200, 400);
 /// Of an address.
 pub const STRANGER: Rate = Rate::per_second(5, 20);
 
@@ -61,26 +63,26 @@ impl Bucket {
     }
 }
 
-/// What one provider or user has taken.
+/// What one caller has taken.
 #[derive(Debug)]
 pub struct Meter {
+    rate: Rate,
     bucket: Mutex<Bucket>,
     at_once: Arc<Semaphore>,
     /// For token reviews on behalf of it.
     pub reviews: Semaphore,
 }
 
-impl Default for Meter {
-    fn default() -> Self {
+impl Meter {
+    fn new(rate: Rate) -> Self {
         Self {
+            rate,
             bucket: Mutex::default(),
             at_once: Arc::new(Semaphore::new(AT_ONCE)),
             reviews: Semaphore::new(REVIEWS_AT_ONCE),
         }
     }
-}
 
-impl Meter {
     /// One more request; the permit is held until its answer has ended.
     ///
     /// # Errors
@@ -88,7 +90,7 @@ impl Meter {
     pub fn enter(&self, now: Duration) -> Result<OwnedSemaphorePermit, Refusal> {
         let permit = self.at_once.clone().try_acquire_owned().map_err(|_| Refusal::too_many(1))?;
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
-        bucket.take(KNOWN, now).map_err(refused)?;
+        bucket.take(self.rate, now).map_err(refused)?;
         Ok(permit)
     }
 
@@ -113,6 +115,17 @@ pub enum Caller {
     Provider(String),
     /// A user's, by name.
     User(String),
+    /// The hub's.
+    Hub,
+}
+
+impl Caller {
+    fn rate(&self) -> Rate {
+        match self {
+            Self::Provider(_) | Self::User(_) => KNOWN,
+            Self::Hub => HUB,
+        }
+    }
 }
 
 impl Default for Limits {
@@ -143,7 +156,7 @@ impl Limits {
         addresses.entry(network).or_default().take(STRANGER, now).map_err(refused)
     }
 
-    /// The meter of a provider or user.
+    /// The meter of a caller.
     ///
     /// # Errors
     /// 429: there are too many at once.
@@ -155,7 +168,8 @@ impl Limits {
                 return Err(Refusal::too_many(1));
             }
         }
-        Ok(meters.entry(caller).or_default().clone())
+        let rate = caller.rate();
+        Ok(meters.entry(caller).or_insert_with(|| Arc::new(Meter::new(rate))).clone())
     }
 }
 
@@ -207,11 +221,14 @@ mod tests {
         assert_eq!(flood, 200);
         assert_eq!(meter("east").enter(ms(0)).unwrap_err().retry_after, Some(1));
         drop(meter("west").enter(ms(0)).unwrap());
+        let hub = || limits.meter(Caller::Hub, ms(0)).unwrap();
+        assert_eq!((0..1000).filter(|_| hub().enter(ms(0)).is_ok()).count(), 400);
+        assert_eq!((0..1000).filter(|_| hub().enter(ms(1000)).is_ok()).count(), 200, "200 a second");
     }
 
     #[test]
     fn open_answers_count_until_they_end() {
-        let meter = Meter::default();
+        let meter = Meter::new(KNOWN);
         let mut open: Vec<_> = (0..AT_ONCE).map(|_| meter.enter(ms(0)).unwrap()).collect();
         assert_eq!(meter.enter(ms(0)).unwrap_err().status, 429);
         open.pop();

@@ -10,6 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::providers::ProviderCount;
+use crate::log::LogMetrics;
 
 /// What kind of endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -32,6 +33,8 @@ pub enum Class {
     Streams,
     /// `/v1/objects`.
     Objects,
+    /// `/v1/log`.
+    Log,
     /// Nothing of ours.
     Other,
 }
@@ -50,6 +53,7 @@ impl Class {
             (Some("v1"), Some("namespaces")) => Self::Users,
             (Some("v1"), Some("streams")) => Self::Streams,
             (Some("v1"), Some("objects")) => Self::Objects,
+            (Some("v1"), Some("log")) => Self::Log,
             (Some("k8s"), Some(_)) => Self::Api,
             _ => Self::Other,
         }
@@ -98,6 +102,14 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
+        Self::new(&LogMetrics::default())
+    }
+}
+
+impl Metrics {
+    /// With what the log counts.
+    #[must_use]
+    pub fn new(log: &LogMetrics) -> Self {
         let (requests, in_flight) = (Family::default(), Family::default());
         let (joins, mints) = (Family::default(), Family::default());
         let (received, sent, providers) = (Family::default(), Family::default(), Family::default());
@@ -114,6 +126,7 @@ impl Default for Metrics {
         r.register("cuts", "Keys cut off while in use", cuts.clone());
         r.register("rate_limited", "Requests refused because of their number", limited.clone());
         r.register("secrets_swept", "Bound Secrets removed with their key", swept.clone());
+        log.register(r);
         Self {
             registry: Arc::new(registry),
             requests,
@@ -128,9 +141,7 @@ impl Default for Metrics {
             swept,
         }
     }
-}
 
-impl Metrics {
     /// As Prometheus reads it (OpenMetrics text).
     #[must_use]
     pub fn text(&self) -> String {

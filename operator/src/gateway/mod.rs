@@ -11,6 +11,8 @@
 //! | `join`, `challenge`, `tokens`, `bound` | from a join token to an agent's tokens, and their end |
 //! | `passthrough` | agents' way to the API server |
 //! | `hub_info`, `publish` | what the hub is, where the gateway is |
+//! | `history` | what may enter the log |
+//! | `provider_keys` | agents' keys on their way into the log |
 //! | `recover` | units that agents still hold after a restore of the hub |
 //! | `access` | what routes see of all that |
 //! | `metrics`, `rbac` | what is counted, what the gateway may |
@@ -18,7 +20,7 @@
 //!
 //! Behind the doors: `units` for agents (blobs, commits, the fence), `users` (catalogue, checkpoints), both over `store`;
 //! `blobs`, `closures`, `uploads` and `door` are what they share. `streams` joins an agent's end of a log with a user's, `logs`
-//! is the user's; `urls` is what needs no door.
+//! is the user's; `urls` is what needs no door. `log` shows the transparency log and takes records for it.
 pub mod access;
 mod address;
 mod blobs;
@@ -28,16 +30,20 @@ mod challenge;
 mod closures;
 pub mod door;
 pub mod foreign;
+pub mod history;
 mod hub_info;
 mod join;
 mod layers;
 pub mod limits;
+pub mod log;
 mod logs;
 pub mod metrics;
 pub mod passthrough;
+mod provider_keys;
 mod providers;
 mod publish;
 pub mod rbac;
+mod records;
 mod recover;
 pub mod reviews;
 mod streams;
@@ -65,6 +71,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::{any, get, post};
 use kube::{Client, Config};
+use muster_proof::records::fields::Origin;
 use tokio::sync::Semaphore;
 
 use self::challenge::Challenges;
@@ -77,8 +84,10 @@ use self::reviews::{KubeAuthorizer, Reviews};
 use self::streams::Streams;
 use self::urls::Urls;
 use crate::hub::events::Recorder;
+use crate::log::{Log, LogView};
 use crate::runtime::Shutdown;
 use crate::runtime::client::{Target, client_of};
+use crate::runtime::files::create_private_dir;
 use crate::runtime::tls::Authority;
 use crate::store::{Location, Store};
 use crate::wire::gateway::GatewayPublic;
@@ -101,8 +110,8 @@ const USER_REVIEWS: usize = 8;
 pub struct GatewayArgs {
     #[command(flatten)]
     target: Target,
-    /// Directory of the gateway's CA and of the key of its URLs; made on first start, mode 0700. Losing it means new join
-    /// tokens for everyone
+    /// Directory of the gateway's CA, of the key of its URLs and of the log; made on first start, mode 0700. Losing it means
+    /// new join tokens for everyone, and the end of the log
     #[arg(long, value_name = "DIR")]
     state: PathBuf,
     /// Where blobs are kept: a directory, or s3://BUCKET/PREFIX, gs:// or az://; the hub's store
@@ -123,6 +132,9 @@ pub struct GatewayArgs {
     /// How many bytes of data a namespace may have in the store
     #[arg(long, value_name = "BYTES", default_value_t = NAMESPACE_QUOTA)]
     namespace_quota_bytes: u64,
+    /// Name of the log, in its checkpoints; fixed on first start [default: the host of --public-url, and `/log`]
+    #[arg(long, value_name = "NAME")]
+    log_origin: Option<String>,
 }
 
 /// What all handlers share.
@@ -139,6 +151,7 @@ pub struct Gateway {
     challenges: Challenges,
     recorder: Recorder,
     metrics: Metrics,
+    log: LogView,
     token_seconds: u32,
 }
 
@@ -152,17 +165,21 @@ pub struct Rooms {
     pub agents: Router,
     /// For users only.
     pub users: Router,
+    /// For the hub and for agents.
+    pub members: Router,
+    /// For anyone.
+    pub anyone: Router,
     /// For whoever has a URL.
     pub objects: Option<urls::Objects>,
 }
 
 impl Gateway {
     /// Knows nothing yet; [`Gateway::follow`] makes it learn.
-    fn new(config: Config, token_seconds: u32) -> anyhow::Result<Shared> {
+    fn new(config: Config, token_seconds: u32, log: LogView) -> anyhow::Result<Shared> {
         let client = client_of(config.clone())?;
         let mut secret = [0; 64];
         getrandom::fill(&mut secret).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
-        let metrics = Metrics::default();
+        let metrics = Metrics::new(&log.metrics);
         Ok(Arc::new(Self {
             anonymous: client_of(without_credentials(config))?,
             providers: Providers::new(metrics.clone()),
@@ -173,6 +190,7 @@ impl Gateway {
             challenges: Challenges::new(secret),
             recorder: Recorder::new(client.clone(), MANAGER),
             metrics,
+            log,
             token_seconds,
             client,
         }))
@@ -199,10 +217,10 @@ fn without_credentials(mut config: Config) -> Config {
 /// Everything behind the TLS port.
 pub fn app(gateway: &Shared, rooms: Rooms) -> Router {
     let layer = |router: Router<Shared>| router.with_state(gateway.clone());
-    let anyone = Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/v1/hub", get(hub_info::hub))
-        .route_layer(from_fn_with_state(gateway.clone(), layers::anyone));
+    let anyone =
+        Router::new().route("/healthz", get(|| async { "ok\n" })).route("/v1/hub", get(hub_info::hub));
+    let anyone =
+        layer(anyone).merge(rooms.anyone).route_layer(from_fn_with_state(gateway.clone(), layers::anyone));
     let keys = Router::new()
         .route("/v1/join", post(join::join))
         .route("/v1/challenge", post(tokens::challenge))
@@ -215,10 +233,14 @@ pub fn app(gateway: &Shared, rooms: Rooms) -> Router {
     let agents = layer(Router::new().route("/v1/heartbeat", post(hub_info::heartbeat)))
         .merge(rooms.agents)
         .route_layer(from_fn_with_state(gateway.clone(), layers::agents_only));
-    let mut app = layer(anyone).merge(layer(keys)).merge(layer(api)).merge(agents);
+    let mut app = anyone.merge(layer(keys)).merge(layer(api)).merge(agents);
     // An empty router has nothing to lay a layer around.
     if rooms.users.has_routes() {
         app = app.merge(rooms.users.route_layer(from_fn_with_state(gateway.clone(), layers::users_only)));
+    }
+    if rooms.members.has_routes() {
+        let members = from_fn_with_state(gateway.clone(), layers::members_only);
+        app = app.merge(rooms.members.route_layer(members));
     }
     if let Some(objects) = objects {
         app = app.merge(objects);
@@ -237,6 +259,7 @@ fn rooms(
     store: &Arc<Store>,
     namespace_quota: u64,
     urls: &Arc<Urls>,
+    Kept { log, witnesses }: &Kept,
     shutdown: Shutdown,
 ) -> (Rooms, impl Future<Output = ()> + Send + use<>) {
     let client = &gateway.client;
@@ -244,24 +267,29 @@ fn rooms(
     let (work, streams) = (Arc::new(work), Arc::new(Streams::default()));
     let (authorizer, jobs) = (KubeAuthorizer::new(client.clone()), users::KubeJobs::new(client.clone()));
     let door = Door::new(Arc::new(authorizer), Arc::new(jobs));
-    let rooms =
-        Rooms {
-            agents: units::router(store.clone(), work.clone(), urls.clone())
-                .merge(streams::router(streams.clone()))
-                .merge(recover::router(gateway.clone(), store.clone())),
-            users: users::router(store.clone(), door.clone(), urls.clone(), namespace_quota)
-                .merge(logs::router(store.clone(), door, work, streams)),
-            objects: Some(urls::Objects { urls: urls.clone(), store: store.clone() }),
-        };
+    let rooms = Rooms {
+        anyone: log::anyone(log.clone()),
+        members: log::members(log.clone()),
+        agents: units::router(store.clone(), work.clone(), urls.clone(), log.clone())
+            .merge(streams::router(streams.clone()))
+            .merge(recover::router(gateway.clone(), store.clone()))
+            .merge(provider_keys::router(gateway.clone(), store.clone(), log.clone()))
+            .merge(log::agents(log.clone(), witnesses.clone())),
+        users: users::router(store.clone(), door.clone(), urls.clone(), namespace_quota)
+            .merge(records::router(store.clone(), door.clone(), log.clone()))
+            .merge(logs::router(store.clone(), door, work, streams)),
+        objects: Some(urls::Objects { urls: urls.clone(), store: store.clone() }),
+    };
     (rooms, fence)
 }
 
 /// Runs until SIGTERM or SIGINT; a hub whose database was restored is met with a new start inside the process.
 pub async fn run(args: GatewayArgs) -> anyhow::Result<()> {
     let asked = Shutdown::on_signals().context("cannot handle signals")?;
+    let kept = open_log(&args).await?;
     loop {
         let shutdown = asked.child();
-        start(&args, &shutdown).await?;
+        start(&args, &kept, &shutdown).await?;
         if asked.is_triggered() {
             tracing::info!("gateway stopped");
             return Ok(());
@@ -272,8 +300,30 @@ pub async fn run(args: GatewayArgs) -> anyhow::Result<()> {
     }
 }
 
+/// What does not end with a run: the log is no cache of the database.
+struct Kept {
+    log: Arc<Log>,
+    witnesses: Arc<history::Known>,
+}
+
+/// The log under the state directory, read whole.
+async fn open_log(args: &GatewayArgs) -> anyhow::Result<Kept> {
+    let (_, host) = address::public_url(&args.public_url)?;
+    let origin = args.log_origin.clone().unwrap_or_else(|| format!("{host}/log"));
+    create_private_dir(&args.state)?;
+    let path = args.state.join("log");
+    let named = origin.parse::<Origin>().with_context(|| format!("--log-origin {origin:?}"))?;
+    let witnesses: Arc<history::Known> = Arc::default();
+    let fold = Box::new(history::Fold::new(named, witnesses.clone()));
+    let opened = tokio::task::spawn_blocking(move || Log::open(&path, &origin, fold));
+    let log = Arc::new(opened.await.context("the log")??);
+    tracing::info!(key = %log.key(), entries = log.view().published.size(), "the log is read");
+    Ok(Kept { log, witnesses })
+}
+
 /// One run, until `shutdown` or a restore of the hub's database, which triggers it.
-async fn start(args: &GatewayArgs, shutdown: &Shutdown) -> anyhow::Result<()> {
+async fn start(args: &GatewayArgs, kept: &Kept, shutdown: &Shutdown) -> anyhow::Result<()> {
+    let log = &kept.log;
     let (url, host) = address::public_url(&args.public_url)?;
     let config = args.target.config().await?;
     if config.cluster_url.scheme_str() != Some("https") {
@@ -283,10 +333,11 @@ async fn start(args: &GatewayArgs, shutdown: &Shutdown) -> anyhow::Result<()> {
     let urls = Arc::new(Urls::open(&args.state, &url).context("--state")?);
     let public = GatewayPublic { url, ca: authority.pem().to_owned(), ca_spki: authority.spki()? };
     let tls = tls::server_config(&authority, &address::server_names(host, args.listen))?;
-    let gateway = Gateway::new(config, args.token_seconds)?;
+    let gateway = Gateway::new(config, args.token_seconds, log.view().clone())?;
+    gateway.hub.name_log(log.key());
     let store = Store::open(args.store.clone()).await.with_context(|| format!("--store {}", args.store))?;
     let (rooms, fence) =
-        rooms(&gateway, &Arc::new(store), args.namespace_quota_bytes, &urls, shutdown.clone());
+        rooms(&gateway, &Arc::new(store), args.namespace_quota_bytes, &urls, kept, shutdown.clone());
     let app = app(&gateway, rooms);
     let listen = |address: SocketAddr| {
         TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))
@@ -299,6 +350,7 @@ async fn start(args: &GatewayArgs, shutdown: &Shutdown) -> anyhow::Result<()> {
     let stop = || shutdown.clone();
     parts.spawn(serve(doors, tls, app, stop()));
     parts.spawn(serve_metrics(counts, gateway.clone(), stop()));
+    parts.spawn(watch_log(gateway.log.clone(), stop()));
     let restores = hub_info::end_on_restore(gateway.clone(), stop());
     let followers = (gateway.follow(stop()), fence, publish::run(client, public, stop()), stop());
     parts.spawn(async move {
@@ -317,6 +369,15 @@ async fn start(args: &GatewayArgs, shutdown: &Shutdown) -> anyhow::Result<()> {
         bail!("a part of the gateway ended by itself; see the log above");
     }
     Ok(())
+}
+
+/// Ends the gateway when its log has stopped: what is on the disk then must be read anew.
+async fn watch_log(log: LogView, shutdown: Shutdown) -> std::io::Result<()> {
+    tokio::select! {
+        biased;
+        () = shutdown.wait() => Ok(()),
+        why = log.published.until_stopped() => Err(std::io::Error::other(format!("the log has stopped: {why}"))),
+    }
 }
 
 /// Serves agents and users until a stop is asked for, then lets open requests end for a few seconds.

@@ -32,6 +32,7 @@ const MAX_JOINED: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Known {
     uid: String,
+    owner: String,
     revoked: bool,
     min_epoch: i64,
     keys: Vec<(Digest, Option<Timestamp>)>,
@@ -114,6 +115,13 @@ impl Providers {
         let (provider, uid, min_epoch) = (provider.to_owned(), known.uid.clone(), known.min_epoch);
         let cut = view.cuts.entry((provider.clone(), uid.clone(), *key)).or_default().clone();
         Ok(Admitted { provider, uid, min_epoch, cut })
+    }
+
+    /// Who stands behind a provider, if it is known.
+    #[must_use]
+    pub fn owner(&self, provider: &str) -> Option<String> {
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        view.providers.get(provider).map(|known| known.owner.clone())
     }
 
     /// A key has joined: until it is pinned, its owner waits for the admin.
@@ -317,6 +325,7 @@ fn read(object: Guarded) -> (String, Option<Known>) {
     }
     let status = provider.status.as_ref();
     let known = Known {
+        owner: provider.spec.owner.clone(),
         uid: provider.uid().unwrap_or_default(),
         revoked: provider.spec.scheduling == Scheduling::Revoked,
         min_epoch: status.and_then(|status| status.min_epoch).unwrap_or(1),

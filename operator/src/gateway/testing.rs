@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use self::api::FakeApi;
 use super::urls::Urls;
 use super::{Gateway, Rooms, Shared, app, serve, tls};
+use crate::log::LogView;
 use crate::runtime::Shutdown;
 use crate::runtime::client::install_crypto;
 use crate::runtime::tls::Authority;
@@ -86,7 +87,7 @@ pub struct Running {
     pub api: Arc<FakeApi>,
     pub gateway: Shared,
     pub url: String,
-    authority: Authority,
+    pub authority: Authority,
     shutdown: Shutdown,
     _dir: TempDir,
 }
@@ -105,6 +106,11 @@ impl Running {
 
     /// The same with rooms that need the gateway.
     pub async fn start_with(rooms: impl FnOnce(&Shared) -> Rooms) -> Self {
+        Self::start_on(LogView::default(), rooms).await
+    }
+
+    /// The same with a log.
+    pub async fn start_on(log: LogView, rooms: impl FnOnce(&Shared) -> Rooms) -> Self {
         install_crypto();
         let api = FakeApi::start().await;
         api.publish_hub();
@@ -112,7 +118,7 @@ impl Running {
         let authority = Authority::open(dir.path(), "test").unwrap();
         let mut config = kube::Config::new(api.url.parse().unwrap());
         config.auth_info.token = Some("the-gateways-own".to_owned().into());
-        let gateway = Gateway::new(config, 3600).unwrap();
+        let gateway = Gateway::new(config, 3600, log).unwrap();
         let rooms = rooms(&gateway);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());

@@ -77,7 +77,7 @@ async fn from_a_join_token_to_the_api_server() {
     assert_eq!(secrets, [format!("east-{}", &agent.fingerprint().to_hex()[..16])]);
     // 4. Each token opens its own door and not the other.
     let (status, beat) = heartbeat(&agent, &tokens.gateway_token).await;
-    assert_eq!((status, beat), (200, json!({"incarnation": 4, "minEpoch": 3, "keySerial": 1})));
+    assert_eq!((status, beat), (200, json!({"incarnation": 4, "minEpoch": 3, "keySerial": 1, "logSize": 0})));
     assert_eq!(reason(&heartbeat(&agent, &tokens.api_token).await), (401, "BadToken"));
     let (status, list) = agent.get(UNITS, Some(&tokens.api_token)).await;
     assert_eq!((status, &list["kind"]), (200, &json!("List")));

@@ -6,6 +6,7 @@
 //! | `follow` | the answer over a real API server; every WorkUnit seen raises the fence |
 //! | `quota` | how large checkpoints of a job are, and how much a unit may have under way |
 //! | `commit` | what a checkpoint must satisfy to become the job's |
+//! | `read_back` | its StateRoot, from what the store has |
 //! | `urls` | URLs of single blobs; uploads that went past the gateway |
 //! | `kept` | ends of the logs of failed attempts |
 //!
@@ -14,6 +15,7 @@ mod commit;
 mod follow;
 mod kept;
 mod quota;
+mod read_back;
 #[cfg(test)]
 mod tests;
 mod urls;
@@ -29,10 +31,11 @@ use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
-use axum::{Extension, Router};
+use axum::{Extension, Json, Router};
 use muster_proof::Digest;
 
 use self::quota::Quota;
+use self::read_back::ReadBack;
 use self::work::Found;
 use super::access::{Agent, Refusal};
 use super::blobs::{DRAIN, content_length, digest, no_blob, put_refusal, store_refusal, too_large};
@@ -40,9 +43,11 @@ use super::body::json;
 use super::closures::{Closures, Of};
 use super::uploads::Uploads;
 use super::urls::Urls;
+use crate::log::Log;
 use crate::runtime::blobdir::drain;
 use crate::store::Store;
-use crate::wire::gateway::ManifestRef;
+use crate::wire::gateway::CheckpointCommit;
+use crate::wire::log::Logged;
 
 struct Units<W> {
     store: Arc<Store>,
@@ -52,13 +57,15 @@ struct Units<W> {
     uploads: Arc<Uploads>,
     urls: Arc<Urls>,
     pending: urls::Pending,
+    log: Arc<Log>,
+    read_back: ReadBack,
 }
 
 /// Uploads of all agents at once, and of one provider's.
 const UPLOADS: (usize, usize) = (32, 8);
 
 /// The routes. Whoever layers them puts an [`Agent`] into the extensions first.
-pub fn router<W: Work>(store: Arc<Store>, work: Arc<W>, urls: Arc<Urls>) -> Router {
+pub fn router<W: Work>(store: Arc<Store>, work: Arc<W>, urls: Arc<Urls>, log: Arc<Log>) -> Router {
     let units = Units {
         store,
         work,
@@ -67,6 +74,8 @@ pub fn router<W: Work>(store: Arc<Store>, work: Arc<W>, urls: Arc<Urls>) -> Rout
         uploads: Uploads::new(UPLOADS.0, UPLOADS.1),
         urls,
         pending: urls::Pending::default(),
+        log,
+        read_back: ReadBack::default(),
     };
     Router::new()
         .route("/v1/units/{unit}/blobs/sha256/{hex}", get(read::<W>).put(put_blob::<W>))
@@ -143,15 +152,15 @@ async fn commit<W: Work>(
     Extension(agent): Extension<Agent>,
     Path((unit, step)): Path<(String, String)>,
     body: Body,
-) -> Result<StatusCode, Refusal> {
+) -> Result<Json<Logged>, Refusal> {
     let number = step.parse::<u64>().ok().filter(|number| number.to_string() == step);
     let step = number.ok_or_else(|| {
         Refusal::new(StatusCode::BAD_REQUEST, "BadRequest", "the path ends with a step, a number")
     })?;
-    let ManifestRef { manifest } = json(body).await?;
+    let CheckpointCommit { manifest, commit } = json(body).await?;
     let unit = units.unit(&agent, &unit).await?;
-    units.commit(&agent, &unit, step, &manifest).await?;
-    Ok(StatusCode::OK)
+    let entry = units.commit(&agent, &unit, step, &manifest, commit).await?;
+    Ok(Json(Logged { index: entry.index, record_id: entry.record }))
 }
 
 impl<W: Work> Units<W> {

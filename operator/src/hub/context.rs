@@ -9,6 +9,7 @@ use kube::runtime::controller::Action;
 
 use super::error::Error;
 use super::events::Recorder;
+use super::ledger::Ledger;
 use super::names::MANAGER;
 use super::provider::leases::LeaseBook;
 use super::signer::Signer;
@@ -26,6 +27,8 @@ pub struct Context {
     pub signer: Arc<Signer>,
     /// Incarnation and floor of all epochs.
     pub state: Arc<State>,
+    /// The way into the log.
+    pub ledger: Ledger,
     /// `NAME@sha256:...` of the trainer.
     pub image: Image,
     /// Heartbeats as this process saw them.
@@ -45,6 +48,7 @@ impl Context {
         client: Client,
         store: Arc<Store>,
         (signer, state): (Arc<Signer>, Arc<State>),
+        ledger: Ledger,
         image: Image,
     ) -> Self {
         Self {
@@ -53,6 +57,7 @@ impl Context {
             store,
             signer,
             state,
+            ledger,
             image,
             leases: LeaseBook::default(),
             placing: tokio::sync::Mutex::default(),

@@ -18,6 +18,9 @@ pub enum Error {
     /// The hub's own state.
     #[error(transparent)]
     State(#[from] super::state::StateError),
+    /// Something could not be logged.
+    #[error(transparent)]
+    Ledger(#[from] super::ledger::LedgerError),
     /// An envelope could not be made: a fault of this program.
     #[error("envelope: {0}")]
     Seal(#[from] muster_core::envelope::SealError),
@@ -33,6 +36,9 @@ pub enum Error {
     /// The database is further back than it was; the hub is about to start anew on it.
     #[error("the database went back: nothing is placed before it is known what the agents hold")]
     WentBack,
+    /// There is no way to the log.
+    #[error("the log: {0}")]
+    Log(String),
     /// A task of this process ended early.
     #[error("background task: {0}")]
     Task(#[from] tokio::task::JoinError),

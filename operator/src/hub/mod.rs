@@ -8,9 +8,11 @@
 //! | `job` | TrainingJobs: acceptance, placement, status, events |
 //! | `units` | the end of WorkUnits |
 //! | `collector` | garbage collection of the store, which outlives objects |
+//! | `log` | the way to the log that the gateway keeps |
 //! | `state`, `signer`, `publish` | keys and numbers that outlive the database; who signs; the public half |
 //! | `restore` | notices that the database went back |
 //! | `recovery` | what agents still hold after that: continued, or stopped |
+//! | `ledger`, `log` | what is logged before it counts; the way to the log |
 //! | `apply`, `events`, `context`, `error`, `names`, `patience`, `rbac` | what the controllers share |
 //!
 //! Decisions live in `muster-core` and are pure. Nothing here trains, listens, or holds a member's credentials.
@@ -20,6 +22,8 @@ mod context;
 mod error;
 pub(crate) mod events;
 mod job;
+pub mod ledger;
+pub mod log;
 pub mod names;
 pub(crate) mod patience;
 mod provider;
@@ -44,6 +48,7 @@ use crate::runtime::Shutdown;
 use crate::runtime::client::Target;
 use crate::store::{Location, Store};
 use context::Context;
+use ledger::Ledger;
 use restore::Restore;
 use signer::Signer;
 use state::State;
@@ -113,7 +118,9 @@ async fn serve(target: &Target, args: &HubArgs, asked: &Shutdown) -> anyhow::Res
     let store = Arc::new(store.with_context(|| format!("store {}", args.store))?);
     let state = Arc::new(state);
     let signer = Arc::new(Signer::new(keys.signer().clone(), state.clone()));
-    let ctx = Arc::new(Context::new(client, store, (signer, state), args.trainer_image.clone()));
+    let way = ledger::way::Published(client.clone());
+    let ledger = Ledger::new(way, state.clone(), signer.clone());
+    let ctx = Arc::new(Context::new(client, store, (signer, state), ledger, args.trainer_image.clone()));
     let schedule = collector::Schedule {
         every: Duration::from_secs(args.gc_interval_seconds),
         grace: Duration::from_secs(args.gc_grace_seconds),
@@ -177,6 +184,7 @@ async fn everything(ctx: Arc<Context>, schedule: collector::Schedule, shutdown: 
         restore.run(stop()),
         publish::run(client, state, signer, stop()),
         provider::run(ctx.clone(), stop()),
+        ledger::keys::run(&ctx, stop()),
         jobs,
     );
     went_back

@@ -77,7 +77,8 @@ async fn publish(
     keys: &Keys,
     last: &mut Option<Published>,
 ) -> Result<(), Error> {
-    let public = HubPublic { incarnation: state.epochs().incarnation, keys: keys.chain().to_vec() };
+    let public =
+        HubPublic { incarnation: state.epochs().incarnation, keys: keys.chain().to_vec(), log: None };
     let now = Instant::now();
     if let Some(last) = &last
         && last.public == public
@@ -137,7 +138,7 @@ mod tests {
     fn a_reader_gets_the_chain_back() {
         let dir = tempfile::tempdir().unwrap();
         let (_, keys) = State::open(dir.path()).unwrap();
-        let public = HubPublic { incarnation: 3, keys: keys.chain().to_vec() };
+        let public = HubPublic { incarnation: 3, keys: keys.chain().to_vec(), log: None };
         let data = data(&public).unwrap();
         assert_eq!(data["incarnation"], "3");
         let chain: Vec<_> = serde_json::from_str(&data["keys"]).unwrap();
@@ -149,7 +150,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (state, old) = State::open(dir.path()).unwrap();
         let published = |keys: &Keys, since| {
-            let public = HubPublic { incarnation: 1, keys: keys.chain().to_vec() };
+            let public = HubPublic { incarnation: 1, keys: keys.chain().to_vec(), log: None };
             Published { public, checked: since, since }
         };
         let start = Instant::now();

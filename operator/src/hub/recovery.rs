@@ -17,10 +17,13 @@ use muster_core::lifecycle::next_epoch;
 use muster_core::provider::Pulse;
 use muster_core::recovery::{self, Anew, Job, Verdict};
 use muster_proof::dsse::Envelope;
+use muster_proof::records::GrantEndReason;
 
 use super::context::Context;
 use super::error::Error;
 use super::job::{gather, place, unit};
+use super::ledger::grants;
+use super::ledger::records::Who;
 use super::names;
 use super::provider::{self, CONNECTED};
 use crate::runtime::Shutdown;
@@ -277,7 +280,7 @@ async fn continue_unit(
 ) -> Result<String, Error> {
     let providers: Api<ComputeProvider> = Api::all(ctx.client.clone());
     let provider = within("get computeprovider", providers.get_opt(&old.provider)).await?;
-    let least = provider.and_then(|provider| provider.status?.min_epoch).unwrap_or(1);
+    let least = provider.as_ref().and_then(|provider| provider.status.as_ref()?.min_epoch).unwrap_or(1);
     let islands = job.status.iter().flat_map(|status| &status.islands);
     let fence = ctx.store.epoch(&old.job_uid, old.island).await?;
     let used = islands.filter_map(|island| island.epoch).chain([used, fence]).max().unwrap_or(0);
@@ -295,12 +298,23 @@ async fn continue_unit(
     };
     let identity = ctx.signer.identity();
     let island = i32::try_from(old.island).unwrap_or(i32::MAX);
+    let owner = provider.as_ref().map_or("", |provider| provider.spec.owner.as_str());
+    let next = grants::Next {
+        job_uid: &old.job_uid,
+        island: old.island,
+        epoch,
+        who: Who { provider: &old.provider, owner },
+        start: newest,
+    };
+    let logged = grants::grant(ctx, next, GrantEndReason::Released).await?;
     let payload = old.continued(Anew {
         name: names::unit(&old.job_uid, island, epoch),
         epoch,
         incarnation: identity.incarnation,
         not_after: unit::good_until(ctx.now()),
         start,
+        grant: logged.grant,
+        start_record: logged.start_record,
     });
     // The agent goes on counting attempts, so what was counted before the old unit is what was before this one.
     let restarts = i64::from(job.spec.failure_policy.max_restarts) - payload.max_restarts;

@@ -9,7 +9,7 @@ use muster_proof::Digest;
 use muster_proof::key::SigningKey;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, date_time_ymd,
+    KeyPair, KeyUsagePurpose, PublicKeyData as _, date_time_ymd,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -153,8 +153,59 @@ pub fn spki(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, rustls::Error> 
 /// # Errors
 /// When `ca` is not a PEM certificate.
 pub fn pinned_client(ca: &str) -> Result<reqwest::Client, TlsError> {
+    pinned_to(pinned_config(ca)?)
+}
+
+/// As [`pinned_client`], for somebody who shows the key that he signs with.
+///
+/// # Errors
+/// When `ca` is not a PEM certificate, or the key not one that TLS takes.
+pub fn introduced_client(ca: &str, who: &Introduction) -> Result<reqwest::Client, TlsError> {
+    let config = pinned(ca)?.with_client_auth_cert(vec![who.certificate.clone()], who.key.clone_key())?;
+    pinned_to(config)
+}
+
+/// A key and the certificate around it, which says nothing but the key.
+pub struct Introduction {
+    /// The certificate, DER.
+    pub certificate: CertificateDer<'static>,
+    /// The same, PEM.
+    pub certificate_pem: String,
+    /// The private key.
+    pub key: PrivateKeyDer<'static>,
+    /// SubjectPublicKeyInfo, DER.
+    pub spki: Vec<u8>,
+}
+
+impl std::fmt::Debug for Introduction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Introduction { .. }") // never the key
+    }
+}
+
+impl Introduction {
+    /// A self-signed certificate of a P-256 key (PKCS #8 PEM). Nobody looks at its dates: who is accepted, and until when, is
+    /// said by key elsewhere.
+    ///
+    /// # Errors
+    /// When the text is no such key.
+    pub fn new(key_pem: &str, name: &str) -> Result<Self, TlsError> {
+        let pair = KeyPair::from_pem(key_pem)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = subject(name);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        keep_valid(&mut params);
+        let made = params.self_signed(&pair)?;
+        let key = PrivateKeyDer::try_from(pair.serialize_der())
+            .map_err(|e| TlsError::Pem { path: "client key".into(), reason: e.into() })?;
+        let spki = pair.subject_public_key_info();
+        Ok(Self { certificate: made.der().clone(), certificate_pem: made.pem(), key, spki })
+    }
+}
+
+fn pinned_to(config: rustls::ClientConfig) -> Result<reqwest::Client, TlsError> {
     Ok(reqwest::Client::builder()
-        .tls_backend_preconfigured(pinned_config(ca)?)
+        .tls_backend_preconfigured(config)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .https_only(true)
@@ -163,15 +214,19 @@ pub fn pinned_client(ca: &str) -> Result<reqwest::Client, TlsError> {
 }
 
 fn pinned_config(ca: &str) -> Result<rustls::ClientConfig, TlsError> {
+    Ok(pinned(ca)?.with_no_client_auth())
+}
+
+fn pinned(
+    ca: &str,
+) -> Result<rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert>, TlsError> {
     install_crypto();
     let mut roots = rustls::RootCertStore::empty();
     let bad = |error| bad_pem(Path::new("pinned CA"), error);
     for certificate in certificates(ca).map_err(bad)? {
         roots.add(certificate)?;
     }
-    Ok(rustls::ClientConfig::builder_with_protocol_versions(&[&TLS13])
-        .with_root_certificates(roots)
-        .with_no_client_auth())
+    Ok(rustls::ClientConfig::builder_with_protocol_versions(&[&TLS13]).with_root_certificates(roots))
 }
 
 fn server_config(

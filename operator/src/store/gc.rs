@@ -79,6 +79,7 @@ impl Store {
         let mut live = BTreeSet::new();
         self.mark_catalogue(now, &mut live).await?;
         self.mark_offers(&mut live).await?;
+        self.mark_keys(&mut live).await?;
         for (uid, roots) in jobs {
             done.checkpoints += self.mark_job(uid, roots, &mut live).await?;
             self.mark_units(uid, now, &mut live).await?;

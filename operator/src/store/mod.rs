@@ -6,12 +6,16 @@
 //! catalogue/<namespace>/<its uid>/datasets/<name>   one line: the dataset manifest's digest
 //! catalogue/<namespace>/<its uid>/puts/<hex>-<size> a user of the namespace put this blob
 //! jobs/<job uid>/checkpoints/<step>                 one line: the checkpoint manifest's digest
+//! jobs/<job uid>/commits/<step>                     the log's record of that checkpoint, and its index once it has one
+//! jobs/<job uid>/grants/<island>                    the epoch that was granted last, and whether the log has its end
+//! jobs/<job uid>/end                                the log has the job's end
 //! jobs/<job uid>/epochs/<island>                    one line: the highest epoch known
 //! jobs/<job uid>/units/<unit>/open/<hex>-<size>     the unit put this blob, and no commit names it yet
 //! jobs/<job uid>/units/<unit>/named/<hex>-<size>    the unit put this blob, and a commit named it
 //! jobs/<job uid>/logs/<unit>-<attempt>-<rank>       the end of the log of a worker whose attempt failed
 //! staging/<unit>/<name>                             put past the gateway, and not a blob yet (buckets only)
 //! recover/<incarnation>/<provider>/...              what agents hold after a restore of the hub ([`offers`])
+//! keys/<provider>/...                               identity keys on their way into the log ([`keys`])
 //! ```
 //!
 //! Any number of processes may use it at once; only the hub collects garbage. A name is written whole or not at all, and
@@ -22,6 +26,8 @@ mod checkpoints;
 mod dir;
 mod epochs;
 pub mod gc;
+pub mod keys;
+mod ledger;
 mod location;
 mod logs;
 mod namespace;
@@ -38,6 +44,8 @@ mod upload;
 
 pub use catalogue::{ImportError, Placed, Replace, is_dns_label};
 pub use checkpoints::{Recorded, Whole};
+pub use keys::Entry;
+pub use ledger::{Granted, Noted};
 pub use location::{Location, LocationError};
 pub use namespace::Namespace;
 pub use puts::Unit;

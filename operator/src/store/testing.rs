@@ -1,12 +1,16 @@
 //! Stores for tests: a directory, a bucket in memory, and a bucket that fails when it is told to.
 pub mod versity;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use async_trait::async_trait;
 use futures::stream::{BoxStream, StreamExt};
+use muster_numerics::graph::{Graph, StepShape};
+use muster_numerics::spec::{Architecture, Arithmetic, ModelSpec, TiedEmbeddings};
+use muster_numerics::state::State;
 use muster_proof::Digest;
 use muster_trainer::checkpoint::{FILES, FileEntry, Manifest};
 use object_store::memory::InMemory;
@@ -52,7 +56,55 @@ pub async fn checkpoint(store: &Store, training: Digest, step: u64, flavour: &st
     (manifest, digests)
 }
 
-/// The files of a checkpoint by name.
+/// The model of all real states here.
+pub fn model() -> ModelSpec {
+    ModelSpec {
+        architecture: Architecture::Gpt2,
+        layers: 1,
+        width: 16,
+        heads: 1,
+        context: 16,
+        vocabulary: 256,
+        tied_embeddings: TiedEmbeddings::Tied,
+    }
+}
+
+type Made = (Vec<(String, Vec<u8>)>, Digest);
+
+/// The files of the state after `step`, and its StateRoot; other `flavour`s are other states. Made once.
+fn made(step: u64, flavour: &str) -> Made {
+    static MADE: LazyLock<Mutex<HashMap<(u64, String), Made>>> = LazyLock::new(Mutex::default);
+    let mut all = MADE.lock().unwrap();
+    let make = || {
+        let graph = Graph::build(&model(), StepShape { batch: 2, shards: 2 }, Arithmetic::F32Chain).unwrap();
+        let seed = u64::from(Digest::of(flavour.as_bytes()).as_bytes()[0]);
+        let mut state = State::genesis(&graph, seed);
+        state.step = step;
+        for (i, m) in state.m.iter_mut().enumerate() {
+            *m = (step + seed) as f32 + i as f32;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("state");
+        let saved =
+            muster_trainer::checkpoint::save(&dir, &model(), &graph, Digest::of(b"job"), &state).unwrap();
+        let files = FILES.iter().map(|name| ((*name).to_owned(), std::fs::read(dir.join(name)).unwrap()));
+        (files.collect(), saved.state_root)
+    };
+    all.entry((step, flavour.to_owned())).or_insert_with(make).clone()
+}
+
+/// The real files of the state after `step`, by name. Its `config.json` is that of every state of this model.
+pub fn state_files(step: u64, flavour: &str) -> Vec<(String, Vec<u8>)> {
+    made(step, flavour).0
+}
+
+/// The bytes of a manifest of this state.
+pub fn state_manifest(training: Digest, step: u64, flavour: &str, files: Vec<FileEntry>) -> Vec<u8> {
+    let root = made(step, flavour).1;
+    Manifest::new(step, training, root, [1.0, 1.0], files).unwrap().to_bytes().unwrap()
+}
+
+/// What stands for the files of a checkpoint, by name, where nobody reads them.
 pub fn checkpoint_files(step: u64, flavour: &str) -> Vec<(String, Vec<u8>)> {
     FILES
         .iter()
@@ -60,7 +112,7 @@ pub fn checkpoint_files(step: u64, flavour: &str) -> Vec<(String, Vec<u8>)> {
         .collect()
 }
 
-/// The bytes of a manifest.
+/// The bytes of their manifest.
 pub fn manifest_of(training: Digest, step: u64, files: Vec<FileEntry>) -> Vec<u8> {
     Manifest::new(step, training, Digest::of(b"state"), [1.0, 1.0], files).unwrap().to_bytes().unwrap()
 }

@@ -13,6 +13,7 @@ use super::*;
 use crate::runtime::blobdir::Stored;
 
 mod bucket;
+mod ledger;
 mod s3;
 
 const JOB: &str = "4f2a9c1b-0000-4000-8000-000000000000";

@@ -44,6 +44,9 @@ pub struct HubPublic {
     pub incarnation: i64,
     /// The chain of key sets, oldest first (`muster_core::hub_keys`).
     pub keys: Vec<Envelope>,
+    /// The verifier key of the hub's log, C2SP signed-note. The gateway adds it to what the hub publishes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
 }
 
 /// `POST /v1/join`.
@@ -135,6 +138,9 @@ pub struct HeartbeatAnswer {
     pub min_epoch: i64,
     /// Serial of the hub's newest key set.
     pub key_serial: u64,
+    /// Entries under the log's newest head.
+    #[serde(default)]
+    pub log_size: u64,
 }
 
 /// Most units of one [`RecoverRequest`]: an agent that has more sends several.
@@ -172,7 +178,29 @@ pub enum Recovered {
     As(String),
 }
 
-/// `POST /v1/units/{unit}/checkpoints/{step}` and `PUT /v1/namespaces/{ns}/datasets/{name}`.
+/// `POST /v1/units/{unit}/checkpoints/{step}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CheckpointCommit {
+    /// The manifest's blob.
+    pub manifest: Digest,
+    /// The commit record, signed by the bound key.
+    pub commit: Envelope,
+}
+
+/// `GET /v1/provider`: what an agent must know for the record of its key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ProviderAnswer {
+    /// Which ComputeProvider the caller is.
+    pub provider: String,
+    /// Who stands behind it.
+    pub owner: String,
+    /// The verifier key of the hub's log.
+    pub log: String,
+}
+
+/// `PUT /v1/namespaces/{ns}/datasets/{name}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ManifestRef {

@@ -3,5 +3,6 @@
 pub mod gateway;
 pub mod join_record;
 pub mod join_token;
+pub mod log;
 pub mod streams;
 pub mod urls;

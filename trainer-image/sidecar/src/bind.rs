@@ -1,19 +1,17 @@
 //! Who this sidecar is, and its key made known to the relay: asked once, and again when the relay has forgotten.
 
 use muster_proof::key::SigningKey;
-use muster_trainer::binding::{self, Announcement};
-use muster_trainer::protocol::{CheckpointNotice, SelfAnswer};
+use muster_trainer::binding;
+use muster_trainer::protocol::SelfAnswer;
 use muster_trainer::relay::{Relay, Unavailable};
-
-use crate::upload::Sealed;
 
 /// The relay, and the key that speaks to it.
 #[derive(Debug)]
 pub struct Binder {
     relay: Relay,
     key: SigningKey,
-    bound: Option<SelfAnswer>,
-    /// Whether the last notice was the first since the key was bound.
+    bound: bool,
+    /// Whether it was bound for what is asked now.
     fresh: bool,
 }
 
@@ -37,7 +35,7 @@ impl From<Unavailable> for Unbound {
 impl Binder {
     /// Nothing is asked yet.
     pub fn new(relay: Relay, key: SigningKey) -> Self {
-        Self { relay, key, bound: None, fresh: false }
+        Self { relay, key, bound: false, fresh: false }
     }
 
     /// The relay.
@@ -45,36 +43,32 @@ impl Binder {
         &self.relay
     }
 
-    /// The notice of a checkpoint, signed by a key that the relay has bound.
+    /// The key.
+    pub fn key(&self) -> &SigningKey {
+        &self.key
+    }
+
+    /// Binds the key, if that was not done before.
     ///
     /// # Errors
     /// [`Unbound`].
-    pub fn announce(&mut self, sealed: &Sealed) -> Result<CheckpointNotice, Unbound> {
-        self.fresh = self.bound.is_none();
-        let me = match self.bound.take() {
-            Some(me) => me,
-            None => self.bind()?,
-        };
-        let said = Announcement {
-            unit: &me.unit,
-            attempt: me.attempt,
-            step: sealed.step,
-            manifest: sealed.manifest,
-            state_root: sealed.state_root,
-        };
-        let notice = said.sign(&self.key);
-        self.bound = Some(me);
-        Ok(notice)
+    pub fn ensure(&mut self) -> Result<(), Unbound> {
+        self.fresh = !self.bound;
+        if !self.bound {
+            self.bind()?;
+            self.bound = true;
+        }
+        Ok(())
     }
 
-    /// The relay says that the last notice's key is not bound. Whether binding it anew may help: an agent that lost its
+    /// The relay says that no key is bound, or not this one. Whether binding it anew may help: an agent that lost its
     /// memory needs that, one that has just bound it means something else.
     pub fn disowned(&mut self) -> bool {
-        self.bound = None;
+        self.bound = false;
         !self.fresh
     }
 
-    fn bind(&self) -> Result<SelfAnswer, Unbound> {
+    fn bind(&self) -> Result<(), Unbound> {
         let answer = self.relay.whoami()?;
         let me: SelfAnswer = match answer.status {
             200 => answer.json()?,
@@ -84,7 +78,11 @@ impl Binder {
         };
         let answer = self.relay.bind_key(|token| binding::bind(&self.key, token))?;
         match answer.status {
-            200 | 201 => Ok(me),
+            200 | 201 => {
+                let (SelfAnswer { unit, attempt, rank }, key) = (me, self.key.key_id());
+                eprintln!("muster-sidecar: {unit} attempt {attempt} rank {rank}: bound key {key}");
+                Ok(())
+            }
             410 => Err(Unbound::Over),
             400 | 403 | 409 => Err(Unbound::Refused(answer.unexpected().to_string())),
             _ => Err(answer.unexpected().into()),

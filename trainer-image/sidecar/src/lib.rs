@@ -8,17 +8,22 @@
 //! | `hear` | the socket: lines of the trainer's supervisor, and answers to it |
 //! | `take` | one hand-over: digests, manifest, its place among the checkpoints |
 //! | `bind` | who this is, and the key made known to the relay |
-//! | `upload` | checkpoints to the relay, on a thread, for as long as it takes |
+//! | `kept` | records, manifests and links on the disk, until they are durable |
+//! | `queue` | what is not durable yet, in order |
+//! | `upload` | checkpoints and commits to the relay, on a thread, for as long as it takes |
 //!
 //! It keeps nothing in memory that it could not do without: started again, it is told once more what is not durable, and
-//! finds the rest on the disk.
+//! finds the rest on the disk. It gives nothing up: when too much waits for the relay it takes no more, and the worker
+//! waits.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 mod bind;
 mod hear;
+mod kept;
 mod key;
+mod queue;
 mod take;
 mod upload;
 
@@ -38,6 +43,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use bind::Binder;
 use hear::Answers;
+use kept::Kept;
 use take::Taker;
 use upload::Uploads;
 
@@ -79,15 +85,16 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let key = key::open(&options.keys)?;
     let relay = Relay::new(&options.relay)?;
     let work = Work::new(&options.work);
-    // What an earlier process left half-done; it will be told of it again.
+    // What an earlier process left half-done; it will be told of it again. What waits for the relay stays: the store may
+    // have forgotten it.
     files::create_dirs(&work.handovers()).map_err(disk)?;
     Store::new(&work.job()).sweep()?;
-    drop(std::fs::remove_dir_all(work.uploads()));
+    let kept = Kept::open(&work).map_err(disk)?;
 
     let answers = Arc::new(Answers::default());
     let binder = Binder::new(relay, key);
-    let uploads = Uploads::start(binder, work.uploads(), answers.clone(), stop.clone())?;
-    let taker = Taker::start(work.clone(), uploads.clone(), answers.clone())?;
+    let uploads = Uploads::start(binder, kept.clone(), answers.clone())?;
+    let taker = Taker::start(work.clone(), kept, uploads.clone(), answers.clone())?;
     let listener = hear::bind(&work.socket()).map_err(disk)?;
     let ear = hear::start(listener, taker.clone(), answers)?;
     eprintln!("muster-sidecar: listens at {}", work.socket().display());

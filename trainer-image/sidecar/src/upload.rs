@@ -1,109 +1,73 @@
-//! Checkpoints to the relay. A thread of its own tries for ever: a relay that is down delays durability, not training.
+//! Checkpoints to the relay and their commits, oldest first. A thread of its own tries for ever: a relay that is down
+//! delays durability, and only when too much waits for it also training. Nothing is given up.
 //!
-//! A checkpoint is linked into a directory of its own first, so that the store may forget it meanwhile.
+//! A commit is signed after the relay's terms and with the step records, which are read from the disk for it. If the
+//! terms change, because the hub was restored, what is not durable is signed anew.
 
-use std::collections::VecDeque;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::fs::File;
+use std::io::ErrorKind;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use muster_proof::Digest;
-use muster_trainer::checkpoint::{self, FILES, MANIFEST_FILE, Manifest};
+use muster_trainer::checkpoint::MANIFEST_FILE;
+use muster_trainer::commit;
 use muster_trainer::failure::Failure;
-use muster_trainer::files::{self, FileError, Named as _};
-use muster_trainer::protocol::ExitCode;
+use muster_trainer::files;
 use muster_trainer::protocol::handover::Answer;
-use muster_trainer::relay::{Known, Relay, Unavailable};
+use muster_trainer::protocol::{CheckpointNotice, Conflict, ExitCode, Terms};
+use muster_trainer::relay::{self, Known, Unavailable};
 
 use crate::bind::{Binder, Unbound};
 use crate::hear::Answers;
+use crate::kept::Kept;
+use crate::queue::{Next, Queue, Sealed, Stage};
 use crate::warn;
 
-/// Checkpoints that may wait; then the oldest is given up, because a newer one replaces it.
-const WAITING: usize = 4;
 /// First and longest pause between tries.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-
-/// A state that is a checkpoint on this disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sealed {
-    /// Which state.
-    pub step: u64,
-    /// Digest of the state.
-    pub state_root: Digest,
-    /// Digest of its manifest.
-    pub manifest: Digest,
-}
-
-/// A checkpoint to be uploaded.
-#[derive(Debug, Clone)]
-struct Item {
-    sealed: Sealed,
-    dir: PathBuf,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    waiting: VecDeque<Item>,
-    /// One is being uploaded.
-    busy: bool,
-}
+/// Longest pause between two questions whether a checkpoint is durable: the pod's end waits for the answer.
+const ASK: Duration = Duration::from_secs(1);
 
 /// The queue and its thread.
 #[derive(Debug, Clone)]
 pub struct Uploads {
-    shared: Arc<(Mutex<Queue>, Condvar)>,
-    dir: PathBuf,
+    queue: Queue,
     thread: Arc<JoinHandle<()>>,
 }
 
 impl Uploads {
-    /// Starts the thread. What becomes of a checkpoint is told to `answers`; once `stop` is set, a checkpoint that the
-    /// agent has is left to it.
-    pub fn start(
-        binder: Binder,
-        dir: PathBuf,
-        answers: Arc<Answers>,
-        stop: Arc<AtomicBool>,
-    ) -> Result<Self, Failure> {
-        let shared = Arc::<(Mutex<Queue>, Condvar)>::default();
-        let mut uploader = Uploader { shared: shared.clone(), binder, answers, stop };
+    /// Starts the thread. What becomes of a checkpoint is told to `answers`.
+    ///
+    /// # Errors
+    /// No thread is to be had.
+    pub fn start(binder: Binder, kept: Kept, answers: Arc<Answers>) -> Result<Self, Failure> {
+        let queue = Queue::default();
+        let uploader = Uploader { queue: queue.clone(), binder, kept, answers, notice: None };
         let thread = thread::Builder::new()
             .name("uploads".into())
             .spawn(move || uploader.run())
             .map_err(|error| Failure::usage(format!("cannot start a thread: {error}")))?;
-        Ok(Self { shared, dir, thread: Arc::new(thread) })
+        Ok(Self { queue, thread: Arc::new(thread) })
     }
 
-    /// Queues the checkpoint in `path`.
+    /// Waits until one more may wait for the relay.
     ///
     /// # Errors
-    /// It could not be linked.
-    pub fn push(&self, sealed: Sealed, path: &Path) -> Result<(), FileError> {
-        let dir = self.dir.join(format!("step-{:08}", sealed.step));
-        let mut queue = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // A new round may pass the same step again. If it is being uploaded now, that finds the same bytes.
-        queue.waiting.retain(|item| item.sealed.step != sealed.step);
-        link(path, &dir).named("link", path)?;
-        queue.waiting.push_back(Item { sealed, dir });
-        if queue.waiting.len() > WAITING
-            && let Some(item) = queue.waiting.pop_front()
-        {
-            warn(&format!("checkpoint of step {} is not uploaded: newer ones wait", item.sealed.step));
-            drop(fs::remove_dir_all(&item.dir));
-        }
-        drop(queue);
-        self.shared.1.notify_all();
-        Ok(())
+    /// Nothing more can be durable.
+    pub fn room(&self) -> Result<(), Failure> {
+        self.queue.room()
     }
 
-    /// Whether a checkpoint is on its way or waits.
+    /// Adds a checkpoint whose records, manifest and links are kept.
+    pub fn push(&self, sealed: Sealed) {
+        self.queue.push(sealed);
+    }
+
+    /// Whether a checkpoint is not at the relay. One that is there is left to it when the process ends.
     pub fn is_busy(&self) -> bool {
-        let queue = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.busy || !queue.waiting.is_empty()
+        self.queue.is_busy()
     }
 
     /// Whether the thread has ended, which it never should.
@@ -114,55 +78,50 @@ impl Uploads {
 
 /// The thread's own.
 struct Uploader {
-    shared: Arc<(Mutex<Queue>, Condvar)>,
+    queue: Queue,
     binder: Binder,
+    kept: Kept,
     answers: Arc<Answers>,
-    stop: Arc<AtomicBool>,
+    /// What was said last, to be said again until it is durable.
+    notice: Option<CheckpointNotice>,
+}
+
+/// What came of one try.
+enum Sent {
+    Durable,
+    Accepted,
+    /// Another interval comes first: the one that ends with this step.
+    First(u64),
+    /// It will never be durable; with what the pod ends because of it.
+    Refused(ExitCode, String),
+}
+
+/// What comes after a try.
+enum Then {
+    /// The next thing to do.
+    Go,
+    /// The next checkpoint at once, or the same question in a while.
+    Ask,
+    /// The next thing to do, but no endless circle.
+    Pause,
 }
 
 impl Uploader {
-    fn run(&mut self) {
+    fn run(mut self) {
+        let (mut pause, mut ask) = (PAUSE.0, PAUSE.0);
         loop {
-            let item = self.take();
-            if let Some(answer) = self.bring(&item) {
-                self.answers.send(&answer);
-            }
-            let mut queue = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
-            queue.busy = false;
-            // The same step may wait again, with links of the same name.
-            if !queue.waiting.iter().any(|waiting| waiting.dir == item.dir) {
-                drop(fs::remove_dir_all(&item.dir));
-            }
-        }
-    }
-
-    fn take(&self) -> Item {
-        let mut queue = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if let Some(item) = queue.waiting.pop_front() {
-                queue.busy = true;
-                return item;
-            }
-            queue = self.shared.1.wait(queue).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// Tries until the checkpoint is durable, refused, or replaced by a newer one.
-    fn bring(&mut self, item: &Item) -> Option<Answer> {
-        let step = item.sealed.step;
-        let mut pause = PAUSE.0;
-        loop {
-            match upload(&mut self.binder, item) {
-                Ok(Sent::Durable) => return Some(Answer::Durable { step }),
-                Ok(Sent::Refused(code, why)) => {
-                    warn(&format!("checkpoint of step {step}: {why}"));
-                    return Some(Answer::refused(step, code.code(), &why));
+            let next = self.queue.next();
+            let step = next.sealed.step;
+            match self.bring(&next) {
+                Ok(sent) => {
+                    pause = PAUSE.0;
+                    ask = if next.stage == Stage::Waiting { PAUSE.0 } else { (ask * 2).min(ASK) };
+                    match self.settle(step, sent) {
+                        Then::Go => {}
+                        Then::Ask => self.queue.idle(ask),
+                        Then::Pause => thread::sleep(PAUSE.0),
+                    }
                 }
-                // The agent has it. While the hub is away a new attempt starts from the newest that the agent has, so a
-                // newer one does not wait for this one to be durable; its being durable is as good.
-                Ok(Sent::Accepted) if self.has_newer() || self.stop.load(Ordering::Relaxed) => return None,
-                // The agent is sending it on. No reason to wait longer and longer.
-                Ok(Sent::Accepted) => thread::sleep(PAUSE.0),
                 Err(error) => {
                     if pause == PAUSE.0 {
                         warn(&format!("checkpoint of step {step}: {error}; trying again"));
@@ -174,72 +133,175 @@ impl Uploader {
         }
     }
 
-    fn has_newer(&self) -> bool {
-        !self.shared.0.lock().unwrap_or_else(PoisonError::into_inner).waiting.is_empty()
+    fn settle(&mut self, step: u64, sent: Sent) -> Then {
+        match sent {
+            Sent::Durable => {
+                if let Err(error) = self.kept.durable(step) {
+                    warn(&format!("what is durable stays: {error}"));
+                }
+                self.notice = None;
+                self.queue.durable(step);
+                self.answers.send(&Answer::Durable { step });
+                Then::Go
+            }
+            Sent::Accepted => {
+                self.kept.uploaded(step);
+                self.queue.accepted(step);
+                Then::Ask
+            }
+            // The relay has gone on from it.
+            Sent::First(first) if first > step => {
+                self.queue.accepted(step);
+                Then::Ask
+            }
+            Sent::First(first) => {
+                if !self.queue.back_to(first) {
+                    let why = format!(
+                        "the relay wants the interval that ends with step {first} first, and of that nothing is here; \
+                         a new attempt trains it again"
+                    );
+                    self.refuse(step, ExitCode::PeerLost, why);
+                }
+                Then::Pause
+            }
+            Sent::Refused(code, why) => {
+                self.refuse(step, code, why);
+                Then::Go
+            }
+        }
     }
-}
 
-enum Sent {
-    Durable,
-    Accepted,
-    /// It will never be durable; with what the pod ends if it was its last.
-    Refused(ExitCode, String),
-}
+    /// Each commit names the one before, so what comes after one that is refused is refused, too.
+    fn refuse(&self, step: u64, code: ExitCode, why: String) {
+        warn(&format!("checkpoint of step {step}: {why}"));
+        for step in self.queue.refuse(Failure::new(code, why.clone())) {
+            self.answers.send(&Answer::refused(step, code.code(), &why));
+        }
+    }
 
-/// One try: what the relay lacks is put, then the checkpoint is announced.
-fn upload(binder: &mut Binder, item: &Item) -> Result<Sent, Unavailable> {
-    let manifest = match checkpoint::read_manifest(&item.dir) {
-        Ok((manifest, digest)) if digest == item.sealed.manifest => manifest,
-        Ok((_, digest)) => return Ok(damaged(format!("its manifest is now {digest}"))),
-        Err(error) => return Ok(damaged(error.to_string())),
-    };
-    for (digest, path) in blobs(&item.sealed, &manifest) {
-        if let Some(refused) = put(binder.relay(), &digest, &item.dir.join(path))? {
+    /// One try: what the relay lacks is put, then the checkpoint is announced with its commit.
+    fn bring(&mut self, next: &Next) -> Result<Sent, Unavailable> {
+        if next.stage == Stage::Waiting
+            && let Some(refused) = self.put_all(&next.sealed)?
+        {
             return Ok(refused);
         }
-    }
-    let notice = match binder.announce(&item.sealed) {
-        Ok(notice) => notice,
-        Err(Unbound::Over) => return Ok(over()),
-        Err(Unbound::Later(error)) => return Err(error),
-        // Another pod or key stands where this one should: only a new attempt helps.
-        Err(Unbound::Refused(why)) => return Ok(Sent::Refused(ExitCode::PeerLost, why)),
-    };
-    let answer = binder.relay().checkpoint(&notice)?;
-    match answer.status {
-        200 => Ok(Sent::Durable),
-        202 => Ok(Sent::Accepted),
-        400 => Ok(damaged(answer.unexpected().to_string())),
-        410 => Ok(over()),
-        403 if binder.disowned() => Err(answer.unexpected()),
-        403 => Ok(damaged(answer.unexpected().to_string())),
-        // 409: a blob is missing, put it again at the next try.
-        _ => Err(answer.unexpected()),
-    }
-}
-
-/// Puts one blob that the relay lacks; the refusal if it cannot be put.
-fn put(relay: &Relay, digest: &Digest, path: &Path) -> Result<Option<Sent>, Unavailable> {
-    match relay.has_blob(digest)? {
-        Known::Here => return Ok(None),
-        Known::Over => return Ok(Some(over())),
-        Known::Lacking => {}
-    }
-    let file = File::open(path).map_err(|error| Unavailable(format!("{}: {error}", path.display())))?;
-    let answer = relay.put_blob(digest, &file)?;
-    match answer.status {
-        200 | 201 => Ok(None),
-        400 => {
-            let whole = files::digest(path).is_ok_and(|(got, _)| got == *digest);
-            let path = path.display();
-            if whole {
-                return Err(Unavailable(format!("{path} was damaged on the way")));
-            }
-            Ok(Some(damaged(format!("{path} was damaged on the disk"))))
+        match self.binder.ensure() {
+            Ok(()) => {}
+            Err(Unbound::Over) => return Ok(over()),
+            Err(Unbound::Later(error)) => return Err(error),
+            // Another pod or key stands where this one should: only a new attempt helps.
+            Err(Unbound::Refused(why)) => return Ok(Sent::Refused(ExitCode::PeerLost, why)),
         }
-        413 => Ok(Some(Sent::Refused(ExitCode::Disk, answer.unexpected().to_string()))),
-        410 => Ok(Some(over())),
-        _ => Err(answer.unexpected()),
+        let notice = match self.notice.take().filter(|notice| notice.step == next.sealed.step) {
+            Some(notice) => notice,
+            None => match self.sign(&next.sealed)? {
+                Ok(notice) => notice,
+                Err(sent) => return Ok(sent),
+            },
+        };
+        let answer = self.binder.relay().checkpoint(&notice)?;
+        match answer.status {
+            200 => return Ok(Sent::Durable),
+            202 => {
+                self.notice = Some(notice);
+                return Ok(Sent::Accepted);
+            }
+            400 => return Ok(damaged(answer.unexpected().to_string())),
+            403 if !self.binder.disowned() => return Ok(damaged(answer.unexpected().to_string())),
+            410 => return Ok(over()),
+            409 => match answer.json::<Conflict>() {
+                // Terms are asked for again.
+                Ok(Conflict::TermsChanged {}) => {}
+                Ok(Conflict::NotNext { step }) => return Ok(Sent::First(step)),
+                Ok(Conflict::BlobMissing {}) => {
+                    self.notice = Some(notice);
+                    self.queue.back_to(next.sealed.step);
+                }
+                Err(_) => self.notice = Some(notice),
+            },
+            // Not the notice's fault, which may be large: it is said again.
+            _ => self.notice = Some(notice),
+        }
+        Err(answer.unexpected())
+    }
+
+    /// The commit of a checkpoint after the terms of the relay, or why there is none.
+    fn sign(&mut self, sealed: &Sealed) -> Result<Result<CheckpointNotice, Sent>, Unavailable> {
+        let answer = self.binder.relay().terms(sealed.step)?;
+        let terms: Terms = match answer.status {
+            200 => answer.json()?,
+            403 if !self.binder.disowned() => return Ok(Err(damaged(answer.unexpected().to_string()))),
+            410 => return Ok(Err(over())),
+            409 => match answer.json()? {
+                Conflict::NotNext { step } if step != sealed.step => return Ok(Err(Sent::First(step))),
+                _ => return Err(answer.unexpected()),
+            },
+            _ => return Err(answer.unexpected()),
+        };
+        if terms.last_step.get() != sealed.step {
+            return Err(Unavailable(format!(
+                "gave the terms of step {} for {}",
+                terms.last_step, sealed.step
+            )));
+        }
+        let records = match self.kept.records(sealed.step) {
+            Ok(records) => records,
+            Err(Failure { code, message }) => return Ok(Err(Sent::Refused(code, message))),
+        };
+        let signed = commit::sign(&terms, &records, sealed.manifest, sealed.state_root, self.binder.key());
+        Ok(signed.map_err(|error| damaged(error.to_string())))
+    }
+
+    /// Puts what the relay lacks of a checkpoint; why that will never work.
+    fn put_all(&self, sealed: &Sealed) -> Result<Option<Sent>, Unavailable> {
+        let manifest = match self.kept.manifest(sealed.step) {
+            Some((manifest, digest)) if digest == sealed.manifest => manifest,
+            _ => return Ok(Some(damaged("its manifest was changed on the disk".into()))),
+        };
+        // The manifest last: whoever sees it may ask for what it names.
+        let files = manifest.files().iter().map(|file| (&file.sha256, file.path.as_str()));
+        for (digest, name) in files.chain([(&sealed.manifest, MANIFEST_FILE)]) {
+            if let Some(refused) = self.put(sealed.step, digest, name)? {
+                return Ok(Some(refused));
+            }
+        }
+        Ok(None)
+    }
+
+    fn put(&self, step: u64, digest: &Digest, name: &str) -> Result<Option<Sent>, Unavailable> {
+        let relay = self.binder.relay();
+        match relay.has_blob(digest)? {
+            Known::Here => return Ok(None),
+            Known::Over => return Ok(Some(over())),
+            Known::Lacking => {}
+        }
+        let path = self.kept.file(step, name);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let why = format!(
+                    "{name} is neither at the relay nor here any more; a new attempt trains it again"
+                );
+                return Ok(Some(Sent::Refused(ExitCode::PeerLost, why)));
+            }
+            Err(error) => return Err(Unavailable(format!("{}: {error}", path.display()))),
+        };
+        let answer: relay::Answer = relay.put_blob(digest, &file)?;
+        match answer.status {
+            200 | 201 => Ok(None),
+            400 => {
+                let whole = files::digest(&path).is_ok_and(|(got, _)| got == *digest);
+                let path = path.display();
+                if whole {
+                    return Err(Unavailable(format!("{path} was damaged on the way")));
+                }
+                Ok(Some(damaged(format!("{path} was damaged on the disk"))))
+            }
+            413 => Ok(Some(Sent::Refused(ExitCode::Disk, answer.unexpected().to_string()))),
+            410 => Ok(Some(over())),
+            _ => Err(answer.unexpected()),
+        }
     }
 }
 
@@ -249,20 +311,4 @@ fn over() -> Sent {
 
 fn damaged(why: String) -> Sent {
     Sent::Refused(ExitCode::BadCheckpoint, why)
-}
-
-fn blobs(sealed: &Sealed, manifest: &Manifest) -> Vec<(Digest, String)> {
-    // The manifest last: whoever sees it may ask for what it names.
-    let files = manifest.files().iter().map(|file| (file.sha256, file.path.clone()));
-    files.chain([(sealed.manifest, MANIFEST_FILE.to_owned())]).collect()
-}
-
-/// Hard links: no bytes are copied, and removing one name leaves the other.
-fn link(from: &Path, to: &Path) -> std::io::Result<()> {
-    drop(fs::remove_dir_all(to));
-    fs::create_dir_all(to)?;
-    for name in FILES.iter().chain([&MANIFEST_FILE]) {
-        fs::hard_link(from.join(name), to.join(name))?;
-    }
-    Ok(())
 }

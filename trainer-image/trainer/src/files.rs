@@ -10,6 +10,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use muster_proof::Digest;
+use rustix::fs::{Mode, OFlags, open};
 use sha2::{Digest as _, Sha256};
 
 /// Names of unfinished files and directories start so; nothing with such a name is ever read back.
@@ -70,7 +71,10 @@ impl<T> Named<T> for io::Result<T> {
 /// # Errors
 /// As the system says, and for a longer file.
 pub fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
-    let file = File::open(path).named("open", path)?;
+    read_from(File::open(path).named("open", path)?, path, limit)
+}
+
+fn read_from(file: File, path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     let mut bytes = Vec::new();
     // One byte more than allowed tells a file that is too long from one that just fits.
     file.take(limit + 1).read_to_end(&mut bytes).named("read", path)?;
@@ -79,6 +83,23 @@ pub fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
         return Err(FileError::new("read", path, io::Error::new(io::ErrorKind::FileTooLarge, message)));
     }
     Ok(bytes)
+}
+
+/// As [`read_at_most`], of a file that somebody else may have put there: no link is followed, no pipe is waited for.
+///
+/// # Errors
+/// As the system says, for what is not a file, and for a longer one.
+pub fn read_plain(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(open(path, flags, Mode::empty()).map_err(io::Error::from).named("open", path)?);
+    if !file.metadata().named("inspect", path)?.is_file() {
+        return Err(FileError::new(
+            "read",
+            path,
+            io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"),
+        ));
+    }
+    read_from(file, path, limit)
 }
 
 /// SHA-256 and length in bytes of a file, streamed.

@@ -10,7 +10,8 @@
 //! | [`peers`] | the signed list of a round's workers |
 //! | [`worker`] | one process of a training run |
 //! | [`pod`] | process 1 of a pod: rounds, hand-over to the sidecar |
-//! | [`relay`], [`binding`], [`work`] | what supervisor and sidecar share: the agent's relay, signatures, the scratch directory |
+//! | [`records`], [`commit`] | what the steps of an interval report, and what is signed of it |
+//! | [`relay`], [`binding`], [`work`] | what supervisor and sidecar share: the agent's relay, its key, the scratch directory |
 //! | [`inference`] | logits, gradients, text from a trained model |
 //! | [`cli`] | the command line |
 //! | [`files`], [`failure`] | whole-or-absent files; how a process ends badly |
@@ -23,6 +24,7 @@
 pub mod binding;
 pub mod checkpoint;
 pub mod cli;
+pub mod commit;
 pub mod dataset;
 pub mod exchange;
 pub mod failure;
@@ -31,6 +33,7 @@ pub mod inference;
 pub mod peers;
 pub mod pod;
 pub mod protocol;
+pub mod records;
 pub mod relay;
 pub mod resolve;
 pub mod resolved;

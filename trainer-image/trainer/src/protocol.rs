@@ -7,7 +7,10 @@
 //!
 //! Nothing here does input or output.
 
+mod commits;
 pub mod handover;
+
+pub use commits::{CheckpointNotice, Conflict, MAX_NOTICE, Terms};
 
 use std::net::SocketAddr;
 
@@ -18,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 /// The longest line a worker or its parent accepts, in bytes. A list of 256 peers fits.
 pub const MAX_LINE: usize = 64 * 1024;
-/// The largest body of a relay request or answer other than a blob, in bytes.
+/// The largest body of a relay request or answer other than a blob or a checkpoint's notice, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
 
 /// How a trainer process ends. The numbers are those of sysexits.h where one fits.
@@ -80,7 +83,7 @@ pub enum Event {
     Started {
         /// The state it starts from: 0 is genesis.
         step: u64,
-        /// The job's last step.
+        /// The step after which it ends: the job's last one, unless it was given another.
         steps: u64,
         /// The instruction set in use: `avx512`, `avx2` or `portable`.
         isa: String,
@@ -254,20 +257,6 @@ pub struct KeyBinding {
     /// SPKI in PEM, P-256.
     pub public_key: String,
     /// Of the key over the token and itself: DER in base64.
-    pub signature: String,
-}
-
-/// Body of `POST /v1/checkpoints`: all its blobs were put.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct CheckpointNotice {
-    /// The state it holds.
-    pub step: u64,
-    /// Digest of its manifest.
-    pub manifest: Digest,
-    /// Digest of the state.
-    pub state_root: Digest,
-    /// Of rank 0's bound key over all this, unit and attempt: DER in base64. See [`crate::binding`].
     pub signature: String,
 }
 

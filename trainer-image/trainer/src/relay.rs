@@ -223,6 +223,14 @@ impl Relay {
         self.post(&format!("/v1/rounds/{round}/join"), join)
     }
 
+    /// What the commit of the interval that ends with this step must say.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub fn terms(&self, step: u64) -> Result<Answer, Unavailable> {
+        answer(self.get(&format!("/v1/terms?step={step}"))?)
+    }
+
     /// Announces a checkpoint whose blobs were all put.
     ///
     /// # Errors

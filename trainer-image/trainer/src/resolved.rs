@@ -5,7 +5,7 @@ use muster_numerics::spec::{
     DataSpec, FORMAT, ModelSpec, OPS, SpecError, TrainingParameters, TrainingSpec, digest_text,
 };
 use muster_numerics::state::State;
-use muster_proof::hash::{Context, h};
+use muster_proof::hash::{self, h};
 use muster_proof::tensor::{Role, tensor_root};
 use muster_proof::{Digest, StateRootBuilder, jcs, tensor};
 
@@ -13,9 +13,6 @@ use crate::dataset;
 
 /// The largest resolved spec that is read, in bytes.
 pub const MAX_SPEC: u64 = 64 * 1024;
-
-/// The domain of training digests.
-const TRAINING: Context = Context::new("muster.training/1");
 
 /// Why a job has no identity.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +106,7 @@ pub fn check_vocabulary(spec: &TrainingSpec, data: &dataset::Manifest) -> Result
 /// The training digest: the identity of all that reaches the bits. `resolved` is the canonical bytes of the resolved
 /// spec.
 pub fn training_digest(resolved: &[u8]) -> Digest {
-    h(TRAINING, &[resolved])
+    h(hash::TRAINING, &[resolved])
 }
 
 /// The StateRoot of state 0.

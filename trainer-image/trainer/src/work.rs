@@ -4,13 +4,23 @@
 //! /work/
 //!   spec.json, data/          the supervisor's: what it fetched
 //!   out/                      the worker's job directory; under checkpoints/ only the state that its round starts from
-//!   handover/<round>-<step>/  a state on its way from the worker to the sidecar
+//!   handover/<round>-<step>/  a state on its way from the worker to the sidecar, with the records of its interval
 //!   handover/sidecar.sock     where the sidecar listens for the supervisor
 //!   job/checkpoints/          the sidecar's: finished checkpoints, the last few
 //!   uploads/                  the sidecar's: checkpoints on their way to the relay
+//!   records/                  the sidecar's: step records and manifests of what is not durable yet
 //! ```
+//!
+//! No state is ever given up. What bounds the disk is that each waits for the next: at most [`WAITING`] hand-overs lie
+//! ready, then the worker waits; at most [`WAITING`] checkpoints wait for the relay, then the sidecar takes no more.
 
 use std::path::{Path, PathBuf};
+
+use crate::files::{FileError, Named as _};
+use crate::records;
+
+/// States that may wait between worker and sidecar, and checkpoints between sidecar and relay.
+pub const WAITING: usize = 4;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -64,10 +74,39 @@ impl Work {
         self.dir.join("job")
     }
 
+    /// Records and manifest of the checkpoint of `step`, until it is durable. The trainer can write here too: whoever
+    /// reads them checks them.
+    pub fn kept(&self, step: u64) -> (PathBuf, PathBuf) {
+        let records = records::path(&self.dir, step);
+        let manifest = records.with_extension("manifest.json");
+        (records, manifest)
+    }
+
     /// Checkpoints on their way to the relay.
     pub fn uploads(&self) -> PathBuf {
         self.dir.join("uploads")
     }
+}
+
+/// How many hand-overs lie in `dir`, besides `but`.
+///
+/// # Errors
+/// As the system says; a directory that does not exist has none.
+pub fn waiting(dir: &Path, but: &Path) -> Result<usize, FileError> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        other => other.named("list", dir)?,
+    };
+    let mut count = 0;
+    for entry in entries {
+        let path = entry.named("list", dir)?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let is_one = name
+            .split_once('-')
+            .is_some_and(|(round, step)| round.parse::<u32>().is_ok() && step.parse::<u64>().is_ok());
+        count += usize::from(is_one && path != but);
+    }
+    Ok(count)
 }
 
 /// The hand-over of state `step` by the worker of round `round` under `dir`. Two rounds may pass the same step.

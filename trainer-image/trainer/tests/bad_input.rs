@@ -53,6 +53,11 @@ fn specs() {
     run_one(&job, &job.out("out"), &["--spec", "/none.json"]).assert_error(64, &["--spec", "/none.json"]);
     let many = run(&job, &job.out("out"), 1, &["--workers", "2", "--rank", "2"]).remove(0);
     many.assert_error(64, &["ranks count from 0"]);
+    for (last, want) in [("11", "the job has 10 steps"), ("3", "the start is state 4")] {
+        run_one(&job, &job.out("short"), &["--last-step", "4"]);
+        run_one(&job, &job.out("short"), &["--last-step", last])
+            .assert_error(64, &[&format!("--last-step {last}"), want]);
+    }
     let usage = run_one(&job, &job.out("out"), &["--isa", "sse9"]);
     assert_eq!(usage.code, Some(64));
     assert!(usage.stderr.contains("this CPU has auto, portable"), "{}", usage.stderr);

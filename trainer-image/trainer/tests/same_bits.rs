@@ -5,12 +5,14 @@
 mod common;
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use common::{INTERVAL, Job, STEPS, run, run_one, start};
 use muster_numerics::isa::Isa;
-use muster_trainer::checkpoint::Store;
+use muster_trainer::checkpoint::{self, Store};
 use muster_trainer::protocol::{Command, Event};
+use muster_trainer::records;
 
 /// 1, 2, 3, 4 and 8 workers, 1 and 2 threads, every instruction set: one StateRoot. Twice, for luck.
 #[test]
@@ -177,4 +179,67 @@ fn stopping_does_not_show() {
         let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
         assert!(metrics.lines().count() >= 6);
     }
+}
+
+/// A run that is cut at step N gives the state and the records of the long run's interval, whatever computes it; so does
+/// one that is resumed, also in a directory of an older version, which has no records.
+#[test]
+fn records_are_the_steps_of_their_interval() {
+    let job = Job::new();
+    let long = job.out("long");
+    let whole = run_one(&job, &long, &["--keep-last", "99"]);
+    let files = |out: &Path| {
+        let mut files: Vec<_> = fs::read_dir(out.join("records"))
+            .unwrap()
+            .map(|file| file.unwrap().path())
+            .map(|file| (file.file_name().unwrap().to_owned(), fs::read(file).unwrap()))
+            .collect();
+        files.sort();
+        files
+    };
+    let want = files(&long);
+    assert_eq!(want.len(), 3);
+    let mut steps = Vec::new();
+    for end in [4, 8, 10] {
+        let records = records::read(&records::path(&long, end), end).unwrap();
+        steps.extend(records.as_slice().iter().map(|record| record.step));
+        for record in records.as_slice() {
+            // The very values that the events, and so metrics.jsonl, print.
+            let said = whole.events.iter().find_map(|event| match event {
+                Event::Step { step, loss, grad_norm, lr, .. } if *step == record.step => {
+                    Some([loss, grad_norm, lr].map(|text| text.parse::<f32>().unwrap()))
+                }
+                _ => None,
+            });
+            let bits = [record.loss, record.grad_norm, record.learning_rate].map(|bits| bits.number());
+            assert_eq!(said, Some(bits));
+        }
+    }
+    assert_eq!(steps, (1..=STEPS).collect::<Vec<_>>());
+
+    let cut = job.out("cut");
+    for (workers, from, last) in [(2, 0, 4), (1, 4, 8), (4, 8, 10)] {
+        let (from, last) = (format!("{from}"), format!("{last}"));
+        let ended =
+            run(&job, &cut, workers, &["--from-step", &from, "--last-step", &last, "--interval-steps", "1"]);
+        let path = Store::new(&long).path(last.parse().unwrap());
+        let (manifest, _) = checkpoint::read_manifest(&path).unwrap();
+        assert_eq!(ended[0].root(), manifest.state_root());
+    }
+    assert_eq!(files(&cut), want, "and no checkpoint or records between");
+
+    fs::remove_dir_all(long.join("records")).unwrap();
+    Store::new(&long).remove(10).unwrap();
+    assert_eq!(run_one(&job, &long, &["--keep-last", "99"]).root(), whole.root());
+    assert_eq!(files(&long), want[2..]);
+    // Intervals that are cut elsewhere give way; other values do not.
+    let elsewhere = ["--keep-last", "99", "--from-step", "4", "--interval-steps", "6"];
+    assert_eq!(run_one(&job, &long, &elsewhere).root(), whole.root());
+    let last = records::path(&long, 10);
+    assert_eq!(records::read(&last, 10).unwrap().as_slice().len(), 4);
+    let text = fs::read_to_string(&last).unwrap();
+    let at = text.find("\"loss\":\"").unwrap() + 8;
+    fs::write(&last, format!("{}0{}", &text[..at], &text[at + 1..])).unwrap();
+    let ended = run_one(&job, &long, &elsewhere);
+    ended.assert_error(67, &["other records of the same steps", "step-00000010.json"]);
 }

@@ -230,6 +230,10 @@ pub struct UnitCheckpoint {
     /// Digest of the state.
     #[schemars(schema_with = "schema::digest")]
     pub state_root: String,
+    /// Record id of its commit in the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::digest")]
+    pub record: Option<String>,
 }
 
 /// Why an attempt failed.

@@ -30,6 +30,8 @@ pub struct Mirror<'a> {
 /// What this agent is willing and able to run.
 #[derive(Debug, Clone)]
 pub struct Policy<'a> {
+    /// Origin of the log that this agent has joined with.
+    pub log: &'a str,
     /// Allowed images, `NAME@sha256:<hex>`.
     pub images: &'a [String],
     /// Tenants that are lent to, by [`super::tenant`]; `None` = any.
@@ -84,6 +86,17 @@ pub enum Refusal {
         /// The newest known.
         current: i64,
     },
+    /// The unit is to be committed in a log that the agent does not know.
+    #[error("the unit is of the log {got:?}, this agent has joined a hub with the log {want:?}")]
+    OtherLog {
+        /// The unit's.
+        got: String,
+        /// The pinned one.
+        want: String,
+    },
+    /// The log has contradicted itself: what is committed there proves nothing.
+    #[error("{0}; no new unit is taken until the provider has looked at it")]
+    LogInconsistent(String),
     /// The image is not on the agent's list.
     #[error(
         "image {0} is not allowed here; the provider allows it with --allow-image {0} or in its policy file"
@@ -114,6 +127,8 @@ impl Refusal {
             Self::BadPayload(_) => "BadPayload",
             Self::MirrorMismatch { .. } => "MirrorMismatch",
             Self::OldEpoch { .. } | Self::OldIncarnation { .. } => "OldEpoch",
+            Self::OtherLog { .. } => "OtherLog",
+            Self::LogInconsistent(_) => "LogInconsistent",
             Self::ImageNotAllowed(_) => "ImageNotAllowed",
             Self::TenantNotAllowed => "TenantNotAllowed",
             Self::ArithmeticUnsupported(_) => "ArithmeticUnsupported",
@@ -157,6 +172,9 @@ impl Payload {
             let (incarnation, current) = (self.incarnation, policy.incarnation);
             return Err(Refusal::OldIncarnation { incarnation, current });
         }
+        if self.log != policy.log {
+            return Err(Refusal::OtherLog { got: self.log.clone(), want: policy.log.to_owned() });
+        }
         if !policy.images.contains(&self.image) {
             return Err(Refusal::ImageNotAllowed(self.image.clone()));
         }
@@ -197,6 +215,11 @@ impl Payload {
             "a DNS label of at most 40 characters",
         )?;
         check("jobUID", is_label(&self.job_uid), "a UID")?;
+        check(
+            "log",
+            is_origin(&self.log),
+            "a log's origin, 1 to 255 printable ASCII characters without space and plus",
+        )?;
         check("deviceClass", is_label(&self.device_class), "a DNS label")?;
         check("arithmetic", is_label(&self.arithmetic), "a DNS label")?;
         check("image", is_image(&self.image), "NAME@sha256:<64 hex>")?;
@@ -237,6 +260,11 @@ pub(crate) fn is_label(text: &str) -> bool {
         && text.bytes().all(|b| inner(b) || b == b'-')
         && text.bytes().next().is_some_and(inner)
         && text.bytes().last().is_some_and(inner)
+}
+
+/// A log's origin is also the name of its key in a signed note, where a space or a plus would end it.
+fn is_origin(text: &str) -> bool {
+    (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic() && b != b'+')
 }
 
 pub(crate) fn is_image(text: &str) -> bool {

@@ -21,6 +21,10 @@ pub(crate) fn payload() -> Payload {
         name: "4f2a9c1b-0-1".to_owned(),
         provider: "east".to_owned(),
         job_uid: "4f2a9c1b-0000-4000-8000-000000000000".to_owned(),
+        job: Digest::of(b"job"),
+        log: "hub.example/log".to_owned(),
+        grant: Digest::of(b"grant"),
+        start_record: Digest::of(b"job record"),
         tenant: tenant("team-a"),
         island: 0,
         epoch: 1,
@@ -92,9 +96,9 @@ fn what_is_sealed_opens_and_has_the_specified_form() {
         assert_eq!(open(&envelope, &trusted()).unwrap(), payload);
     }
     let json: Value = serde_json::to_value(payload()).unwrap();
-    let want = "arithmetic dataset deviceClass disconnectGraceSeconds epoch format image incarnation intervalSteps \
-                island jobUID keepLast kind maxRestarts name notAfter provider resources scheduleTimeoutSeconds \
-                spec start steps tenant trainingDigest workers";
+    let want = "arithmetic dataset deviceClass disconnectGraceSeconds epoch format grant image incarnation intervalSteps \
+                island job jobUID keepLast kind log maxRestarts name notAfter provider resources scheduleTimeoutSeconds \
+                spec start startRecord steps tenant trainingDigest workers";
     let keys: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(keys.join(" "), want);
     assert_eq!(json["notAfter"], "2026-11-23T19:00:00Z");
@@ -152,6 +156,14 @@ fn signed_nonsense_is_refused() {
         ("name", json!("\u{435}\u{430}st-0-1"), "name"),
         ("provider", json!("../east"), "provider"),
         ("jobUID", json!(long), "jobUID"),
+        ("job", json!("4f2a9c1b"), "not a digest"),
+        ("grant", json!(null), "payload"),
+        ("startRecord", json!(Digest::of(b"").to_hex()), "not a digest"),
+        ("log", json!(""), "log"),
+        ("log", json!("hub example"), "log"),
+        ("log", json!("hub+example"), "log"),
+        ("log", json!("hub.example/\u{e9}"), "log"),
+        ("log", json!("h".repeat(256)), "log"),
         ("deviceClass", json!(""), "deviceClass"),
         ("image", json!("muster-trainer:latest"), "image"),
         ("image", json!(format!("a b@{}", Digest::of(b""))), "image"),
@@ -261,6 +273,7 @@ fn a_mirror_that_differs_is_refused_by_field() {
 fn policy_refuses_by_reason() {
     let images = [image()];
     let good = Policy {
+        log: "hub.example/log",
         images: &images,
         tenants: None,
         arithmetic: &["f32-chain"],
@@ -278,6 +291,11 @@ fn policy_refuses_by_reason() {
     let cases = [
         ("OldEpoch", "epoch 2", Policy { min_epoch: 2, ..good.clone() }),
         ("OldEpoch", "incarnation 1", Policy { incarnation: 2, ..good.clone() }),
+        (
+            "OtherLog",
+            "joined a hub with the log \"other.example/log\"",
+            Policy { log: "other.example/log", ..good.clone() },
+        ),
         ("ImageNotAllowed", "--allow-image", Policy { images: &[], ..good.clone() }),
         ("TenantNotAllowed", "tenants", Policy { tenants: Some(&others), ..good.clone() }),
         ("ArithmeticUnsupported", "f32-chain", Policy { arithmetic: &["i16-exact"], ..good.clone() }),

@@ -85,6 +85,11 @@ fn each_filter_says_why() {
             "NoneEligible 0/1 providers: 1 not ready",
         ),
         (
+            request(2),
+            Candidate { availability: Availability::KeyNotLogged, ..base() },
+            "NoneEligible 0/1 providers: 1 has no key in the log yet",
+        ),
+        (
             Request { device_class: "nvidia-h100-80gb".into(), ..request(2) },
             base(),
             "NoneEligible 0/1 providers: 1 has no nvidia-h100-80gb devices",

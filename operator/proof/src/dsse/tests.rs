@@ -156,3 +156,16 @@ fn two_signers_are_both_needed_and_nobody_else() {
     envelope.add_signature(&key(4)).unwrap();
     assert!(matches!(envelope.add_signature(&key(5)), Err(Error::Limit(_))));
 }
+
+#[test]
+fn signatures_are_joined_for_one_record_only() {
+    let (a, b) = (SigningKey::generate([1; 32]).unwrap(), SigningKey::generate([2; 32]).unwrap());
+    let sign = |payload: &[u8], key: &SigningKey| Envelope::sign("t", payload, key).unwrap();
+    let both = sign(b"x", &a).with_signatures_of(&sign(b"x", &b)).unwrap();
+    let ids: Vec<_> = both.signatures().iter().map(|signature| signature.keyid).collect();
+    assert_eq!(ids, [a.key_id(), b.key_id()]);
+    both.verify_each("t", &[a.public(), b.public()]).unwrap();
+    assert!(sign(b"x", &a).with_signatures_of(&sign(b"y", &b)).is_err());
+    let four = both.clone().with_signatures_of(&both).unwrap();
+    assert!(four.with_signatures_of(&both).is_err(), "five are too many");
+}

@@ -27,8 +27,13 @@ impl Controller {
     ) -> Option<Result<(Payload, Envelope), Refusal>> {
         for refreshed in [false, true] {
             let floor = self.fence.floor();
-            let measure =
-                Measure { provider: &self.provider, policies: &self.policies, keys: &self.trusted, floor };
+            let measure = Measure {
+                provider: &self.provider,
+                policies: &self.policies,
+                keys: &self.trusted,
+                floor,
+                witness: &self.witness,
+            };
             let refusal = match accept::accept(measure, &self.units, object).await {
                 Ok(taken) => return Some(Ok(taken)),
                 Err(Rejection::UnknownSigner(refusal)) if !refreshed => {

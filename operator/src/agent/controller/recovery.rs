@@ -166,12 +166,12 @@ impl Controller {
         state: &UnitState,
         heir: &str,
     ) -> Result<Next, TurnError> {
-        if state.gone {
-            return self.forget(unit, state).await;
-        }
         if state.continued_as.is_none() {
             let heir = heir.to_owned();
             unit.update(|state| state.continued_as = Some(heir)).await?;
+        }
+        if state.gone {
+            return self.forget(unit, &unit.state().await).await;
         }
         if let Some(object) = object.filter(|_| state.desired == Some(Desired::Stop)) {
             let message = format!("goes on as {heir}");

@@ -1,12 +1,13 @@
 //! Why units are refused and ended, with a real gateway's keys and floor; no Kubernetes is asked.
-use kube::Config;
-use muster_api::v1alpha1::{WorkUnitKind, WorkUnitSpec};
+use kube::{Config, ResourceExt as _};
+use muster_api::v1alpha1::{self as api, WorkUnitKind, WorkUnitSpec};
 use muster_core::envelope::{Payload, seal};
 use muster_core::hub_keys;
+use muster_core::recovery::Anew;
 use muster_proof::key::SigningKey;
 
 use super::*;
-use crate::agent::fake_gateway::FakeGateway;
+use crate::agent::fake_gateway::{FakeGateway, tlog};
 use crate::agent::fence::Floor;
 use crate::agent::gateway::Gateway;
 use crate::agent::hub_blobs::HttpBlobs;
@@ -15,6 +16,7 @@ use crate::agent::state::StateDir;
 use crate::agent::switch::{self, Switch};
 use crate::agent::testing::payload;
 use crate::agent::{join, pin};
+use crate::log::client::HttpLog;
 use crate::runtime::client::client_of;
 
 mod recovery;
@@ -45,6 +47,7 @@ impl World {
                 .unwrap();
         let client = Gateway::new(pin::pinned(&identity, &membership.ca).unwrap(), &membership.url);
         let session = Session::new(client, identity, "east");
+        let witness = Witness::open(dir.path(), "east", &membership.log).unwrap();
         session.renew(0).await.unwrap();
         let path = dir.path().join("policy.yaml");
         std::fs::write(&path, format!("images: ['{}']\n{policy}", payload().image)).unwrap();
@@ -61,6 +64,7 @@ impl World {
             trusted: Arc::new(HubKeys::open(dir.path()).unwrap()),
             fence: Arc::new(Fence::open(dir.path()).unwrap()),
             session: session.clone(),
+            witness: Arc::new(witness),
             units: Arc::new(Units::open(StateDir::open(dir.path()).unwrap()).unwrap()),
             view: Arc::default(),
             hub: Api::namespaced(clusters.clone(), "muster-p-east"),
@@ -165,4 +169,40 @@ async fn running_units_end_for_the_providers_and_the_hubs_reasons() {
     switch::stop(world.dir.path()).unwrap();
     world.switch.look();
     assert_eq!(world.stop(&fresh).await, Some("ProviderStopped"));
+}
+
+/// A log that contradicts itself proves nothing about what is trained from now on; what runs goes on.
+#[tokio::test]
+async fn no_new_unit_is_taken_while_the_log_is_not_to_be_believed() {
+    let world = World::new("offer: {workers: 8}").await;
+    let log = HttpLog::new(world.controller.session.clone());
+    let other = Payload {
+        name: "4f2a9c1b-0-2".to_owned(),
+        epoch: 2,
+        log: "other.example/log".to_owned(),
+        ..payload()
+    };
+    assert_eq!(world.judge(&sign(&other, &world.key)).await, Some(Err("OtherLog")));
+    world.gateway.change(|hub| hub.log.grow(1, 9));
+    world.controller.witness.follow(&log, 9).await.unwrap();
+    assert_eq!(world.judge(&signed(&world.key)).await, Some(Ok(payload())));
+    let unit = world.controller.units.ensure(&payload().name);
+    unit.update(|state| state.payload = Some(payload())).await.unwrap();
+    world.gateway.change(|hub| hub.log = tlog::Log::grown(2, 7));
+    assert!(world.controller.witness.follow(&log, 7).await.is_err());
+    let new = Payload { name: "4f2a9c1b-0-2".to_owned(), epoch: 2, ..payload() };
+    assert_eq!(world.judge(&sign(&new, &world.key)).await, Some(Err("LogInconsistent")));
+    assert_eq!(world.stop(&unit.state().await).await, None, "what runs goes on");
+    // As another unit, too.
+    let anew = Anew {
+        name: "4f2a9c1b-0-1001".to_owned(),
+        epoch: 1001,
+        incarnation: 2,
+        not_after: payload().not_after,
+        start: None,
+        grant: payload().grant,
+        start_record: payload().start_record,
+    };
+    let continued = payload().continued(anew);
+    assert_eq!(world.judge(&sign(&continued, &world.key)).await, Some(Ok(continued)));
 }

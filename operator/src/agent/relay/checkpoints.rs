@@ -1,14 +1,26 @@
-//! Commits: what a checkpoint must satisfy before anyone may start from it.
+//! Commits: what a checkpoint must satisfy before anyone may start from it, and before the log is asked to take it.
+use axum::Json;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use muster_proof::Digest;
-use muster_trainer::checkpoint;
-use muster_trainer::protocol::CheckpointNotice;
+use muster_proof::dsse;
+use muster_proof::key::PublicKey;
+use muster_proof::records::{self, Payload as _};
+use muster_trainer::protocol::{CheckpointNotice, Conflict, Terms};
+use muster_trainer::{checkpoint, commit};
 
 use super::Relay;
+use super::bindings::{self, BindingError};
 use super::blobs::read_manifest;
+use super::identity::Worker;
+use super::terms::{TermsError, due, is_boundary};
+use crate::agent::commits::Committed;
 use crate::agent::state::{Commit, UnitState};
-use crate::agent::units::Unit;
+use crate::agent::units::{Unit, is_live};
 use crate::runtime::blobdir::{BlobDir, PutError};
+
+/// While so many commits of a unit wait for the log, no more are taken.
+pub const MAX_WAITING: usize = 256;
 
 /// Why a checkpoint is not committed.
 #[derive(Debug, thiserror::Error)]
@@ -52,50 +64,157 @@ pub enum CommitError {
         /// This one.
         got: Digest,
     },
-    /// The cache.
-    #[error("blob cache: {0}")]
+    /// It names what does not hold any more: a predecessor, or a grant.
+    #[error("the commit is not after the terms of its interval; ask for them and sign anew")]
+    TermsChanged,
+    /// It is not what the interval's commit must be.
+    #[error(transparent)]
+    Commit(#[from] commit::Error),
+    /// Not signed by the bound key alone.
+    #[error("BadCommit: commit: {0}; sign it with the key that is bound to rank 0")]
+    Signature(#[from] dsse::Error),
+    /// Not a commit.
+    #[error("BadCommit: commit: {0}")]
+    Record(#[from] records::Error),
+    /// Too many wait.
+    #[error("Busy: {MAX_WAITING} commits of the unit wait for the hub's log; try again later")]
+    Busy,
+    /// The attempt ended meanwhile.
+    #[error("the attempt is over; exit")]
+    Over,
+    /// The key's binding cannot be recorded.
+    #[error(transparent)]
+    Binding(#[from] BindingError),
+    /// There are no terms to measure it by.
+    #[error(transparent)]
+    Terms(TermsError),
+    /// The cache, or the state directory.
+    #[error("the agent's disk: {0}")]
     Cache(#[from] PutError),
 }
 
-impl CommitError {
-    /// The answer's code.
-    #[must_use]
-    pub fn status(&self) -> StatusCode {
-        match self {
-            Self::MissingBlob(_) => StatusCode::CONFLICT,
-            Self::Cache(error) => error.status(),
-            _ => StatusCode::BAD_REQUEST,
+impl From<TermsError> for CommitError {
+    fn from(error: TermsError) -> Self {
+        match error {
+            TermsError::NotNext(_) => Self::TermsChanged,
+            TermsError::NotABoundary(step) => Self::NotABoundary(step),
+            TermsError::Over => Self::Over,
+            TermsError::Io(error) => Self::Cache(error.into()),
+            error @ TermsError::Unfit(_) => Self::Terms(error),
         }
+    }
+}
+
+impl IntoResponse for CommitError {
+    fn into_response(self) -> Response {
+        let conflict = |conflict: Conflict| (StatusCode::CONFLICT, Json(conflict)).into_response();
+        let status = match &self {
+            Self::MissingBlob(_) => return conflict(Conflict::BlobMissing {}),
+            Self::TermsChanged => return conflict(Conflict::TermsChanged {}),
+            Self::Cache(error) => error.status(),
+            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Over => StatusCode::GONE,
+            Self::Binding(_) | Self::Terms(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        (status, format!("{self}\n")).into_response()
     }
 }
 
 impl Relay {
-    /// Checks and records a checkpoint. Whether the hub has it is told by [`Unit::durable`].
+    /// Checks and records a checkpoint. Whether the log has it is told by [`Unit::durable`].
     ///
     /// # Errors
     /// See [`CommitError`]; nothing is recorded.
-    pub(super) async fn commit(&self, unit: &Unit, notice: &CheckpointNotice) -> Result<(), CommitError> {
-        check(&self.blobs, &unit.state().await, notice).await?;
+    pub(super) async fn commit(
+        &self,
+        unit: &Unit,
+        worker: &Worker,
+        key: &PublicKey,
+        notice: CheckpointNotice,
+    ) -> Result<(), CommitError> {
+        let _only_one = unit.committing.lock().await;
+        let state = unit.state().await;
         let step = i64::try_from(notice.step).map_err(|_| CommitError::NotABoundary(notice.step))?;
-        let commit =
-            Commit { step, manifest: notice.manifest, state_root: notice.state_root, durable: false };
-        // A pod asks again and again until the hub has it: only the first time is news.
-        if unit.update(|state| record(state, commit)).await.map_err(PutError::from)?? == Recorded::New {
-            unit.committed.notify_one();
-            unit.wake.notify_one();
+        let verified = notice.commit.verify_each(records::Commit::PAYLOAD_TYPE, &[key])?;
+        let said = records::Commit::from_payload(verified.payload())?;
+        let is_new = state.newest().is_none_or(|newest| newest.step < step);
+        // The blobs of what was committed before may have gone up, and from here.
+        if is_new {
+            check(&self.blobs, &state, &notice).await?;
         }
+        let terms = self.terms(unit, &state, notice.step).await?;
+        if let Some(known) = state.checkpoints.iter().find(|known| known.step == step)
+            && (known.manifest, known.state_root) != (notice.manifest, notice.state_root)
+        {
+            return Err(CommitError::Conflict { step, known: known.manifest, got: notice.manifest });
+        }
+        if !is_after(&said, &terms) {
+            return Err(CommitError::TermsChanged);
+        }
+        let record = commit::check(&notice, &terms, key)?;
+        if !is_new {
+            // A pod asks again and again until the log has it, and a new round may pass old steps again.
+            return match unit.committed_at(step).await.map_err(PutError::from)? {
+                Some(known) if known.commit.record_id() == record => Ok(()),
+                Some(known) => {
+                    Err(CommitError::Conflict { step, known: known.commit.record_id(), got: record })
+                }
+                None => Err(CommitError::TermsChanged),
+            };
+        }
+        let busy = state.checkpoints.iter().filter(|commit| !commit.durable).count() >= MAX_WAITING;
+        if busy {
+            return Err(CommitError::Busy);
+        }
+        let (manifest, state_root, attempt) = (notice.manifest, notice.state_root, worker.attempt);
+        let committed = Committed { commit: notice.commit, records: notice.records };
+        unit.keep(step, committed).await.map_err(PutError::from)?;
+        let commit = Commit { step, manifest, state_root, record, attempt, durable: false };
+        let recorded = unit.update(|state| self.record(state, worker, key, &terms, commit));
+        recorded.await.map_err(PutError::from)??;
+        unit.committed.notify_one();
+        unit.wake.notify_one();
         Ok(())
     }
+
+    /// Adds the commit, unless it has become another unit's, or another attempt's, to make.
+    fn record(
+        &self,
+        state: &mut UnitState,
+        worker: &Worker,
+        key: &PublicKey,
+        terms: &Terms,
+        commit: Commit,
+    ) -> Result<(), CommitError> {
+        if !is_live(state, worker.attempt) {
+            return Err(CommitError::Over);
+        }
+        let due = state.payload.as_ref().and_then(|payload| Some((payload.epoch, due(state, payload)?)));
+        let is_due = due.is_some_and(|(epoch, due)| {
+            (due.last, due.previous) == (terms.last_step.get(), terms.previous)
+                && u64::try_from(epoch) == Ok(terms.epoch.get())
+        });
+        if !is_due {
+            return Err(CommitError::TermsChanged);
+        }
+        bindings::ensure(state, worker, key, &self.identity)?;
+        state.checkpoints.push(commit);
+        Ok(())
+    }
+}
+
+/// Whether a commit names what the terms name. What else it says is a mistake if it is wrong.
+fn is_after(commit: &records::Commit, terms: &Terms) -> bool {
+    let Terms { job, island, epoch, interval, first_step, last_step, previous, salt: _ } = terms;
+    (&commit.job, &commit.island, &commit.epoch, &commit.interval) == (job, island, epoch, interval)
+        && (&commit.first_step, &commit.last_step, &commit.previous) == (first_step, last_step, previous)
 }
 
 /// Everything that can be said of a checkpoint without computing.
 async fn check(blobs: &BlobDir, state: &UnitState, notice: &CheckpointNotice) -> Result<(), CommitError> {
     let Some(payload) = &state.payload else { return Err(CommitError::Manifest("no such unit".to_owned())) };
-    let (steps, interval) = (payload.steps.unsigned_abs(), payload.interval_steps.unsigned_abs().max(1));
-    if notice.step == 0
-        || notice.step > steps
-        || (!notice.step.is_multiple_of(interval) && notice.step != steps)
-    {
+    if !is_boundary(payload, notice.step) {
         return Err(CommitError::NotABoundary(notice.step));
     }
     let bytes =
@@ -121,36 +240,43 @@ async fn check(blobs: &BlobDir, state: &UnitState, notice: &CheckpointNotice) ->
     Ok(())
 }
 
-/// Adds the commit. A step that is there already must be the same state: a new round may pass old steps again.
-fn record(state: &mut UnitState, commit: Commit) -> Result<Recorded, CommitError> {
-    if let Some(known) = state.checkpoints.iter().find(|known| known.step == commit.step) {
-        if (known.manifest, known.state_root) == (commit.manifest, commit.state_root) {
-            return Ok(Recorded::Before);
-        }
-        return Err(CommitError::Conflict { step: commit.step, known: known.manifest, got: commit.manifest });
-    }
-    // An older step than the newest one was forgotten by keepLast, or never known here: nobody needs it again.
-    if state.newest().is_some_and(|newest| newest.step > commit.step) {
-        return Ok(Recorded::Before);
-    }
-    state.checkpoints.push(commit);
-    Ok(Recorded::New)
-}
-
-/// What a commit did.
-#[derive(Debug, PartialEq, Eq)]
-enum Recorded {
-    New,
-    Before,
-}
-
-/// Splits off what `keep_last` no longer covers. The newest durable one always stays: it is the hub's.
+/// Splits off what `keep_last` no longer covers of what is durable. The newest durable one always stays: the next round may
+/// start from it.
 pub fn prune(state: &mut UnitState, keep_last: i64) -> Vec<Commit> {
     let keep = usize::try_from(keep_last).unwrap_or(1).max(1);
-    let durable = state.newest_durable().map(|commit| commit.step);
+    let newest_durable = state.newest_durable().map(|commit| commit.step);
     let cut = state.checkpoints.len().saturating_sub(keep);
     let old: Vec<Commit> = state.checkpoints.drain(..cut).collect();
-    let (stay, go): (Vec<_>, Vec<_>) = old.into_iter().partition(|commit| Some(commit.step) == durable);
+    let stays = |commit: &Commit| !commit.durable || Some(commit.step) == newest_durable;
+    let (stay, go): (Vec<_>, Vec<_>) = old.into_iter().partition(stays);
     state.checkpoints.splice(0..0, stay);
     go
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_log_has_is_let_go() {
+        let digest = Digest::of(b"m");
+        let commit = |step: i64, durable| Commit {
+            step,
+            manifest: digest,
+            state_root: digest,
+            record: digest,
+            attempt: 1,
+            durable,
+        };
+        let mut state = UnitState {
+            checkpoints: [20, 40, 60, 80, 100].map(|step| commit(step, step <= 40)).to_vec(),
+            ..UnitState::default()
+        };
+        let steps = |commits: &[Commit]| commits.iter().map(|commit| commit.step).collect::<Vec<_>>();
+        assert_eq!(steps(&prune(&mut state, 2)), [20]);
+        assert_eq!(steps(&state.checkpoints), [40, 60, 80, 100]);
+        state.checkpoints.iter_mut().for_each(|commit| commit.durable = true);
+        assert_eq!(steps(&prune(&mut state, 2)), [40, 60]);
+        assert_eq!(steps(&prune(&mut state, 0)), [80], "one always stays");
+    }
 }

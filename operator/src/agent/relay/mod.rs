@@ -6,14 +6,17 @@
 //! | [`identity`] | from a token to a worker |
 //! | [`rounds`] | rendezvous, start checkpoint, list of peers |
 //! | [`blobs`] | the cache, read through from the hub; what a pod may read |
-//! | [`checkpoints`] | commits, and what they must satisfy |
+//! | [`terms`], [`checkpoints`] | what a commit must say, and what a checkpoint must satisfy |
+//! | [`bindings`] | the bound key as a record of the log |
 //! | [`routes`] | HTTP |
 
+pub mod bindings;
 pub mod blobs;
 pub mod checkpoints;
 pub mod identity;
 pub mod rounds;
 mod routes;
+pub mod terms;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +27,7 @@ use axum_server::tls_rustls::RustlsConfig;
 use muster_proof::key::SigningKey;
 
 use super::hub_blobs::HubBlobs;
+use super::salt::Salts;
 use super::units::Units;
 use crate::runtime::Shutdown;
 use crate::runtime::blobdir::BlobDir;
@@ -37,22 +41,36 @@ pub struct Relay {
     hub: Arc<dyn HubBlobs>,
     reviewer: Arc<dyn Reviewer>,
     signer: SigningKey,
+    identity: SigningKey,
+    salts: Salts,
     kept: Kept,
     flights: blobs::Flights,
 }
 
+/// What the relay signs with, and what it hides with.
+#[derive(Debug)]
+pub struct Secrets {
+    /// Signs lists of peers: the key of the CA that the pods pin.
+    pub signer: SigningKey,
+    /// Signs bindings for the log: the agent's own.
+    pub identity: SigningKey,
+    /// Hide step records.
+    pub salts: Salts,
+}
+
 impl Relay {
-    /// `signer` signs lists of peers: the key of the CA that the pods pin.
+    /// See the module.
     #[must_use]
     pub fn new(
         units: Arc<Units>,
         blobs: Arc<BlobDir>,
         hub: Arc<dyn HubBlobs>,
         reviewer: Arc<dyn Reviewer>,
-        signer: SigningKey,
+        secrets: Secrets,
     ) -> Arc<Self> {
+        let Secrets { signer, identity, salts } = secrets;
         let (kept, flights) = (Kept::default(), blobs::Flights::default());
-        Arc::new(Self { units, blobs, hub, reviewer, signer, kept, flights })
+        Arc::new(Self { units, blobs, hub, reviewer, signer, identity, salts, kept, flights })
     }
 
     /// Serves until `shutdown`, then gives open requests a moment.

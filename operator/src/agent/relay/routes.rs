@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
@@ -12,17 +12,21 @@ use jiff::Timestamp;
 use muster_core::attempt;
 use muster_core::envelope::Payload;
 use muster_proof::Digest;
-use muster_trainer::binding::{self, Announcement};
+use muster_proof::key::PublicKey;
+use muster_trainer::binding;
 use muster_trainer::peers;
 use muster_trainer::protocol::{
-    Assignment, CheckpointNotice, Desired, Join, Joined, KeyBinding, MAX_BODY, OtherRound, ProgressAnswer,
-    SelfAnswer, Start,
+    Assignment, CheckpointNotice, Conflict, Desired, Join, Joined, KeyBinding, MAX_BODY, MAX_NOTICE,
+    OtherRound, ProgressAnswer, SelfAnswer, Start,
 };
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::Relay;
+use super::bindings::{self, BindingError};
 use super::identity::{ReviewError, Worker};
 use super::rounds::{self, Ask, Bound};
+use super::terms::TermsError;
 use crate::agent::state::UnitState;
 use crate::agent::units::{Progress, Unit, is_live};
 use crate::runtime::blobdir::PutError;
@@ -49,7 +53,8 @@ pub(super) fn router(relay: Arc<Relay>) -> Router {
         .route("/v1/rounds/{round}", get(assignment))
         .route("/v1/rounds/{round}/join", post(join))
         .route("/v1/blobs/sha256/{hex}", get(get_blob).head(head_blob).put(put_blob))
-        .route("/v1/checkpoints", post(checkpoint))
+        .route("/v1/terms", get(terms))
+        .route("/v1/checkpoints", post(checkpoint).layer(DefaultBodyLimit::max(MAX_NOTICE)))
         .route("/v1/progress", post(progress))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(relay)
@@ -107,11 +112,23 @@ async fn bind_key(State(relay): State<Arc<Relay>>, headers: HeaderMap, body: Byt
     let bad = |error: &dyn std::fmt::Display| said(StatusCode::BAD_REQUEST, &error.to_string());
     let key = binding::check_binding(&wished, bearer(&headers)?).map_err(|error| bad(&error))?;
     // What is kept is our spelling of the key, for two spellings would be two keys.
-    let key = key.to_pem().map_err(|error| bad(&error))?;
-    let bind = |state: &mut UnitState| {
-        is_live(state, worker.attempt).then(|| rounds::bind(state, worker.rank, &key))
+    let pem = key.to_pem().map_err(|error| bad(&error))?;
+    let bind = |state: &mut UnitState| -> Result<Option<Bound>, BindingError> {
+        if !is_live(state, worker.attempt) {
+            return Ok(None);
+        }
+        let bound = rounds::bind(state, worker.rank, &pem);
+        // Only rank 0 commits, so only its key is the log's matter.
+        if worker.rank == 0 && bound != Bound::Other {
+            bindings::ensure(state, &worker, &key, &relay.identity)?;
+        }
+        Ok(Some(bound))
     };
-    match unit.update(bind).await.map_err(broken)?.ok_or_else(over)? {
+    let bound = unit.update(bind).await.map_err(broken)?.map_err(|error| {
+        tracing::error!(unit = unit.name(), %error, "cannot record the binding of a key");
+        said(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())
+    })?;
+    match bound.ok_or_else(over)? {
         Bound::New => Ok(StatusCode::CREATED.into_response()),
         Bound::Same => Ok(StatusCode::OK.into_response()),
         Bound::Other => {
@@ -214,29 +231,53 @@ async fn put_blob(State(relay): State<Arc<Relay>>, Path(hex): Path<String>, requ
     Ok(relay.take_blob(&digest, request.into_body()).await)
 }
 
-async fn checkpoint(State(relay): State<Arc<Relay>>, headers: HeaderMap, body: Bytes) -> Answer {
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TermsQuery {
+    step: u64,
+}
+
+async fn terms(
+    State(relay): State<Arc<Relay>>,
+    Query(query): Query<TermsQuery>,
+    headers: HeaderMap,
+) -> Answer {
     let (worker, unit) = worker(&relay, &headers).await?;
-    let notice = parse::<CheckpointNotice>(&body)?;
+    let state = unit.state().await;
+    committer(&worker, &state)?;
+    match relay.terms(&unit, &state, query.step).await {
+        Ok(terms) => Ok(Json(terms).into_response()),
+        Err(TermsError::NotNext(step)) => {
+            Err(refuse((StatusCode::CONFLICT, Json(Conflict::NotNext { step }))))
+        }
+        Err(error @ TermsError::NotABoundary(_)) => Err(said(StatusCode::BAD_REQUEST, &error.to_string())),
+        Err(TermsError::Over) => Err(over()),
+        Err(error) => {
+            tracing::error!(unit = unit.name(), step = query.step, %error, "no terms");
+            Err(said(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()))
+        }
+    }
+}
+
+/// The key whose signature a commit of this worker needs.
+fn committer(worker: &Worker, state: &UnitState) -> Answer<PublicKey> {
     if worker.rank != 0 {
         return Err(said(StatusCode::FORBIDDEN, "checkpoints are rank 0's"));
     }
-    let key = rounds::bound(&unit.state().await.rounds, worker.attempt, worker.rank)
-        .ok_or_else(|| said(StatusCode::FORBIDDEN, "no key is bound to rank 0; PUT /v1/key first"))?;
-    let announcement = Announcement {
-        unit: &worker.unit,
-        attempt: worker.attempt.unsigned_abs(),
-        step: notice.step,
-        manifest: notice.manifest,
-        state_root: notice.state_root,
-    };
-    announcement
-        .check(&key, &notice.signature)
-        .map_err(|error| said(StatusCode::BAD_REQUEST, &error.to_string()))?;
-    if let Err(error) = relay.commit(&unit, &notice).await {
-        tracing::warn!(unit = unit.name(), step = notice.step, %error, "checkpoint refused");
-        return Err(said(error.status(), &error.to_string()));
+    rounds::bound(&state.rounds, worker.attempt, worker.rank)
+        .ok_or_else(|| said(StatusCode::FORBIDDEN, "no key is bound to rank 0; PUT /v1/key first"))
+}
+
+async fn checkpoint(State(relay): State<Arc<Relay>>, headers: HeaderMap, body: Bytes) -> Answer {
+    let (worker, unit) = worker(&relay, &headers).await?;
+    let notice = parse::<CheckpointNotice>(&body)?;
+    let key = committer(&worker, &unit.state().await)?;
+    let step = notice.step;
+    if let Err(error) = relay.commit(&unit, &worker, &key, notice).await {
+        tracing::warn!(unit = unit.name(), step, %error, "checkpoint refused");
+        return Err(refuse(error));
     }
-    let durable = i64::try_from(notice.step).is_ok_and(|step| *unit.durable.borrow() >= step);
+    let durable = i64::try_from(step).is_ok_and(|step| *unit.durable.borrow() >= step);
     Ok(if durable { StatusCode::OK } else { StatusCode::ACCEPTED }.into_response())
 }
 

@@ -9,11 +9,12 @@ use futures::future::BoxFuture;
 use muster_core::attempt::Desired;
 use muster_proof::Digest;
 use muster_proof::key::SigningKey;
-use muster_trainer::binding::{self, Announcement};
+use muster_proof::steps::{Bits, Records, StepRecord};
 use muster_trainer::checkpoint::{FILES, FileEntry, Manifest};
-use muster_trainer::dataset;
-use muster_trainer::peers;
-use muster_trainer::protocol::{Assignment, Join, Joined, KeyBinding, OtherRound, Peer, SelfAnswer};
+use muster_trainer::protocol::{
+    Assignment, CheckpointNotice, Conflict, Join, Joined, KeyBinding, OtherRound, Peer, SelfAnswer, Terms,
+};
+use muster_trainer::{binding, commit, dataset, peers};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -25,8 +26,12 @@ use crate::agent::units::{Unit, locked};
 use crate::agent::upload;
 use crate::runtime::tls::{Authority, pinned_client};
 
+mod blobs;
+mod commits;
 mod continued;
 mod joining;
+mod keys;
+mod uploads;
 
 const UNIT: &str = "4f2a9c1b-0-1";
 
@@ -106,8 +111,9 @@ impl World {
         let blobs = Arc::new(BlobDir::open(&root.join("blobs")).await.unwrap());
         let shutdown = Shutdown::manual();
         let signer = authority.signer().unwrap();
-        let relay =
-            Relay::new(units.clone(), blobs.clone(), self.hub.clone(), self.pods.clone(), signer.clone());
+        let salts = Salts::open(root).unwrap();
+        let secrets = Secrets { signer: signer.clone(), identity: key(3), salts };
+        let relay = Relay::new(units.clone(), blobs.clone(), self.hub.clone(), self.pods.clone(), secrets);
         let tls = authority.server(&["127.0.0.1".to_owned()]).unwrap();
         tokio::spawn(relay.serve(listener, tls, shutdown.clone()));
         Agent { base, client: pinned_client(authority.pem()).unwrap(), units, blobs, shutdown, signer }
@@ -159,10 +165,44 @@ impl Agent {
         self.get(pod, &format!("/v1/blobs/sha256/{}", digest.to_hex())).await
     }
 
+    /// What the sidecar with this key says of the checkpoint of `step`, after the terms of the relay, if it gives any.
+    async fn notice(&self, pod: &str, step: u64, manifest: &Digest, key: &SigningKey) -> CheckpointNotice {
+        let answer = self.terms(pod, step).await;
+        let terms = match answer.status() {
+            StatusCode::OK => answer.json().await.unwrap(),
+            _ => made_up(step),
+        };
+        commit::sign(&terms, &records(&terms), *manifest, Digest::of(b"state"), key).unwrap()
+    }
+
+    async fn terms(&self, pod: &str, step: u64) -> Response {
+        self.get(pod, &format!("/v1/terms?step={step}")).await
+    }
+
     /// Announces a checkpoint, signed with the key that [`World::new`] has bound.
     async fn commit(&self, pod: &str, step: u64, manifest: &Digest) -> Response {
-        let notice = announcement(step, *manifest).sign(&key(7));
-        self.ask(pod, Method::POST, "/v1/checkpoints", Some(serde_json::to_value(notice).unwrap())).await
+        let notice = self.notice(pod, step, manifest, &key(7)).await;
+        self.say(pod, &notice).await
+    }
+
+    async fn say(&self, pod: &str, notice: &CheckpointNotice) -> Response {
+        let body = serde_json::to_value(notice).unwrap();
+        self.ask(pod, Method::POST, "/v1/checkpoints", Some(body)).await
+    }
+
+    /// Puts and announces the checkpoint of this step; it is taken.
+    async fn make(&self, step: u64) -> Digest {
+        let training = self.unit().state().await.payload.unwrap().training_digest;
+        let manifest = self.upload(step, training).await;
+        assert_eq!(self.commit("pod-0", step, &manifest).await.status(), StatusCode::ACCEPTED, "step {step}");
+        manifest
+    }
+
+    /// Waits until the log has the commit of this step.
+    async fn durable(&self, unit: &Unit, step: i64) {
+        let mut durable = unit.durable.subscribe();
+        let reached = durable.wait_for(|durable| *durable >= step);
+        tokio::time::timeout(Duration::from_secs(30), reached).await.unwrap().unwrap();
     }
 
     async fn bind(&self, pod: &str, binding: &KeyBinding) -> Response {
@@ -191,8 +231,25 @@ fn key(seed: u8) -> SigningKey {
     SigningKey::generate([seed; 32]).unwrap()
 }
 
-fn announcement(step: u64, manifest: Digest) -> Announcement<'static> {
-    Announcement { unit: UNIT, attempt: 1, step, manifest, state_root: Digest::of(b"state") }
+/// The records of the steps that the terms name; their loss is the step.
+fn records(terms: &Terms) -> Records {
+    let record = |step| StepRecord {
+        eval_loss: None,
+        grad_norm: Bits::of(1.0),
+        learning_rate: Bits::of(0.5),
+        loss: Bits::of(step as f32),
+        step,
+    };
+    let first = terms.first_step.get();
+    Records::new(first, (first..=terms.last_step.get()).map(record).collect()).unwrap()
+}
+
+/// Terms that nobody gave.
+fn made_up(step: u64) -> Terms {
+    let (digest, first) = (Digest::of(b"x"), step.saturating_sub(19).max(1));
+    let terms = json!({"job": digest, "island": 0, "epoch": 1, "interval": first / 20, "firstStep": first,
+        "lastStep": step.max(1), "previous": digest, "salt": "00".repeat(32)});
+    serde_json::from_value(terms).unwrap()
 }
 
 /// The manifest's digest and all blobs of a checkpoint, the manifest last.
@@ -275,7 +332,7 @@ async fn bodies_are_closed_and_capped() {
         (
             "/v1/checkpoints",
             json!({"step": 20, "manifest": Digest::of(b"m"), "stateRoot": Digest::of(b"s")}),
-            "signature",
+            "commit",
         ),
     ];
     for (path, body, want) in bad {
@@ -287,235 +344,10 @@ async fn bodies_are_closed_and_capped() {
     let long = json!({ "address": "x".repeat(100_000) });
     let answer = agent.ask("pod-0", Method::POST, "/v1/rounds/1/join", Some(long)).await;
     assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
-}
-
-#[tokio::test]
-async fn a_pod_reads_what_its_unit_leads_to_and_nothing_else() {
-    let (world, agent) = World::new().await;
-    let secret = world.hub.insert(b"another tenant's data");
-    assert_eq!(agent.blob("pod-0", &secret).await.status(), StatusCode::NOT_FOUND);
-    let shard = Digest::of(b"to be or not to be");
-    // Two ranks ask at once; the hub is asked once.
-    let before = world.hub.gets.load(Ordering::SeqCst);
-    let (first, second) = tokio::join!(agent.blob("pod-0", &shard), agent.blob("pod-1", &shard));
-    assert_eq!(first.bytes().await.unwrap(), &b"to be or not to be"[..]);
-    assert_eq!(second.status(), StatusCode::OK);
-    assert!(world.hub.gets.load(Ordering::SeqCst) <= before + 2, "the shard once, the manifest at most once");
-    // From now on the hub is not needed.
-    world.hub.down.store(true, Ordering::SeqCst);
-    assert_eq!(agent.blob("pod-1", &shard).await.status(), StatusCode::OK);
-    let spec = agent.unit().state().await.payload.unwrap().spec;
-    assert_eq!(agent.blob("pod-1", &spec).await.status(), StatusCode::SERVICE_UNAVAILABLE);
-    world.hub.down.store(false, Ordering::SeqCst);
-    let spec = agent.blob("pod-1", &spec).await;
-    assert_eq!(spec.headers()["content-length"], "4");
-    assert_eq!(agent.get("pod-1", "/v1/blobs/sha256/abc").await.status(), StatusCode::BAD_REQUEST);
-}
-
-#[tokio::test]
-async fn blobs_are_taken_if_they_are_what_they_are_called() {
-    let (_world, agent) = World::new().await;
-    let digest = Digest::of(b"blob");
-    assert_eq!(agent.put("pod-0", &digest, b"blub").await, StatusCode::BAD_REQUEST);
-    assert_eq!(agent.put("pod-0", &digest, b"blob").await, StatusCode::CREATED);
-    assert_eq!(agent.put("pod-0", &digest, b"blob").await, StatusCode::OK);
-    assert_eq!(agent.put("nonsense", &digest, b"blob").await, StatusCode::UNAUTHORIZED);
-    let path = format!("/v1/blobs/sha256/{}", digest.to_hex());
-    assert_eq!(agent.ask("pod-0", Method::HEAD, &path, None).await.status(), StatusCode::OK);
-    let absent = format!("/v1/blobs/sha256/{}", Digest::of(b"x").to_hex());
-    assert_eq!(agent.ask("pod-0", Method::HEAD, &absent, None).await.status(), StatusCode::NOT_FOUND);
-}
-
-#[tokio::test]
-async fn checkpoints_are_checked_before_anyone_may_start_from_them() {
-    let (_world, agent) = World::new().await;
-    let training = agent.unit().state().await.payload.unwrap().training_digest;
-    let (manifest, blobs) = checkpoint(20, training);
-    assert_eq!(agent.commit("pod-0", 20, &manifest).await.status(), StatusCode::CONFLICT, "no manifest");
-    agent.put("pod-0", &manifest, blobs.last().unwrap()).await;
-    let missing = agent.commit("pod-0", 20, &manifest).await;
-    assert_eq!(missing.status(), StatusCode::CONFLICT);
-    assert!(missing.text().await.unwrap().contains(&Digest::of(&blobs[0]).to_string()));
-    agent.upload(20, training).await;
-    for (pod, step, status, want) in [
-        ("pod-1", 20, StatusCode::FORBIDDEN, "rank 0"),
-        ("pod-0", 21, StatusCode::BAD_REQUEST, "neither the end of an interval"),
-        ("pod-0", 120, StatusCode::BAD_REQUEST, "neither the end of an interval"),
-        ("pod-0", 0, StatusCode::BAD_REQUEST, "neither the end of an interval"),
-        ("pod-0", 40, StatusCode::BAD_REQUEST, "manifest.step is 20, want 40"),
-    ] {
-        let answer = agent.commit(pod, step, &manifest).await;
-        assert_eq!(answer.status(), status);
-        let text = answer.text().await.unwrap();
-        assert!(text.contains(want), "{text}");
-    }
-    let foreign = agent.upload(20, Digest::of(b"another job")).await;
-    let text = agent.commit("pod-0", 20, &foreign).await.text().await.unwrap();
-    assert!(text.contains("manifest.trainingDigest"), "{text}");
-    agent.put("pod-0", &Digest::of(b"{}"), b"{}").await;
-    assert_eq!(agent.commit("pod-0", 20, &Digest::of(b"{}")).await.status(), StatusCode::BAD_REQUEST);
-    assert_eq!(agent.unit().state().await.checkpoints, []);
-    // Good, twice, and then other bits for the same step.
-    assert_eq!(agent.commit("pod-0", 20, &manifest).await.status(), StatusCode::ACCEPTED);
-    assert_eq!(agent.commit("pod-0", 20, &manifest).await.status(), StatusCode::ACCEPTED);
-    let mut other = blobs.clone();
-    let text = String::from_utf8(other.pop().unwrap()).unwrap();
-    let other = text.replace("\"b1p\":\"3fe0000000000000\"", "\"b1p\":\"3fd0000000000000\"").into_bytes();
-    agent.put("pod-0", &Digest::of(&other), &other).await;
-    let text = agent.commit("pod-0", 20, &Digest::of(&other)).await.text().await.unwrap();
-    assert!(text.contains("not reproducible"), "{text}");
-    assert_eq!(agent.unit().state().await.checkpoints.len(), 1);
-}
-
-#[tokio::test]
-async fn one_key_is_bound_to_a_rank_whoever_asks() {
-    let (world, agent) = World::new().await;
-    let me: SelfAnswer = json(agent.get("pod-1", "/v1/self").await).await;
-    assert_eq!((me.unit.as_str(), me.attempt, me.rank), (UNIT, 1, 1));
-    let binding = binding::bind(&key(8), "pod-1").unwrap();
-    // A binding is good with the token that was signed only, and a key with its owner's signature only.
-    assert_eq!(agent.bind("pod-0", &binding).await.status(), StatusCode::BAD_REQUEST);
-    let stolen = KeyBinding { public_key: key(9).public().to_pem().unwrap(), ..binding.clone() };
-    let answer = agent.bind("pod-1", &stolen).await;
+    // The records of a long interval are as long, and no other body.
+    let long = json!({ "step": "x".repeat(1_000_000) });
+    let answer = agent.ask("pod-0", Method::POST, "/v1/checkpoints", Some(long)).await;
     assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
-    assert!(answer.text().await.unwrap().contains("BadSignature"));
-    let none = KeyBinding { public_key: "-----BEGIN".to_owned(), ..binding.clone() };
-    assert!(agent.bind("pod-1", &none).await.text().await.unwrap().contains("publicKey"));
-    assert_eq!(agent.bind("nonsense", &binding).await.status(), StatusCode::UNAUTHORIZED);
-    // Good, again, and then another one.
-    assert_eq!(agent.bind("pod-1", &binding).await.status(), StatusCode::CREATED);
-    assert_eq!(agent.bind("pod-1", &binding).await.status(), StatusCode::OK);
-    let other = binding::bind(&key(9), "pod-1").unwrap();
-    let answer = agent.bind("pod-1", &other).await;
-    assert_eq!(answer.status(), StatusCode::CONFLICT);
-    assert!(answer.text().await.unwrap().contains("another key is bound"));
-    // An agent that starts again remembers.
-    agent.shutdown.trigger();
-    let agent = world.start().await;
-    assert_eq!(agent.bind("pod-1", &other).await.status(), StatusCode::CONFLICT);
-    assert_eq!(agent.bind("pod-1", &binding).await.status(), StatusCode::OK);
-    // The next attempt's pods make keys of their own.
-    agent.unit().update(|state| state.memory.attempt = 2).await.unwrap();
-    assert_eq!(agent.bind("pod-1", &binding).await.status(), StatusCode::GONE);
-    world.pods.add("pod-2", UNIT, 2, 1);
-    let next = binding::bind(&key(9), "pod-2").unwrap();
-    assert_eq!(agent.bind("pod-2", &next).await.status(), StatusCode::CREATED);
-}
-
-#[tokio::test]
-async fn a_checkpoint_counts_if_the_bound_key_has_signed_it() {
-    let (_world, agent) = World::new().await;
-    let training = agent.unit().state().await.payload.unwrap().training_digest;
-    let manifest = agent.upload(20, training).await;
-    let good = announcement(20, manifest);
-    for (notice, what) in [
-        (good.sign(&key(8)), "another key"),
-        (Announcement { attempt: 2, ..good }.sign(&key(7)), "another attempt"),
-        (Announcement { unit: "4f2a9c1b-0-2", ..good }.sign(&key(7)), "another unit"),
-        (muster_trainer::protocol::CheckpointNotice { step: 40, ..good.sign(&key(7)) }, "another step"),
-        (
-            muster_trainer::protocol::CheckpointNotice { signature: String::new(), ..good.sign(&key(7)) },
-            "none",
-        ),
-    ] {
-        let body = serde_json::to_value(notice).unwrap();
-        let answer = agent.ask("pod-0", Method::POST, "/v1/checkpoints", Some(body)).await;
-        assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{what}");
-        assert!(answer.text().await.unwrap().contains("BadSignature"), "{what}");
-    }
-    assert_eq!(agent.unit().state().await.checkpoints, []);
-    agent.unit().update(|state| state.rounds.keys.clear()).await.unwrap();
-    let answer = agent.commit("pod-0", 20, &manifest).await;
-    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
-    assert!(answer.text().await.unwrap().contains("no key is bound"));
-    let binding = binding::bind(&key(7), "pod-0").unwrap();
-    assert_eq!(agent.bind("pod-0", &binding).await.status(), StatusCode::CREATED);
-    assert_eq!(agent.commit("pod-0", 20, &manifest).await.status(), StatusCode::ACCEPTED);
-}
-
-#[tokio::test]
-async fn the_next_round_starts_from_the_newest_commit_even_if_the_hub_is_down() {
-    let (world, agent) = World::new().await;
-    let training = agent.unit().state().await.payload.unwrap().training_digest;
-    world.hub.down.store(true, Ordering::SeqCst);
-    let uploading = agent.uploads(&world, agent.unit());
-    let _: Assignment = json(agent.get("pod-0", "/v1/rounds/1").await).await;
-    let manifest = agent.upload(20, training).await;
-    assert_eq!(agent.commit("pod-0", 20, &manifest).await.status(), StatusCode::ACCEPTED);
-    let same: Assignment = json(agent.get("pod-1", "/v1/rounds/1").await).await;
-    assert_eq!(same.start, None, "the round's start is fixed");
-    let next: Assignment = json(agent.get("pod-1", "/v1/rounds/2").await).await;
-    assert_eq!(next.start.map(|start| (start.step, start.manifest)), Some((20, manifest)));
-    let (_, blobs) = checkpoint(20, training);
-    for blob in &blobs {
-        assert_eq!(agent.blob("pod-1", &Digest::of(blob)).await.status(), StatusCode::OK);
-    }
-    assert_eq!(*agent.unit().durable.borrow(), 0);
-    // The hub is back: it gets everything, and the pod hears of it.
-    world.hub.down.store(false, Ordering::SeqCst);
-    let unit = agent.unit();
-    let mut durable = unit.durable.subscribe();
-    tokio::time::timeout(Duration::from_secs(30), durable.wait_for(|step| *step == 20))
-        .await
-        .unwrap()
-        .unwrap();
-    for blob in &blobs {
-        assert!(locked(&world.hub.blobs).contains_key(&Digest::of(blob)));
-    }
-    assert_eq!(locked(&world.hub.commits).get(&20), Some(&manifest));
-    assert_eq!(agent.commit("pod-0", 20, &manifest).await.status(), StatusCode::OK);
-    agent.shutdown.trigger();
-    uploading.await.unwrap();
-}
-
-#[tokio::test]
-async fn a_superseded_unit_uploads_no_more_and_wakes_its_controller() {
-    let (world, agent) = World::new().await;
-    let training = agent.unit().state().await.payload.unwrap().training_digest;
-    world.hub.superseded.store(true, Ordering::SeqCst);
-    agent.uploads(&world, agent.unit());
-    let manifest = agent.upload(20, training).await;
-    assert_eq!(agent.commit("pod-0", 20, &manifest).await.status(), StatusCode::ACCEPTED);
-    let unit = agent.unit();
-    for _ in 0..100 {
-        if unit.state().await.superseded.is_some() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    assert!(unit.state().await.superseded.unwrap().contains("epoch 2"));
-    assert_eq!(*unit.durable.borrow(), 0, "that its bytes are at the hub is not enough");
-    // The controller is woken: by the commit, and by this.
-    tokio::time::timeout(Duration::from_secs(5), unit.wake.notified()).await.unwrap();
-    assert!(locked(&world.hub.commits).is_empty());
-}
-
-#[tokio::test]
-async fn old_checkpoints_leave_the_cache() {
-    let (world, agent) = World::new().await;
-    let training = agent.unit().state().await.payload.unwrap().training_digest;
-    agent.uploads(&world, agent.unit());
-    let unit = agent.unit();
-    let mut durable = unit.durable.subscribe();
-    for step in [20, 40, 60] {
-        let manifest = agent.upload(step, training).await;
-        agent.commit("pod-0", step, &manifest).await;
-        let reached = durable.wait_for(|durable| *durable == step as i64);
-        tokio::time::timeout(Duration::from_secs(10), reached).await.unwrap().unwrap();
-    }
-    let steps: Vec<i64> = unit.state().await.checkpoints.iter().map(|commit| commit.step).collect();
-    assert_eq!(steps, [40, 60], "keepLast is 2");
-    let (_, first) = checkpoint(20, training);
-    for _ in 0..50 {
-        if agent.blobs.size(&Digest::of(&first[0])).await.unwrap().is_none() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    for blob in first {
-        assert_eq!(agent.blobs.size(&Digest::of(&blob)).await.unwrap(), None);
-        assert!(locked(&world.hub.blobs).contains_key(&Digest::of(&blob)), "the hub keeps its own");
-    }
 }
 
 #[tokio::test]

@@ -6,8 +6,8 @@
 //! | `workers` | one start of all worker processes, from spawn to the last exit |
 //! | `progress` | what a person or a program sees of it |
 mod prepare;
-mod progress;
-mod workers;
+pub(super) mod progress;
+pub(super) mod workers;
 
 use super::output::Output;
 use super::run::block_on;
@@ -47,6 +47,9 @@ pub struct LocalCommand {
     /// Start from the checkpoint of step N instead of the newest; 0 starts over
     #[arg(long, value_name = "N")]
     from_step: Option<u64>,
+    /// End with step N instead of the job's last, with no checkpoint before it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    last_step: Option<u64>,
     /// Instruction set: auto, portable, avx2, ..; the result does not depend on it
     #[arg(long, value_name = "ISA", default_value = "auto")]
     isa: String,

@@ -51,7 +51,7 @@ pub(super) fn prepare(command: &LocalCommand) -> Result<Prepared, Failure> {
     let resolved = resolve::resolve(spec, &manifest).map_err(|e| refused(command, &e))?;
     let program = trainer::find()?;
     take_directory(&command.out, &resolved)?;
-    let steps = resolved.spec.training.steps;
+    let steps = command.last_step.unwrap_or(resolved.spec.training.steps);
     Ok(Prepared {
         name: job.metadata.name.unwrap_or_default(),
         training_digest: resolved.training_digest.to_string(),
@@ -65,6 +65,7 @@ pub(super) fn prepare(command: &LocalCommand) -> Result<Prepared, Failure> {
             interval_steps: spec.training.interval_steps,
             keep_last: spec.checkpoints.keep_last,
             from_step: command.from_step,
+            last_step: command.last_step,
             isa: command.isa.clone(),
         },
         steps,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 /// Without a terminal, a line at most so often: a log of a long run stays readable.
 const LINE_EVERY: Duration = Duration::from_secs(2);
 
-pub(super) struct Progress {
+pub(in crate::cli) struct Progress {
     output: Output,
     bar: Option<ProgressBar>,
     steps: u64,

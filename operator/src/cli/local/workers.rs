@@ -21,7 +21,7 @@ const STOP_GRACE: Duration = Duration::from_secs(120);
 
 /// How to start the workers.
 #[derive(Debug, Clone)]
-pub(super) struct Launch {
+pub(in crate::cli) struct Launch {
     pub program: PathBuf,
     pub spec: PathBuf,
     pub data: PathBuf,
@@ -31,12 +31,14 @@ pub(super) struct Launch {
     pub interval_steps: i64,
     pub keep_last: i32,
     pub from_step: Option<u64>,
+    /// Ends after this step instead of the job's last.
+    pub last_step: Option<u64>,
     pub isa: String,
 }
 
 /// How one start ended.
 #[derive(Debug)]
-pub(super) enum End {
+pub(in crate::cli) enum End {
     /// All steps done.
     Finished { step: u64, state_root: Digest },
     /// A person asked.
@@ -49,7 +51,7 @@ pub(super) enum End {
 
 /// A worker's death.
 #[derive(Debug)]
-pub(super) struct Crash {
+pub(in crate::cli) struct Crash {
     pub code: u8,
     pub message: String,
 }
@@ -63,7 +65,11 @@ enum News {
 }
 
 /// Runs all workers to their end.
-pub(super) async fn run(launch: &Launch, stop: &Shutdown, progress: &mut Progress) -> Result<End, Failure> {
+pub(in crate::cli) async fn run(
+    launch: &Launch,
+    stop: &Shutdown,
+    progress: &mut Progress,
+) -> Result<End, Failure> {
     let (sender, news) = mpsc::channel(1024);
     let mut crew = Crew::default();
     for rank in 0..launch.workers {
@@ -95,6 +101,9 @@ fn spawn(launch: &Launch, rank: u32) -> Result<Child, Failure> {
     }
     if let Some(step) = launch.from_step {
         command.args(["--from-step", &step.to_string()]);
+    }
+    if let Some(step) = launch.last_step {
+        command.args(["--last-step", &step.to_string()]);
     }
     // A group of its own: Ctrl-C reaches us alone, and we tell the workers. If we die, the end of their stdin does.
     command.process_group(0).kill_on_drop(true);

@@ -8,7 +8,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use muster_api::v1alpha1::WorkUnit;
 use muster_core::envelope::{CheckpointRef, FORMAT, Kind, Payload, Resources, read as read_payload};
-use muster_numerics::spec::{Architecture, ModelSpec, TiedEmbeddings, TrainingParameters};
+use muster_numerics::spec::TrainingParameters;
+use muster_proof::dsse::Envelope;
+use muster_proof::key::{PublicKey, SigningKey};
+use muster_proof::records::fields::{Epoch, Interval, Island, JobId, Step};
+use muster_proof::records::{self, Payload as _};
 use muster_trainer::checkpoint::FileEntry;
 use muster_trainer::dataset::Manifest;
 use rstest::rstest;
@@ -17,12 +21,15 @@ use tempfile::TempDir;
 use tower::ServiceExt;
 
 mod past;
+mod read_back;
 
 use super::*;
 use crate::gateway::testing::urls;
+use crate::log::admit::{self, Admit};
 use crate::store::Unit;
 use crate::store::testing::{
-    Faults, Faulty, On, checkpoint_files, dataset, manifest_of, recorded, set, store, team,
+    Faults, Faulty, On, checkpoint_files, dataset, model, recorded, set, state_files, state_manifest, store,
+    team,
 };
 use crate::wire::gateway::Refused;
 
@@ -55,6 +62,10 @@ fn unit_with(
         island: 0,
         epoch,
         workers: 2,
+        job: Digest::of(b"job"),
+        log: "hub.example/log".to_owned(),
+        grant: Digest::of(b"grant"),
+        start_record: Digest::of(b"job record"),
         tenant: muster_core::envelope::tenant("team-a"),
         device_class: "cpu".to_owned(),
         resources: Resources { cpu: "600m".to_owned(), memory: "1Gi".to_owned() },
@@ -111,6 +122,7 @@ impl Work for Fake {
 
 struct Site {
     _dir: TempDir,
+    log: Arc<Log>,
     store: Arc<Store>,
     work: Arc<Fake>,
     router: Router,
@@ -132,8 +144,10 @@ impl Site {
         let manifest = store.dataset_manifest(&data).await.unwrap().unwrap();
         let spec = store.put_bytes(spec(&manifest)).await.unwrap();
         let work = Arc::new(Fake::default());
-        let router = router(store.clone(), work.clone(), urls());
-        let site = Self { _dir: dir, store, work, router, spec, dataset: data };
+        let log = Log::open(&dir.path().join("log"), "hub.example/log", Box::<OnePerInterval>::default());
+        let log = Arc::new(log.unwrap());
+        let router = router(store.clone(), work.clone(), urls(), log.clone());
+        let site = Self { _dir: dir, log, store, work, router, spec, dataset: data };
         site.place("east", JOB, 1, None);
         site
     }
@@ -163,17 +177,31 @@ impl Site {
     }
 
     async fn commit(&self, unit: &str, step: u64, manifest: &Digest) -> (u16, String) {
-        refused(self.send(commit_request(unit, step, manifest)).await).await
+        refused(self.send(self.commit_request("east", unit, step, manifest).await).await).await
+    }
+
+    /// As the agent of `provider` makes it for its unit: of the interval and the root that the manifest says, or of any.
+    async fn commit_request(
+        &self,
+        provider: &str,
+        unit: &str,
+        step: u64,
+        manifest: &Digest,
+    ) -> Request<Body> {
+        let found = work::find(self.work.as_ref(), provider, unit).await.unwrap();
+        let parsed = self.store.checkpoint_manifest(manifest).await.ok().flatten();
+        let root = parsed.map_or(Digest::of(b"state"), |parsed| parsed.state_root());
+        send_commit(unit, step, manifest, &signed(&found.payload, step, manifest, root))
     }
 
     /// Puts a checkpoint as an agent does; gives its manifest.
     async fn put_checkpoint(&self, unit: &str, step: u64, flavour: &str) -> Digest {
         let mut files = Vec::new();
-        for (path, bytes) in checkpoint_files(step, flavour) {
+        for (path, bytes) in state_files(step, flavour) {
             assert!([200, 201].contains(&self.put(unit, &bytes).await));
             files.push(FileEntry { path, size: bytes.len() as u64, sha256: Digest::of(&bytes) });
         }
-        let manifest = manifest_of(training(), step, files);
+        let manifest = state_manifest(training(), step, flavour, files);
         assert_eq!(self.put(unit, &manifest).await, 201);
         Digest::of(&manifest)
     }
@@ -185,15 +213,6 @@ impl Site {
 }
 
 fn spec(manifest: &Manifest) -> Vec<u8> {
-    let model = ModelSpec {
-        architecture: Architecture::Gpt2,
-        layers: 1,
-        width: 16,
-        heads: 1,
-        context: 16,
-        vocabulary: 256,
-        tied_embeddings: TiedEmbeddings::Tied,
-    };
     let training: TrainingParameters = serde_json::from_value(json!({
         "steps": 210, "batch": 2, "shards": 2, "seed": 7, "arithmetic": "f32-chain",
         "optimizer": {"name": "adamw", "learningRate": "0.001", "beta1": "0.9", "beta2": "0.95", "epsilon": "1e-8",
@@ -201,7 +220,7 @@ fn spec(manifest: &Manifest) -> Vec<u8> {
         "schedule": {"name": "cosine", "warmupSteps": 2, "finalFraction": "0.1"},
     }))
     .unwrap();
-    muster_trainer::resolved::resolved_spec(&model, &training, manifest).unwrap().1
+    muster_trainer::resolved::resolved_spec(&model(), &training, manifest).unwrap().1
 }
 
 fn blob(unit: &str, digest: &Digest) -> String {
@@ -215,9 +234,49 @@ fn put_request(unit: &str, digest: &Digest, bytes: &[u8]) -> Request<Body> {
         .unwrap()
 }
 
-fn commit_request(unit: &str, step: u64, manifest: &Digest) -> Request<Body> {
-    let body = serde_json::to_vec(&json!({"manifest": manifest})).unwrap();
+/// Signs all that is committed here.
+fn bound() -> SigningKey {
+    SigningKey::generate([3; 32]).unwrap()
+}
+
+fn signed(payload: &Payload, step: u64, manifest: &Digest, root: Digest) -> Envelope {
+    let interval = step.saturating_sub(1) / 20;
+    let commit = records::Commit {
+        job: JobId(payload.job),
+        island: Island::new(0).unwrap(),
+        epoch: Epoch::new(payload.epoch as u64).unwrap(),
+        interval: Interval::new(interval).unwrap(),
+        first_step: Step::new(interval * 20 + 1).unwrap(),
+        last_step: Step::new(step.max(interval * 20 + 1)).unwrap(),
+        previous: payload.start_record,
+        state_root: root,
+        record_seal: Digest::of(b"seal"),
+        manifest: *manifest,
+    };
+    commit.sign(&bound()).unwrap()
+}
+
+fn send_commit(unit: &str, step: u64, manifest: &Digest, commit: &Envelope) -> Request<Body> {
+    let body = serde_json::to_vec(&json!({"manifest": manifest, "commit": commit})).unwrap();
     Request::post(format!("/v1/units/{unit}/checkpoints/{step}")).body(Body::from(body)).unwrap()
+}
+
+/// Takes every commit that [`bound`] has signed, one for each interval: what else the log asks is tested with it.
+#[derive(Default)]
+struct OnePerInterval(std::collections::BTreeSet<u64>);
+
+impl Admit for OnePerInterval {
+    fn signer(&self, _: &Envelope, _: &[PublicKey]) -> Option<PublicKey> {
+        Some(bound().public().clone())
+    }
+
+    fn admit(&mut self, _: u64, envelope: &Envelope) -> Result<(), admit::Refusal> {
+        let commit = records::Commit::from_payload(envelope.unverified_payload()).unwrap();
+        match self.0.insert(commit.interval.get()) {
+            true => Ok(()),
+            false => Err(admit::Refusal::conflict("Known", "the interval has a commit")),
+        }
+    }
 }
 
 async fn bytes(answer: Response) -> Bytes {
@@ -387,7 +446,7 @@ async fn a_superseded_unit_puts_and_commits_nothing(#[values(On::Dir, On::Bucket
     assert_eq!(refused(site.send(put_request(UNIT, &Digest::of(b"x"), b"x")).await).await, old);
     assert_eq!(site.get(UNIT, &manifest).await, 200, "reading harms nobody");
     site.place("west", JOB, 2, None);
-    let newer = commit_request("4f2a9c1b-0-2", 20, &manifest);
+    let newer = site.commit_request("west", "4f2a9c1b-0-2", 20, &manifest).await;
     assert_eq!(refused(site.send_as("west", 0, newer).await).await, (409, "BlobMissing".to_owned()));
     let revoked = put_request("4f2a9c1b-0-2", &Digest::of(b"x"), b"x");
     assert_eq!(refused(site.send_as("west", 3, revoked).await).await, old, "below the provider's minEpoch");
@@ -419,7 +478,7 @@ async fn a_commit_that_is_not_right_is_refused(#[values(On::Dir, On::Bucket)] on
     let unit = "4f2a9c1b-0-2";
     let manifest = site.put_checkpoint(unit, 60, "").await;
     let is = |status: u16, reason: &str| (status, reason.to_owned());
-    for step in [0, 20, 40, 61, 220] {
+    for step in [20, 40, 61, 220] {
         assert_eq!(site.commit(unit, step, &manifest).await, is(409, "WrongStep"), "{step}");
     }
     assert_eq!(site.commit(unit, 80, &manifest).await, is(409, "WrongStep"), "the manifest is of step 60");
@@ -428,9 +487,9 @@ async fn a_commit_that_is_not_right_is_refused(#[values(On::Dir, On::Bucket)] on
     assert_eq!(site.commit(unit, 60, &Digest::of(b"{}")).await, is(400, "BadManifest"));
 
     // Of another job, with all blobs put.
-    let files = checkpoint_files(60, "").into_iter();
+    let files = state_files(60, "").into_iter();
     let files = files.map(|(path, b)| FileEntry { path, size: b.len() as u64, sha256: Digest::of(&b) });
-    let other = manifest_of(Digest::of(b"another"), 60, files.clone().collect());
+    let other = state_manifest(Digest::of(b"another"), 60, "", files.clone().collect());
     site.put(unit, &other).await;
     assert_eq!(site.commit(unit, 60, &Digest::of(&other)).await, is(409, "WrongJob"));
 
@@ -439,9 +498,9 @@ async fn a_commit_that_is_not_right_is_refused(#[values(On::Dir, On::Bucket)] on
     let mut stolen: Vec<FileEntry> = files.collect();
     stolen[1].sha256 = others[2];
     stolen[1].size = site.store.size(&others[2]).await.unwrap().unwrap();
-    let stolen = manifest_of(training(), 60, stolen);
+    let stolen = state_manifest(training(), 60, "", stolen);
     site.put(unit, &stolen).await;
-    let answer = site.send(commit_request(unit, 60, &Digest::of(&stolen))).await;
+    let answer = site.send(site.commit_request("east", unit, 60, &Digest::of(&stolen)).await).await;
     let refusal: Refused = serde_json::from_slice(&bytes(answer).await).unwrap();
     assert!(refusal.reason == "BlobMissing" && refusal.message.contains(&others[2].to_hex()), "{refusal:?}");
 
@@ -461,7 +520,9 @@ async fn of_two_racers_for_a_step_one_wins(#[values(On::Dir, On::Bucket)] on: On
     let (a, b) = tokio::join!(site.commit(UNIT, 20, &one), site.commit(UNIT, 20, &two));
     let mut answers = [a.0, b.0];
     answers.sort_unstable();
-    assert_eq!(answers, [200, 409], "{a:?} {b:?}");
+    assert!(answers[0] == 200 && [409, 503].contains(&answers[1]), "{a:?} {b:?}");
+    let noted = site.store.noted_commit(JOB, 20).await.unwrap();
+    assert!(matches!(noted, Some(crate::store::Noted::Logged(_))), "the loser has not forgotten the winner");
 }
 
 #[tokio::test]
@@ -492,7 +553,14 @@ async fn nonsense_is_refused_by_name() {
         (answer.status().as_u16(), String::from_utf8(bytes(answer).await.to_vec()).unwrap())
     };
     let path = format!("/v1/units/{UNIT}/checkpoints/20");
-    let (status, text) = post(&path, &json!({"manifest": site.spec, "surprise": 1}).to_string()).await;
+    let commit = signed(
+        &work::find(site.work.as_ref(), "east", UNIT).await.unwrap().payload,
+        20,
+        &site.spec,
+        site.spec,
+    );
+    let body = json!({"manifest": site.spec, "commit": commit, "surprise": 1});
+    let (status, text) = post(&path, &body.to_string()).await;
     assert!(status == 400 && text.contains("surprise"), "{text}");
     let (status, _) = post(&path, &" ".repeat((1 << 20) + 1)).await;
     assert_eq!(status, 413);

@@ -11,8 +11,9 @@ use muster_core::lifecycle::conditions::{self, Acceptance, Before, Pause, View};
 use muster_proof::Digest;
 use muster_trainer::dataset::Manifest;
 
-use super::{CATALOGUE_AGAIN, Look, status};
+use super::{CATALOGUE_AGAIN, LOG_AGAIN, LOG_UNAVAILABLE, Look, key, status};
 use crate::hub::error::Error;
+use crate::hub::ledger::grants;
 use crate::resolve::{self, ResolveError, Resolved};
 use crate::runtime::client::within;
 use crate::store::Namespace;
@@ -35,9 +36,13 @@ pub async fn not_managed(look: &Look<'_>) -> Result<Action, Error> {
     Ok(Action::await_change())
 }
 
-/// Resolves the job or says what is in the way.
+/// Resolves and logs the job, or says what is in the way.
 pub async fn accept(look: &Look<'_>) -> Result<Action, Error> {
     let spec = &look.job.spec;
+    if let (Some(resolved), Some(digest)) = (look.old().resolved, look.old().training_digest) {
+        // Resolved by an older hub: only the log does not have it yet.
+        return write_resolved(look, &resolved, &digest).await;
+    }
     if let Err(error) = resolve::check_supported(spec) {
         refuse(look, error.reason(), error.to_string()).await?;
         return Ok(Action::await_change());
@@ -63,8 +68,13 @@ pub async fn accept(look: &Look<'_>) -> Result<Action, Error> {
         Ok(resolved) => {
             // The blob first: whoever reads the digest in the status may ask for it.
             look.ctx.store.put_bytes(resolved.bytes.clone()).await?;
-            write_resolved(look, &resolved).await?;
-            Ok(Action::await_change())
+            let status = ResolvedStatus {
+                spec: resolved.digest.to_string(),
+                dataset: resolved.dataset.to_string(),
+                genesis: resolved.genesis.to_string(),
+                image: look.ctx.image.digest.clone(),
+            };
+            write_resolved(look, &status, &resolved.training_digest.to_string()).await
         }
         Err(error) => {
             refuse(look, error.reason(), error.to_string()).await?;
@@ -117,18 +127,30 @@ async fn resolve_cached(
     }))
 }
 
-async fn write_resolved(look: &Look<'_>, resolved: &Resolved) -> Result<(), Error> {
-    let digest = resolved.training_digest.to_string();
-    let mut new = said(look, Acceptance::Resolved(digest.clone()));
-    new.training_digest = Some(digest);
-    new.resolved = Some(ResolvedStatus {
-        spec: resolved.digest.to_string(),
-        dataset: resolved.dataset.to_string(),
-        genesis: resolved.genesis.to_string(),
-        image: look.ctx.image.digest.clone(),
-    });
+/// Logs the job, then writes all that is known of it at once.
+async fn write_resolved(
+    look: &Look<'_>,
+    resolved: &ResolvedStatus,
+    training_digest: &str,
+) -> Result<Action, Error> {
+    let names = match grants::job(look.ctx, look.job, resolved, training_digest).await {
+        Ok(names) => names,
+        Err(error) => {
+            let reason = match error.refusal() {
+                Some("DigestMismatch") => "DigestMismatch",
+                _ => LOG_UNAVAILABLE,
+            };
+            tracing::warn!(job = key(look.job), %error, "the job is not in the log");
+            refuse(look, reason, error.to_string()).await?;
+            return Ok(Action::requeue(LOG_AGAIN));
+        }
+    };
+    let mut new = said(look, Acceptance::Resolved(training_digest.to_owned()));
+    new.training_digest = Some(training_digest.to_owned());
+    new.resolved = Some(resolved.clone());
+    new.job_id = Some(names.id.to_string());
     look.write(&new).await?;
-    Ok(())
+    Ok(Action::await_change())
 }
 
 async fn refuse(look: &Look<'_>, reason: &str, message: String) -> Result<(), Error> {
@@ -153,3 +175,6 @@ fn said(look: &Look<'_>, accepted: Acceptance) -> TrainingJobStatus {
     });
     status::with_conditions(look, &all, look.ctx.now())
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,16 +6,21 @@ use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use muster_api::names::finalizers;
 use muster_api::v1alpha1::{Desired, TrainingJobPhase};
+use muster_proof::records::Outcome;
 
 use super::gather::{self, units_of};
-use super::{Look, ask, key};
+use super::{LOG_AGAIN, Look, ask, key};
 use crate::hub::apply::{self, Presence};
 use crate::hub::context::What;
 use crate::hub::error::Error;
+use crate::hub::ledger::{LedgerError, grants};
 use crate::hub::units;
 
 /// Units of a deleted job are looked at again after this even without news: a member may be gone.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// A deleted job whose end the log refuses for so long goes without.
+const GIVE_UP: SignedDuration = SignedDuration::from_secs(60);
 
 /// The workers of a job that succeeded end by themselves; after so long they are asked to.
 const LINGER: Duration = Duration::from_secs(30);
@@ -41,6 +46,9 @@ pub async fn delete(look: &Look<'_>) -> Result<Action, Error> {
         tracing::info!(job = key(job), units = left, "waiting for units to end before the job goes");
         return Ok(Action::requeue(LOOK_AGAIN));
     }
+    if let Some(wait) = log_end(look, Outcome::Cancelled).await? {
+        return Ok(Action::requeue(wait));
+    }
     // Its checkpoints' names go now, their blobs with the next garbage collection.
     ctx.store.forget_job(&look.uid).await?;
     apply::finalizer(&look.api, "trainingjob", job, finalizers::JOB, Presence::Absent).await?;
@@ -52,6 +60,8 @@ pub async fn delete(look: &Look<'_>) -> Result<Action, Error> {
 /// A job that succeeded or failed: its units clean up, and the object goes after its TTL.
 pub async fn finished(look: &Look<'_>) -> Result<Action, Error> {
     let succeeded = look.old().phase == Some(TrainingJobPhase::Succeeded);
+    let outcome = if succeeded { Outcome::Completed } else { Outcome::Failed };
+    let log_again = log_end(look, outcome).await?;
     let mut lingers = None;
     for unit in units_of(look.ctx, &look.uid).await? {
         let ended =
@@ -66,6 +76,9 @@ pub async fn finished(look: &Look<'_>) -> Result<Action, Error> {
     if let Some(left) = lingers {
         return Ok(Action::requeue(left));
     }
+    if let Some(wait) = log_again {
+        return Ok(Action::requeue(wait));
+    }
     let completed = look.old().completion_time;
     let (Some(ttl), Some(completed)) = (look.job.spec.ttl_seconds_after_finished, completed) else {
         return Ok(Action::await_change());
@@ -78,4 +91,33 @@ pub async fn finished(look: &Look<'_>) -> Result<Action, Error> {
     tracing::info!(job = key(look.job), ttl, "removing the finished job after its TTL");
     apply::delete(&look.api, "trainingjob", &look.job.name_any(), Some(look.uid.clone())).await?;
     Ok(Action::await_change())
+}
+
+/// Logs the job's end; after how long to try again, if it is not in the log. The object stays until it is.
+async fn log_end(look: &Look<'_>, outcome: Outcome) -> Result<Option<Duration>, Error> {
+    let status = look.old();
+    // Never accepted, or by a hub that had no log.
+    if status.job_id.is_none() {
+        return Ok(None);
+    }
+    let newest = gather::newest_checkpoint(&look.ctx.store, &look.uid, &status).await?;
+    match grants::end_job(look.ctx, &look.uid, newest.as_ref(), outcome).await {
+        Ok(()) => Ok(None),
+        Err(error) if is_hopeless(look, &error) => {
+            // No waiting helps, and a job that cannot be deleted helps nobody.
+            tracing::error!(job = key(look.job), %error, "the job's end will never be in the log");
+            Ok(None)
+        }
+        Err(error) => {
+            tracing::warn!(job = key(look.job), %error, "the job's end is not in the log yet");
+            Ok(Some(LOG_AGAIN))
+        }
+    }
+}
+
+/// Whether the log will never take the end. A refusal may be mended by what it has brought to light, so it is tried again.
+fn is_hopeless(look: &Look<'_>, error: &LedgerError) -> bool {
+    let deleted = look.job.metadata.deletion_timestamp.as_ref();
+    let waited = deleted.is_some_and(|since| look.ctx.now().duration_since(since.0) > GIVE_UP);
+    matches!(error, LedgerError::Incomplete(_)) || (waited && error.refusal().is_some())
 }

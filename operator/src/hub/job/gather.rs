@@ -20,7 +20,7 @@ use crate::hub::names::{RESTARTS_BEFORE, provider_of};
 use crate::hub::provider::CONNECTED;
 use crate::runtime::client::within;
 use crate::runtime::sanitise::line;
-use crate::store::{Store, Whole};
+use crate::store::{Noted, Store, Whole};
 
 /// Added to a unit's grace before its member counts as gone: the agent measures from its last word with the hub, which
 /// was earlier than ours with it, and needs a moment to stop its pods.
@@ -285,7 +285,10 @@ async fn newer_checkpoint(
             step: i64::try_from(*step).unwrap_or(i64::MAX),
             state_root: manifest.state_root().to_string(),
             manifest: digest.to_string(),
-            log_index: None,
+            log_index: match store.noted_commit(job, *step).await? {
+                Some(Noted::Logged(entry)) => i64::try_from(entry.index).ok(),
+                _ => None,
+            },
         }));
     }
     Ok(None)

@@ -38,6 +38,8 @@ use muster_core::lifecycle::{self, Decision, Next, Outcome, Tenure};
 use super::apply::{self, Presence, Written};
 use super::context::{Context, What};
 use super::error::Error;
+use super::ledger::grants;
+use super::ledger::records::why_over;
 use super::patience::Patience;
 use super::units;
 use crate::runtime::Shutdown;
@@ -52,6 +54,10 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 const PLACE_AGAIN: Duration = Duration::from_secs(30);
 /// The catalogue is a directory and cannot wake us.
 const CATALOGUE_AGAIN: Duration = Duration::from_secs(5);
+/// While the log cannot be reached.
+const LOG_AGAIN: Duration = Duration::from_secs(5);
+/// Reason of conditions that wait for the log.
+const LOG_UNAVAILABLE: &str = "LogUnavailable";
 /// A unit names a checkpoint that the store does not know (yet).
 const CHECKPOINT_AGAIN: Duration = Duration::from_secs(3);
 
@@ -203,8 +209,8 @@ async fn look(look: &Look<'_>) -> Result<Action, Error> {
     {
         return Ok(Action::await_change());
     }
-    // 5. Names become digests, once.
-    if job.status.as_ref().is_none_or(|status| status.resolved.is_none()) {
+    // 5. Names become digests, and the job a record of the log, once.
+    if job.status.as_ref().is_none_or(|status| status.resolved.is_none() || status.job_id.is_none()) {
         return accept::accept(look).await;
     }
     // 6. Read, decide, act.
@@ -253,10 +259,18 @@ async fn act(look: &Look<'_>, seen: &Gathered, decision: &Decision) -> Result<Ac
             Succession::Done => units::release(look.ctx, older).await?,
         }
     }
+    let unit = seen.facts.unit.as_ref();
+    if matches!(decision.next, Next::Place { .. } | Next::Rest) {
+        // Its unit is over, and so is its grant; should the log be away, the next placement says it.
+        let reason = why_over(unit);
+        if let Err(error) = grants::end_grant(look.ctx, &look.uid, 0, seen.last_epoch, reason).await {
+            tracing::warn!(job = key(look.job), %error, "the end of a grant is not logged yet");
+        }
+    }
     match &decision.next {
         Next::Place { restarts, after } => {
             // A revoked provider never gets the job again, so going on at once cannot spin.
-            let unit = seen.facts.unit.as_ref().filter(|unit| unit.tenure != Tenure::Revoked);
+            let unit = unit.filter(|unit| unit.tenure != Tenure::Revoked);
             if let (Some(unit), Some(_)) = (unit, after) {
                 let wait = Duration::from_secs(lifecycle::failure::restart_delay_seconds(*restarts));
                 let age = look.ctx.memory.first(&unit.name, What::UnitEnded);
@@ -311,6 +325,7 @@ fn next_look(seen: &Gathered, decision: &Decision, acted: &Acted) -> Action {
         seen.member_gone_in,
         match acted {
             Acted::Delayed(wait) => Some(*wait),
+            Acted::Unplaced(why) if why.reason == LOG_UNAVAILABLE => Some(LOG_AGAIN),
             Acted::Unplaced(_) | Acted::Stays => Some(PLACE_AGAIN),
             Acted::Placed(_) | Acted::Nothing => None,
         },

@@ -14,10 +14,12 @@ use muster_core::placement::{self, Availability, Candidate, Device, Placement, R
 
 use super::gather::{self, Gathered};
 use super::unit::{Particulars, render};
-use super::{Acted, Look, key};
+use super::{Acted, LOG_UNAVAILABLE, Look, key};
 use crate::hub::apply;
 use crate::hub::context::Context;
 use crate::hub::error::Error;
+use crate::hub::ledger::grants;
+use crate::hub::ledger::records::{Who, why_over};
 use crate::hub::names::{MANAGER, provider_namespace, provider_of};
 use crate::hub::provider;
 use crate::runtime::client::{ClientError, within};
@@ -42,13 +44,32 @@ pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Ac
             return Ok(unplaced("NoProviders", message.into()));
         }
         Placement::NoCapacity { message } => return Ok(unplaced("NoCapacity", message)),
+        // Nobody wakes us when a key is logged; it takes seconds.
+        Placement::NoneEligible { message }
+            if candidates.iter().any(|it| it.availability == Availability::KeyNotLogged) =>
+        {
+            return Ok(unplaced(LOG_UNAVAILABLE, message));
+        }
         Placement::NoneEligible { message } => return Ok(unplaced("NoneEligible", message)),
     };
-    let last = u64::try_from(seen.last_epoch).unwrap_or(0);
-    let floor = u64::try_from(ctx.state.epochs().floor).unwrap_or(1);
-    let epoch = i64::try_from(next_epoch(last, min_epoch.max(floor))).unwrap_or(i64::MAX);
+    let number = |value: i64| u64::try_from(value).unwrap_or(0);
+    // An epoch that was fenced and never used stays unused: its grant may be in the log.
+    let fence = ctx.store.epoch(&look.uid, 0).await?;
+    let epoch =
+        next_epoch(number(seen.last_epoch.max(fence)), number(ctx.state.epochs().floor).max(min_epoch));
+    let epoch = i64::try_from(epoch).unwrap_or(i64::MAX);
     let start = seen.checkpoint.as_ref();
-    let particulars = Particulars { provider: &provider, epoch, start, restarts };
+    let owner = candidates.iter().find(|it| it.name == provider).map_or("", |it| it.owner.as_str());
+    let who = Who { provider: &provider, owner };
+    let next = grants::Next { job_uid: &look.uid, island: 0, epoch, who, start };
+    let logged = match grants::grant(ctx, next, why_over(seen.facts.unit.as_ref())).await {
+        Ok(logged) => logged,
+        Err(error) => {
+            tracing::warn!(job = key(look.job), provider, epoch, %error, "the unit's grant is not in the log");
+            return Ok(unplaced(LOG_UNAVAILABLE, error.to_string()));
+        }
+    };
+    let particulars = Particulars { provider: &provider, epoch, start, restarts, logged };
     let identity = ctx.signer.identity();
     let unit = render(look.job, &look.old(), &particulars, &ctx.image, &identity, ctx.now())?;
     let unit = make(ctx, unit).await?;
@@ -145,7 +166,12 @@ async fn candidates(ctx: &Context, units: &[WorkUnit], job_uid: &str) -> Result<
     let candidate = |found: DeserializeGuard<ComputeProvider>| {
         let found = found.0.ok()?;
         let report = reports.get(&provider_namespace(&found.name_any()));
-        Some(self::candidate(&found, report, units, job_uid))
+        let mut candidate = self::candidate(&found, report, units, job_uid);
+        // The log would refuse its grant. Its key comes with a heartbeat.
+        if candidate.availability == Availability::Ready && !ctx.ledger.knows(&candidate.name) {
+            candidate.availability = Availability::KeyNotLogged;
+        }
+        Some(candidate)
     };
     Ok(providers.items.into_iter().filter_map(candidate).collect())
 }

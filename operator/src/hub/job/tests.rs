@@ -2,11 +2,12 @@
 use jiff::Timestamp;
 use muster_api::v1alpha1::{TrainingJob, TrainingJobPhase, TrainingJobStatus, WorkUnit};
 use muster_core::lifecycle::{Deadline, Facts, Member, Next, Wish, decide};
+use muster_proof::Digest;
 use muster_proof::key::SigningKey;
 use serde_json::{Value, json};
 
 use super::gather::{Gathered, payload, unit_facts};
-use super::unit::{Particulars, render};
+use super::unit::{Logged, Particulars, render};
 use super::{Acted, Succession, news, status, succession};
 use crate::hub::signer::Identity;
 
@@ -48,8 +49,14 @@ fn unit(job: &TrainingJob, epoch: i64, start: Option<i64>, restarts: u32) -> Wor
     let start = checkpoint.as_ref();
     let identity = Identity { key: SigningKey::generate([7; 32]).unwrap(), incarnation: 1 };
     let image = format!("muster-trainer@{}", digest("55")).parse().unwrap();
-    let particulars = Particulars { provider: "east", epoch, start, restarts };
+    let particulars = Particulars { provider: "east", epoch, start, restarts, logged: logged() };
     render(job, job.status.as_ref().unwrap(), &particulars, &image, &identity, at(0)).unwrap()
+}
+
+/// What the log has of it.
+fn logged() -> Logged {
+    let nothing = Digest::of(b"");
+    Logged { job: nothing, log: "hub.invalid/log".to_owned(), grant: nothing, start_record: nothing }
 }
 
 fn checkpoint(step: i64) -> muster_api::v1alpha1::JobCheckpoint {
@@ -134,6 +141,8 @@ fn a_unit_that_is_continued_is_not_told_to_stop_before_its_agent_knows() {
         incarnation: 2,
         not_after: at(0),
         start: None,
+        grant: Digest::of(b"grant of 1001"),
+        start_record: Digest::of(b"job record"),
     };
     let key = SigningKey::generate([7; 32]).unwrap();
     let new = super::unit::object(&payload(&old).unwrap().continued(anew), 3, &key).unwrap();

@@ -7,6 +7,7 @@ use muster_api::v1alpha1::{
     WorkUnitSpec,
 };
 use muster_core::envelope::{CheckpointRef, FORMAT, Kind, Payload, Resources, SealError, seal, tenant};
+use muster_proof::Digest;
 use muster_proof::key::SigningKey;
 
 use crate::hub::context::Image;
@@ -27,6 +28,21 @@ pub struct Particulars<'a> {
     pub start: Option<&'a JobCheckpoint>,
     /// Restarts of the job counted so far.
     pub restarts: u32,
+    /// What the log has of it.
+    pub logged: Logged,
+}
+
+/// What the log has of a unit, before the unit is made.
+#[derive(Debug, Clone)]
+pub struct Logged {
+    /// The job's id.
+    pub job: Digest,
+    /// Origin of the log.
+    pub log: String,
+    /// Record id of its UnitGrant.
+    pub grant: Digest,
+    /// Record id of the commit of its start, for genesis of the job record.
+    pub start_record: Digest,
 }
 
 /// The unit, ready to be created.
@@ -120,6 +136,10 @@ fn payload(
         name: unit(job_uid, 0, particulars.epoch),
         provider: particulars.provider.into(),
         job_uid: job_uid.into(),
+        job: particulars.logged.job,
+        log: particulars.logged.log.clone(),
+        grant: particulars.logged.grant,
+        start_record: particulars.logged.start_record,
         tenant: tenant(
             job.metadata.namespace.as_deref().ok_or(Error::Incomplete("TrainingJob", "namespace"))?,
         ),

@@ -11,6 +11,8 @@ use muster_proof::Digest;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::hub::ledger::Ledger;
+use crate::hub::ledger::testing::{Local, To};
 use crate::hub::signer::Signer;
 use crate::store::Store;
 use crate::wire::join_record::claim_name;
@@ -74,7 +76,8 @@ async fn site(there: Vec<(&'static str, Value)>) -> Site {
     let signer = Arc::new(Signer::new(keys.signer().clone(), state.clone()));
     let store = Arc::new(Store::open(dir.path().join("store").as_path()).await.unwrap());
     let image = format!("trainer@sha256:{}", "a".repeat(64)).parse().unwrap();
-    let ctx = Arc::new(Context::new(client, store, (signer, state), image));
+    let ledger = Ledger::new(To(Local::new(keys.signer())), state.clone(), signer.clone());
+    let ctx = Arc::new(Context::new(client, store, (signer, state), ledger, image));
     Site { server, ctx, _dir: dir }
 }
 

@@ -7,6 +7,7 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use kube::Client;
+use muster_api::v1alpha1::Resolved;
 use muster_core::envelope::seal;
 use muster_proof::Digest;
 use muster_proof::key::SigningKey;
@@ -15,10 +16,12 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::agent::testing::payload;
+use crate::hub::ledger::Ledger;
+use crate::hub::ledger::testing::{Local, To, commit, log_commit, log_key};
 use crate::hub::signer::Signer;
 use crate::hub::state::State;
-use crate::store::Store;
 use crate::store::testing::recorded;
+use crate::store::{Noted, Store};
 
 const JOB: &str = "4f2a9c1b-0000-4000-8000-000000000000";
 
@@ -85,13 +88,40 @@ impl Site {
         let router = Router::new().fallback(answer).with_state(objects.clone());
         let image = format!("muster-trainer@{}", Digest::of(b"newer image")).parse().unwrap();
         let signer = Arc::new(Signer::new(key.clone(), state.clone()));
-        let ctx = Context::new(Client::new(router, "default"), store, (signer, state), image);
+        let ledger = Ledger::new(To(Local::new(&key)), state.clone(), signer.clone());
+        let ctx = Context::new(Client::new(router, "default"), store, (signer, state), ledger, image);
         let site = Self { ctx, key, objects, dir };
+        let job = job(json!({"trainingDigest": Digest::of(b"job")}), &json!({}));
+        site.log(serde_json::from_value(job.clone()).unwrap()).await;
         site.change(|objects| {
-            objects.jobs = vec![job(json!({"trainingDigest": Digest::of(b"job")}), &json!({}))];
+            objects.jobs = vec![job];
             objects.providers = vec![provider("east", "True"), provider("west", "True")];
         });
         site
+    }
+
+    /// The log was not lost with the database: it has the job and both keys.
+    async fn log(&self, job: TrainingJob) {
+        let digest = |text: &str| Digest::of(text.as_bytes()).to_string();
+        let (spec, dataset) = (digest("spec"), digest("dataset"));
+        let resolved = Resolved { spec, dataset, genesis: digest("genesis"), image: digest("image") };
+        grants::job(&self.ctx, &job, &resolved, &digest("job")).await.unwrap();
+        for provider in ["east", "west"] {
+            log_key(&self.ctx, provider, "somebody").await;
+        }
+    }
+
+    /// The unit of `epoch` at east was granted, and has committed two intervals.
+    async fn committed(&self, epoch: i64, manifest: Digest) {
+        let who = Who { provider: "east", owner: "somebody" };
+        let next = grants::Next { job_uid: JOB, island: 0, epoch, who, start: None };
+        let logged = grants::grant(&self.ctx, next, GrantEndReason::Lost).await.unwrap();
+        let (mut previous, of) = (logged.start_record, (JOB, epoch as u64, "east"));
+        for (interval, first, last) in [(0, 1, 20), (1, 21, 40)] {
+            let state = (Digest::of(b"state"), manifest);
+            let envelope = commit(&self.ctx, of, (interval, first, last), previous, state).await;
+            previous = log_commit(&self.ctx, JOB, last, &envelope).await.record;
+        }
     }
 
     fn change(&self, change: impl FnOnce(&mut Objects)) {
@@ -159,7 +189,7 @@ fn unit(provider: &str, epoch: i64) -> Payload {
 async fn a_unit_of_the_lost_time_goes_on_under_a_new_epoch_from_the_newest_checkpoint() {
     let site = Site::new().await;
     let (manifest, _) = recorded(&site.ctx.store, JOB, 40).await;
-    site.ctx.store.raise_epoch(JOB, 0, 7).await.unwrap();
+    site.committed(7, manifest).await;
     site.offer("east", 7).await;
     answer_open(&site.ctx).await.unwrap();
     let want = Answer::As("4f2a9c1b-0-1001".to_owned());
@@ -171,6 +201,10 @@ async fn a_unit_of_the_lost_time_goes_on_under_a_new_epoch_from_the_newest_check
     assert_eq!(made.start, Some(CheckpointRef { step: 40, manifest }));
     assert_eq!(units[0].metadata.namespace.as_deref(), Some("muster-p-east"));
     assert_eq!(site.ctx.store.epoch(JOB, 0).await.unwrap(), 1001, "the old unit is fenced");
+    let newest = site.ctx.store.noted_commit(JOB, 40).await.unwrap();
+    assert!(matches!(newest, Some(Noted::Logged(entry)) if entry.record == made.start_record));
+    let (_, granted) = site.ctx.ledger.entry(&made.grant).await.unwrap().unwrap();
+    assert!(granted.payload_type().contains("grant"), "its grant is in the log");
     assert_eq!(site.ctx.state.epochs().resource_version, 777);
     // Killed between the unit and the answer: the same answer, no second unit.
     let file = site.dir.path().join("store/recover/2/east/answers/4f2a9c1b-0-7");

@@ -7,12 +7,17 @@
 //! | `keys.json` | the chain of key sets, DSSE, oldest first (docs/spec/gateway.md section 5) |
 //! | `next.key` | only between two writes of a rotation |
 //! | `epochs.json` | incarnation, floor of all epochs, highest resourceVersion seen (`muster_core::epochs`) |
+//! | `beacons/<job uid>` | the seed of a job's draws, and its job record |
+//! | `log.vkey` | the verifier key of the log that this hub writes into |
 //! | `lock` | held while one of them is read or written |
 //!
 //! It stands here and not on the gateway's volume: the hub signs, so the hub must know, even while no gateway runs.
+mod beacons;
 mod epochs;
 mod keys;
+mod pinned;
 
+pub use beacons::Beacon;
 pub use keys::{Change, Keys};
 
 use std::fs::{File, OpenOptions};
@@ -57,6 +62,18 @@ pub enum StateError {
     /// No randomness.
     #[error("state: cannot draw a key: {0}")]
     Random(String),
+    /// The gateway shows another log than before.
+    #[error(
+        "the log's key is now {got}, and was {known}: this is another log. Restore the gateway's state directory from a \
+         backup; if the log is lost for good, stop the hub and remove log.vkey from its state directory: no job of the old \
+         log can go on in the new one"
+    )]
+    OtherLog {
+        /// Pinned.
+        known: String,
+        /// Shown.
+        got: String,
+    },
     /// Too many keys are trusted at once.
     #[error(
         "the hub has {} keys already, and agents believe no more; drop the old ones first: muster hub rotate-key --retire",
@@ -134,6 +151,32 @@ impl State {
     /// [`StateError::Io`]; then nothing changed.
     pub fn settled(&self) -> Result<(), StateError> {
         self.change(Epochs::settled)
+    }
+
+    /// What is kept of a job's beacon and record, if anything is.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn beacon(&self, job_uid: &str) -> Result<Option<Beacon>, StateError> {
+        beacons::read(&self.dir, job_uid)
+    }
+
+    /// Keeps what is made for a job, unless something is kept already; gives what is kept. Durable when this returns.
+    ///
+    /// # Errors
+    /// [`StateError`]; then nothing changed.
+    pub fn keep_beacon(&self, job_uid: &str, beacon: Beacon) -> Result<Beacon, StateError> {
+        let _lock = lock(&self.dir)?;
+        beacons::keep(&self.dir, job_uid, beacon)
+    }
+
+    /// The log with this verifier key is this hub's from the first time on that it is asked.
+    ///
+    /// # Errors
+    /// [`StateError::OtherLog`] for another one.
+    pub fn pin_log(&self, key: &str) -> Result<(), StateError> {
+        let _lock = lock(&self.dir)?;
+        pinned::pin(&self.dir, key)
     }
 
     fn change(&self, next: impl FnOnce(&Epochs) -> Epochs) -> Result<(), StateError> {

@@ -20,7 +20,7 @@ use crate::resolved;
 use crate::safetensors::{self, Header, PREFIX};
 
 /// The largest `config.json` that is read, in bytes.
-const MAX_CONFIG: u64 = 16 * 1024;
+pub const MAX_CONFIG: u64 = 16 * 1024;
 /// Values read at a time.
 const BLOCK: usize = 1 << 14;
 

@@ -9,15 +9,17 @@ mod config;
 mod load;
 mod manifest;
 mod names;
+mod parts;
 mod save;
 mod scalars;
 mod seal;
 mod store;
 
 pub use config::{model_spec, render as render_config};
-pub use load::{graph_of, load, model_of, open, read_manifest};
+pub use load::{MAX_CONFIG, graph_of, load, model_of, open, read_manifest};
 pub use manifest::{FileEntry, MAX_MANIFEST, Manifest};
 pub use names::{Orientation, file_name};
+pub use parts::{Layout, Part, PartHasher, TensorFile};
 pub(crate) use save::write_tensors;
 pub use save::{Saved, hand_over, save};
 pub use scalars::{MAX_SCALARS, Scalars};

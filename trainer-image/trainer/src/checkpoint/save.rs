@@ -6,12 +6,14 @@ use muster_numerics::graph::{Graph, Tensor};
 use muster_numerics::spec::ModelSpec;
 use muster_numerics::state::State;
 use muster_proof::Digest;
+use muster_proof::steps::Records;
 
 use super::{
     CONFIG_FILE, Error, MANIFEST_FILE, MODEL_FILE, OPTIMIZER_FILE, Orientation, SCALARS_FILE, Scalars,
     config, names, seal,
 };
 use crate::files::{NewDir, NewFile};
+use crate::records::{self, RECORDS_FILE};
 use crate::safetensors::Header;
 
 /// Values written at a time.
@@ -50,7 +52,8 @@ pub fn save(
 }
 
 /// Writes `state` as the hand-over `dir`: the files of a checkpoint without its manifest, and the scalars that its
-/// tensors do not hold. Nothing is digested: that is the sidecar's work. Durability is that of [`save`].
+/// tensors do not hold, and the records of the steps that led to it. Nothing is digested: that is the sidecar's work.
+/// Durability is that of [`save`].
 ///
 /// # Errors
 /// As [`save`].
@@ -60,11 +63,14 @@ pub fn hand_over(
     graph: &Graph,
     training_digest: Digest,
     state: &State,
+    records: &Records,
 ) -> Result<(), Error> {
     let new = NewDir::create(dir).map_err(Error::Write)?;
     write_files(&new, model, graph, state)?;
     let scalars = Scalars::of(training_digest, state).to_bytes().map_err(Error::State)?;
     write(&new, SCALARS_FILE, &scalars)?;
+    let records = records::to_bytes(records).map_err(|error| Error::State(error.to_string()))?;
+    write(&new, RECORDS_FILE, &records)?;
     new.commit().map_err(Error::Write)
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 use muster_numerics::graph::{Graph, StepShape};
 use muster_numerics::spec::{Architecture, Arithmetic, ModelSpec, TiedEmbeddings};
 use muster_numerics::state::State;
+use muster_proof::steps::{Bits, Records, StepRecord};
 
 use super::*;
 
@@ -31,6 +32,16 @@ pub(super) fn state(step: u64) -> State {
         (*m, *v) = (i as f32 * 0.5, i as f32 * 0.25);
     }
     state
+}
+
+/// Those of the one step that led to `state(step)`.
+pub(super) fn records(step: u64) -> Records {
+    let one = Bits::of(1.0);
+    Records::new(
+        step,
+        vec![StepRecord { eval_loss: None, grad_norm: one, learning_rate: one, loss: one, step }],
+    )
+    .unwrap()
 }
 
 pub(super) fn job() -> Digest {

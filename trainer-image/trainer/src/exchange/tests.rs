@@ -1,7 +1,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
 use muster_numerics::graph::{Graph, StepShape};
@@ -175,13 +175,17 @@ fn a_peer_that_sends_nonsense_is_an_error() {
     ];
     for (what, misdeed) in misdeeds {
         let (first, key, peers) = against_a_fake();
+        let (met, has_met) = mpsc::channel();
         thread::scope(|scope| {
             let (graph, peers) = (&graph, &peers);
             let zero = scope.spawn(move || {
                 let reducer = meet(graph, identity(0, 2), first, peers).unwrap();
+                met.send(()).unwrap();
                 step(&reducer, graph, 4, StepVotes::default()).unwrap_err()
             });
             let Proven { stream, mut outgoing, .. } = call(key, peers, identity(1, 2)).unwrap();
+            // Who leaves before is absent, not lost.
+            has_met.recv().unwrap();
             misdeed(&mut outgoing, &stream);
             let error = zero.join().unwrap();
             let text = error.to_string();

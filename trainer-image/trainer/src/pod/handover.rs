@@ -1,7 +1,7 @@
 //! States to the sidecar: what the worker has written is told to it over a socket, by a thread that tries for ever. A
-//! sidecar that is not up yet, or was started again, is told everything that is not durable once more.
+//! sidecar that is not up yet, or was started again, is told everything that is not durable once more, in order.
 //!
-//! The sidecar answers in the order in which it was told, so an answer about one state settles those before it.
+//! No state is given up. The worker writes no more while [`WAITING`] lie ready, so nothing here needs a limit.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -19,11 +19,8 @@ use crate::failure::Failure;
 use crate::files::{self, FileError};
 use crate::protocol::ExitCode;
 use crate::protocol::handover::{self, Answer, Line, Written};
-use crate::work::Work;
+use crate::work::{WAITING, Work};
 
-/// States that may lie on the disk without an answer; then all but the first and the newest give way, for each is as
-/// large as the whole model and a newer one replaces it.
-const WAITING: usize = 4;
 /// Between two tries to reach the sidecar.
 const PAUSE: Duration = Duration::from_millis(200);
 /// A line is shorter than the socket's buffer: a sidecar that does not take it for so long is gone.
@@ -33,18 +30,19 @@ const WRITE: Duration = Duration::from_secs(1);
 struct Queue {
     /// Told or to be told, not answered yet; in order.
     waiting: VecDeque<Written>,
-    /// The newest state that is a checkpoint now, until it is durable.
-    sealed: Option<Written>,
+    /// Checkpoints now, not durable yet; in order.
+    sealed: VecDeque<Written>,
     /// Step and StateRoot of the newest checkpoint.
     newest: Option<(u64, Digest)>,
-    /// Why the newest checkpoint will never be durable.
-    refused: Option<(u64, Failure)>,
-    /// Why a state cannot become a checkpoint: the end of the pod.
+    /// Why a state cannot become a checkpoint, or a checkpoint durable: the end of the pod. What comes after it can be
+    /// neither, for each commit names the one before.
     fatal: Option<Failure>,
     /// To the sidecar, while it is there.
     writer: Option<UnixStream>,
     /// Since when it is not there although it is needed.
     lost: Option<Instant>,
+    /// Since when the worker waits for it.
+    full: Option<Instant>,
 }
 
 /// The queue and its thread.
@@ -72,12 +70,8 @@ impl Handover {
     pub fn push(&self, written: Written) {
         self.with(|queue| {
             queue.waiting.push_back(written);
-            if queue.waiting.len() > WAITING
-                // The first may be in the sidecar's hands.
-                && let Some(old) = queue.waiting.remove(1)
-            {
-                warn(&format!("the state of step {} is no checkpoint: newer ones wait", old.step));
-                discard(&self.work.handover(old.round, old.step));
+            if queue.waiting.len() >= WAITING {
+                queue.full.get_or_insert_with(Instant::now);
             }
             if let Some(writer) = &mut queue.writer
                 && handover::write(writer, &Line::Written(written)).is_err()
@@ -108,7 +102,23 @@ impl Handover {
 
     /// Why the pod must end, whatever its worker does.
     pub fn fatal(&self) -> Option<Failure> {
-        self.with(|queue| queue.fatal.clone())
+        self.with(|queue| {
+            // While there is training to do it may be away for any time; here there is none before it is back.
+            if let (Some(lost), Some(full)) = (queue.lost, queue.full)
+                && lost.max(full).elapsed() > self.patience
+            {
+                queue.fatal.get_or_insert(self.unreachable());
+            }
+            queue.fatal.clone()
+        })
+    }
+
+    fn unreachable(&self) -> Failure {
+        let message = format!(
+            "the sidecar cannot be reached for {} s; its log says why it ended",
+            self.patience.as_secs()
+        );
+        Failure::new(ExitCode::PeerLost, message)
     }
 
     /// The StateRoot of the checkpoint of this step, if it is the newest.
@@ -132,11 +142,7 @@ impl Handover {
             }
             // While there was training to do it could be away for any time.
             if lost.is_some_and(|since| since.max(began).elapsed() > self.patience) {
-                let message = format!(
-                    "the sidecar cannot be reached for {} s; its log says why it ended",
-                    self.patience.as_secs()
-                );
-                return Err(Failure::new(ExitCode::PeerLost, message));
+                return Err(self.unreachable());
             }
             thread::sleep(TICK);
         }
@@ -151,7 +157,7 @@ impl Handover {
     fn run(&self) {
         loop {
             let queue = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let idle = |queue: &mut Queue| queue.waiting.is_empty() && queue.sealed.is_none();
+            let idle = |queue: &mut Queue| queue.waiting.is_empty() && queue.sealed.is_empty();
             drop(self.shared.1.wait_while(queue, idle).unwrap_or_else(PoisonError::into_inner));
             if let Err(error) = UnixStream::connect(self.work.socket()).and_then(|stream| self.talk(stream)) {
                 let news = self.with(|queue| {
@@ -205,8 +211,7 @@ impl Queue {
         if let Some(fatal) = &self.fatal {
             return Some(Err(fatal.clone()));
         }
-        let idle = self.waiting.is_empty() && self.sealed.is_none();
-        idle.then(|| self.refused.clone().map_or(Ok(()), |(_, refused)| Err(refused)))
+        (self.waiting.is_empty() && self.sealed.is_empty()).then_some(Ok(()))
     }
 
     fn hear(&mut self, answer: Answer) {
@@ -215,33 +220,44 @@ impl Queue {
                 if let Some(written) = self.answered(step) {
                     println!("checkpoint of step {step} stateRoot {state_root}");
                     self.newest = Some((step, state_root));
-                    if self.sealed.is_none_or(|sealed| sealed.step <= step) {
-                        self.sealed = Some(written);
+                    // Two rounds may pass the same step.
+                    if self.sealed.iter().all(|sealed| sealed.step != step) {
+                        self.sealed.push_back(written);
                     }
                 }
             }
             Answer::Durable { step } => {
-                self.sealed = self.sealed.filter(|sealed| sealed.step > step);
-                self.refused = self.refused.take().filter(|(refused, _)| *refused > step);
+                self.sealed.retain(|sealed| sealed.step > step);
+                self.waiting.retain(|written| written.step > step);
+                self.make_room();
             }
             Answer::Refused { step, code, message } => {
                 // A sidecar that refuses with success means nothing that a trainer knows: starting again may help.
                 let known = ExitCode::from_code(code.into()).filter(|code| *code != ExitCode::Done);
-                let failure = Failure::new(known.unwrap_or(ExitCode::PeerLost), message);
+                let code = known.unwrap_or(ExitCode::PeerLost);
                 if self.answered(step).is_some() {
-                    self.fatal.get_or_insert(failure);
-                } else if self.sealed.is_some_and(|sealed| sealed.step == step) {
-                    warn(&format!("checkpoint of step {step}: {}", failure.message));
-                    (self.sealed, self.refused) = (None, Some((step, failure)));
+                    self.fatal.get_or_insert(Failure::new(code, message));
+                } else if self.sealed.iter().any(|sealed| sealed.step == step) {
+                    let message =
+                        format!("the checkpoint of step {step} cannot be durable at the hub: {message}");
+                    self.fatal.get_or_insert(Failure::new(code, message));
                 }
             }
         }
     }
 
-    /// The state that an answer is about; it and those before it wait no more.
+    /// The state that an answer is about; it waits no more.
     fn answered(&mut self, step: u64) -> Option<Written> {
         let at = self.waiting.iter().position(|written| written.step == step)?;
-        self.waiting.drain(..=at).next_back()
+        let written = self.waiting.remove(at);
+        self.make_room();
+        written
+    }
+
+    fn make_room(&mut self) {
+        if self.waiting.len() < WAITING {
+            self.full = None;
+        }
     }
 }
 
@@ -279,30 +295,38 @@ mod tests {
         Queue { waiting: steps.iter().copied().map(written).collect(), ..Queue::default() }
     }
 
-    #[test]
-    fn the_newest_being_durable_settles_all() {
-        let mut queue = queue(&[4, 8, 12]);
-        queue.hear(checkpoint(4));
-        queue.hear(Answer::Durable { step: 4 });
-        assert_eq!((queue.waiting.len(), queue.sealed), (2, None));
-        // That of step 8 was passed over: the answer about 12 says so.
-        queue.hear(checkpoint(12));
-        assert_eq!((queue.waiting.len(), queue.sealed), (0, Some(written(12))));
-        queue.hear(Answer::Durable { step: 8 });
-        assert_eq!(queue.sealed, Some(written(12)));
-        queue.hear(Answer::Durable { step: 12 });
-        assert_eq!((queue.sealed, queue.newest.map(|newest| newest.0)), (None, Some(12)));
+    fn sealed(queue: &Queue) -> Vec<u64> {
+        queue.sealed.iter().map(|written| written.step).collect()
     }
 
     #[test]
-    fn a_refusal_is_the_end_or_only_of_the_last_checkpoint() {
+    fn each_state_is_waited_for_until_it_or_a_later_one_is_durable() {
+        let mut queue = queue(&[4, 8, 12]);
+        queue.hear(checkpoint(4));
+        queue.hear(checkpoint(8));
+        assert_eq!((queue.waiting.len(), sealed(&queue)), (1, vec![4, 8]));
+        assert!(queue.settled().is_none());
+        // Told again after a restart of the sidecar, and by another round.
+        queue.hear(checkpoint(4));
+        queue.waiting.push_back(Written { round: 2, ..written(8) });
+        queue.hear(checkpoint(8));
+        assert_eq!((queue.waiting.len(), sealed(&queue)), (1, vec![4, 8]));
+        queue.hear(Answer::Durable { step: 8 });
+        assert_eq!((queue.waiting.len(), sealed(&queue)), (1, vec![]));
+        // Durable before the answer that it is a checkpoint was heard.
+        queue.hear(Answer::Durable { step: 12 });
+        assert!(matches!(queue.settled(), Some(Ok(()))));
+    }
+
+    #[test]
+    fn a_refusal_of_anything_that_waits_is_the_end() {
         let mut first = queue(&[4, 8]);
         first.hear(checkpoint(4));
         first.hear(Answer::refused(4, 74, "no room"));
-        assert!(first.fatal.is_none() && first.refused.is_some());
-        first.hear(checkpoint(8));
-        first.hear(Answer::Durable { step: 8 });
-        assert!(first.refused.is_none(), "a newer one made up for it");
+        let fatal = first.fatal.clone().unwrap();
+        assert_eq!(fatal.code, ExitCode::Disk);
+        assert!(fatal.message.contains("step 4") && fatal.message.contains("no room"), "{fatal}");
+        assert!(matches!(first.settled(), Some(Err(_))));
         let mut second = queue(&[4]);
         second.hear(Answer::refused(4, 67, "other bits"));
         assert_eq!(second.fatal.map(|fatal| fatal.code), Some(ExitCode::BadCheckpoint));
@@ -313,5 +337,23 @@ mod tests {
         unknown.hear(checkpoint(5));
         unknown.hear(Answer::refused(6, 67, ""));
         assert_eq!((unknown.waiting.len(), unknown.fatal), (1, None), "nobody asked");
+    }
+
+    #[test]
+    fn a_worker_that_waits_for_a_sidecar_that_is_gone_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let handover = Handover {
+            shared: Arc::default(),
+            work: Work::new(dir.path()),
+            patience: Duration::from_millis(50),
+        };
+        handover.with(|queue| queue.lost = Some(Instant::now()));
+        (1..=3).for_each(|step| handover.push(written(step)));
+        thread::sleep(Duration::from_millis(100));
+        assert_eq!(handover.fatal(), None, "the worker still trains");
+        handover.push(written(4));
+        assert_eq!(handover.fatal(), None);
+        thread::sleep(Duration::from_millis(100));
+        assert_eq!(handover.fatal().map(|fatal| fatal.code), Some(ExitCode::PeerLost));
     }
 }

@@ -62,7 +62,7 @@ impl Control {
     }
 
     /// The flag that is set when the worker shall stop at the next step boundary.
-    pub fn stop(&self) -> &AtomicBool {
+    pub fn stop(&self) -> &Arc<AtomicBool> {
         &self.stop
     }
 

@@ -26,9 +26,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use muster_numerics::isa::Isa;
+use muster_numerics::spec::TrainingSpec;
+use muster_proof::steps::MAX_RECORDS;
 
 use crate::failure::Failure;
 use crate::protocol::{Event, ExitCode};
+
+/// The longest interval, in steps: no interval has more records.
+const MAX_INTERVAL: u64 = MAX_RECORDS as u64;
 
 /// The command line of a worker.
 #[derive(Debug, Clone, clap::Args)]
@@ -39,7 +44,7 @@ pub struct Options {
     /// The dataset directory.
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
-    /// The job directory: checkpoints, and on rank 0 spec.json and metrics.jsonl.
+    /// The job directory: checkpoints, and on rank 0 spec.json, metrics.jsonl and records.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// Which worker this is, from 0.
@@ -52,7 +57,7 @@ pub struct Options {
     #[arg(long, value_name = "T", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: u16,
     /// Steps between checkpoints.
-    #[arg(long, value_name = "C", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "C", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=MAX_INTERVAL))]
     pub interval_steps: u64,
     /// Write states into this directory for a sidecar to make checkpoints of, instead of checkpoints into --out.
     #[arg(long, value_name = "DIR", requires = "round")]
@@ -66,12 +71,22 @@ pub struct Options {
     /// Start from the checkpoint of this state (0: genesis) instead of the newest whole one.
     #[arg(long, value_name = "N")]
     pub from_step: Option<u64>,
+    /// End after this step as if it were the job's last, with no checkpoint before it: replays an interval.
+    #[arg(long, value_name = "N")]
+    pub last_step: Option<u64>,
     /// Where to listen for the other workers.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
     pub listen: SocketAddr,
     /// Instruction set: auto, or one that `muster-trainer isa` lists. The bits do not depend on it.
     #[arg(long, value_name = "ISA", default_value = "auto", value_parser = parse_isa)]
     pub isa: Isa,
+}
+
+impl Options {
+    /// The step after which this run ends.
+    fn last(&self, spec: &TrainingSpec) -> u64 {
+        self.last_step.unwrap_or(spec.training.steps)
+    }
 }
 
 /// Reads `auto` or the name of an instruction set that this CPU has.

@@ -1,27 +1,35 @@
 //! States to disk off the training path: the loop hands over a copy and goes on; a thread writes it, as a checkpoint or
-//! for the sidecar, which makes a checkpoint of it.
+//! for the sidecar, which makes a checkpoint of it. With each go the records of the steps since the one before.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use muster_numerics::graph::Graph;
 use muster_numerics::spec::ModelSpec;
 use muster_numerics::state::State;
 use muster_proof::Digest;
+use muster_proof::steps::Records;
 
 use super::events::Events;
 use crate::checkpoint::{self, Error, MANIFEST_FILE, Saved, Store};
 use crate::failure::Failure;
 use crate::files::Named as _;
 use crate::protocol::{Event, ExitCode};
-use crate::{resolved, work};
+use crate::{records, resolved, work};
+
+/// Between two looks whether the sidecar has taken a hand-over.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// What the thread needs to know of the job.
 #[derive(Debug, Clone)]
 pub(super) struct Target {
     pub store: Store,
+    /// The job directory.
+    pub out: PathBuf,
     pub model: ModelSpec,
     pub graph: Graph,
     pub training_digest: Digest,
@@ -42,24 +50,28 @@ pub(super) enum Stored {
 /// Writes states on a thread of its own, in order.
 #[derive(Debug)]
 pub(super) struct Saver {
-    states: SyncSender<State>,
+    states: SyncSender<(State, Records)>,
     /// Buffers come back to be filled again.
     spare: Receiver<State>,
     thread: JoinHandle<Result<Option<Stored>, Failure>>,
 }
 
 impl Saver {
-    /// Starts the thread. What is durable is told to `events`.
-    pub fn start(target: Target, events: Arc<Events>) -> Result<Self, Failure> {
+    /// Starts the thread. What is durable is told to `events`; once `stop` is set nothing is waited for.
+    pub fn start(target: Target, events: Arc<Events>, stop: Arc<AtomicBool>) -> Result<Self, Failure> {
         // One being written, one waiting; then the loop waits too, rather than fill the memory.
-        let (states, to_save) = sync_channel::<State>(1);
+        let (states, to_save) = sync_channel::<(State, Records)>(1);
         let (back, spare) = sync_channel(2);
         let thread = std::thread::Builder::new().name("saver".into()).spawn(move || {
             let mut last = None;
-            for state in to_save {
+            for (state, records) in to_save {
                 last = Some(match &target.handover {
-                    Some((dir, round)) => hand_over(&target, dir, *round, &state, &events)?,
-                    None => keep(&target, &state, &events)?,
+                    Some((dir, round)) => {
+                        let path = work::handover(dir, *round, state.step);
+                        wait_for_room(dir, &path, &stop)?;
+                        hand_over(&target, &path, &state, &records, &events)?
+                    }
+                    None => keep(&target, &state, &records, &events)?,
                 });
                 drop(back.try_send(state));
             }
@@ -69,8 +81,9 @@ impl Saver {
         Ok(Self { states, spare, thread })
     }
 
-    /// Hands over a copy of `state`. Gives the saver back, or why it ended.
-    pub fn save(self, state: &State) -> Result<Self, Failure> {
+    /// Hands over a copy of `state`, and the records of the steps since the one before. Gives the saver back, or why it
+    /// ended.
+    pub fn save(self, state: &State, records: Records) -> Result<Self, Failure> {
         let mut copy = self.spare.try_recv().unwrap_or_else(|_| State {
             step: 0,
             b1p: 1.0,
@@ -83,7 +96,7 @@ impl Saver {
         copy.w.clone_from(&state.w);
         copy.m.clone_from(&state.m);
         copy.v.clone_from(&state.v);
-        if self.states.send(copy).is_err() {
+        if self.states.send((copy, records)).is_err() {
             return match self.finish() {
                 Err(failure) => Err(failure),
                 Ok(_) => Err(Failure::new(ExitCode::Disk, "the thread that writes checkpoints ended early")),
@@ -108,7 +121,9 @@ impl Saver {
 }
 
 /// Makes a checkpoint of a state, and forgets old ones.
-fn keep(target: &Target, state: &State, events: &Events) -> Result<Stored, Failure> {
+fn keep(target: &Target, state: &State, records: &Records, events: &Events) -> Result<Stored, Failure> {
+    // First, so that no checkpoint is without them.
+    records::put(&records::path(&target.out, state.step), records)?;
     let saved = save(target, state)?;
     events.send(&Event::Checkpoint {
         step: saved.step,
@@ -120,20 +135,28 @@ fn keep(target: &Target, state: &State, events: &Events) -> Result<Stored, Failu
     Ok(Stored::Saved(saved))
 }
 
+/// Waits until the sidecar has taken so many that one more may lie in `dir`. Whoever stops does not wait: what is in
+/// memory is worth more than the room.
+fn wait_for_room(dir: &Path, path: &Path, stop: &AtomicBool) -> Result<(), Failure> {
+    while !stop.load(Ordering::Relaxed) && work::waiting(dir, path).map_err(Error::Write)? >= work::WAITING {
+        thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
 /// Leaves a state for the sidecar.
 fn hand_over(
     target: &Target,
-    dir: &Path,
-    round: u32,
+    path: &Path,
     state: &State,
+    records: &Records,
     events: &Events,
 ) -> Result<Stored, Failure> {
-    let path = work::handover(dir, round, state.step);
     if path.exists() {
         // Of a round of the same number before the agent forgot its rounds: the same state.
-        std::fs::remove_dir_all(&path).named("remove", &path).map_err(Error::Write)?;
+        std::fs::remove_dir_all(path).named("remove", path).map_err(Error::Write)?;
     }
-    checkpoint::hand_over(&path, &target.model, &target.graph, target.training_digest, state)?;
+    checkpoint::hand_over(path, &target.model, &target.graph, target.training_digest, state, records)?;
     events.send(&Event::Written { step: state.step, path: path.display().to_string() });
     Ok(Stored::HandedOver)
 }

@@ -10,6 +10,7 @@ use muster_numerics::exec::{ExecError, Executor};
 use muster_numerics::optim::{OptimError, Optimizer, mean_loss};
 use muster_numerics::reduce::SubtreeAccumulator;
 use muster_numerics::state::State;
+use muster_proof::steps::{self, Bits, MAX_RECORDS, Records, StepRecord};
 use rustix::fs::{FlockOperation, flock};
 
 use super::Options;
@@ -46,17 +47,20 @@ pub(super) fn train(options: &Options, control: &Control, events: &Arc<Events>) 
     let mut job = Job::read(options)?;
     let keeper = if options.rank == 0 { Some(Keeper::claim(options, &job)?) } else { None };
     let (state, start_root) = job.start(options, &warn)?;
+    check_end(options, &job, state.step)?;
     let reducer = meet(options, control, events, &job, state.step, &warn)?;
     events.send(&Event::Started {
         step: state.step,
-        steps: job.spec.training.steps,
+        steps: options.last(&job.spec),
         isa: options.isa.name().into(),
         threads: options.threads.into(),
         training_digest: job.training_digest,
     });
 
     let saver = match &keeper {
-        Some(keeper) => Some(Saver::start(keeper.target(options, &job), events.clone())?),
+        Some(keeper) => {
+            Some(Saver::start(keeper.target(options, &job), events.clone(), control.stop().clone())?)
+        }
         None => None,
     };
     let metrics = match &keeper {
@@ -91,6 +95,21 @@ pub(super) fn train(options: &Options, control: &Control, events: &Arc<Events>) 
     }
 }
 
+/// Whether the run can end where it is asked to.
+fn check_end(options: &Options, job: &Job, start: u64) -> Result<(), Failure> {
+    let (Some(last), steps) = (options.last_step, job.spec.training.steps) else { return Ok(()) };
+    let problem = if last > steps {
+        format!("the job has {steps} steps")
+    } else if last < start {
+        format!("the start is state {start}; give --from-step too")
+    } else if last - start > MAX_RECORDS as u64 {
+        format!("from state {start} that are more than {MAX_RECORDS} steps, and no interval has more")
+    } else {
+        return Ok(());
+    };
+    Err(Failure::usage(format!("--last-step {last}: {problem}")))
+}
+
 /// Rank 0's hold on the job directory: nobody else writes there while it lives.
 struct Keeper {
     _lock: File,
@@ -116,6 +135,7 @@ impl Keeper {
     fn target(&self, options: &Options, job: &Job) -> Target {
         Target {
             store: Store::new(&options.out),
+            out: options.out.clone(),
             model: job.spec.model.clone(),
             graph: job.graph.clone(),
             training_digest: job.training_digest,
@@ -173,6 +193,8 @@ struct Run {
     gradient: Vec<f32>,
     saver: Option<Saver>,
     metrics: Option<Metrics>,
+    /// Of the steps since the last state that was saved; rank 0's.
+    records: Vec<StepRecord>,
     speed: Speed,
 }
 
@@ -200,6 +222,7 @@ impl Run {
             gradient: vec![0.0; n],
             saver,
             metrics,
+            records: Vec::new(),
             speed: Speed::new(job.spec.training.batch * job.spec.model.context),
             reducer,
         })
@@ -212,13 +235,15 @@ impl Run {
         control: &Control,
         events: &Events,
     ) -> Result<End, Failure> {
-        let steps = job.spec.training.steps;
-        while self.state.step < steps {
-            let votes = self.step(job, control, events)?;
+        let last = options.last(&job.spec);
+        while self.state.step < last {
+            let votes = self.step(job, control, events, last)?;
             let step = self.state.step;
-            let boundary = step.is_multiple_of(options.interval_steps) || step == steps;
-            if boundary && let Some(saver) = self.saver.take() {
-                self.saver = Some(saver.save(&self.state)?);
+            let boundary =
+                step == last || (options.last_step.is_none() && step.is_multiple_of(options.interval_steps));
+            if boundary && self.saver.is_some() {
+                let records = self.take_records()?;
+                self.saver = self.saver.take().map(|saver| saver.save(&self.state, records)).transpose()?;
             }
             if self.saver.as_ref().is_some_and(Saver::has_failed) {
                 return Err(self.saver.take().map(Saver::finish).and_then(Result::err).unwrap_or_else(
@@ -226,7 +251,7 @@ impl Run {
                 ));
             }
             // The last step is done: that is more than was asked for.
-            if step == steps {
+            if step == last {
                 break;
             }
             if votes.stop {
@@ -239,7 +264,23 @@ impl Run {
         Ok(End::Finished)
     }
 
-    fn step(&mut self, job: &mut Job, control: &Control, events: &Events) -> Result<StepVotes, Failure> {
+    /// The records since the last state that was saved.
+    fn take_records(&mut self) -> Result<Records, Failure> {
+        let records = std::mem::take(&mut self.records);
+        let first = records.first().map_or(1, |record| record.step);
+        Records::new(first, records).map_err(|error| match error {
+            steps::Error::NotFinite { .. } => Failure::new(ExitCode::NonFinite, error.to_string()),
+            _ => Failure::usage(error.to_string()),
+        })
+    }
+
+    fn step(
+        &mut self,
+        job: &mut Job,
+        control: &Control,
+        events: &Events,
+        last: u64,
+    ) -> Result<StepVotes, Failure> {
         let step = self.state.step + 1;
         self.sums.reset();
         let mut losses = Vec::new();
@@ -259,8 +300,15 @@ impl Run {
             mean_loss(step, &losses).map_err(|error| Failure::new(ExitCode::NonFinite, error.to_string()))?;
         let stats = self.optimizer.step(&mut self.state, &self.gradient).map_err(optim)?;
 
-        let (tokens_per_second, eta_seconds) = self.speed.after_step(job.spec.training.steps - step);
+        let (tokens_per_second, eta_seconds) = self.speed.after_step(last.saturating_sub(step));
         if let Some(metrics) = &mut self.metrics {
+            self.records.push(StepRecord {
+                eval_loss: None,
+                grad_norm: Bits::of(stats.norm),
+                learning_rate: Bits::of(stats.lr),
+                loss: Bits::of(loss),
+                step,
+            });
             let event = Event::Step {
                 step,
                 loss: shortest(loss),

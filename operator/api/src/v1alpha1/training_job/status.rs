@@ -18,6 +18,7 @@ use crate::v1alpha1::WorkUnitPhase;
 ))]
 #[schemars(transform = rules::keeps("trainingDigest"))]
 #[schemars(transform = rules::keeps("resolved"))]
+#[schemars(transform = rules::keeps("jobID"))]
 pub struct TrainingJobStatus {
     /// The generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,6 +36,11 @@ pub struct TrainingJobStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(transform = rules::immutable)]
     pub resolved: Option<Resolved>,
+    /// What names the job in the hub's log. Set once.
+    #[serde(default, rename = "jobID", skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::digest")]
+    #[schemars(transform = rules::immutable)]
+    pub job_id: Option<String>,
     /// Ready sums up; the others say what holds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]

@@ -19,6 +19,8 @@ async fn hand_over(agent: &Agent) {
         incarnation: 2,
         not_after: before.not_after,
         start: None,
+        grant: Digest::of(b"grant of 1001"),
+        start_record: before.start_record,
     });
     let envelope = seal(&payload, &SigningKey::generate([1; 32]).unwrap()).unwrap();
     let heir = agent.units.ensure(NEW);
@@ -31,11 +33,9 @@ async fn hand_over(agent: &Agent) {
 #[tokio::test]
 async fn its_pods_keep_their_round_and_its_key_over_a_restart_too() {
     let (world, agent) = World::new().await;
-    let training = agent.unit().state().await.payload.unwrap().training_digest;
     let (first, _) = tokio::join!(agent.join("pod-0", 1, 1000), agent.join("pod-1", 1, 1001));
     let before: Joined = json(first).await;
-    let manifest = agent.upload(20, training).await;
-    assert_eq!(agent.commit("pod-0", 20, &manifest).await.status(), StatusCode::ACCEPTED);
+    let manifest = agent.make(20).await;
     hand_over(&agent).await;
 
     let assignment: Assignment = json(agent.get("pod-1", "/v1/rounds/1").await).await;
@@ -43,6 +43,8 @@ async fn its_pods_keep_their_round_and_its_key_over_a_restart_too() {
     assert_eq!(named, (UNIT, 1, 1), "an attempt has one name to its end");
     let again: Joined = json(agent.join("pod-1", 1, 1001).await).await;
     assert_eq!(again, before);
+    // Its commit was of another grant, and the log does not have it: it is signed anew.
+    assert!(agent.units.get(NEW).unwrap().state().await.checkpoints.is_empty());
     assert_eq!(agent.commit("pod-0", 20, &manifest).await.status(), StatusCode::ACCEPTED);
     let steps = agent.units.get(NEW).unwrap().state().await.checkpoints;
     assert_eq!(steps.iter().map(|commit| commit.step).collect::<Vec<_>>(), [20]);
@@ -64,23 +66,36 @@ async fn its_pods_keep_their_round_and_its_key_over_a_restart_too() {
     assert_eq!((next.unit.as_str(), next.attempt, next.start.map(|start| start.step)), (NEW, 2, Some(20)));
 }
 
+/// What the log does not have of the old unit it will never take: terms have changed, and the pod signs anew.
 #[tokio::test]
-async fn checkpoints_wait_while_the_hub_does_not_count_the_unit_and_go_up_under_the_new_one() {
+async fn commits_wait_while_the_hub_does_not_count_the_unit_and_are_signed_anew_for_the_new_one() {
     let (world, agent) = World::new().await;
-    let training = agent.unit().state().await.payload.unwrap().training_digest;
-    agent.unit().update(|state| state.orphaned = Some(jiff::Timestamp::now())).await.unwrap();
+    agent.make(20).await;
     agent.uploads(&world, agent.unit());
-    let manifest = agent.upload(20, training).await;
-    assert_eq!(agent.commit("pod-0", 20, &manifest).await.status(), StatusCode::ACCEPTED);
+    agent.durable(&agent.unit(), 20).await;
+    let durable = agent.unit().state().await.checkpoints[0].record;
+    agent.unit().update(|state| state.orphaned = Some(jiff::Timestamp::now())).await.unwrap();
+    let manifest = agent.make(40).await;
+    let void = agent.notice("pod-0", 40, &manifest, &key(7)).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(locked(&world.hub.commits).is_empty() && agent.unit().state().await.superseded.is_none());
+    assert_eq!(world.hub.records(), ["key-binding", "commit", "step 20"]);
+    assert!(agent.unit().state().await.superseded.is_none());
+
     hand_over(&agent).await;
     let heir = agent.units.get(NEW).unwrap();
-    let mut durable = heir.durable.subscribe();
+    assert_eq!(heir.state().await.checkpoints.iter().map(|commit| commit.step).collect::<Vec<_>>(), [20]);
     agent.uploads(&world, heir.clone());
-    tokio::time::timeout(Duration::from_secs(10), durable.wait_for(|step| *step == 20))
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(agent.commit("pod-0", 20, &manifest).await.status(), StatusCode::OK, "the pod hears of it");
+    let answer = agent.say("pod-0", &void).await;
+    assert_eq!(answer.status(), StatusCode::CONFLICT);
+    assert_eq!(answer.json::<Conflict>().await.unwrap(), Conflict::TermsChanged {});
+    let terms: Terms = json(agent.terms("pod-0", 40).await).await;
+    assert_eq!((terms.epoch.get(), terms.interval.get(), terms.previous), (1001, 1, durable));
+    assert_eq!(agent.commit("pod-0", 40, &manifest).await.status(), StatusCode::ACCEPTED);
+    agent.durable(&heir, 40).await;
+    let want = ["key-binding", "commit", "step 20", "key-binding", "commit", "step 40"];
+    assert_eq!(world.hub.records(), want, "the key is bound for the new grant, too");
+    // What the log has of the old unit is still found, and stays when that one is forgotten.
+    let again: Terms = json(agent.terms("pod-0", 20).await).await;
+    assert_eq!((again.epoch.get(), again.last_step.get()), (1, 20));
+    assert!(heir.committed_at(20).await.unwrap().is_some());
 }

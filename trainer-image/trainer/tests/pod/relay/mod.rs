@@ -1,7 +1,6 @@
 //! A relay as the agent's, in memory: real TLS, HTTP by hand, and faults on request.
 
-// Helpers of tests: a failure here is a failed test.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)]
+mod commits;
 
 use std::collections::BTreeMap;
 use std::io::{BufReader, Write as _};
@@ -10,9 +9,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use muster_numerics::spec::TrainingSpec;
 use muster_proof::Digest;
 use muster_proof::key::{PublicKey, SigningKey};
-use muster_trainer::binding::{self, Announcement};
+use muster_trainer::binding;
 use muster_trainer::peers::{self, PeerList};
 use muster_trainer::protocol::{
     Assignment, CheckpointNotice, Desired, Join, Joined, OtherRound, Peer, Progress, ProgressAnswer,
@@ -21,7 +21,11 @@ use muster_trainer::protocol::{
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
+pub use commits::Committed;
+
 const UNIT: &str = "4f2a9c1b-0-1";
+/// Steps of an interval of a short job, and of a longer one: a debug build's sidecar needs its time for each.
+const INTERVAL: (u64, u64) = (4, 20);
 
 /// What the relay knows, and what it does wrong.
 pub struct State {
@@ -39,10 +43,18 @@ pub struct State {
     pub signer: SigningKey,
     /// What is done to a list for this rank before it is signed.
     pub tamper: fn(&mut PeerList, u32),
-    /// Those that are durable.
+    /// The job's last step.
+    pub steps: u64,
+    /// The grant's epoch.
+    pub epoch: u64,
+    /// All that were accepted, in order, durable or not.
+    pub commits: Vec<Committed>,
+    /// Those of them that are durable.
     pub checkpoints: Vec<CheckpointNotice>,
-    /// Steps of all whose blobs were here when they were announced.
-    pub announced: Vec<u64>,
+    /// Step and record id of every notice that was good, as often as it came.
+    pub announced: Vec<(u64, Digest)>,
+    /// Why notices were not good.
+    pub refused: Vec<String>,
     pub progress: Vec<Progress>,
     pub desired: Desired,
     /// Connections are dropped.
@@ -51,6 +63,12 @@ pub struct State {
     pub over: bool,
     /// So many announcements of a checkpoint are answered 202.
     pub not_yet: u32,
+    /// The hub is away: all are.
+    pub no_hub: bool,
+    /// So many announcements are answered 503, because too many wait.
+    pub busy: u32,
+    /// So many announcements are answered 507, because the disk is full.
+    pub full: u32,
     /// So often this blob is given with a flipped bit.
     pub wrong: BTreeMap<Digest, u32>,
     /// So many uploads arrive with a flipped bit.
@@ -59,6 +77,8 @@ pub struct State {
     pub cut: u32,
     /// Which requests came, without those for blobs.
     pub log: Vec<String>,
+    /// The bodies of them.
+    pub bodies: Vec<Vec<u8>>,
 }
 
 pub struct Relay {
@@ -90,6 +110,7 @@ impl Relay {
             .with_single_cert(vec![cert.der().clone()], key)
             .unwrap();
         let config = Arc::new(config);
+        let steps = TrainingSpec::from_json(&spec).unwrap().training.steps;
         let (spec_digest, data_digest) = (Digest::of(&spec), Digest::of(&dataset));
         let all = shards.into_iter().chain([spec, dataset]);
         let state = State {
@@ -97,24 +118,32 @@ impl Relay {
             workers,
             spec: spec_digest,
             dataset: data_digest,
-            interval_steps: 4,
+            interval_steps: if steps > 40 { INTERVAL.1 } else { INTERVAL.0 },
+            steps,
+            epoch: 1,
             start: None,
             blobs: all.map(|blob| (Digest::of(&blob), blob)).collect(),
             joined: BTreeMap::new(),
             signer,
             tamper: |_, _| (),
+            commits: Vec::new(),
             checkpoints: Vec::new(),
             announced: Vec::new(),
+            refused: Vec::new(),
             progress: Vec::new(),
             desired: Desired::Run,
             down: false,
             over: false,
             not_yet: 1,
+            no_hub: false,
+            busy: 0,
+            full: 0,
             wrong: BTreeMap::new(),
             keys: BTreeMap::new(),
             flipped: 0,
             cut: 0,
             log: Vec::new(),
+            bodies: Vec::new(),
         };
         let shared = Arc::new((Mutex::new(state), Condvar::new()));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -198,6 +227,7 @@ fn answer(request: &Request, shared: &(Mutex<State>, Condvar)) -> Answer {
     let blob = request.path.strip_prefix("/v1/blobs/sha256/");
     if blob.is_none() {
         state.log.push(format!("{} {}", request.method, request.path));
+        state.bodies.push(request.body.clone());
     }
     let Some(rank) = request.rank else { return (401, b"no token\n".to_vec()) };
     if state.over {
@@ -246,30 +276,12 @@ fn answer(request: &Request, shared: &(Mutex<State>, Condvar)) -> Answer {
             }
         }
         ("POST", "/v1/checkpoints") => {
-            let notice: CheckpointNotice = serde_json::from_slice(&request.body).unwrap();
             assert_eq!(rank, 0);
-            let Some(key) = state.keys.get(&rank) else { return (403, b"no key is bound".to_vec()) };
-            let CheckpointNotice { step, manifest, state_root, signature } = &notice;
-            let said = Announcement {
-                unit: UNIT,
-                attempt: 1,
-                step: *step,
-                manifest: *manifest,
-                state_root: *state_root,
-            };
-            said.check(key, signature).unwrap();
-            let Some(manifest) = state.blobs.get(&notice.manifest) else { return (409, Vec::new()) };
-            let manifest = muster_trainer::checkpoint::Manifest::parse(manifest).unwrap();
-            assert!(manifest.files().iter().all(|file| state.blobs.contains_key(&file.sha256)));
-            state.announced.push(notice.step);
-            if state.not_yet > 0 {
-                state.not_yet -= 1;
-                return (202, Vec::new());
-            }
-            if state.checkpoints.last().is_none_or(|last| last.step < notice.step) {
-                state.checkpoints.push(notice);
-            }
-            (200, Vec::new())
+            commits::take(&mut state, &serde_json::from_slice(&request.body).unwrap())
+        }
+        ("GET", path) if path.starts_with("/v1/terms?step=") => {
+            assert_eq!(rank, 0);
+            commits::give_terms(&state, path.rsplit('=').next().unwrap().parse().unwrap())
         }
         ("POST", "/v1/progress") => {
             state.progress.push(serde_json::from_slice(&request.body).unwrap());
@@ -305,7 +317,8 @@ fn answer(request: &Request, shared: &(Mutex<State>, Condvar)) -> Answer {
 fn next_round(state: &mut State) {
     state.round += 1;
     state.joined.clear();
-    state.start = state.checkpoints.last().map(|last| Start { step: last.step, manifest: last.manifest });
+    let newest = state.commits.last().map(|commit| &commit.notice);
+    state.start = newest.map(|last| Start { step: last.step, manifest: last.manifest });
 }
 
 fn join(

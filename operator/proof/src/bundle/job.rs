@@ -1,0 +1,441 @@
+//! The job's part: that its records count in the order of the log, and that the files are what they name.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::log::{Opened, Shown};
+use super::subject::{Sorter, Subject};
+use super::verify::Reader;
+use super::{Bundle, FILE, FileRef, Manifest, Outcome, Report, State};
+use crate::Digest;
+use crate::hash::{self, h};
+use crate::history::{Accepted, History, Open};
+use crate::records::fields::{Epoch, Interval, Island};
+use crate::records::{self, DrawKind, Job, Record, Tier, VerdictKind};
+use crate::steps::Records;
+
+/// Most bytes of a resolved spec.
+const MAX_SPEC: u64 = 64 * 1024;
+
+/// What the records say of the job, as far as they count.
+#[derive(Default)]
+struct Story {
+    job: Option<Job>,
+    /// By island and interval.
+    states: BTreeMap<(u64, u64), State>,
+    /// Every commit that was ever accepted, with its place.
+    places: BTreeMap<Digest, (u64, u64)>,
+    windows: BTreeMap<Digest, u64>,
+    /// The island of each draw.
+    draws: BTreeMap<Digest, Option<u64>>,
+    /// Key ids of the sidecars.
+    bound: BTreeSet<Digest>,
+    /// Of all sets.
+    hub: BTreeSet<Digest>,
+    ended: Option<records::Outcome>,
+}
+
+/// Checks records, files and completeness of the job.
+pub(super) fn check(
+    report: &mut Report,
+    reader: &Reader<'_>,
+    bundle: &Bundle,
+    opened: &Opened,
+    pins: &[Digest],
+) {
+    let mut history = History::new(bundle.origin.clone(), None);
+    let mut story = Story::default();
+    fold(report, &mut history, &mut story, bundle, &opened.shown, pins);
+    report.counts.hidden = opened.hidden.len() as u64;
+    report.counts.hidden_by_hub =
+        opened.hidden.iter().filter(|entry| story.hub.contains(&entry.key)).count() as u64;
+    for entry in opened.hidden.iter().filter(|entry| story.bound.contains(&entry.key)) {
+        let what = format!(
+            "entry {} of the log is signed by a key of this job, and its record is not shown",
+            entry.index
+        );
+        report.refute("omissions", what, Some(FILE));
+    }
+    let Some(job) = story.job.take() else {
+        report.lacks("job", "the record of the job is not among those that count", Some(FILE));
+        return;
+    };
+    if report.is_good("omissions") {
+        report.holds("omissions", "no entry of a key that works for this job only is left out");
+    }
+    report.job = Some(bundle.job);
+    report.counts.intervals = job.intervals().saturating_mul(job.islands.get());
+    report.counts.committed = story.states.len() as u64;
+    spec(report, reader, bundle, &job);
+    manifests(report, reader, bundle, &job, &story.states);
+    openings(report, reader, bundle, &story);
+    end(report, &history, bundle, &story);
+    report.counts.replayed = story.states.values().filter(|state| state.audited).count() as u64;
+    report.counts.drawn = story.draws.len() as u64;
+    words(report, &job, &story);
+    report.states = story.states.into_values().collect();
+}
+
+/// Takes the records one after another.
+fn fold(
+    report: &mut Report,
+    history: &mut History,
+    story: &mut Story,
+    bundle: &Bundle,
+    shown: &[Shown],
+    pins: &[Digest],
+) {
+    let mut sorter = Sorter::default();
+    let mut wrong = 0u64;
+    let mut pinned = pins.is_empty();
+    for Shown { index, envelope, file } in shown {
+        let accepted = match history.apply(*index, envelope) {
+            Ok(accepted) => accepted,
+            Err(refusal) => {
+                wrong += 1;
+                let what = format!("record {index} of the log does not count: {refusal}");
+                // Which intervals a window has, and who may audit it, depends on records of other jobs.
+                let audited = story.job.as_ref().is_some_and(|job| job.tier != Tier::None);
+                let of_others = Record::parse(envelope).is_ok_and(|record| needs_others(&record));
+                let outcome = if audited && of_others { Outcome::Incomplete } else { Outcome::Refuted };
+                report.add("history", outcome, what, Some(file));
+                continue;
+            }
+        };
+        match sorter.sort(accepted.id, &accepted.record, envelope.unverified_payload()) {
+            Subject::Job(job) if job != bundle.job => {
+                wrong += 1;
+                report.refute("history", format!("record {index} of the log is another job's"), Some(file));
+            }
+            _ => {}
+        }
+        if let Record::HubKeys(set) = &accepted.record {
+            let ids: Vec<Digest> = set.keys().iter().map(crate::key::PublicKey::key_id).collect();
+            if !pinned && story.hub.is_empty() && !ids.iter().any(|id| pins.contains(id)) {
+                wrong += 1;
+                let what =
+                    format!("the log's first set of the hub's keys is {ids:?}, none of which is pinned");
+                report.refute("history", what, Some(file));
+            }
+            pinned = true;
+            story.hub.extend(ids);
+        }
+        story.take(&accepted);
+    }
+    if !pinned {
+        report.lacks(
+            "history",
+            "no set of the hub's keys is shown, so the pinned one was not found",
+            Some(FILE),
+        );
+    } else if wrong == 0 {
+        report.holds("history", format!("{} records count, each by the records before it", shown.len()));
+    }
+}
+
+fn needs_others(record: &Record) -> bool {
+    matches!(record, Record::WindowClose(_) | Record::Draw(_) | Record::AuditAssign(_) | Record::Commit(_))
+}
+
+impl Story {
+    fn take(&mut self, accepted: &Accepted) {
+        match &accepted.record {
+            Record::Job(it) => self.job = Some(it.clone()),
+            Record::KeyBinding(it) => {
+                self.bound.insert(it.key.key_id());
+            }
+            Record::Commit(it) => {
+                let state = State {
+                    island: it.island.get(),
+                    interval: it.interval.get(),
+                    first_step: it.first_step.get(),
+                    step: it.last_step.get(),
+                    epoch: it.epoch.get(),
+                    state_root: it.state_root,
+                    manifest: Some(it.manifest),
+                    commit: accepted.id,
+                    record_seal: it.record_seal,
+                    audited: false,
+                };
+                self.commit(state);
+            }
+            Record::Failure(it) => {
+                let state = State {
+                    island: it.island.get(),
+                    interval: it.interval.get(),
+                    first_step: it.first_step.get(),
+                    step: it.failed_step.get(),
+                    epoch: it.epoch.get(),
+                    state_root: it.state_root,
+                    manifest: None,
+                    commit: accepted.id,
+                    record_seal: it.record_seal,
+                    audited: false,
+                };
+                self.commit(state);
+            }
+            Record::WindowClose(it) => {
+                self.windows.insert(accepted.id, it.island.get());
+            }
+            Record::Draw(it) if it.kind != DrawKind::Second => {
+                let island = self.windows.get(&it.subject).copied();
+                let island = island.or_else(|| self.places.get(&it.subject).map(|(island, _)| *island));
+                self.draws.insert(accepted.id, island);
+            }
+            Record::Verdict(it) if it.verdict == VerdictKind::Match => {
+                let island = self.draws.get(&it.draw).copied().flatten();
+                let state = island.and_then(|island| self.states.get_mut(&(island, it.interval.get())));
+                if let Some(state) = state {
+                    state.audited = true;
+                }
+            }
+            Record::Rollback(it) => {
+                let (island, from) = (it.island.get(), it.to_interval.get());
+                self.states.retain(|(of, interval), _| *of != island || *interval < from);
+                self.ended = None;
+            }
+            Record::JobEnd(it) => self.ended = Some(it.outcome),
+            _ => {}
+        }
+    }
+
+    fn commit(&mut self, state: State) {
+        let place = (state.island, state.interval);
+        self.places.insert(state.commit, place);
+        self.states.insert(place, state);
+    }
+}
+
+/// Spec and dataset are the job's.
+fn spec(report: &mut Report, reader: &Reader<'_>, bundle: &Bundle, job: &Job) {
+    let mut good = true;
+    for (what, file, want) in [("spec", bundle.spec, job.spec), ("dataset", bundle.dataset, job.dataset)] {
+        if file.sha256 != want {
+            good = false;
+            let what = format!("{what}: the job's record names {want}, the bundle has {}", file.sha256);
+            report.refute("job", what, Some(FILE));
+        }
+    }
+    match reader.read(&bundle.spec) {
+        None => {
+            good = false;
+            report.lacks("job", "the spec cannot be read", Some(&bundle.spec.name()));
+        }
+        Some(spec) => {
+            let digest = h(hash::TRAINING, &[&spec]);
+            if digest != job.training_digest {
+                good = false;
+                let what = format!(
+                    "the spec has training digest {digest}, the job's record says {}",
+                    job.training_digest
+                );
+                report.refute("job", what, Some(&bundle.spec.name()));
+            } else if genesis(&spec).as_deref() != Some(job.genesis.to_string().as_str()) {
+                good = false;
+                let what = format!(
+                    "the spec does not name the state {} that the job's record starts from",
+                    job.genesis
+                );
+                report.refute("job", what, Some(&bundle.spec.name()));
+            }
+        }
+    }
+    if good {
+        report.holds("job", format!("spec and dataset are those of training {}", job.training_digest));
+    }
+}
+
+/// The state that a resolved spec begins with, as it names it. Its own reader belongs to the trainer.
+fn genesis(spec: &[u8]) -> Option<String> {
+    let spec = Some(spec).filter(|spec| spec.len() as u64 <= MAX_SPEC)?;
+    crate::jcs::parse_canonical(spec).ok()?.get("genesis")?.as_str().map(str::to_owned)
+}
+
+/// Manifests say what the commits say, and lead to the files of states.
+fn manifests(
+    report: &mut Report,
+    reader: &Reader<'_>,
+    bundle: &Bundle,
+    job: &Job,
+    states: &BTreeMap<(u64, u64), State>,
+) {
+    let there: BTreeMap<Digest, &FileRef> = bundle.manifests.iter().map(|file| (file.sha256, file)).collect();
+    let files: BTreeMap<Digest, u64> = bundle.states.iter().map(|file| (file.sha256, file.size)).collect();
+    let (mut used, mut led) = (BTreeSet::new(), BTreeSet::new());
+    let mut good = true;
+    for state in states.values() {
+        let Some(file) = state.manifest.and_then(|manifest| there.get(&manifest)) else { continue };
+        used.insert(file.sha256);
+        let name = file.name();
+        let Some(bytes) = reader.read(file) else {
+            good = false;
+            report.lacks("checkpoints", "a manifest cannot be read", Some(&name));
+            continue;
+        };
+        let manifest = match Manifest::parse(&bytes) {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                good = false;
+                report.refute("checkpoints", error, Some(&name));
+                continue;
+            }
+        };
+        let own = (manifest.step, manifest.state_root, manifest.training_digest);
+        if own != (state.step, state.state_root, job.training_digest) {
+            good = false;
+            let what = format!(
+                "the manifest of interval {} says step {} and state {}, its commit says step {} and state {}",
+                state.interval, manifest.step, manifest.state_root, state.step, state.state_root
+            );
+            report.refute("checkpoints", what, Some(&name));
+        }
+        led.extend(manifest.files.iter().map(|file| (file.sha256, file.size)));
+        let whole = manifest.files.iter().all(|file| files.get(&file.sha256) == Some(&file.size));
+        report.counts.states += u64::from(whole && !manifest.files.is_empty());
+    }
+    for file in bundle.manifests.iter().filter(|file| !used.contains(&file.sha256)) {
+        good = false;
+        report.refute("checkpoints", "no commit that counts names this manifest", Some(&file.name()));
+    }
+    for file in bundle.states.iter().filter(|file| !led.contains(&(file.sha256, file.size))) {
+        good = false;
+        report.refute("checkpoints", "no manifest of the bundle names this file", Some(&file.name()));
+    }
+    let last = states.values().filter(|state| state.manifest.is_some()).max_by_key(|state| state.step);
+    if let Some(last) =
+        last.filter(|last| !last.manifest.is_some_and(|manifest| there.contains_key(&manifest)))
+    {
+        good = false;
+        report.lacks(
+            "checkpoints",
+            format!("the manifest of the last state, of step {}, is not there", last.step),
+            Some(FILE),
+        );
+    }
+    if good {
+        report.holds("checkpoints", format!("{} manifests say what their commits say", used.len()));
+    }
+}
+
+/// Step records open the seals of their commits.
+fn openings(report: &mut Report, reader: &Reader<'_>, bundle: &Bundle, story: &Story) {
+    let by_commit: BTreeMap<Digest, &State> =
+        story.states.values().map(|state| (state.commit, state)).collect();
+    let mut good = true;
+    for opening in &bundle.openings {
+        let name = opening.records.name();
+        let Some(state) = by_commit.get(&opening.commit) else {
+            good = false;
+            report.refute("openings", format!("{} is no commit that counts", opening.commit), Some(FILE));
+            continue;
+        };
+        let Some(bytes) = reader.read(&opening.records) else {
+            good = false;
+            report.lacks("openings", "step records cannot be read", Some(&name));
+            continue;
+        };
+        let records = match Records::parse(state.first_step, &bytes) {
+            Ok(records) => records,
+            Err(error) => {
+                good = false;
+                report.refute("openings", error.to_string(), Some(&name));
+                continue;
+            }
+        };
+        let place = (Island::new(state.island), Epoch::new(state.epoch), Interval::new(state.interval));
+        let (Ok(island), Ok(epoch), Ok(interval)) = place else { continue };
+        let seal =
+            records::record_seal(bundle.job, (island, epoch, interval), &records.root(), &opening.salt);
+        if seal != state.record_seal {
+            good = false;
+            let what = format!(
+                "the step records of interval {} are not those that its commit has sealed",
+                state.interval
+            );
+            report.refute("openings", what, Some(&name));
+        }
+    }
+    if good && !bundle.openings.is_empty() {
+        let what = format!(
+            "{} lists of step records are those that their commits have sealed",
+            bundle.openings.len()
+        );
+        report.holds("openings", what);
+    }
+}
+
+/// What the job still lacks by its own rules.
+fn end(report: &mut Report, history: &History, bundle: &Bundle, story: &Story) {
+    let open = match history.open(bundle.job) {
+        Ok(open) => open,
+        Err(refusal) => {
+            report.lacks("end", refusal.to_string(), Some(FILE));
+            return;
+        }
+    };
+    for item in &open {
+        let what = match item {
+            Open::Training => "its training has not ended under this checkpoint".to_owned(),
+            Open::Window { island, epoch } => {
+                format!("intervals of island {island}, epoch {epoch} are in no closed window")
+            }
+            Open::Draw { kind, subject } => format!("a draw of kind {kind:?} about {subject} is missing"),
+            Open::Verdict { draw } => format!("draw {draw} has no verdict"),
+            Open::Rollback { verdict, island } => {
+                format!("island {island} has not gone back after verdict {verdict}")
+            }
+        };
+        report.lacks("end", what, None);
+    }
+    if open.is_empty() {
+        let how = story.ended.map_or("ended", |outcome| match outcome {
+            records::Outcome::Completed => "completed",
+            records::Outcome::Failed => "failed",
+            records::Outcome::Cancelled => "was cancelled",
+        });
+        report.holds("end", format!("the job {how}, and nothing that had to follow is missing"));
+    }
+}
+
+/// What was checked, drawn, replayed, and what is only deterred.
+fn words(report: &mut Report, job: &Job, story: &Story) {
+    let counts = report.counts;
+    let mut words = Vec::new();
+    if let Some(head) = &report.head {
+        words.push(match head.cosigned.len() {
+            0 => format!(
+                "Nobody but the log's own key stands for its {} entries: that all see the same log is the hub's word.",
+                head.size
+            ),
+            n => format!("{n} witnesses have seen the log grow to its {} entries without a rewrite.", head.size),
+        });
+    }
+    if let Some(last) =
+        story.states.values().max_by_key(|state| (state.step, std::cmp::Reverse(state.island)))
+    {
+        words.push(format!("The last state that counts is {} after step {}.", last.state_root, last.step));
+    }
+    words.push(format!(
+        "{} of {} intervals are committed; {} draws were made; {} of {} intervals were replayed by an auditor with the same bits.",
+        counts.committed, counts.intervals, counts.drawn, counts.replayed, counts.committed
+    ));
+    if counts.replayed < counts.committed {
+        words.push(match job.tier {
+            Tier::None => "The job's tier is None: its states are signed and logged, and nobody has checked them. Replay any \
+                           interval with `muster replay`."
+                .to_owned(),
+            tier => format!(
+                "An interval that was not replayed is deterred, not proven: tier {tier:?} draws some, and a wrong one that was \
+                 not drawn stays unseen."
+            ),
+        });
+    }
+    words.push(format!("The bundle has the whole of {} states.", counts.states));
+    if counts.hidden > 0 {
+        words.push(format!(
+            "{} entries of the log are not shown, {} of them signed by the hub: other jobs' records, if hub and maker of the bundle \
+             are honest. A later grant, end or rollback of this job could be one of these.",
+            counts.hidden, counts.hidden_by_hub
+        ));
+    }
+    report.words.extend(words);
+}

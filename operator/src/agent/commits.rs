@@ -1,0 +1,119 @@
+//! What a pod has committed, a file for each interval: the commit as it was signed, and the step records that its seal hides.
+//! Kept until the unit is forgotten, for an audit may ask for the records of any interval. Not in the unit's own file, which
+//! is written anew with every change.
+use std::io;
+use std::path::{Path, PathBuf};
+
+use muster_proof::dsse::Envelope;
+use muster_proof::steps::StepRecord;
+use serde::{Deserialize, Serialize};
+
+use crate::runtime::files::{self, Access};
+
+/// 100,000 records of at most 117 bytes, and an envelope.
+const MAX_FILE: u64 = 16 << 20;
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Committed {
+    /// The commit, signed.
+    pub commit: Envelope,
+    /// Of the interval's steps. Secret.
+    pub records: Vec<StepRecord>,
+}
+
+/// The directory of them.
+#[derive(Debug, Clone)]
+pub struct Commits {
+    root: PathBuf,
+}
+
+impl Commits {
+    /// Under `state`.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub fn open(state: &Path) -> io::Result<Self> {
+        let root = state.join("commits");
+        files::create_private_dir(&root)?;
+        Ok(Self { root })
+    }
+
+    /// Makes it durable.
+    ///
+    /// # Errors
+    /// Any error of the file system; what was there before stays.
+    pub fn save(&self, unit: &str, step: i64, committed: &Committed) -> io::Result<()> {
+        let path = self.path(unit, step);
+        if let Some(dir) = path.parent().filter(|dir| !dir.is_dir()) {
+            files::create_private_dir(dir)?;
+            files::sync_dir(&self.root)?;
+        }
+        files::write_atomic(&path, &serde_json::to_vec(committed)?, Access::Private)
+    }
+
+    /// The one of this step.
+    ///
+    /// # Errors
+    /// Any error of the file system but absence; a file that holds something else.
+    pub fn load(&self, unit: &str, step: i64) -> io::Result<Option<Committed>> {
+        let path = self.path(unit, step);
+        match files::read_capped(&path, MAX_FILE) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+                let text = format!("{}: {error}; restore it from a backup", path.display());
+                io::Error::new(io::ErrorKind::InvalidData, text)
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes what was kept of a unit.
+    ///
+    /// # Errors
+    /// Any error of the file system but absence.
+    pub fn forget(&self, unit: &str) -> io::Result<()> {
+        match std::fs::remove_dir_all(self.root.join(unit)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn path(&self, unit: &str, step: i64) -> PathBuf {
+        self.root.join(unit).join(format!("step-{step:08}.json"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use muster_proof::key::SigningKey;
+    use muster_proof::steps::Bits;
+
+    use super::*;
+
+    #[test]
+    fn are_kept_private_and_forgotten_by_unit() {
+        let dir = tempfile::tempdir().unwrap();
+        let commits = Commits::open(dir.path()).unwrap();
+        let number = Bits::of(1.5);
+        let record =
+            StepRecord { eval_loss: None, grad_norm: number, learning_rate: number, loss: number, step: 1 };
+        let commit = Envelope::sign("x", b"{}", &SigningKey::generate([7; 32]).unwrap()).unwrap();
+        let one = Committed { commit, records: vec![record] };
+        commits.save("a-0-1", 20, &one).unwrap();
+        commits.save("b-0-1", 20, &one).unwrap();
+        assert_eq!(commits.load("a-0-1", 20).unwrap(), Some(one));
+        assert_eq!(commits.load("a-0-1", 40).unwrap(), None);
+        let path = dir.path().join("commits/a-0-1/step-00000020.json");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        std::fs::write(&path, "{").unwrap();
+        assert!(commits.load("a-0-1", 20).unwrap_err().to_string().contains("step-00000020.json"));
+        commits.forget("a-0-1").unwrap();
+        commits.forget("a-0-1").unwrap();
+        assert_eq!(commits.load("a-0-1", 20).unwrap(), None);
+        assert!(commits.load("b-0-1", 20).unwrap().is_some());
+    }
+}

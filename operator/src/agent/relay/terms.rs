@@ -1,0 +1,171 @@
+//! What the commit of an interval must say (docs/spec/protocol.md section 3): who asks twice is told the same, so that the
+//! record that comes of it is the same, whoever signs it.
+use std::io;
+
+use muster_core::envelope::Payload;
+use muster_proof::Digest;
+use muster_proof::records::fields::{Epoch, Interval, Island, JobId, Step, Unfit};
+use muster_proof::records::{self, Payload as _};
+use muster_proof::steps;
+use muster_trainer::protocol::Terms;
+
+use super::Relay;
+use crate::agent::salt::Salts;
+use crate::agent::state::UnitState;
+use crate::agent::units::Unit;
+
+/// Why there are no terms.
+#[derive(Debug, thiserror::Error)]
+pub enum TermsError {
+    /// Another interval is to be committed first; above the step that was asked for: the log has that one.
+    #[error("the interval that ends with step {0} is to be committed next")]
+    NotNext(u64),
+    /// No interval ends there.
+    #[error("step: {0} is neither the end of an interval nor the last step")]
+    NotABoundary(u64),
+    /// The log has all there is.
+    #[error("everything is committed")]
+    Over,
+    /// A number of the payload that no record can have.
+    #[error("the unit's payload does not fit a record: {0}")]
+    Unfit(#[from] Unfit),
+    /// The state directory.
+    #[error("state directory: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// The interval that is to be committed next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Due {
+    /// From 0.
+    pub interval: u64,
+    /// Its first step.
+    pub first: u64,
+    /// Its last step.
+    pub last: u64,
+    /// Record id of what it continues.
+    pub previous: Digest,
+}
+
+/// The interval after the newest commit, or after what the unit starts from; `None` after the last.
+#[must_use]
+pub fn due(state: &UnitState, payload: &Payload) -> Option<Due> {
+    let (steps, size) = (payload.steps.unsigned_abs(), payload.interval_steps.unsigned_abs().max(1));
+    let (begin, previous) = match state.newest() {
+        Some(newest) if payload.start.is_none_or(|start| start.step <= newest.step) => {
+            (newest.step, newest.record)
+        }
+        _ => (payload.start.map_or(0, |start| start.step), payload.start_record),
+    };
+    let begin = begin.unsigned_abs();
+    let interval = begin / size;
+    let last = (interval + 1).saturating_mul(size).min(steps);
+    (begin < last).then_some(Due { interval, first: begin + 1, last, previous })
+}
+
+/// The terms of an interval of this unit.
+fn terms_of(payload: &Payload, due: &Due, salts: &Salts) -> Result<Terms, Unfit> {
+    let island = payload.island.unsigned_abs();
+    let epoch = payload.epoch.unsigned_abs();
+    let of = steps::Interval { job: payload.job, island, epoch, interval: due.interval };
+    Ok(Terms {
+        job: JobId(payload.job),
+        island: Island::new(island)?,
+        epoch: Epoch::new(epoch)?,
+        interval: Interval::new(due.interval)?,
+        first_step: Step::new(due.first)?,
+        last_step: Step::new(due.last)?,
+        previous: due.previous,
+        salt: salts.of(&of),
+    })
+}
+
+/// The terms that a commit was made after.
+fn terms_again(commit: &records::Commit, salts: &Salts) -> Terms {
+    let records::Commit { job, island, epoch, interval, first_step, last_step, previous, .. } = *commit;
+    let of =
+        steps::Interval { job: job.0, island: island.get(), epoch: epoch.get(), interval: interval.get() };
+    Terms { job, island, epoch, interval, first_step, last_step, previous, salt: salts.of(&of) }
+}
+
+/// Whether a checkpoint is made after this step.
+pub(super) fn is_boundary(payload: &Payload, step: u64) -> bool {
+    let (steps, size) = (payload.steps.unsigned_abs(), payload.interval_steps.unsigned_abs().max(1));
+    (1..=steps).contains(&step) && (step.is_multiple_of(size) || step == steps)
+}
+
+impl Relay {
+    /// The terms of the interval that ends with this step: the next, or one that was committed here before.
+    ///
+    /// # Errors
+    /// [`TermsError`].
+    pub(super) async fn terms(&self, unit: &Unit, state: &UnitState, step: u64) -> Result<Terms, TermsError> {
+        let payload = state.payload.as_ref().ok_or(TermsError::Over)?;
+        if !is_boundary(payload, step) {
+            return Err(TermsError::NotABoundary(step));
+        }
+        let due = due(state, payload);
+        if let Some(due) = due.filter(|due| due.last == step) {
+            return Ok(terms_of(payload, &due, &self.salts)?);
+        }
+        // A file of a later step is what a commit left that was not taken, or has become void.
+        let newest = state.newest().map_or(0, |newest| newest.step.unsigned_abs());
+        if step <= newest
+            && let Ok(number) = i64::try_from(step)
+            && let Some(committed) = unit.committed_at(number).await?
+        {
+            let commit = records::Commit::from_payload(committed.commit.unverified_payload());
+            let commit =
+                commit.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+            return Ok(terms_again(&commit, &self.salts));
+        }
+        Err(due.map_or(TermsError::Over, |due| TermsError::NotNext(due.last)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_core::envelope::CheckpointRef;
+
+    use super::*;
+    use crate::agent::state::Commit;
+    use crate::agent::testing::payload;
+
+    fn commit(step: i64) -> Commit {
+        let (record, digest) = (Digest::of(&step.to_le_bytes()), Digest::of(b"m"));
+        Commit { step, manifest: digest, state_root: digest, record, attempt: 1, durable: false }
+    }
+
+    #[test]
+    fn the_next_interval_follows_the_newest_commit_or_the_start() {
+        let mut payload = payload();
+        payload.steps = 50;
+        let mut state = UnitState::default();
+        let job_record = payload.start_record;
+        let want = |interval, first, last, previous| Some(Due { interval, first, last, previous });
+        assert_eq!(due(&state, &payload), want(0, 1, 20, job_record));
+        state.checkpoints.push(commit(20));
+        assert_eq!(due(&state, &payload), want(1, 21, 40, commit(20).record));
+        state.checkpoints.push(commit(40));
+        assert_eq!(due(&state, &payload), want(2, 41, 50, commit(40).record), "the last one is shorter");
+        state.checkpoints.push(commit(50));
+        assert_eq!(due(&state, &payload), None);
+        // What the hub says is newer than what is known here.
+        state.checkpoints.truncate(1);
+        payload.start = Some(CheckpointRef { step: 40, manifest: Digest::of(b"m") });
+        payload.start_record = Digest::of(b"commit of 40");
+        assert_eq!(due(&state, &payload), want(2, 41, 50, Digest::of(b"commit of 40")));
+        payload.start = Some(CheckpointRef { step: 50, manifest: Digest::of(b"m") });
+        assert_eq!(due(&state, &payload), None);
+        // One interval, and one step.
+        payload = Payload { steps: 1, interval_steps: 1, start: None, ..payload };
+        assert_eq!(due(&UnitState::default(), &payload), want(0, 1, 1, Digest::of(b"commit of 40")));
+    }
+
+    #[test]
+    fn boundaries_are_the_ends_of_intervals_and_the_last_step() {
+        let payload = Payload { steps: 50, ..payload() };
+        let ends: Vec<u64> = (0..70).filter(|step| is_boundary(&payload, *step)).collect();
+        assert_eq!(ends, [20, 40, 50]);
+    }
+}

@@ -1,0 +1,135 @@
+//! What may enter the log: the fold of `muster_proof::history` over all that is in it. The same fold refuses here and at whoever
+//! verifies. Who may submit which kind of record is asked before ([`may_submit`]).
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use axum::http::StatusCode;
+use muster_proof::Digest;
+use muster_proof::dsse::Envelope;
+use muster_proof::history::{History, Refusal as Refused};
+use muster_proof::key::PublicKey;
+use muster_proof::records::fields::Origin;
+use muster_proof::records::{AuditOpening, AuditSeal, Commit, Failure, KeyBinding, Opening, Payload, Record};
+use muster_proof::tlog::note::VerifierKey;
+
+use super::access::{Member, Refusal};
+use crate::log::admit::{self, Admit, Fault};
+use crate::log::cosignatures::Witnesses;
+
+/// The log so far. It decides, and never forgets.
+pub struct Fold {
+    history: History,
+    /// Every key that ever signed or may sign, by its id.
+    keys: HashMap<Digest, PublicKey>,
+    witnesses: Arc<Known>,
+}
+
+/// The witness that each provider named last, for the gateway.
+#[derive(Debug, Default)]
+pub struct Known(RwLock<BTreeMap<String, VerifierKey>>);
+
+impl Fold {
+    /// Of an empty log; `witnesses` learns as the log grows.
+    #[must_use]
+    pub fn new(origin: Origin, witnesses: Arc<Known>) -> Self {
+        Self { history: History::new(origin, None), keys: HashMap::new(), witnesses }
+    }
+
+    fn learn(&mut self, record: &Record) {
+        let mut know = |key: &PublicKey| {
+            self.keys.insert(key.key_id(), key.clone());
+        };
+        match record {
+            Record::HubKeys(set) => set.keys().iter().for_each(know),
+            Record::KeyBinding(it) => know(&it.key),
+            Record::ProviderKey(it) => {
+                know(&it.key);
+                self.witnesses.learn(it.provider.as_str(), &it.witness.to_string());
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Admit for Fold {
+    fn signer(&self, envelope: &Envelope, known: &[PublicKey]) -> Option<PublicKey> {
+        let first = envelope.signatures().first()?.keyid;
+        // Of the first key set nothing in the log knows the signer: only the hub itself can bring it.
+        self.keys.get(&first).or_else(|| known.iter().find(|key| key.key_id() == first)).cloned()
+    }
+
+    fn admit(&mut self, index: u64, envelope: &Envelope) -> Result<(), admit::Refusal> {
+        let accepted = self.history.apply(index, envelope).map_err(|refused| refusal(&refused))?;
+        self.learn(&accepted.record);
+        Ok(())
+    }
+}
+
+impl Known {
+    fn learn(&self, provider: &str, witness: &str) {
+        match witness.parse() {
+            Ok(key) => {
+                let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+                all.insert(provider.to_owned(), key);
+            }
+            // A point that is none: nothing that it signs will ever be kept.
+            Err(error) => tracing::warn!(provider, %error, "a provider's witness key is not usable"),
+        }
+    }
+}
+
+impl Witnesses for Known {
+    fn witness_keys(&self) -> Vec<(String, VerifierKey)> {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|(provider, key)| (provider.clone(), key.clone())).collect()
+    }
+}
+
+/// In the words of the log: a reason for programs, and whose fault it is.
+fn refusal(refused: &Refused) -> admit::Refusal {
+    let message = refused.to_string();
+    match refused {
+        Refused::Record(_) => admit::Refusal { fault: Fault::Envelope, reason: "BadRecord", message },
+        Refused::Signature(_) | Refused::Signer { .. } => {
+            admit::Refusal { fault: Fault::Envelope, reason: "BadSigner", message }
+        }
+        Refused::Revoked(_) => admit::Refusal::conflict("Revoked", message),
+        Refused::KeyTaken { .. } => admit::Refusal::conflict("KeyTaken", message),
+        Refused::Unknown { .. } => admit::Refusal::conflict("Unknown", message),
+        Refused::Known { .. } => admit::Refusal::conflict("Known", message),
+        Refused::OldEpoch { .. } => admit::Refusal::conflict("OldEpoch", message),
+        Refused::GrantEnded(_) => admit::Refusal::conflict("GrantEnded", message),
+        Refused::GrantLive(_) => admit::Refusal::conflict("GrantLive", message),
+        Refused::JobEnded => admit::Refusal::conflict("JobEnded", message),
+        Refused::Differs { .. } => admit::Refusal::conflict("Differs", message),
+        _ => admit::Refusal::conflict("OutOfPlace", message),
+    }
+}
+
+/// Whether a caller may bring a record of this kind here at all.
+///
+/// # Errors
+/// 403 `NotHere`.
+pub fn may_submit(member: &Member, envelope: &Envelope) -> Result<(), Refusal> {
+    let kind = envelope.payload_type();
+    let by_agents = [
+        KeyBinding::PAYLOAD_TYPE,
+        Opening::PAYLOAD_TYPE,
+        AuditSeal::PAYLOAD_TYPE,
+        AuditOpening::PAYLOAD_TYPE,
+    ];
+    // A state counts only after its blobs were read back, whoever brings it.
+    let states = [Commit::PAYLOAD_TYPE, Failure::PAYLOAD_TYPE];
+    let may = match member {
+        Member::Agent { .. } => by_agents.contains(&kind),
+        Member::Hub { .. } => !states.contains(&kind),
+    };
+    if may {
+        return Ok(());
+    }
+    let text = match states.contains(&kind) {
+        true => "commits go to /v1/units/{unit}/checkpoints/{step}".to_owned(),
+        false => format!("a record of type {kind:?} is not for this caller to log"),
+    };
+    Err(Refusal::new(StatusCode::FORBIDDEN, "NotHere", text))
+}

@@ -1,0 +1,265 @@
+//! The record of a job, a grant before each of its units, and their ends. What was logged is noted in the store, so that the
+//! end of a grant is known to be missing though the hub died between two steps.
+use std::collections::BTreeMap;
+
+use muster_api::v1alpha1::{JobCheckpoint, Resolved, TrainingJob};
+use muster_proof::Digest;
+use muster_proof::dsse::{self, Envelope};
+use muster_proof::records::fields::{Epoch, Island, JobId, Step};
+use muster_proof::records::{GrantEnd, GrantEndReason, Job, JobEnd, Outcome, Payload, Record, job_id};
+
+use super::LedgerError;
+use super::records::{self, StartState, Who, number};
+use crate::hub::context::Context;
+use crate::hub::job::unit::Logged;
+use crate::hub::state::Beacon;
+use crate::store::{Entry, Granted, Noted, Recorded, Whole};
+
+/// What the log has of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Names {
+    /// The job's id.
+    pub id: JobId,
+    /// Record id of its record.
+    pub record: Digest,
+    /// StateRoot of state 0.
+    pub genesis: Digest,
+    /// Its last step.
+    pub steps: u64,
+}
+
+impl Names {
+    fn of(payload: &[u8]) -> Result<Self, LedgerError> {
+        let job = Job::from_payload(payload)?;
+        let record = dsse::record_id(Job::PAYLOAD_TYPE, payload);
+        Ok(Self { id: job_id(payload), record, genesis: job.genesis, steps: job.steps.get() })
+    }
+}
+
+/// Logs the record of a job, made once and kept in the state directory; a job that was logged before keeps its id.
+///
+/// # Errors
+/// [`LedgerError`]; `DigestMismatch` as the reason if the job was logged with another training digest.
+pub async fn job(
+    ctx: &Context,
+    job: &TrainingJob,
+    resolved: &Resolved,
+    training_digest: &str,
+) -> Result<Names, LedgerError> {
+    let uid = job.metadata.uid.as_deref().unwrap_or_default();
+    let kept = match ctx.state.beacon(uid)? {
+        Some(kept) => kept,
+        None => {
+            let origin = ctx.ledger.origin().await?;
+            let seed = random()?;
+            let record = records::job(job, resolved, training_digest, &origin, &seed)?;
+            ctx.state.keep_beacon(uid, Beacon { seed, record: record.to_payload()? })?
+        }
+    };
+    let logged = Job::from_payload(&kept.record)?;
+    if logged.training_digest.to_string() != training_digest {
+        let message = format!(
+            "the job was logged with training digest {}, and would now have {training_digest}: its dataset's name stands \
+             for other data; push the old data again, or create a new TrainingJob",
+            logged.training_digest
+        );
+        return Err(LedgerError::Refused { what: "the job", reason: "DigestMismatch".into(), message });
+    }
+    let envelope = sign(ctx, Job::PAYLOAD_TYPE, &kept.record)?;
+    let entry = ctx.ledger.submit("the job", &envelope).await?;
+    tracing::debug!(job = uid, index = entry.index, "the log has the job");
+    Names::of(&kept.record)
+}
+
+/// What the log has of a job that was accepted.
+///
+/// # Errors
+/// [`LedgerError::Incomplete`] if the state directory does not know it.
+pub fn names(ctx: &Context, job_uid: &str) -> Result<Names, LedgerError> {
+    let kept = ctx.state.beacon(job_uid)?.ok_or_else(|| {
+        LedgerError::Incomplete(format!(
+            "the hub's state directory has no beacons/{job_uid}; restore it from a newer backup"
+        ))
+    })?;
+    Names::of(&kept.record)
+}
+
+/// A unit that is about to be made.
+#[derive(Debug, Clone, Copy)]
+pub struct Next<'a> {
+    /// `metadata.uid` of its job.
+    pub job_uid: &'a str,
+    /// Its island.
+    pub island: i64,
+    /// Its epoch.
+    pub epoch: i64,
+    /// Who gets it.
+    pub who: Who<'a>,
+    /// From where; `None` is genesis.
+    pub start: Option<&'a JobCheckpoint>,
+}
+
+/// Logs the grant of a unit, after the end of the one before it, for this reason. When this returns, nothing is taken any
+/// more under an older epoch.
+///
+/// # Errors
+/// [`LedgerError`]; then the epoch may be used up.
+pub async fn grant(ctx: &Context, next: Next<'_>, before: GrantEndReason) -> Result<Logged, LedgerError> {
+    let granted = try_grant(ctx, next, before).await;
+    if let Err(LedgerError::Refused { .. }) = &granted {
+        // A gateway may have died between the log and the store: then the newest state is not the one that we know.
+        repair(ctx, next.job_uid).await?;
+    }
+    granted
+}
+
+async fn try_grant(ctx: &Context, next: Next<'_>, before: GrantEndReason) -> Result<Logged, LedgerError> {
+    let Next { job_uid, island, epoch, who, start } = next;
+    let names = names(ctx, job_uid)?;
+    let origin = ctx.ledger.origin().await?;
+    let from = match start {
+        None => StartState { step: 0, state_root: names.genesis, record: names.record },
+        Some(checkpoint) => {
+            StartState::checkpoint(checkpoint, commit_of(ctx, job_uid, checkpoint).await?.record)?
+        }
+    };
+    let grant = records::grant(names.id, job_uid, (island, epoch), who, &from)?;
+    end_grant(ctx, job_uid, island, i64::MAX, before).await?;
+    // The fence first: once it is logged, no gateway takes anything more from the unit before.
+    ctx.store.raise_epoch(job_uid, island, epoch).await?;
+    ctx.store.note_grant(job_uid, island, Granted::Live(epoch)).await?;
+    let entry = ctx.ledger.submit("the grant", &grant.sign(&ctx.ledger.key())?).await?;
+    tracing::info!(unit = grant.unit.as_str(), provider = who.provider, index = entry.index, "granted");
+    Ok(Logged { job: names.id.0, log: origin.to_string(), grant: entry.record, start_record: from.record })
+}
+
+/// Where the log has the commit of a checkpoint.
+///
+/// # Errors
+/// [`LedgerError::Incomplete`] for one that was not logged.
+async fn commit_of(ctx: &Context, job_uid: &str, checkpoint: &JobCheckpoint) -> Result<Entry, LedgerError> {
+    let step = u64::try_from(checkpoint.step).unwrap_or(0);
+    match ctx.store.noted_commit(job_uid, step).await? {
+        Some(Noted::Logged(entry)) => Ok(entry),
+        _ => Err(LedgerError::Incomplete(format!("the checkpoint of step {step} is not in the log"))),
+    }
+}
+
+/// Logs the end of the newest grant of an island, if it has none; of an epoch up to `newest`, for a newer one is not known
+/// to be over.
+///
+/// # Errors
+/// [`LedgerError`].
+pub async fn end_grant(
+    ctx: &Context,
+    job_uid: &str,
+    island: i64,
+    newest: i64,
+    reason: GrantEndReason,
+) -> Result<(), LedgerError> {
+    let noted = ctx.store.noted_grant(job_uid, island).await?;
+    let Some(Granted::Live(epoch)) =
+        noted.filter(|noted| matches!(noted, Granted::Live(epoch) if *epoch <= newest))
+    else {
+        return Ok(());
+    };
+    let end = GrantEnd {
+        job: names(ctx, job_uid)?.id,
+        island: number("island", island, Island::new)?,
+        epoch: number("epoch", epoch, Epoch::new)?,
+        reason,
+    };
+    match ctx.ledger.submit("the grant's end", &end.sign(&ctx.ledger.key())?).await {
+        Ok(entry) => {
+            tracing::info!(job_uid, island, epoch, ?reason, index = entry.index, "the grant has ended")
+        }
+        // It was never logged, or ended before.
+        Err(error) if matches!(error.refusal(), Some("Unknown" | "GrantEnded")) => {
+            tracing::debug!(job_uid, island, epoch, %error, "no grant to end");
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(ctx.store.note_grant(job_uid, island, Granted::Ended(epoch)).await?)
+}
+
+/// Logs the end of a job that trains no more.
+///
+/// # Errors
+/// [`LedgerError`].
+pub async fn end_job(
+    ctx: &Context,
+    job_uid: &str,
+    newest: Option<&JobCheckpoint>,
+    outcome: Outcome,
+) -> Result<(), LedgerError> {
+    if ctx.store.noted_end(job_uid).await? {
+        return Ok(());
+    }
+    let names = names(ctx, job_uid)?;
+    // Who gives up a job whose last step is committed gives up nothing.
+    let is_complete =
+        newest.is_some_and(|newest| u64::try_from(newest.step).is_ok_and(|step| step >= names.steps));
+    let outcome = if is_complete { Outcome::Completed } else { outcome };
+    let grant = match outcome {
+        Outcome::Completed => GrantEndReason::Completed,
+        // That a step cannot be taken is not a record of its own yet, so no grant ends with it.
+        Outcome::Failed => GrantEndReason::Released,
+        Outcome::Cancelled => GrantEndReason::Cancelled,
+    };
+    end_grant(ctx, job_uid, 0, i64::MAX, grant).await?;
+    let (step, root) = match newest {
+        None => (0, names.genesis),
+        Some(newest) => {
+            let from = StartState::checkpoint(newest, names.record)?;
+            (from.step, from.state_root)
+        }
+    };
+    let last_step = number("lastStep", step, Step::new)?;
+    let end = JobEnd { job: names.id, last_step, state_root: root, outcome };
+    match ctx.ledger.submit("the job's end", &end.sign(&ctx.ledger.key())?).await {
+        Ok(entry) => tracing::info!(job_uid, ?outcome, index = entry.index, "the log has the job's end"),
+        Err(error) if error.refusal() == Some("JobEnded") => {}
+        Err(error) => {
+            if error.refusal().is_some() {
+                repair(ctx, job_uid).await?;
+            }
+            return Err(error);
+        }
+    }
+    Ok(ctx.store.note_end(job_uid).await?)
+}
+
+/// Makes checkpoints the job's whose commit is in the log and whose gateway died before it could say so.
+///
+/// # Errors
+/// [`LedgerError`].
+pub async fn repair(ctx: &Context, job_uid: &str) -> Result<(), LedgerError> {
+    let begun: BTreeMap<u64, Digest> = ctx.store.begun_commits(job_uid).await?;
+    for (step, record) in begun {
+        let Some((index, envelope)) = ctx.ledger.entry(&record).await? else { continue };
+        let Ok(Record::Commit(commit)) = Record::parse(&envelope) else { continue };
+        if !matches!(ctx.store.whole_checkpoint(&commit.manifest).await?, Whole::Yes(_)) {
+            tracing::error!(job_uid, step, manifest = %commit.manifest, "a checkpoint that was logged is not whole");
+            continue;
+        }
+        ctx.store.note_commit(job_uid, step, &Noted::Logged(Entry { record, index })).await?;
+        match ctx.store.record_checkpoint(job_uid, step, &commit.manifest).await? {
+            Recorded::Taken(there) => {
+                tracing::error!(job_uid, step, %there, "another checkpoint is the job's")
+            }
+            _ => tracing::warn!(job_uid, step, index, "a checkpoint that was logged is the job's now"),
+        }
+    }
+    Ok(())
+}
+
+fn sign(ctx: &Context, payload_type: &str, payload: &[u8]) -> Result<Envelope, LedgerError> {
+    Ok(Envelope::sign(payload_type, payload, &ctx.ledger.key())
+        .map_err(muster_proof::records::Error::from)?)
+}
+
+fn random() -> Result<Digest, LedgerError> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|error| LedgerError::Incomplete(format!("no randomness: {error}")))?;
+    Ok(Digest::from_bytes(seed))
+}

@@ -1,0 +1,198 @@
+//! The hub as a client of the log (docs/spec/gateway.md section 11): what it decides about jobs and keys is logged first. The
+//! log takes a record once, whoever sends it how often, so everything here may be done again.
+//!
+//! | file | what |
+//! |---|---|
+//! | `records` | the records of jobs and grants, pure |
+//! | `grants` | the job record, a grant before each unit, their ends |
+//! | `keys` | providers' keys: countersigned, revoked |
+//! | `way` | how the log is reached |
+//!
+//! Without the log nothing new is accepted or placed; what runs goes on.
+pub mod grants;
+pub mod keys;
+pub mod records;
+#[cfg(test)]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+pub mod way;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use muster_proof::Digest;
+use muster_proof::dsse::Envelope;
+use muster_proof::records::fields::Origin;
+
+use self::way::Way;
+use super::signer::Signer;
+use super::state::{State, StateError};
+use crate::log::client::{ClientError, LogClient};
+use crate::store::Entry;
+
+/// Why something is not in the log.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// Try again later.
+    #[error("{0}; the hub tries again, and starts nothing new meanwhile")]
+    Unavailable(String),
+    /// The log does not take it.
+    #[error("the log refuses {what}: {reason}: {message}")]
+    Refused {
+        /// Which record.
+        what: &'static str,
+        /// A CamelCase word.
+        reason: String,
+        /// Why.
+        message: String,
+    },
+    /// The hub's own state.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The store.
+    #[error("store: {0}")]
+    Store(#[from] std::io::Error),
+    /// No record could be made.
+    #[error("record: {0}")]
+    Record(#[from] muster_proof::records::Error),
+    /// An object does not have what a record needs.
+    #[error("{0}")]
+    Incomplete(String),
+}
+
+impl LedgerError {
+    /// The word with which the log refuses, if it does.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&str> {
+        match self {
+            Self::Refused { reason, .. } => Some(reason),
+            _ => None,
+        }
+    }
+}
+
+/// A connection that is good as long as the hub's key is the same.
+#[derive(Clone)]
+struct Connected {
+    key: Digest,
+    log: Arc<dyn LogClient>,
+    origin: Origin,
+    /// Serial of the newest key set that the log has.
+    serial: u64,
+}
+
+/// See the module.
+pub struct Ledger {
+    way: Box<dyn Way>,
+    state: Arc<State>,
+    signer: Arc<Signer>,
+    connected: tokio::sync::Mutex<Option<Connected>>,
+    keys: Mutex<BTreeMap<String, BTreeSet<Digest>>>,
+}
+
+impl Ledger {
+    /// Goes to the log by this way, when it is needed.
+    #[must_use]
+    pub fn new(way: impl Way + 'static, state: Arc<State>, signer: Arc<Signer>) -> Self {
+        Self { way: Box::new(way), state, signer, connected: Default::default(), keys: Mutex::default() }
+    }
+
+    /// The log's origin.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    pub async fn origin(&self) -> Result<Origin, LedgerError> {
+        Ok(self.connect().await?.origin)
+    }
+
+    /// Logs a record; says where it is.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn submit(&self, what: &'static str, envelope: &Envelope) -> Result<Entry, LedgerError> {
+        let connected = self.connect().await?;
+        let logged = connected.log.submit(envelope).await;
+        match logged {
+            Ok(logged) => Ok(Entry { record: logged.record_id, index: logged.index }),
+            Err(error) => {
+                self.doubt(&error).await;
+                Err(refused(what, error))
+            }
+        }
+    }
+
+    /// A record and its index, if the log has it.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    pub async fn entry(&self, record: &Digest) -> Result<Option<(u64, Envelope)>, LedgerError> {
+        let connected = self.connect().await?;
+        match connected.log.entry(record).await {
+            Ok(found) => Ok(found.map(|found| (found.index, found.envelope))),
+            Err(error) => {
+                self.doubt(&error).await;
+                Err(LedgerError::Unavailable(error.to_string()))
+            }
+        }
+    }
+
+    /// With what records are signed now.
+    #[must_use]
+    pub fn key(&self) -> muster_proof::key::SigningKey {
+        self.signer.identity().key
+    }
+
+    /// Whether the log has a key of this provider that is good now, as far as this process has seen.
+    #[must_use]
+    pub fn knows(&self, provider: &str) -> bool {
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.get(provider).is_some_and(|keys| !keys.is_empty())
+    }
+
+    fn learn(&self, provider: &str, keys: BTreeSet<Digest>) {
+        let mut all = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(provider.to_owned(), keys);
+    }
+
+    /// The connection for the key that signs now. The log has the hub's key sets before anything that they sign.
+    async fn connect(&self) -> Result<Connected, LedgerError> {
+        let key = self.key();
+        let keys = self.state.keys()?;
+        let mut connected = self.connected.lock().await;
+        let serial = keys.set().serial();
+        if let Some(good) =
+            connected.as_ref().filter(|good| good.key == key.key_id() && good.serial == serial)
+        {
+            return Ok(good.clone());
+        }
+        let (log, vkey) = self.way.connect(&key).await.map_err(LedgerError::Unavailable)?;
+        let origin = vkey.split('+').next().unwrap_or_default().parse::<Origin>();
+        let origin = origin.map_err(|_| LedgerError::Unavailable(format!("{vkey:?} is no key of a log")))?;
+        self.state.pin_log(&vkey)?;
+        for set in keys.chain() {
+            log.submit(set).await.map_err(|error| refused("the hub's key set", error))?;
+        }
+        let good = Connected { key: key.key_id(), log, origin, serial };
+        tracing::info!(origin = %good.origin, key_set = serial, "the log has the hub's keys");
+        *connected = Some(good.clone());
+        Ok(good)
+    }
+
+    /// After an error the way is looked for again: the gateway may be somewhere else.
+    async fn doubt(&self, error: &ClientError) {
+        if matches!(error, ClientError::Unreachable(_)) {
+            *self.connected.lock().await = None;
+        }
+    }
+}
+
+fn refused(what: &'static str, error: ClientError) -> LedgerError {
+    match error {
+        // Only what is about the record itself: a gateway that has not heard of our newest key yet will.
+        ClientError::Refused { status: 400 | 409, reason, message, .. } => {
+            LedgerError::Refused { what, reason, message }
+        }
+        error => LedgerError::Unavailable(error.to_string()),
+    }
+}

@@ -1,0 +1,213 @@
+//! For tests: a real log in a directory, admitted as the gateway does, without HTTP in between.
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use futures::future::BoxFuture;
+use muster_proof::Digest;
+use muster_proof::dsse::Envelope;
+use muster_proof::key::{PublicKey, SigningKey};
+use muster_proof::records::fields::Nonce;
+use muster_proof::records::{Commit, Job, KeyBinding, Payload, ProviderKey, record_seal};
+use muster_proof::tlog::tile::Resource;
+use tempfile::TempDir;
+
+use super::grants::names;
+use super::way::{Found, Way};
+use crate::gateway::history::Fold;
+use crate::hub::context::Context;
+use crate::log::admit::Fault;
+use crate::log::client::{ClientError, LogClient};
+use crate::log::{AppendError, Log, Submission};
+use crate::store::{Entry, Noted};
+use crate::wire::log::{LogEntry, Logged};
+
+pub const ORIGIN: &str = "hub.example/log";
+
+/// The log, and whether it can be reached.
+pub struct Local {
+    pub log: Log,
+    pub down: AtomicBool,
+    hub: Vec<PublicKey>,
+    records: Mutex<Vec<Digest>>,
+    _dir: TempDir,
+}
+
+impl Local {
+    /// An empty log of the hub with this key.
+    pub fn new(hub: &SigningKey) -> Arc<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let fold = Fold::new(ORIGIN.parse().unwrap(), Arc::default());
+        let log = Log::open(&dir.path().join("log"), ORIGIN, Box::new(fold)).unwrap();
+        Arc::new(Self {
+            log,
+            down: AtomicBool::new(false),
+            hub: vec![hub.public().clone()],
+            records: Mutex::default(),
+            _dir: dir,
+        })
+    }
+
+    /// How many records there are.
+    pub fn size(&self) -> u64 {
+        self.log.view().published.size()
+    }
+
+    fn check(&self) -> Result<(), ClientError> {
+        match self.down.load(Ordering::SeqCst) {
+            true => Err(ClientError::Unreachable("down".into())),
+            false => Ok(()),
+        }
+    }
+
+    pub async fn append(&self, envelope: Envelope) -> Result<u64, AppendError> {
+        let record = envelope.record_id();
+        let index = self.log.append(Submission { envelope, known: self.hub.clone() }).await?;
+        let mut records = self.records.lock().unwrap();
+        if !records.contains(&record) {
+            records.push(record);
+        }
+        Ok(index)
+    }
+
+    /// All that was appended here.
+    pub fn records(&self) -> Vec<Digest> {
+        self.records.lock().unwrap().clone()
+    }
+}
+
+impl LogClient for Local {
+    fn submit<'a>(&'a self, envelope: &'a Envelope) -> BoxFuture<'a, Result<Logged, ClientError>> {
+        Box::pin(async move {
+            self.check()?;
+            let record_id = envelope.record_id();
+            match self.append(envelope.clone()).await {
+                Ok(index) => Ok(Logged { index, record_id }),
+                Err(AppendError::Refused(refusal)) => Err(ClientError::Refused {
+                    status: if refusal.fault == Fault::Envelope { 400 } else { 409 },
+                    reason: refusal.reason.into(),
+                    message: refusal.message,
+                    retry_after: None,
+                }),
+                Err(error) => Err(ClientError::Unreachable(error.to_string())),
+            }
+        })
+    }
+
+    fn checkpoint(&self) -> BoxFuture<'_, Result<Vec<u8>, ClientError>> {
+        Box::pin(async { Err(ClientError::Unreachable("not here".into())) })
+    }
+
+    fn cosigned(&self, _: usize) -> BoxFuture<'_, Result<Option<Vec<u8>>, ClientError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn cosign<'a>(&'a self, _: u64, _: &'a str) -> BoxFuture<'a, Result<(), ClientError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn tile<'a>(&'a self, _: &'a Resource) -> BoxFuture<'a, Result<Vec<u8>, ClientError>> {
+        Box::pin(async { Err(ClientError::Unreachable("not here".into())) })
+    }
+
+    fn entry<'a>(&'a self, record: &'a Digest) -> BoxFuture<'a, Result<Option<LogEntry>, ClientError>> {
+        Box::pin(async move {
+            self.check()?;
+            let found =
+                self.log.entry(record).map_err(|error| ClientError::Unreachable(error.to_string()))?;
+            Ok(found.map(|(index, envelope)| LogEntry { index, envelope }))
+        })
+    }
+}
+
+/// Leads there.
+pub struct To(pub Arc<Local>);
+
+impl Way for To {
+    fn connect<'a>(&'a self, _: &'a SigningKey) -> BoxFuture<'a, Result<Found, String>> {
+        Box::pin(async move {
+            self.0.check().map_err(|error| error.to_string())?;
+            Ok((self.0.clone() as Arc<dyn LogClient>, self.0.log.key().to_string()))
+        })
+    }
+}
+
+/// The identity key of a provider.
+pub fn identity(provider: &str) -> SigningKey {
+    SigningKey::generate(*Digest::of(provider.as_bytes()).as_bytes()).unwrap()
+}
+
+/// The record of that key, as its agent signs it.
+pub fn own_record(provider: &str, owner: &str) -> Envelope {
+    use muster_proof::tlog::note::{Algorithm, KeyName, NoteKey};
+    let seed = *Digest::of(format!("witness of {provider}").as_bytes()).as_bytes();
+    let witness = NoteKey::new(KeyName::new(provider).unwrap(), Algorithm::CosignatureV1, seed);
+    let record = ProviderKey {
+        hub: ORIGIN.parse().unwrap(),
+        provider: provider.parse().unwrap(),
+        owner: owner.parse().unwrap(),
+        key: identity(provider).public().clone(),
+        witness: witness.public().to_string().parse().unwrap(),
+    };
+    record.sign(&identity(provider)).unwrap()
+}
+
+/// Logs the provider's key, as the hub does after it has seen the agent's record.
+pub async fn log_key(ctx: &Context, provider: &str, owner: &str) {
+    let own = own_record(provider, owner);
+    let both = Envelope::sign(own.payload_type(), own.unverified_payload(), &ctx.ledger.key()).unwrap();
+    ctx.ledger.submit("key", &both.with_signatures_of(&own).unwrap()).await.unwrap();
+    ctx.ledger.learn(provider, [identity(provider).key_id()].into());
+}
+
+/// A commit of the grant of `epoch`, as agent and sidecar of `provider` make it; gives its envelope.
+pub async fn commit(
+    ctx: &Context,
+    (job_uid, epoch, provider): (&str, u64, &str),
+    (interval, first, last): (u64, u64, u64),
+    previous: Digest,
+    (state_root, manifest): (Digest, Digest),
+) -> Envelope {
+    use muster_proof::records::fields::{Attempt, Epoch, Interval, Island, Rank, Step};
+    let job = names(ctx, job_uid).unwrap().id;
+    let bound =
+        SigningKey::generate(*Digest::of(format!("{provider} {epoch}").as_bytes()).as_bytes()).unwrap();
+    let (island, epoch_of) = (Island::new(0).unwrap(), Epoch::new(epoch).unwrap());
+    let binding = KeyBinding {
+        job,
+        island,
+        epoch: epoch_of,
+        unit: format!("{}-0-{epoch}", &job_uid[..8]).parse().unwrap(),
+        attempt: Attempt::new(1).unwrap(),
+        rank: Rank::new(0).unwrap(),
+        pod_uid: "6f2a9c1b-0000-4000-8000-000000000000".parse().unwrap(),
+        key: bound.public().clone(),
+    };
+    ctx.ledger.submit("binding", &binding.sign(&identity(provider)).unwrap()).await.unwrap();
+    let interval = Interval::new(interval).unwrap();
+    let seal = record_seal(job, (island, epoch_of, interval), &Digest::of(b"records"), &Nonce::new([5; 32]));
+    let commit = Commit {
+        job,
+        island,
+        epoch: epoch_of,
+        interval,
+        first_step: Step::new(first).unwrap(),
+        last_step: Step::new(last).unwrap(),
+        previous,
+        state_root,
+        record_seal: seal,
+        manifest,
+    };
+    commit.sign(&bound).unwrap()
+}
+
+/// Logs a commit and notes it, as the gateway does.
+pub async fn log_commit(ctx: &Context, job_uid: &str, step: u64, envelope: &Envelope) -> Entry {
+    let entry = ctx.ledger.submit("commit", envelope).await.unwrap();
+    ctx.store.note_commit(job_uid, step, &Noted::Logged(entry)).await.unwrap();
+    entry
+}
+
+/// A job's record, for whoever needs one.
+pub fn job_record() -> Job {
+    super::tests::record()
+}

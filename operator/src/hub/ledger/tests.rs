@@ -1,0 +1,353 @@
+//! What the hub logs, over a real log and a real store. Only the API server is a fake.
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+use axum::extract::State as Shared;
+use axum::{Json, Router};
+use kube::Client;
+use muster_api::v1alpha1::{JobCheckpoint, Resolved, TrainingJob};
+use muster_proof::records::{GrantEndReason, Job, Outcome, Payload, Record};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::grants::{Names, Next, end_grant, end_job, grant, job, repair};
+use super::records::Who;
+use super::testing::{Local, ORIGIN, To, commit, identity, log_commit, log_key, own_record};
+use super::*;
+use crate::hub::context::Context;
+use crate::hub::job::unit::Logged;
+use crate::hub::state::{Change, rotate};
+use crate::store::testing::checkpoint;
+use crate::store::{Granted, Noted, Store};
+
+pub const JOB: &str = "4f2a9c1b-0000-4000-8000-000000000000";
+
+fn training_job() -> TrainingJob {
+    serde_json::from_value(json!({
+        "apiVersion": "muster.dev/v1alpha1", "kind": "TrainingJob",
+        "metadata": {"name": "kjv-gpt", "namespace": "team-a", "uid": JOB, "generation": 1},
+        "spec": {
+            "model": {"architecture": "gpt2", "layers": 4, "width": 256, "heads": 4, "context": 256, "vocabulary": 256},
+            "data": {"dataset": "kjv"},
+            "training": {"steps": 50, "intervalSteps": 20, "batch": 8, "shards": 8},
+            "workers": {"count": 2},
+        },
+    }))
+    .unwrap()
+}
+
+fn resolved() -> Resolved {
+    let digest = |text: &str| Digest::of(text.as_bytes()).to_string();
+    let (spec, dataset) = (digest("spec"), digest("dataset"));
+    Resolved { spec, dataset, genesis: digest("genesis"), image: digest("image") }
+}
+
+fn training() -> String {
+    Digest::of(b"job").to_string()
+}
+
+/// As the hub makes it.
+pub fn record() -> Job {
+    let origin = ORIGIN.parse().unwrap();
+    records::job(&training_job(), &resolved(), &training(), &origin, &Digest::of(b"seed")).unwrap()
+}
+
+struct Site {
+    ctx: Context,
+    log: Arc<Local>,
+    providers: Arc<Mutex<Vec<Value>>>,
+    dir: TempDir,
+}
+
+async fn list(Shared(providers): Shared<Arc<Mutex<Vec<Value>>>>) -> Json<Value> {
+    let items = providers.lock().unwrap().clone();
+    Json(json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items}))
+}
+
+impl Site {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, keys) = State::open(&dir.path().join("state")).unwrap();
+        let (state, log) = (Arc::new(state), Local::new(keys.signer()));
+        let signer = Arc::new(Signer::new(keys.signer().clone(), state.clone()));
+        let store = Arc::new(Store::open(dir.path().join("store").as_path()).await.unwrap());
+        let providers: Arc<Mutex<Vec<Value>>> = Arc::default();
+        let client = Client::new(Router::new().fallback(list).with_state(providers.clone()), "default");
+        let image = format!("muster-trainer@{}", Digest::of(b"image")).parse().unwrap();
+        let ledger = Ledger::new(To(log.clone()), state.clone(), signer.clone());
+        let ctx = Context::new(client, store, (signer, state), ledger, image);
+        Self { ctx, log, providers, dir }
+    }
+
+    fn provider(&self, scheduling: &str, keys: &[Digest]) {
+        let keys: Vec<Value> = keys.iter().map(|key| json!({"fingerprint": key})).collect();
+        *self.providers.lock().unwrap() = vec![json!({
+            "apiVersion": "muster.dev/v1alpha1", "kind": "ComputeProvider",
+            "metadata": {"name": "east", "uid": "u"},
+            "spec": {"owner": "acme", "acceptedKeys": keys, "scheduling": scheduling},
+        })];
+    }
+
+    async fn job(&self) -> Names {
+        job(&self.ctx, &training_job(), &resolved(), &training()).await.unwrap()
+    }
+
+    async fn grant(&self, epoch: i64, start: Option<&JobCheckpoint>) -> Result<Logged, LedgerError> {
+        let who = Who { provider: "east", owner: "acme" };
+        let next = Next { job_uid: JOB, island: 0, epoch, who, start };
+        grant(&self.ctx, next, GrantEndReason::Lost).await
+    }
+
+    /// The kinds of the records from `index` on.
+    fn kinds(&self, index: u64) -> Vec<&'static str> {
+        let mut found: Vec<(u64, &'static str)> = Vec::new();
+        for record in self.log.records() {
+            let (at, envelope) = self.log.log.entry(&record).unwrap().unwrap();
+            if at >= index {
+                found.push((at, Record::parse(&envelope).unwrap().kind()));
+            }
+        }
+        found.sort_unstable();
+        found.into_iter().map(|(_, kind)| kind).collect()
+    }
+
+    /// A whole checkpoint in the store, and its commit under `epoch`.
+    async fn committed(&self, epoch: u64, interval: u64, previous: Digest) -> (u64, Digest, Envelope) {
+        let (first, last) = (interval * 20 + 1, ((interval + 1) * 20).min(50));
+        let (manifest, _) = checkpoint(&self.ctx.store, Digest::of(b"job"), last, "").await;
+        let root = Digest::of(b"state");
+        let of = (JOB, epoch, "east");
+        let envelope = commit(&self.ctx, of, (interval, first, last), previous, (root, manifest)).await;
+        (last, manifest, envelope)
+    }
+}
+
+fn newest(step: i64, manifest: Digest) -> JobCheckpoint {
+    JobCheckpoint {
+        step,
+        state_root: Digest::of(b"state").to_string(),
+        manifest: manifest.to_string(),
+        log_index: None,
+    }
+}
+
+#[tokio::test]
+async fn a_job_is_logged_once_and_keeps_its_id_and_its_seed() {
+    let site = Site::new().await;
+    let names = site.job().await;
+    assert_eq!(site.job().await, names);
+    assert_eq!(site.kinds(0), ["hubkeys", "job"], "the hub's keys first");
+    let kept = site.ctx.state.beacon(JOB).unwrap().unwrap();
+    let record = Job::from_payload(&kept.record).unwrap();
+    assert_eq!((record.beacon.length.get(), record.intervals()), (2 * 3 + 64, 3));
+    let anchor = muster_proof::selection::links(&kept.seed, record.beacon.length.get());
+    assert_eq!((record.beacon.anchor, record.hub.to_string().as_str()), (anchor, ORIGIN));
+    // The name of its dataset leads elsewhere by now.
+    let other = Digest::of(b"other").to_string();
+    let refused = job(&site.ctx, &training_job(), &resolved(), &other).await.unwrap_err();
+    assert_eq!(refused.refusal(), Some("DigestMismatch"));
+    // A hub that starts anew finds what it needs in its state directory.
+    let (state, _) = State::open(&site.dir.path().join("state")).unwrap();
+    assert_eq!(state.beacon(JOB).unwrap().unwrap(), kept);
+}
+
+#[tokio::test]
+async fn without_the_log_nothing_is_accepted_and_a_seed_that_was_made_stays() {
+    let site = Site::new().await;
+    site.log.down.store(true, Ordering::SeqCst);
+    let error = job(&site.ctx, &training_job(), &resolved(), &training()).await.unwrap_err();
+    assert!(matches!(error, LedgerError::Unavailable(_)), "{error}");
+    assert_eq!(site.ctx.state.beacon(JOB).unwrap(), None, "nothing is made for a log that is not known");
+    site.log.down.store(false, Ordering::SeqCst);
+    site.ctx.ledger.origin().await.unwrap();
+    site.log.down.store(true, Ordering::SeqCst);
+    job(&site.ctx, &training_job(), &resolved(), &training()).await.unwrap_err();
+    let seed = site.ctx.state.beacon(JOB).unwrap().unwrap();
+    site.log.down.store(false, Ordering::SeqCst);
+    site.job().await;
+    assert_eq!(site.ctx.state.beacon(JOB).unwrap().unwrap(), seed);
+}
+
+#[tokio::test]
+async fn a_key_is_countersigned_and_revoked_when_it_is_not_accepted_any_more() {
+    let site = Site::new().await;
+    let key = identity("east").key_id();
+    site.ctx.store.leave_key("east", own_record("east", "acme").to_json().unwrap()).await.unwrap();
+    // Nobody accepts it yet.
+    site.provider("Enabled", &[]);
+    keys::look(&site.ctx).await.unwrap();
+    assert!(!site.ctx.ledger.knows("east") && site.log.size() == 0, "nothing was to be said");
+    site.provider("Enabled", &[key]);
+    site.ctx.store.leave_key("east", own_record("east", "acme").to_json().unwrap()).await.unwrap();
+    for _ in 0..2 {
+        keys::look(&site.ctx).await.unwrap();
+        assert!(site.ctx.ledger.knows("east"));
+        assert_eq!(site.kinds(0), ["hubkeys", "provider-key"]);
+    }
+    site.ctx.store.leave_key("east", own_record("east", "acme").to_json().unwrap()).await.unwrap();
+    keys::look(&site.ctx).await.unwrap();
+    assert_eq!(site.log.size(), 2, "the same record again is the same entry");
+    site.job().await;
+    site.grant(1, None).await.unwrap();
+    let size = site.log.size();
+    site.provider("Revoked", &[key]);
+    for _ in 0..2 {
+        keys::look(&site.ctx).await.unwrap();
+        assert!(!site.ctx.ledger.knows("east"));
+        assert_eq!(site.kinds(size), ["key-revocation"]);
+    }
+    let refused = site.grant(2, None).await.unwrap_err();
+    assert_eq!(refused.refusal(), Some("Unknown"), "{refused}");
+    // Of another owner, or rubbish: it does not wait for ever.
+    for bad in [own_record("east", "evil").to_json().unwrap(), b"rubbish".to_vec()] {
+        site.ctx.store.leave_key("east", bad).await.unwrap();
+        keys::look(&site.ctx).await.unwrap();
+        assert_eq!(site.ctx.store.provider_keys("east").await.unwrap().pending, None);
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_is_gone_takes_its_keys_with_it() {
+    let site = Site::new().await;
+    site.provider("Enabled", &[identity("east").key_id()]);
+    site.ctx.store.leave_key("east", own_record("east", "acme").to_json().unwrap()).await.unwrap();
+    keys::look(&site.ctx).await.unwrap();
+    site.providers.lock().unwrap().clear();
+    site.log.down.store(true, Ordering::SeqCst);
+    keys::look(&site.ctx).await.unwrap_err();
+    assert!(!site.ctx.ledger.knows("east"), "nothing new goes there, whatever the log says");
+    site.log.down.store(false, Ordering::SeqCst);
+    keys::look(&site.ctx).await.unwrap();
+    assert_eq!(site.kinds(0), ["hubkeys", "provider-key", "key-revocation"]);
+}
+
+#[tokio::test]
+async fn a_grant_is_logged_before_its_unit_and_after_the_end_of_the_one_before() {
+    let site = Site::new().await;
+    let names = site.job().await;
+    log_key(&site.ctx, "east", "acme").await;
+    let first = site.grant(1, None).await.unwrap();
+    assert_eq!((first.job, first.log.as_str(), first.start_record), (names.id.0, ORIGIN, names.record));
+    assert_eq!(site.ctx.store.epoch(JOB, 0).await.unwrap(), 1, "the fence is up");
+    let (step, manifest, envelope) = site.committed(1, 0, first.start_record).await;
+    let entry = log_commit(&site.ctx, JOB, step, &envelope).await;
+    let size = site.log.size();
+    let second = site.grant(2, Some(&newest(20, manifest))).await.unwrap();
+    assert_eq!((second.start_record, site.kinds(size)), (entry.record, vec!["grant-end", "grant"]));
+    assert_ne!(second.grant, first.grant);
+    // From a state that the log does not know.
+    let error = site.grant(3, Some(&newest(40, manifest))).await.unwrap_err();
+    assert!(error.to_string().contains("step 40 is not in the log"), "{error}");
+    assert_eq!(site.ctx.store.noted_grant(JOB, 0).await.unwrap(), Some(Granted::Live(2)));
+    // From genesis, though there is a newer one.
+    let refused = site.grant(3, None).await.unwrap_err();
+    assert_eq!(refused.refusal(), Some("Differs"), "{refused}");
+    // That one was never logged; the next epoch goes on all the same.
+    assert_eq!(site.ctx.store.noted_grant(JOB, 0).await.unwrap(), Some(Granted::Live(3)));
+    site.grant(4, Some(&newest(20, manifest))).await.unwrap();
+    end_grant(&site.ctx, JOB, 0, 3, GrantEndReason::Released).await.unwrap();
+    assert_eq!(site.ctx.store.noted_grant(JOB, 0).await.unwrap(), Some(Granted::Live(4)), "a newer one");
+    let size = site.log.size();
+    for _ in 0..2 {
+        end_grant(&site.ctx, JOB, 0, 4, GrantEndReason::Released).await.unwrap();
+        assert_eq!(site.kinds(size), ["grant-end"]);
+    }
+}
+
+#[tokio::test]
+async fn a_commit_whose_gateway_died_is_found_again() {
+    let site = Site::new().await;
+    site.job().await;
+    log_key(&site.ctx, "east", "acme").await;
+    let first = site.grant(1, None).await.unwrap();
+    let (step, manifest, envelope) = site.committed(1, 0, first.start_record).await;
+    let record = envelope.record_id();
+    site.ctx.store.note_commit(JOB, step, &Noted::Begun(record)).await.unwrap();
+    repair(&site.ctx, JOB).await.unwrap();
+    assert_eq!(site.ctx.store.checkpoint(JOB, step).await.unwrap(), None, "it never came into the log");
+    let logged = site.ctx.ledger.submit("commit", &envelope).await.unwrap();
+    // The hub believes in genesis; the log says no, and then it knows better.
+    let refused = site.grant(2, None).await.unwrap_err();
+    assert_eq!(refused.refusal(), Some("Differs"));
+    assert_eq!(site.ctx.store.checkpoint(JOB, step).await.unwrap(), Some(manifest));
+    assert_eq!(site.ctx.store.noted_commit(JOB, step).await.unwrap(), Some(Noted::Logged(logged)));
+    site.grant(3, Some(&newest(20, manifest))).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_end_of_a_job_says_how_far_it_came() {
+    let site = Site::new().await;
+    site.job().await;
+    log_key(&site.ctx, "east", "acme").await;
+    let first = site.grant(1, None).await.unwrap();
+    let mut previous = first.start_record;
+    let mut last = None;
+    for interval in 0..3 {
+        let (step, manifest, envelope) = site.committed(1, interval, previous).await;
+        previous = log_commit(&site.ctx, JOB, step, &envelope).await.record;
+        last = Some(newest(step as i64, manifest));
+    }
+    // Not from an older state than the log has.
+    let refused = end_job(&site.ctx, JOB, None, Outcome::Cancelled).await.unwrap_err();
+    assert_eq!(refused.refusal(), Some("Differs"));
+    let size = site.log.size();
+    for _ in 0..2 {
+        // Its tenant gives it up, and it is complete all the same.
+        end_job(&site.ctx, JOB, last.as_ref(), Outcome::Cancelled).await.unwrap();
+    }
+    assert_eq!(site.kinds(size), ["job-end"], "its grant had ended");
+    assert!(site.ctx.store.noted_end(JOB).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_new_key_is_in_the_log_before_it_signs() {
+    let site = Site::new().await;
+    site.ctx.ledger.origin().await.unwrap();
+    let new = rotate(&site.dir.path().join("state"), Change::Add).unwrap();
+    site.ctx.ledger.origin().await.unwrap();
+    assert_eq!(site.kinds(0), ["hubkeys", "hubkeys"], "published and logged, not signing yet");
+    site.ctx.signer.replace(new.signer().clone());
+    site.job().await;
+    assert_eq!(site.kinds(0), ["hubkeys", "hubkeys", "job"]);
+}
+
+#[tokio::test]
+async fn another_log_is_not_written_into() {
+    let site = Site::new().await;
+    site.ctx.ledger.origin().await.unwrap();
+    let (state, signer) = (site.ctx.state.clone(), site.ctx.signer.clone());
+    let other = Ledger::new(To(Local::new(&site.ctx.ledger.key())), state, signer);
+    assert!(matches!(other.origin().await.unwrap_err(), LedgerError::State(StateError::OtherLog { .. })));
+}
+
+#[test]
+fn why_a_grant_is_over() {
+    use muster_core::lifecycle::{Desired, Member, Tenure, Unit, UnitPhase};
+    let unit = |phase, member, tenure| Unit {
+        name: "u".into(),
+        provider: "east".into(),
+        epoch: 1,
+        desired: Desired::Run,
+        phase,
+        attempt: 1,
+        workers: 1,
+        step: 0,
+        failure: None,
+        waiting: None,
+        member,
+        tenure,
+        restarts_before: 0,
+    };
+    use GrantEndReason::{Lost, Released, Revoked};
+    let cases = [
+        (UnitPhase::Released, Member::Connected, Tenure::Keeps, Released),
+        (UnitPhase::Failed, Member::Connected, Tenure::Keeps, Lost),
+        (UnitPhase::Running, Member::Away, Tenure::Keeps, Lost),
+        (UnitPhase::Running, Member::Gone, Tenure::Revoked, Revoked),
+        (UnitPhase::Succeeded, Member::Connected, Tenure::Leaves, Released),
+    ];
+    for (phase, member, tenure, want) in cases {
+        assert_eq!(records::why_over(Some(&unit(phase, member, tenure))), want, "{phase:?}");
+    }
+    assert_eq!(records::why_over(None), Released);
+}

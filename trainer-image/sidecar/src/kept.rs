@@ -1,0 +1,195 @@
+//! What the sidecar keeps on the disk until a commit is durable, so that it needs no memory: the records and the manifest
+//! of each checkpoint, and links to its files until the relay has them.
+//!
+//! The scratch directory is the trainer's too, so all of it is read as foreign bytes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use muster_proof::Digest;
+use muster_proof::steps::Records;
+use muster_trainer::checkpoint::{self, FILES, MANIFEST_FILE, MAX_MANIFEST, Manifest};
+use muster_trainer::failure::Failure;
+use muster_trainer::files::{self, FileError, Named as _, NewDir};
+use muster_trainer::protocol::ExitCode;
+use muster_trainer::records;
+use muster_trainer::work::Work;
+
+/// Name of the file that says up to which step everything is durable.
+const DURABLE: &str = "durable";
+/// A number has at most 20 digits.
+const MAX_DURABLE: u64 = 32;
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    work: Work,
+}
+
+impl Kept {
+    /// What an earlier process left half-written goes.
+    ///
+    /// # Errors
+    /// A directory that cannot be used.
+    pub fn open(work: &Work) -> Result<Self, FileError> {
+        let kept = Self { work: work.clone() };
+        files::create_dirs(&kept.dir())?;
+        files::remove_unfinished(&kept.dir())?;
+        files::remove_unfinished(&work.uploads())?;
+        Ok(kept)
+    }
+
+    /// Keeps records and manifest of a checkpoint that is about to be made. Records that are kept already are the same,
+    /// or one of the two runs computed wrongly.
+    ///
+    /// # Errors
+    /// As [`records::put`].
+    pub fn put(&self, step: u64, records: &Records, manifest: &[u8]) -> Result<(), Failure> {
+        let paths = self.work.kept(step);
+        records::put(&paths.0, records)?;
+        files::write_atomic(&paths.1, manifest).map_err(disk)
+    }
+
+    /// The records of the interval that ends with this step.
+    ///
+    /// # Errors
+    /// [`ExitCode::BadCheckpoint`]: there are none, or not those.
+    pub fn records(&self, step: u64) -> Result<Records, Failure> {
+        let path = self.work.kept(step).0;
+        records::read(&path, step).map_err(|error| bad_records(&path, &error))
+    }
+
+    /// The manifest of the checkpoint of this step, and its digest; `None` if none is kept.
+    pub fn manifest(&self, step: u64) -> Option<(Manifest, Digest)> {
+        let bytes = files::read_plain(&self.work.kept(step).1, MAX_MANIFEST).ok()?;
+        let manifest = Manifest::parse(&bytes).ok().filter(|manifest| manifest.step() == step)?;
+        Some((manifest, Digest::of(&bytes)))
+    }
+
+    /// Gives the files of the checkpoint in `from` a second name each, until [`Kept::uploaded`]. Whether they are there
+    /// already, or `from` is gone, is no error: the relay may have them all.
+    ///
+    /// # Errors
+    /// They could not be linked.
+    pub fn link(&self, step: u64, manifest: &Digest, from: &Path) -> Result<(), FileError> {
+        let to = self.links(step);
+        let is_it = |dir: &Path| checkpoint::read_manifest(dir).is_ok_and(|(_, there)| there == *manifest);
+        if is_it(&to) || !is_it(from) {
+            return Ok(());
+        }
+        remove(&to)?;
+        let new = NewDir::create(&to)?;
+        for name in FILES.iter().chain([&MANIFEST_FILE]) {
+            fs::hard_link(from.join(name), new.path().join(name)).named("link", &from.join(name))?;
+        }
+        new.commit()
+    }
+
+    /// Where a file of a checkpoint on its way to the relay is.
+    pub fn file(&self, step: u64, name: &str) -> PathBuf {
+        self.links(step).join(name)
+    }
+
+    /// The relay has all files of this step's checkpoint.
+    pub fn uploaded(&self, step: u64) {
+        // What stays goes when it is durable.
+        drop(remove(&self.links(step)));
+    }
+
+    /// Everything up to this step is durable: nothing of it is needed any more.
+    ///
+    /// # Errors
+    /// It could not be noted. That something was not removed is none.
+    pub fn durable(&self, step: u64) -> Result<(), FileError> {
+        if step > self.durable_step() {
+            // First: who is asked about a step of which there is nothing must know why.
+            files::write_atomic(&self.dir().join(DURABLE), step.to_string().as_bytes())?;
+        }
+        for dir in [self.dir(), self.work.uploads()] {
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                if step_of(&entry.file_name().to_string_lossy()).is_some_and(|old| old <= step) {
+                    drop(remove(&entry.path()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The step up to which everything is durable; 0 for none.
+    pub fn durable_step(&self) -> u64 {
+        let bytes = files::read_plain(&self.dir().join(DURABLE), MAX_DURABLE).unwrap_or_default();
+        std::str::from_utf8(&bytes).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+    }
+
+    fn dir(&self) -> PathBuf {
+        let path = self.work.kept(0).0;
+        path.parent().unwrap_or(&path).to_owned()
+    }
+
+    fn links(&self, step: u64) -> PathBuf {
+        self.work.uploads().join(format!("step-{step:08}"))
+    }
+}
+
+/// A failure that names the file of records.
+pub fn bad_records(path: &Path, error: &records::Error) -> Failure {
+    let message = format!("{}: {error}; the records are not those of this state's interval", path.display());
+    Failure::new(ExitCode::BadCheckpoint, message)
+}
+
+fn disk(error: FileError) -> Failure {
+    Failure::new(ExitCode::Disk, error.to_string())
+}
+
+/// The step in `step-00000020`, `step-00000020.json` and `step-00000020.manifest.json`.
+fn step_of(name: &str) -> Option<u64> {
+    name.strip_prefix("step-")?.split('.').next()?.parse().ok()
+}
+
+fn remove(path: &Path) -> Result<(), FileError> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(there) if there.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(FileError::new("remove", path, error))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_proof::steps::{Bits, StepRecord};
+
+    use super::*;
+
+    fn records(step: u64) -> Records {
+        let one = Bits::of(1.0);
+        let record = StepRecord { eval_loss: None, grad_norm: one, learning_rate: one, loss: one, step };
+        Records::new(step, vec![record]).unwrap()
+    }
+
+    #[test]
+    fn what_is_durable_goes_and_is_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let work = Work::new(dir.path());
+        let kept = Kept::open(&work).unwrap();
+        assert_eq!(kept.durable_step(), 0);
+        for step in [4, 8, 12] {
+            kept.put(step, &records(step), b"{}").unwrap();
+            fs::create_dir_all(work.uploads().join(format!("step-{step:08}"))).unwrap();
+        }
+        kept.durable(8).unwrap();
+        assert_eq!(kept.records(12).unwrap(), records(12));
+        assert_eq!(kept.records(8).unwrap_err().code, ExitCode::BadCheckpoint);
+        assert_eq!(fs::read_dir(work.uploads()).unwrap().count(), 1);
+        kept.durable(4).unwrap();
+        assert_eq!(Kept::open(&work).unwrap().durable_step(), 8);
+        assert!(kept.manifest(12).is_none(), "it is no manifest");
+        fs::write(work.kept(12).0.with_file_name(DURABLE), b"nonsense").unwrap();
+        assert_eq!(kept.durable_step(), 0);
+    }
+}

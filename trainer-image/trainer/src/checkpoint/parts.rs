@@ -1,0 +1,253 @@
+//! The tensors of a checkpoint's files one by one: where each lies, and how its root comes out of the file's own bytes. So a
+//! StateRoot is computed from files in a directory, and as well from blobs that are only streamed, on as many threads as
+//! there are; the bytes of a tensor are read once, in their order.
+
+use std::ops::Range;
+
+use muster_numerics::graph::{Graph, Tensor};
+use muster_proof::tensor::{self, Role, TensorHasher, TransposedHasher};
+use muster_proof::{Digest, StateRootBuilder};
+
+use super::save::{file_shape, layout};
+use super::{Error, MODEL_FILE, OPTIMIZER_FILE, Orientation};
+use crate::safetensors::Header;
+
+/// Which prefix of keys stands for which role, by file.
+const FILES: [(&str, &[(&str, Role)]); 2] = [
+    (MODEL_FILE, &[("", Role::Weight)]),
+    (OPTIMIZER_FILE, &[("m.", Role::FirstMoment), ("v.", Role::SecondMoment)]),
+];
+/// Values converted at a time.
+const BLOCK: usize = 1 << 12;
+
+/// A file of tensors as a model of one shape has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorFile {
+    /// Its name.
+    pub name: &'static str,
+    /// Its first bytes. They say names, shapes and places of all tensors, and have one spelling.
+    pub header: Vec<u8>,
+    /// All its bytes.
+    pub size: u64,
+}
+
+/// One tensor.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// The name of its file.
+    pub file: &'static str,
+    /// Its bytes there.
+    pub range: Range<u64>,
+    tensor: Tensor,
+    role: Role,
+    orientation: Orientation,
+}
+
+/// The files of a model's state, and the tensors in them in the order of the StateRoot.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    files: Vec<TensorFile>,
+    parts: Vec<Part>,
+}
+
+impl Layout {
+    /// For the model of this graph.
+    ///
+    /// # Errors
+    /// [`Error::State`] for a graph that is no GPT-2.
+    pub fn of(graph: &Graph) -> Result<Self, Error> {
+        let (mut files, mut parts) = (Vec::new(), Vec::new());
+        for (name, roles) in FILES {
+            let mut found = Vec::new();
+            for (prefix, role) in roles {
+                let all = layout(graph, prefix)?.into_iter();
+                found.extend(all.map(|(key, tensor, way)| (key, tensor, way, *role)));
+            }
+            let shapes = found.iter().map(|(key, tensor, way, _)| (key.clone(), file_shape(tensor, *way)));
+            let header = Header::new(shapes).map_err(|error| Error::State(error.to_string()))?;
+            let bytes = header.bytes();
+            let after = bytes.len() as u64;
+            for (key, tensor, orientation, role) in found {
+                let entries = header.entries();
+                let place = entries.binary_search_by(|entry| entry.name.as_str().cmp(&key));
+                let entry = place.ok().and_then(|at| entries.get(at));
+                let entry = entry.ok_or_else(|| Error::State(format!("tensor {key} has no place")))?;
+                let range = after + entry.start..after + entry.end;
+                parts.push(Part { file: name, range, tensor: tensor.clone(), role, orientation });
+            }
+            files.push(TensorFile { name, size: header.file_size(), header: bytes });
+        }
+        // By tensor, then w, m, v.
+        let order = graph.tensors().iter().flat_map(|tensor| Role::ALL.map(|role| (&tensor.name, role)));
+        let order: std::collections::HashMap<_, _> = order.zip(0_usize..).collect();
+        parts.sort_by_key(|part| order.get(&(&part.tensor.name, part.role)).copied());
+        Ok(Self { files, parts })
+    }
+
+    /// The files of tensors.
+    pub fn files(&self) -> &[TensorFile] {
+        &self.files
+    }
+
+    /// All tensors.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// The StateRoot over the roots of all [`Layout::parts`], in their order.
+    ///
+    /// # Errors
+    /// [`Error::State`] for another number of roots.
+    pub fn state_root(&self, step: u64, [b1p, b2p]: [f64; 2], roots: &[Digest]) -> Result<Digest, Error> {
+        if roots.len() != self.parts.len() {
+            let text = format!("{} roots of tensors, the state has {}", roots.len(), self.parts.len());
+            return Err(Error::State(text));
+        }
+        let mut state = StateRootBuilder::new(step, b1p, b2p);
+        for (parts, roots) in self.parts.chunks_exact(3).zip(roots.chunks_exact(3)) {
+            if let ([part, ..], &[w, m, v]) = (parts, roots) {
+                state.roots(&part.tensor.name, w, m, v).map_err(|error| Error::State(error.to_string()))?;
+            }
+        }
+        Ok(state.finish())
+    }
+}
+
+impl Part {
+    /// What makes its root of its bytes.
+    ///
+    /// # Errors
+    /// [`Error::State`] for a shape that no tensor has.
+    pub fn hasher(&self) -> Result<PartHasher, Error> {
+        let (name, role) = (&self.tensor.name, self.role);
+        let inner = match (self.orientation, self.tensor.cols) {
+            (Orientation::Transposed, Some(cols)) => {
+                TransposedHasher::new(name, role, [self.tensor.rows, cols]).map(Inner::Transposed)
+            }
+            _ => TensorHasher::new(name, role, &self.tensor.shape()).map(Inner::Same),
+        };
+        Ok(PartHasher { inner: inner.map_err(state)?, begun: Vec::new(), values: Vec::new() })
+    }
+}
+
+fn state(error: tensor::Error) -> Error {
+    Error::State(error.to_string())
+}
+
+/// Makes a tensor's root of the bytes that the file has of it, as they come.
+#[derive(Debug, Clone)]
+pub struct PartHasher {
+    inner: Inner,
+    /// Bytes of a value of which not all have come.
+    begun: Vec<u8>,
+    values: Vec<f32>,
+}
+
+#[derive(Debug, Clone)]
+enum Inner {
+    Same(TensorHasher),
+    Transposed(TransposedHasher),
+}
+
+impl PartHasher {
+    /// Adds the next bytes, however many.
+    ///
+    /// # Errors
+    /// [`Error::State`] when they are more than the tensor has.
+    pub fn update(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+        if !self.begun.is_empty() {
+            let (more, rest) = bytes.split_at(bytes.len().min(4 - self.begun.len()));
+            self.begun.extend_from_slice(more);
+            bytes = rest;
+            if self.begun.len() < 4 {
+                return Ok(());
+            }
+            let four = std::mem::take(&mut self.begun);
+            self.whole(&four)?;
+        }
+        let (whole, rest) = bytes.split_at(bytes.len() - bytes.len() % 4);
+        for block in whole.chunks(4 * BLOCK) {
+            self.whole(block)?;
+        }
+        self.begun.extend_from_slice(rest);
+        Ok(())
+    }
+
+    /// The tensor's root.
+    ///
+    /// # Errors
+    /// [`Error::State`] when bytes are missing.
+    pub fn finish(self) -> Result<Digest, Error> {
+        match self.inner {
+            Inner::Same(hasher) => hasher.finish(),
+            Inner::Transposed(hasher) => hasher.finish(),
+        }
+        .map_err(state)
+    }
+
+    fn whole(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.values.clear();
+        let fours = bytes.as_chunks().0;
+        self.values.extend(fours.iter().map(|four| f32::from_le_bytes(*four)));
+        match &mut self.inner {
+            Inner::Same(hasher) => hasher.update(&self.values),
+            Inner::Transposed(hasher) => hasher.update(&self.values),
+        }
+        .map_err(state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{graph, job, model, state};
+    use super::super::{MANIFEST_FILE, Manifest, save};
+    use super::*;
+
+    /// The roots of all tensors in `dir`, read in pieces of `piece` bytes.
+    fn root(dir: &std::path::Path, manifest: &Manifest, piece: usize) -> Digest {
+        let layout = Layout::of(&graph()).unwrap();
+        let mut roots = Vec::new();
+        for part in layout.parts() {
+            let bytes = std::fs::read(dir.join(part.file)).unwrap();
+            let mut hasher = part.hasher().unwrap();
+            for piece in bytes[part.range.start as usize..part.range.end as usize].chunks(piece) {
+                hasher.update(piece).unwrap();
+            }
+            roots.push(hasher.finish().unwrap());
+        }
+        layout.state_root(manifest.step(), manifest.beta_products(), &roots).unwrap()
+    }
+
+    #[test]
+    fn the_files_own_bytes_give_the_state_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("state");
+        let saved = save(&dir, &model(), &graph(), job(), &state(3)).unwrap();
+        let manifest = Manifest::parse(&std::fs::read(dir.join(MANIFEST_FILE)).unwrap()).unwrap();
+        for piece in [1, 3, 4, 4096, 1 << 20] {
+            assert_eq!(root(&dir, &manifest, piece), saved.state_root, "{piece}");
+        }
+        let layout = Layout::of(&graph()).unwrap();
+        for file in layout.files() {
+            let bytes = std::fs::read(dir.join(file.name)).unwrap();
+            assert_eq!((bytes.len() as u64, &bytes[..file.header.len()]), (file.size, &file.header[..]));
+            let parts = layout.parts().iter().filter(|part| part.file == file.name);
+            let sum: u64 = parts.map(|part| part.range.end - part.range.start).sum();
+            assert_eq!(sum + file.header.len() as u64, file.size, "every byte counts");
+        }
+    }
+
+    #[test]
+    fn too_few_bytes_too_many_and_lost_roots_are_refused() {
+        let layout = Layout::of(&graph()).unwrap();
+        let part = &layout.parts()[0];
+        let size = (part.range.end - part.range.start) as usize;
+        let mut hasher = part.hasher().unwrap();
+        hasher.update(&vec![0; size - 1]).unwrap();
+        assert!(hasher.clone().finish().is_err());
+        hasher.update(&[0]).unwrap();
+        hasher.clone().finish().unwrap();
+        assert!(hasher.update(&[0; 4]).is_err());
+        assert!(layout.state_root(1, [1.0, 1.0], &[]).is_err());
+    }
+}
