@@ -7,6 +7,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
@@ -238,7 +239,7 @@ async fn world(site: Site) -> World {
     }
     let bundle = site.path("bundle");
     std::fs::create_dir(&bundle).unwrap();
-    let wants = Wants { states: States::Taken, cosignatures: 1, head: None };
+    let wants = Wants { states: States::Taken, cosignatures: 1, patience: Duration::ZERO, head: None };
     make(&LogDir::new(site.path("log")), &tenant, &bundle, &wants).await.unwrap();
     open_seals(&bundle, openings);
     let log_key = log.key().to_string();

@@ -11,6 +11,7 @@ mod logs;
 mod loss;
 mod outages;
 mod person;
+mod proofs;
 mod provider;
 mod recovery;
 mod refusals;
@@ -40,6 +41,13 @@ pub fn all() -> Vec<Scenario> {
             "pods-equal-local",
             bits::pods_equal_local,
             "two pods and one local process end in the same state root, and the job reads well meanwhile"
+        ),
+        scenario!(
+            Short,
+            600,
+            "proof",
+            proofs::bundle,
+            "a job's bundle holds without its hub, is replayed, and each of 200 flipped bits in it is named"
         ),
         scenario!(
             Short,
