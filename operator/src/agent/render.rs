@@ -296,7 +296,10 @@ mod tests {
     fn an_audit_runs_in_the_very_same_pod() {
         let (train, audit) = (pod(&site(), &payload()), pod(&site(), &crate::agent::testing::audit()));
         let args = |pod: &PodSpec| pod.containers[0].args.clone().unwrap_or_default();
-        assert_eq!((args(&train).join(" "), args(&audit).join(" ")), ("pod".into(), "pod --last-step 40".into()));
+        assert_eq!(
+            (args(&train).join(" "), args(&audit).join(" ")),
+            ("pod".into(), "pod --last-step 40".into())
+        );
         let mut same = audit;
         same.containers[0].args = train.containers[0].args.clone();
         assert_eq!(same, train);

@@ -8,7 +8,9 @@ use crate::Digest;
 use crate::dsse::Envelope;
 use crate::key::SigningKey;
 use crate::records::fields::ProviderName;
-use crate::records::{self, AuditAssign, Draw, Eligible, JobId, Payload as _, Rollback, Verdict, WindowClose};
+use crate::records::{
+    self, AuditAssign, Draw, Eligible, JobId, Payload as _, Rollback, Verdict, WindowClose,
+};
 
 /// What the hub knows beside the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
