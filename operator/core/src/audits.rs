@@ -82,7 +82,8 @@ impl AllAudits {
     /// Notes what a job has come to; true if that is news to its controller.
     pub fn put(&mut self, job_uid: &str, audits: JobAudits) -> bool {
         let known = self.0.get(job_uid);
-        let news = known.is_none_or(|known| **known != JobAudits { seen_log: known.seen_log, ..audits.clone() });
+        let news =
+            known.is_none_or(|known| **known != JobAudits { seen_log: known.seen_log, ..audits.clone() });
         self.0.insert(job_uid.to_owned(), Arc::new(audits));
         news
     }
