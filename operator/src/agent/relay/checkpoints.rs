@@ -14,7 +14,7 @@ use super::Relay;
 use super::bindings::{self, BindingError};
 use super::blobs::read_manifest;
 use super::identity::Worker;
-use super::terms::{TermsError, due, is_boundary};
+use super::terms::{TermsError, due, epoch_of, is_boundary};
 use crate::agent::answers::AnswerError;
 use crate::agent::commits::Committed;
 use crate::agent::state::{Commit, UnitState};
@@ -221,10 +221,9 @@ impl Relay {
         if !is_live(state, worker.attempt) {
             return Err(CommitError::Over);
         }
-        let due = state.payload.as_ref().and_then(|payload| Some((payload.epoch, due(state, payload)?)));
+        let due = state.payload.as_ref().and_then(|payload| Some((epoch_of(payload), due(state, payload)?)));
         let is_due = due.is_some_and(|(epoch, due)| {
-            (due.last, due.previous) == (terms.last_step.get(), terms.previous)
-                && u64::try_from(epoch) == Ok(terms.epoch.get())
+            (due.last, due.previous) == (terms.last_step.get(), terms.previous) && epoch == terms.epoch.get()
         });
         if !is_due {
             return Err(CommitError::TermsChanged);

@@ -63,11 +63,16 @@ pub fn due(state: &UnitState, payload: &Payload) -> Option<Due> {
     (begin < last).then_some(Due { interval, first: begin + 1, last, previous })
 }
 
+/// What its commits name. A replay makes the commit that it audits once more, with records of its own.
+#[must_use]
+pub fn epoch_of(payload: &Payload) -> u64 {
+    payload.audit.map_or(payload.epoch, |audit| audit.epoch).unsigned_abs()
+}
+
 /// The terms of an interval of this unit.
 fn terms_of(payload: &Payload, due: &Due, salts: &Salts) -> Result<Terms, Unfit> {
     let island = payload.island.unsigned_abs();
-    // A replay makes the commit that it audits once more, with records of its own.
-    let epoch = payload.audit.map_or(payload.epoch, |audit| audit.epoch).unsigned_abs();
+    let epoch = epoch_of(payload);
     let of = steps::Interval { job: payload.job, island, epoch, interval: due.interval };
     Ok(Terms {
         job: JobId(payload.job),

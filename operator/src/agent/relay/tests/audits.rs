@@ -69,14 +69,14 @@ async fn its_pods_are_told_one_interval() {
 async fn what_it_finds_is_sealed_and_nothing_is_uploaded() {
     let (world, agent, _) = replaying().await;
     let (before, unit) = (locked(&world.hub.blobs).len(), agent.audit());
-    let (_, blobs, said) = agent.replayed().await;
+    let (made, blobs, said) = agent.replayed().await;
     assert_eq!(said.status(), StatusCode::ACCEPTED);
     assert_eq!(unit.state().await.bindings.len(), 0);
     agent.uploads(&world, unit.clone());
     agent.durable(&unit, 40).await;
     assert_eq!(world.hub.records(), ["audit-seal"]);
     assert_eq!((locked(&world.hub.blobs).len(), locked(&world.hub.commits).len()), (before, 0));
-    let (_, _, again) = agent.replayed().await;
+    let again = agent.commit("audit-0", 40, &made).await;
     assert_eq!(again.status(), StatusCode::OK, "now its pod may end");
     // What was found can be opened, and is what the pod said.
     let assignment = audit().audit.unwrap().assignment;
@@ -88,6 +88,12 @@ async fn what_it_finds_is_sealed_and_nothing_is_uploaded() {
     let state = unit.state().await;
     assert_eq!((state.checkpoint_step(), state.start()), (40, state.payload.unwrap().start));
     for blob in &blobs {
+        for _ in 0..100 {
+            if agent.blobs.size(&Digest::of(blob)).await.unwrap().is_none() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         assert_eq!(agent.blobs.size(&Digest::of(blob)).await.unwrap(), None);
     }
 }
