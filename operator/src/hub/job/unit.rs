@@ -163,5 +163,6 @@ fn payload(
         incarnation: identity.incarnation,
         not_after: good_until(now),
         continues: None,
+        audit: None,
     })
 }
