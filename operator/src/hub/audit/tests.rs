@@ -95,8 +95,8 @@ async fn a_wrong_state_is_found_rolled_back_and_run_again_elsewhere() {
         log_index: None,
     };
     assert_eq!(world.grant(2, "west", Some(&start)).await, record);
-    let (_, newest) = world.commit((2, "west"), 1, record, right(40)).await;
-    world.end_again(&newest).await;
+    let (record, newest) = world.commit((2, "west"), 1, record, right(40)).await;
+    world.end_again(record, &newest).await;
     world.hub_auditor(1);
     world.pass().await;
     world.hub_auditor(2);

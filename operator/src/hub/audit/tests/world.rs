@@ -206,12 +206,13 @@ impl World {
     }
 
     /// After a rollback: the job's end was noted, and does not hold any more.
-    pub async fn end_again(&self, newest: &JobCheckpoint) {
+    pub async fn end_again(&self, record: Digest, newest: &JobCheckpoint) {
         use muster_proof::records::fields::Step;
         let end = muster_proof::records::JobEnd {
             job: self.names.id,
             last_step: Step::new(newest.step as u64).unwrap(),
             state_root: newest.state_root.parse().unwrap(),
+            record,
             outcome: Outcome::Completed,
         };
         self.ctx.ledger.submit("end", &end.sign(&self.ctx.ledger.key()).unwrap()).await.unwrap();
