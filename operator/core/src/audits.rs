@@ -30,6 +30,8 @@ pub struct JobAudits {
     pub rollback: Option<Rollback>,
     /// Steps whose checkpoints open windows and audits start from; the start of a rollback is among them.
     pub pinned: BTreeSet<i64>,
+    /// Manifests of all checkpoints that were ever committed at those steps: one that was rolled back is replayed from, too.
+    pub pinned_manifests: BTreeSet<Digest>,
     /// The intervals that count now, in order, without a gap from the first.
     pub path: Vec<PathEntry>,
 }
