@@ -277,15 +277,18 @@ fn free(request: &Request, candidate: &Candidate) -> u32 {
     candidate.devices.get(&request.device_class).map_or(0, Device::free)
 }
 
-/// Chooses a provider for one island.
-///
-/// Scores, in order: fewest failures of this job, then most free workers, then the name. The same input gives the same
-/// answer whatever the order of `candidates`.
+/// Everybody who could do it now, by name, and in words why the others could not; empty words if there are no others.
 #[must_use]
-pub fn place(request: &Request, candidates: &[Candidate]) -> Placement {
-    if candidates.is_empty() {
-        return Placement::NoProviders;
-    }
+pub fn eligible<'a>(request: &Request, candidates: &'a [Candidate]) -> (Vec<&'a Candidate>, String) {
+    let (mut eligible, rejections) = sift(request, candidates);
+    eligible.sort_by(|a, b| a.name.cmp(&b.name));
+    (eligible, phrases(&rejections).join(", "))
+}
+
+fn sift<'a>(
+    request: &Request,
+    candidates: &'a [Candidate],
+) -> (Vec<&'a Candidate>, BTreeMap<Rejection, usize>) {
     let mut rejections: BTreeMap<Rejection, usize> = BTreeMap::new();
     let mut eligible: Vec<&Candidate> = Vec::new();
     let convicted = convicted_owners(request, candidates);
@@ -296,6 +299,19 @@ pub fn place(request: &Request, candidates: &[Candidate]) -> Placement {
             Err(why) => *rejections.entry(why).or_default() += 1,
         }
     }
+    (eligible, rejections)
+}
+
+/// Chooses a provider for one island.
+///
+/// Scores, in order: fewest failures of this job, then most free workers, then the name. The same input gives the same
+/// answer whatever the order of `candidates`.
+#[must_use]
+pub fn place(request: &Request, candidates: &[Candidate]) -> Placement {
+    if candidates.is_empty() {
+        return Placement::NoProviders;
+    }
+    let (eligible, rejections) = sift(request, candidates);
     let best = eligible.into_iter().min_by(|a, b| {
         (a.failures.cmp(&b.failures))
             .then_with(|| free(request, b).cmp(&free(request, a)))
@@ -318,13 +334,15 @@ fn not_of(convicted: &BTreeSet<&str>, candidate: &Candidate) -> Result<(), Rejec
     (!convicted.contains(candidate.owner.as_str())).then_some(()).ok_or(Rejection::OwnerConvicted)
 }
 
-fn explain(total: usize, rejections: &BTreeMap<Rejection, usize>) -> Placement {
+fn phrases(rejections: &BTreeMap<Rejection, usize>) -> Vec<String> {
     // Most frequent first; the map's own order decides ties, so the message does not flicker.
     let mut counted: Vec<(&Rejection, usize)> = rejections.iter().map(|(why, count)| (why, *count)).collect();
     counted.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    let parts: Vec<String> =
-        counted.iter().map(|(why, count)| format!("{count} {}", why.phrase(*count))).collect();
-    let message = format!("0/{total} providers: {}", parts.join(", "));
+    counted.iter().map(|(why, count)| format!("{count} {}", why.phrase(*count))).collect()
+}
+
+fn explain(total: usize, rejections: &BTreeMap<Rejection, usize>) -> Placement {
+    let message = format!("0/{total} providers: {}", phrases(rejections).join(", "));
     let only_room = rejections.keys().all(|why| matches!(why, Rejection::Idle(_) | Rejection::UnitQuota));
     if only_room { Placement::NoCapacity { message } } else { Placement::NoneEligible { message } }
 }

@@ -93,7 +93,10 @@ pub fn object(payload: &Payload, restarts: u32, key: &SigningKey) -> Result<Work
             ..Default::default()
         },
         spec: WorkUnitSpec {
-            kind: WorkUnitKind::Train,
+            kind: match payload.kind {
+                Kind::Train => WorkUnitKind::Train,
+                Kind::Audit => WorkUnitKind::Audit,
+            },
             job_uid: payload.job_uid.clone(),
             island: i32::try_from(payload.island).unwrap_or(i32::MAX),
             epoch: payload.epoch,
@@ -163,5 +166,6 @@ fn payload(
         incarnation: identity.incarnation,
         not_after: good_until(now),
         continues: None,
+        audit: None,
     })
 }
