@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use kube::Client;
 use kube::runtime::controller::Action;
 
+use super::audit::book::AuditBook;
 use super::error::Error;
 use super::events::Recorder;
 use super::ledger::Ledger;
@@ -35,6 +36,8 @@ pub struct Context {
     pub leases: LeaseBook,
     /// Tells people.
     pub recorder: Recorder,
+    /// What the audits of jobs have come to.
+    pub audits: AuditBook,
     /// Held while a provider is chosen and its unit made: two jobs must not get the same worker.
     pub placing: tokio::sync::Mutex<()>,
     /// What is remembered of objects between two looks; losing it costs a delay, never a decision.
@@ -60,6 +63,7 @@ impl Context {
             ledger,
             image,
             leases: LeaseBook::default(),
+            audits: AuditBook::default(),
             placing: tokio::sync::Mutex::default(),
             memory: Memory::default(),
             failures: Backoff::new(Duration::from_millis(500), Duration::from_secs(60)),

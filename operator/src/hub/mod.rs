@@ -17,6 +17,7 @@
 //!
 //! Decisions live in `muster-core` and are pure. Nothing here trains, listens, or holds a member's credentials.
 pub(crate) mod apply;
+pub(crate) mod audit;
 mod collector;
 mod context;
 mod error;

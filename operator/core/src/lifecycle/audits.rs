@@ -53,7 +53,8 @@ impl Audits {
     }
 
     /// Condition `Verified`; nothing is said of a job that is not audited.
-    pub(super) fn condition(&self) -> Option<Condition> {
+    #[must_use]
+    pub fn condition(&self) -> Option<Condition> {
         let say = |status, reason, message| Some(condition(Kind::Verified, status, reason, message));
         match self {
             Self::None => None,

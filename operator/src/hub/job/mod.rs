@@ -9,8 +9,11 @@
 //! | `unit` | the WorkUnit and its signed envelope, pure |
 //! | `status` | the new status, pure |
 //! | `news` | events from old and new status, pure |
+//! | `audits` | what the log's audits mean for all of this |
+//! | `wake` | jobs whose audits have come further |
 //! | `end` | deletion, and what follows after the end |
 mod accept;
+pub mod audits;
 mod end;
 pub mod gather;
 mod news;
@@ -19,6 +22,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 pub mod unit;
+mod wake;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +37,7 @@ use kube::{Api, Resource, ResourceExt};
 use muster_api::names::{MANAGED_BY, finalizers, labels};
 use muster_api::v1alpha1::{ComputeProvider, Desired, TrainingJob, TrainingJobStatus, WorkUnit};
 use muster_core::lifecycle::conditions::Unplaced;
-use muster_core::lifecycle::{self, Decision, Next, Outcome, Tenure};
+use muster_core::lifecycle::{self, Audits, Decision, Next, Outcome, Tenure};
 
 use super::apply::{self, Presence, Written};
 use super::context::{Context, What};
@@ -65,13 +69,14 @@ const CHECKPOINT_AGAIN: Duration = Duration::from_secs(3);
 pub type Jobs = Cache<Guarded>;
 
 /// The controller, not yet running, and its cache of jobs.
-pub fn controller(ctx: &Context) -> (Controller<Guarded>, Jobs) {
+pub fn controller(ctx: &Arc<Context>) -> (Controller<Guarded>, Jobs) {
     let client = ctx.client.clone();
     let everything = watcher::Config::default;
     let controller = Controller::new(Api::<Guarded>::all(client.clone()), everything());
     let (by_uid, unfinished) = (controller.store(), controller.store());
     let jobs = controller.store();
     let controller = controller
+        .reconcile_on(wake::news(ctx.clone(), jobs.clone()))
         .watches(
             Api::<DeserializeGuard<WorkUnit>>::all(client.clone()),
             everything(),
@@ -214,8 +219,14 @@ async fn look(look: &Look<'_>) -> Result<Action, Error> {
         return accept::accept(look).await;
     }
     // 6. Read, decide, act.
-    let seen = gather::gather(look).await?;
-    let decision = lifecycle::decide(&seen.facts);
+    let mut seen = gather::gather(look).await?;
+    let mut decision = lifecycle::decide(&seen.facts);
+    if decision.next == Next::RollBack {
+        // The store first: then nothing is started from what does not count, whatever is seen next.
+        audits::roll_back(look).await?;
+        seen = gather::gather(look).await?;
+        decision = lifecycle::decide(&seen.facts);
+    }
     tracing::debug!(job = key(job), ?decision, "decided");
     let acted = act(look, &seen, &decision).await?;
     // 7. One status.
@@ -245,6 +256,8 @@ pub enum Acted {
     Stays,
     /// Too soon after the last failure.
     Delayed(Duration),
+    /// Training is over; to be looked at again after this, if not before.
+    Settles(Duration),
 }
 
 async fn act(look: &Look<'_>, seen: &Gathered, decision: &Decision) -> Result<Acted, Error> {
@@ -269,8 +282,8 @@ async fn act(look: &Look<'_>, seen: &Gathered, decision: &Decision) -> Result<Ac
     }
     match &decision.next {
         Next::Place { restarts, after } => {
-            // A revoked provider never gets the job again, so going on at once cannot spin.
-            let unit = unit.filter(|unit| unit.tenure != Tenure::Revoked);
+            // Neither a revoked provider nor a convicted one gets the job again, so going on at once cannot spin.
+            let unit = unit.filter(|unit| unit.tenure != Tenure::Revoked && seen.facts.rollback.is_none());
             if let (Some(unit), Some(_)) = (unit, after) {
                 let wait = Duration::from_secs(lifecycle::failure::restart_delay_seconds(*restarts));
                 let age = look.ctx.memory.first(&unit.name, What::UnitEnded);
@@ -287,12 +300,25 @@ async fn act(look: &Look<'_>, seen: &Gathered, decision: &Decision) -> Result<Ac
             }
             acted => Ok(acted),
         },
+        Next::Settle => settle(look, seen).await,
         Next::Finish(Outcome::Failed { reason, .. }) => {
             tracing::info!(job = key(look.job), reason, "job fails");
             Ok(Acted::Nothing)
         }
-        Next::Wait | Next::Rest | Next::Finish(_) => Ok(Acted::Nothing),
+        Next::Wait | Next::Rest | Next::RollBack | Next::Finish(_) => Ok(Acted::Nothing),
     }
+}
+
+/// The log hears that training is over, so that all windows close; the last units clean up.
+async fn settle(look: &Look<'_>, seen: &Gathered) -> Result<Acted, Error> {
+    let lingers = end::let_go(look, end::Manner::Succeeded).await?;
+    // What an unread log would say of the last step is not known.
+    let log_again = match seen.facts.audits {
+        Audits::Unknown => Some(LOG_AGAIN),
+        _ => end::log_end(look, muster_proof::records::Outcome::Completed).await?,
+    };
+    let again = [lingers, log_again].into_iter().flatten().min();
+    Ok(again.map_or(Acted::Nothing, Acted::Settles))
 }
 
 /// Whether a unit goes on as another one, after a restore of the database.
@@ -323,8 +349,10 @@ fn next_look(seen: &Gathered, decision: &Decision, acted: &Acted) -> Action {
         seen.checkpoint_pending.then_some(CHECKPOINT_AGAIN),
         seen.deadline_in,
         seen.member_gone_in,
+        // A newer rollback came in between.
+        (decision.next == Next::RollBack).then_some(Duration::ZERO),
         match acted {
-            Acted::Delayed(wait) => Some(*wait),
+            Acted::Delayed(wait) | Acted::Settles(wait) => Some(*wait),
             Acted::Unplaced(why) if why.reason == LOG_UNAVAILABLE => Some(LOG_AGAIN),
             Acted::Unplaced(_) | Acted::Stays => Some(PLACE_AGAIN),
             Acted::Placed(_) | Acted::Nothing => None,

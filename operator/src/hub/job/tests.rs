@@ -1,7 +1,7 @@
 //! A job's life as statuses and news, without an API server: what a person would see.
 use jiff::Timestamp;
 use muster_api::v1alpha1::{TrainingJob, TrainingJobPhase, TrainingJobStatus, WorkUnit};
-use muster_core::lifecycle::{Deadline, Facts, Member, Next, Wish, decide};
+use muster_core::lifecycle::{Audits, Deadline, Facts, Member, Next, Wish, decide};
 use muster_proof::Digest;
 use muster_proof::key::SigningKey;
 use serde_json::{Value, json};
@@ -77,6 +77,8 @@ fn look(job: &TrainingJob, current: Option<WorkUnit>, durable: Option<i64>) -> (
         rules: vec![],
         restarts: 0,
         unit,
+        audits: Audits::None,
+        rollback: None,
     };
     let decision = decide(&facts);
     let acted = match (&decision.next, &current) {
