@@ -30,6 +30,8 @@ pub struct JobAudits {
     pub rollback: Option<Rollback>,
     /// Steps whose checkpoints open windows and audits start from; the start of a rollback is among them.
     pub pinned: BTreeSet<i64>,
+    /// Manifests of all checkpoints that were ever committed at those steps: one that was rolled back is replayed from, too.
+    pub pinned_manifests: BTreeSet<Digest>,
     /// The intervals that count now, in order, without a gap from the first.
     pub path: Vec<PathEntry>,
 }
@@ -82,7 +84,8 @@ impl AllAudits {
     /// Notes what a job has come to; true if that is news to its controller.
     pub fn put(&mut self, job_uid: &str, audits: JobAudits) -> bool {
         let known = self.0.get(job_uid);
-        let news = known.is_none_or(|known| **known != JobAudits { seen_log: known.seen_log, ..audits.clone() });
+        let news =
+            known.is_none_or(|known| **known != JobAudits { seen_log: known.seen_log, ..audits.clone() });
         self.0.insert(job_uid.to_owned(), Arc::new(audits));
         news
     }

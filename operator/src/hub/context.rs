@@ -11,6 +11,7 @@ use super::audit::book::AuditBook;
 use super::error::Error;
 use super::events::Recorder;
 use super::ledger::Ledger;
+use super::ledger::follow::Follower;
 use super::names::MANAGER;
 use super::provider::leases::LeaseBook;
 use super::signer::Signer;
@@ -30,14 +31,16 @@ pub struct Context {
     pub state: Arc<State>,
     /// The way into the log.
     pub ledger: Ledger,
+    /// All that the log says, as far as it was read.
+    pub follower: Follower,
+    /// What the audits of each job have come to.
+    pub audits: AuditBook,
     /// `NAME@sha256:...` of the trainer.
     pub image: Image,
     /// Heartbeats as this process saw them.
     pub leases: LeaseBook,
     /// Tells people.
     pub recorder: Recorder,
-    /// What the audits of jobs have come to.
-    pub audits: AuditBook,
     /// Held while a provider is chosen and its unit made: two jobs must not get the same worker.
     pub placing: tokio::sync::Mutex<()>,
     /// What is remembered of objects between two looks; losing it costs a delay, never a decision.
@@ -61,9 +64,10 @@ impl Context {
             signer,
             state,
             ledger,
+            follower: Follower::default(),
+            audits: AuditBook::default(),
             image,
             leases: LeaseBook::default(),
-            audits: AuditBook::default(),
             placing: tokio::sync::Mutex::default(),
             memory: Memory::default(),
             failures: Backoff::new(Duration::from_millis(500), Duration::from_secs(60)),

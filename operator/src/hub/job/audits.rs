@@ -15,6 +15,10 @@ use crate::hub::context::Context;
 use crate::hub::error::Error;
 use crate::store::Entry;
 
+/// The log is about to be read, or just was.
+pub const SOON: Duration = Duration::from_secs(2);
+/// Nothing in particular is expected of the log.
+const NOW_AND_THEN: Duration = Duration::from_secs(30);
 /// A deleted job whose audits are not done by then goes without them.
 const GIVE_UP: SignedDuration = SignedDuration::from_secs(120);
 
@@ -143,10 +147,22 @@ pub async fn roll_back(look: &Look<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+/// After how long to look again, as far as audits go. Their objects wake the job's controller, but not all that follows from them
+/// is an object.
+#[must_use]
+pub fn look_again(audits: &Audits) -> Option<Duration> {
+    match audits {
+        Audits::None | Audits::Settled(_) => None,
+        Audits::Unknown => Some(SOON),
+        // What follows from a fault is logged after it.
+        Audits::Open(tally) if tally.faults > 0 => Some(SOON),
+        Audits::Open(_) => Some(NOW_AND_THEN),
+    }
+}
+
 /// After how long to look again whether the audits of a deleted job are done; `None` if they are, or never will be.
 #[must_use]
 pub fn awaited(look: &Look<'_>) -> Option<Duration> {
-    let again = Duration::from_secs(2);
     let status = look.job.status.as_ref();
     if !is_audited(look.job) || status.is_none_or(|status| status.job_id.is_none()) {
         return None;
@@ -156,7 +172,7 @@ pub fn awaited(look: &Look<'_>) -> Option<Duration> {
         return None;
     }
     let book = look.ctx.audits.of(&look.uid);
-    book.is_none_or(|book| !book.settled && book.no_auditor.is_none()).then_some(again)
+    book.is_none_or(|book| !book.settled && book.no_auditor.is_none()).then_some(SOON)
 }
 
 #[cfg(test)]

@@ -94,24 +94,34 @@ pub async fn finished(look: &Look<'_>) -> Result<Action, Error> {
     if let Some(left) = let_go(look, manner).await? {
         return Ok(Action::requeue(left));
     }
-    if manner == Manner::Failed {
-        look.write(&status::audited(look, look.ctx.now())).await?;
-    }
+    let audits_again = match manner {
+        Manner::Succeeded => None,
+        Manner::Failed => look_after(look).await?,
+    };
     if let Some(wait) = log_again {
         return Ok(Action::requeue(wait));
     }
     let completed = look.old().completion_time;
     let (Some(ttl), Some(completed)) = (look.job.spec.ttl_seconds_after_finished, completed) else {
-        return Ok(Action::await_change());
+        return Ok(audits_again.map_or_else(Action::await_change, Action::requeue));
     };
     let due = completed.0.checked_add(SignedDuration::from_secs(ttl)).unwrap_or(jiff::Timestamp::MAX);
     let left = Duration::try_from(due.duration_since(look.ctx.now())).unwrap_or_default();
     if !left.is_zero() {
-        return Ok(Action::requeue(left + Duration::from_millis(100)));
+        let left = left + Duration::from_millis(100);
+        return Ok(Action::requeue(audits_again.map_or(left, |again| again.min(left))));
     }
     tracing::info!(job = key(look.job), ttl, "removing the finished job after its TTL");
     apply::delete(&look.api, "trainingjob", &look.job.name_any(), Some(look.uid.clone())).await?;
     Ok(Action::await_change())
+}
+
+/// Writes how far the audits of a failed job are; after how long to look again.
+async fn look_after(look: &Look<'_>) -> Result<Option<Duration>, Error> {
+    let book = audits::book(look.ctx, look.job, &look.uid);
+    let standing = audits::standing(look.job, book.as_deref());
+    look.write(&status::of_failed(look.job, &standing, look.ctx.now())).await?;
+    Ok(audits::look_again(&standing))
 }
 
 /// Asks the units that trained a job to clean up; after how long to look again if their workers still end by themselves.

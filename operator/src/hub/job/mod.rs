@@ -10,7 +10,6 @@
 //! | `status` | the new status, pure |
 //! | `news` | events from old and new status, pure |
 //! | `audits` | what the log's audits mean for all of this |
-//! | `wake` | jobs whose audits have come further |
 //! | `end` | deletion, and what follows after the end |
 mod accept;
 pub mod audits;
@@ -22,7 +21,6 @@ mod status;
 #[cfg(test)]
 mod tests;
 pub mod unit;
-mod wake;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +33,7 @@ use kube::runtime::reflector::{ObjectRef, Store as Cache};
 use kube::runtime::watcher;
 use kube::{Api, Resource, ResourceExt};
 use muster_api::names::{MANAGED_BY, finalizers, labels};
-use muster_api::v1alpha1::{ComputeProvider, Desired, TrainingJob, TrainingJobStatus, WorkUnit};
+use muster_api::v1alpha1::{Audit, ComputeProvider, Desired, TrainingJob, TrainingJobStatus, WorkUnit};
 use muster_core::lifecycle::conditions::Unplaced;
 use muster_core::lifecycle::{self, Audits, Decision, Next, Outcome, Tenure};
 
@@ -69,14 +67,15 @@ const CHECKPOINT_AGAIN: Duration = Duration::from_secs(3);
 pub type Jobs = Cache<Guarded>;
 
 /// The controller, not yet running, and its cache of jobs.
-pub fn controller(ctx: &Arc<Context>) -> (Controller<Guarded>, Jobs) {
+pub fn controller(ctx: &Context) -> (Controller<Guarded>, Jobs) {
     let client = ctx.client.clone();
     let everything = watcher::Config::default;
     let controller = Controller::new(Api::<Guarded>::all(client.clone()), everything());
     let (by_uid, unfinished) = (controller.store(), controller.store());
     let jobs = controller.store();
     let controller = controller
-        .reconcile_on(wake::news(ctx.clone(), jobs.clone()))
+        // What its audits have come to is in the book before it is in their objects.
+        .owns(Api::<DeserializeGuard<Audit>>::all(client.clone()), everything())
         .watches(
             Api::<DeserializeGuard<WorkUnit>>::all(client.clone()),
             everything(),
@@ -256,8 +255,8 @@ pub enum Acted {
     Stays,
     /// Too soon after the last failure.
     Delayed(Duration),
-    /// Training is over; to be looked at again after this, if not before.
-    Settles(Duration),
+    /// Something else must happen first; looked at again after this.
+    Awaits(Duration),
 }
 
 async fn act(look: &Look<'_>, seen: &Gathered, decision: &Decision) -> Result<Acted, Error> {
@@ -317,8 +316,7 @@ async fn settle(look: &Look<'_>, seen: &Gathered) -> Result<Acted, Error> {
         Audits::Unknown => Some(LOG_AGAIN),
         _ => end::log_end(look, muster_proof::records::Outcome::Completed).await?,
     };
-    let again = [lingers, log_again].into_iter().flatten().min();
-    Ok(again.map_or(Acted::Nothing, Acted::Settles))
+    Ok(Acted::Awaits([lingers, log_again].into_iter().flatten().min().unwrap_or(audits::SOON)))
 }
 
 /// Whether a unit goes on as another one, after a restore of the database.
@@ -351,8 +349,9 @@ fn next_look(seen: &Gathered, decision: &Decision, acted: &Acted) -> Action {
         seen.member_gone_in,
         // A newer rollback came in between.
         (decision.next == Next::RollBack).then_some(Duration::ZERO),
+        audits::look_again(&seen.facts.audits),
         match acted {
-            Acted::Delayed(wait) | Acted::Settles(wait) => Some(*wait),
+            Acted::Delayed(wait) | Acted::Awaits(wait) => Some(*wait),
             Acted::Unplaced(why) if why.reason == LOG_UNAVAILABLE => Some(LOG_AGAIN),
             Acted::Unplaced(_) | Acted::Stays => Some(PLACE_AGAIN),
             Acted::Placed(_) | Acted::Nothing => None,

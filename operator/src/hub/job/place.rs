@@ -29,9 +29,9 @@ use crate::runtime::client::{ClientError, within};
 pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Acted, Error> {
     let ctx = look.ctx;
     if seen.facts.audits == Audits::Unknown {
-        // A verdict may have undone what the job would start from.
-        let message = "the hub has not read yet what the log says of the job's audits; it goes on once it has";
-        return Ok(unplaced(LOG_UNAVAILABLE, message.into()));
+        // A verdict may have undone what the job would start from. The log is read in a moment.
+        ctx.audits.wake();
+        return Ok(Acted::Awaits(audits::SOON));
     }
     let _only_one = ctx.placing.lock().await;
     let units = all_units(ctx).await?;
@@ -40,7 +40,7 @@ pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Ac
         // Made by an earlier look whose answer was lost. The watch brings it.
         return Ok(Acted::Placed(Box::new(newer.clone())));
     }
-    let candidates = candidates(ctx, &units, &look.uid).await?;
+    let candidates = candidates(ctx, &providers(ctx).await?, &units, &look.uid);
     let (provider, min_epoch) = match placement::place(&request(look), &candidates) {
         Placement::On { provider, min_epoch } => (provider, min_epoch),
         Placement::NoProviders => {
@@ -189,11 +189,19 @@ pub async fn all_units(ctx: &Context) -> Result<Vec<WorkUnit>, Error> {
     Ok(list.items.into_iter().filter_map(|unit| unit.0.ok()).collect())
 }
 
-/// All providers, as placement sees them for a job.
+/// All providers and what they report.
+pub struct Providers {
+    /// As their admin has them.
+    pub all: Vec<ComputeProvider>,
+    /// By namespace.
+    pub reports: HashMap<String, ProviderReport>,
+}
+
+/// Reads them.
 ///
 /// # Errors
 /// [`Error::Api`].
-pub async fn candidates(ctx: &Context, units: &[WorkUnit], job_uid: &str) -> Result<Vec<Candidate>, Error> {
+pub async fn providers(ctx: &Context) -> Result<Providers, Error> {
     let providers: Api<DeserializeGuard<ComputeProvider>> = Api::all(ctx.client.clone());
     let reports: Api<DeserializeGuard<ProviderReport>> = Api::all(ctx.client.clone());
     let everything = ListParams::default();
@@ -205,17 +213,21 @@ pub async fn candidates(ctx: &Context, units: &[WorkUnit], job_uid: &str) -> Res
         .filter_map(|report| report.0.ok())
         .filter_map(|report| Some((report.namespace()?, report)))
         .collect();
-    let candidate = |found: DeserializeGuard<ComputeProvider>| {
-        let found = found.0.ok()?;
-        let report = reports.get(&provider_namespace(&found.name_any()));
-        let mut candidate = self::candidate(&found, report, units, job_uid);
+    Ok(Providers { all: providers.items.into_iter().filter_map(|found| found.0.ok()).collect(), reports })
+}
+
+/// All providers, as placement sees them for a job.
+pub fn candidates(ctx: &Context, providers: &Providers, units: &[WorkUnit], job_uid: &str) -> Vec<Candidate> {
+    let candidate = |found: &ComputeProvider| {
+        let report = providers.reports.get(&provider_namespace(&found.name_any()));
+        let mut candidate = self::candidate(found, report, units, job_uid);
         // The log would refuse its grant. Its key comes with a heartbeat.
         if candidate.availability == Availability::Ready && !ctx.ledger.knows(&candidate.name) {
             candidate.availability = Availability::KeyNotLogged;
         }
-        Some(candidate)
+        candidate
     };
-    Ok(providers.items.into_iter().filter_map(candidate).collect())
+    providers.all.iter().map(candidate).collect()
 }
 
 fn candidate(

@@ -140,12 +140,6 @@ pub fn of_job(
 }
 
 /// The status of a job that has failed, as its audits go on.
-pub fn audited(look: &Look<'_>, now: Timestamp) -> TrainingJobStatus {
-    let book = audits::book(look.ctx, look.job, &look.uid);
-    of_failed(look.job, &audits::standing(look.job, book.as_deref()), now)
-}
-
-/// [`audited`] without anything that could do more than compute.
 pub fn of_failed(job: &TrainingJob, audits: &Audits, now: Timestamp) -> TrainingJobStatus {
     let old = job.status.clone().unwrap_or_default();
     // While nothing is known, what was known stays.
@@ -182,7 +176,7 @@ fn unplaced(acted: &Acted) -> Option<Unplaced> {
             reason: "BackingOff".into(),
             message: "waits a little longer after each restart".into(),
         }),
-        Acted::Placed(_) | Acted::Stays | Acted::Settles(_) | Acted::Nothing => None,
+        Acted::Placed(_) | Acted::Stays | Acted::Awaits(_) | Acted::Nothing => None,
     }
 }
 

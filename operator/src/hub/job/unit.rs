@@ -113,7 +113,11 @@ fn resources(asked: &api::WorkerResources) -> Result<Resources, Error> {
     Ok(Resources::of(&asked.cpu.0, &asked.memory.0).map_err(SealError::Bounds)?)
 }
 
-fn payload(
+/// What is signed of a unit that trains the job.
+///
+/// # Errors
+/// [`Error::Incomplete`].
+pub fn payload(
     job: &TrainingJob,
     job_uid: &str,
     status: &TrainingJobStatus,

@@ -167,8 +167,8 @@ impl Follower {
         let mut read = self.read.write().unwrap_or_else(PoisonError::into_inner);
         let Some(read) = read.as_mut() else { return Ok(()) };
         let accepted = read.history.apply(index, envelope);
-        let accepted =
-            accepted.map_err(|refusal| FollowError::Broken(format!("entry {index} is refused: {refusal}")))?;
+        let accepted = accepted
+            .map_err(|refusal| FollowError::Broken(format!("entry {index} is refused: {refusal}")))?;
         read.notes.saw(&accepted, envelope.unverified_payload(), head, Instant::now());
         read.ahead.pop_front();
         Ok(())
