@@ -241,12 +241,7 @@ pub fn phase(conditions: &[Condition]) -> Phase {
     }
 }
 
-pub(super) fn condition(
-    kind: Kind,
-    status: Status,
-    reason: &str,
-    message: impl Into<String>,
-) -> Condition {
+pub(super) fn condition(kind: Kind, status: Status, reason: &str, message: impl Into<String>) -> Condition {
     Condition { kind, status, reason: reason.into(), message: message.into() }
 }
 

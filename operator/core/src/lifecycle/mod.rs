@@ -218,7 +218,8 @@ pub struct Decision {
 #[must_use]
 pub fn decide(facts: &Facts) -> Decision {
     // 1. A verdict has undone steps, and the store does not know yet: nothing may start from them.
-    if let Some(rollback) = facts.rollback.as_ref().filter(|rollback| rollback.store == audits::Store::Behind) {
+    if let Some(rollback) = facts.rollback.as_ref().filter(|rollback| rollback.store == audits::Store::Behind)
+    {
         return Decision { desired: stop_before(facts, rollback), next: Next::RollBack };
     }
     // 2. All steps durable: whatever else happened, the result is there; what audits say of it is waited for.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Candidate, Filter, Rejection, Request, arithmetic, convicted, convicted_owners, device_class, image, not_of,
-    ready, schedulable,
+    Candidate, Filter, Rejection, Request, arithmetic, convicted, convicted_owners, device_class, image,
+    not_of, ready, schedulable,
 };
 
 /// What an auditor needs whatever the job allows its trainer. Room comes and goes, and an audit can wait for it.

@@ -200,7 +200,10 @@ fn who_could_audit_is_of_another_owner() {
     assert_eq!(ask(&["west"], &all), Ok(()));
     let no = |allowed: &[&str], all: &[Candidate], why: &str| {
         let message = ask(allowed, all).unwrap_err();
-        assert!(message.starts_with(&format!("0 eligible auditors of {} providers: {why};", all.len())), "{message}");
+        assert!(
+            message.starts_with(&format!("0 eligible auditors of {} providers: {why};", all.len())),
+            "{message}"
+        );
     };
     no(&[], &[], "");
     no(&[], &all[..1], "1 of acme, who trains");

@@ -81,7 +81,8 @@ fn placement(old: &TrainingJobStatus, new: &TrainingJobStatus, news: &mut Vec<Ne
 
 /// Whether a verdict has taken the job back: its newest state is older than before, or it says so itself.
 fn rollback(old: &TrainingJobStatus, new: &TrainingJobStatus, news: &mut Vec<News>) {
-    let step = |status: &TrainingJobStatus| status.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step);
+    let step =
+        |status: &TrainingJobStatus| status.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step);
     let turned = turned(old, new, "Progressing").filter(|progress| is_rollback(progress));
     if step(new) >= step(old) && turned.is_none() {
         return;
@@ -121,7 +122,7 @@ fn training(old: &TrainingJobStatus, new: &TrainingJobStatus, news: &mut Vec<New
     let restarted = new.restarts.unwrap_or(0) > old.restarts.unwrap_or(0);
     // A loss is news even if training went on before the next look.
     match turned(old, new, "Progressing") {
-        Some(progress) if is_rollback(progress) => {}
+        Some(progress) if is_rollback(progress) || new.phase == Some(TrainingJobPhase::Settling) => {}
         Some(progress) if progress.status == "False" => {
             news.push(News::warning(&progress.reason, progress.message.clone()));
         }

@@ -247,8 +247,7 @@ pub fn differs_in_progress_only(old: &TrainingJobStatus, new: &TrainingJobStatus
 }
 
 fn still(status: &TrainingJobStatus) -> TrainingJobStatus {
-    let mut still =
-        TrainingJobStatus { progress: None, checkpoint: None, audits: None, ..status.clone() };
+    let mut still = TrainingJobStatus { progress: None, checkpoint: None, audits: None, ..status.clone() };
     for condition in &mut still.conditions {
         if matches!(condition.type_.as_str(), "Ready" | "Progressing" | "Verified") {
             condition.message.clear();

@@ -68,9 +68,8 @@ async fn a_crash_in_between_is_completed(#[values(On::Dir, On::Bucket)] on: On) 
 async fn audits_of_what_was_undone_find_their_start(#[values(On::Dir, On::Bucket)] on: On) {
     let (_dir, store, manifests) = site(on).await;
     store.roll_back(JOB, 0, 4, 20).await.unwrap();
-    let whole = async |at: usize| {
-        matches!(store.whole_checkpoint(&manifests[at]).await.unwrap(), Whole::Yes(_))
-    };
+    let whole =
+        async |at: usize| matches!(store.whole_checkpoint(&manifests[at]).await.unwrap(), Whole::Yes(_));
     let collect = async |pinned: &[u64], from: Option<u64>| {
         let mut jobs = job(1);
         let roots = jobs.get_mut(JOB).unwrap();

@@ -63,7 +63,8 @@ fn after_a_rollback_the_job_goes_on_at_once_and_nothing_is_counted() {
     use UnitPhase::*;
     for phase in [Unseen, Running, Draining, Succeeded, Failed, Refused] {
         for member in [Member::Connected, Member::Away, Member::Gone] {
-            let void = Unit { member, attempt: 3, restarts_before: 1, failure: died(65, "Error"), ..unit(phase) };
+            let void =
+                Unit { member, attempt: 3, restarts_before: 1, failure: died(65, "Error"), ..unit(phase) };
             let facts = Facts { rollback: rollback(Store::Settled), max_restarts: 0, ..facts(Some(void)) };
             let decision = decide(&facts);
             assert_eq!(decision.desired, Some(Desired::Stop), "{phase:?} {member:?}");
@@ -121,7 +122,11 @@ fn verified_says_what_was_found() {
             Status::False,
             "AuditorUnavailable: 0 eligible auditors; 0 of 1 drawn intervals match their replays, 1 waits for its verdict",
         ),
-        (Audits::Settled(tally(1, 1, 0)), Status::True, "AllDrawnMatched: the drawn interval matches its replay"),
+        (
+            Audits::Settled(tally(1, 1, 0)),
+            Status::True,
+            "AllDrawnMatched: the drawn interval matches its replay",
+        ),
         (
             Audits::Settled(tally(4, 3, 1)),
             Status::True,

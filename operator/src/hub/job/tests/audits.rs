@@ -68,7 +68,10 @@ fn a_fault_takes_a_settling_job_back() {
     assert_eq!((back.result.clone(), back.checkpoint.clone().unwrap().step), (None, 40));
     assert_eq!(reason(&back, "Progressing").unwrap(), "False: FaultFound");
     assert_eq!(reason(&back, "Verified").unwrap(), "False: FaultFound");
-    assert_eq!(back.progress.clone().unwrap(), serde_json::from_value(json!({"step": 40, "text": "40/200"})).unwrap());
+    assert_eq!(
+        back.progress.clone().unwrap(),
+        serde_json::from_value(json!({"step": 40, "text": "40/200"})).unwrap()
+    );
     assert!(!status::differs_in_progress_only(&settles, &back), "said at once");
     let told = news::between(&settles, &back);
     assert_eq!(told[0].reason, "RolledBack");
@@ -117,7 +120,10 @@ fn the_audits_of_a_failed_job_are_still_told() {
     let later = status::of_failed(&job(&over), &settled(2, 2), at(200));
     assert_eq!((later.phase, later.completion_time.clone()), (over.phase, over.completion_time.clone()));
     assert_eq!(reason(&later, "Verified").unwrap(), "True: AllDrawnMatched");
-    assert_eq!((reason(&later, "Failed"), later.conditions.len()), (reason(&over, "Failed"), over.conditions.len()));
+    assert_eq!(
+        (reason(&later, "Failed"), later.conditions.len()),
+        (reason(&over, "Failed"), over.conditions.len())
+    );
     assert_eq!(later.audits.clone().unwrap().text.as_deref(), Some("2/2"));
     assert_eq!(status::of_failed(&job(&later), &Audits::Unknown, at(300)), later, "what was known stays");
     assert_eq!(status::of_failed(&job(&later), &settled(2, 2), at(300)), later);

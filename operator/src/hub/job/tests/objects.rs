@@ -70,12 +70,17 @@ impl Objects {
 
     fn list(&self, path: &str, plural: &str, label: Option<(String, String)>) -> Value {
         let (inside, under) = (format!("/{plural}/"), format!("{path}/"));
-        let is_in = |at: &String| at.contains(&inside) && (!path.contains("/namespaces/") || at.starts_with(&under));
+        let is_in =
+            |at: &String| at.contains(&inside) && (!path.contains("/namespaces/") || at.starts_with(&under));
         let fits = |object: &Value| {
             label.as_ref().is_none_or(|(key, value)| object["metadata"]["labels"][key] == json!(value))
         };
-        let items: Vec<_> =
-            self.by_path.iter().filter(|(at, object)| is_in(at) && fits(object)).map(|(_, o)| o.clone()).collect();
+        let items: Vec<_> = self
+            .by_path
+            .iter()
+            .filter(|(at, object)| is_in(at) && fits(object))
+            .map(|(_, o)| o.clone())
+            .collect();
         let version = (1000 + self.version).to_string();
         json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": version}, "items": items})
     }
