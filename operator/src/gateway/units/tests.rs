@@ -23,6 +23,7 @@ use tower::ServiceExt;
 mod audits;
 mod past;
 mod read_back;
+mod undone;
 
 use super::*;
 use crate::gateway::testing::urls;
@@ -271,7 +272,7 @@ fn send_commit(unit: &str, step: u64, manifest: &Digest, commit: &Envelope) -> R
 
 /// Takes every commit that [`bound`] has signed, one for each interval: what else the log asks is tested with it.
 #[derive(Default)]
-struct OnePerInterval(std::collections::BTreeSet<u64>);
+struct OnePerInterval(std::collections::BTreeSet<(u64, u64)>);
 
 impl Admit for OnePerInterval {
     fn signer(&self, _: &Envelope, _: &[PublicKey]) -> Option<PublicKey> {
@@ -280,7 +281,8 @@ impl Admit for OnePerInterval {
 
     fn admit(&mut self, _: u64, envelope: &Envelope) -> Result<(), admit::Refusal> {
         let commit = records::Commit::from_payload(envelope.unverified_payload()).unwrap();
-        match self.0.insert(commit.interval.get()) {
+        // Of each epoch: a rollback frees an interval for the next.
+        match self.0.insert((commit.interval.get(), commit.epoch.get())) {
             true => Ok(()),
             false => Err(admit::Refusal::conflict("Known", "the interval has a commit")),
         }

@@ -34,6 +34,7 @@ fn request(spec: &TrainingJobSpec, image_digest: &str) -> Request {
         exclude_owners: Vec::new(),
         regions: Vec::new(),
         max_price: None,
+        convicted: std::collections::BTreeSet::new(),
     }
 }
 

@@ -8,13 +8,13 @@ use muster_api::v1alpha1::{
     self as api, ComputeProvider, ProviderReport, Scheduling, WorkUnit, WorkUnitPhase,
 };
 use muster_core::epochs::Seen;
-use muster_core::lifecycle::conditions::Unplaced;
-use muster_core::lifecycle::next_epoch;
+use muster_core::lifecycle::conditions::{NO_AUDITORS, Unplaced};
+use muster_core::lifecycle::{Audits, next_epoch};
 use muster_core::placement::{self, Availability, Candidate, Device, Placement, Request, TrustTier};
 
 use super::gather::{self, Gathered};
 use super::unit::{Particulars, render};
-use super::{Acted, LOG_UNAVAILABLE, Look, key};
+use super::{Acted, LOG_UNAVAILABLE, Look, audits, key};
 use crate::hub::apply;
 use crate::hub::context::Context;
 use crate::hub::error::Error;
@@ -28,6 +28,11 @@ use crate::runtime::client::{ClientError, within};
 /// worker, and one job must not get two units.
 pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Acted, Error> {
     let ctx = look.ctx;
+    if seen.facts.audits == Audits::Unknown {
+        // A verdict may have undone what the job would start from. The log is read in a moment.
+        ctx.audits.wake();
+        return Ok(Acted::Awaits(audits::SOON));
+    }
     let _only_one = ctx.placing.lock().await;
     let units = all_units(ctx).await?;
     let mine = |unit: &&WorkUnit| unit.spec.job_uid == look.uid && gather::trains(unit);
@@ -52,6 +57,10 @@ pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Ac
         }
         Placement::NoneEligible { message } => return Ok(unplaced("NoneEligible", message)),
     };
+    let owner = candidates.iter().find(|it| it.name == provider).map_or("", |it| it.owner.as_str());
+    if let Err(message) = auditable(look, seen, &candidates, owner) {
+        return Ok(unplaced(NO_AUDITORS, message));
+    }
     let number = |value: i64| u64::try_from(value).unwrap_or(0);
     // An epoch that was fenced and never used stays unused: its grant may be in the log.
     let fence = ctx.store.epoch(&look.uid, 0).await?;
@@ -59,7 +68,6 @@ pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Ac
         next_epoch(number(seen.last_epoch.max(fence)), number(ctx.state.epochs().floor).max(min_epoch));
     let epoch = i64::try_from(epoch).unwrap_or(i64::MAX);
     let start = seen.checkpoint.as_ref();
-    let owner = candidates.iter().find(|it| it.name == provider).map_or("", |it| it.owner.as_str());
     let who = Who { provider: &provider, owner };
     let next = grants::Next { job_uid: &look.uid, island: 0, epoch, who, start };
     let logged = match grants::grant(ctx, next, why_over(seen.facts.unit.as_ref())).await {
@@ -75,6 +83,21 @@ pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Ac
     let unit = make(ctx, unit).await?;
     tracing::info!(job = key(look.job), provider, unit = unit.name_any(), epoch, "placed");
     Ok(Acted::Placed(Box::new(unit)))
+}
+
+/// Nobody trains first what nobody can check. Once a job has begun, its audits say themselves what they lack.
+fn auditable(
+    look: &Look<'_>,
+    seen: &Gathered,
+    candidates: &[Candidate],
+    trainer: &str,
+) -> Result<(), String> {
+    let has_begun = seen.last_epoch > 0;
+    if has_begun || !audits::is_audited(look.job) || look.ctx.audits.has_hub_auditor() {
+        return Ok(());
+    }
+    let allowed = &look.job.spec.assurance.auditors;
+    placement::can_be_audited(&request(look), allowed, candidates, trainer)
 }
 
 fn unplaced(reason: &str, message: String) -> Acted {
@@ -135,6 +158,9 @@ fn request(look: &Look<'_>) -> Request {
         exclude_owners: spec.placement.exclude_owners.clone(),
         regions: spec.placement.regions.clone(),
         max_price: spec.placement.max_price,
+        convicted: audits::book(look.ctx, look.job, &look.uid)
+            .map(|book| book.convicted.clone())
+            .unwrap_or_default(),
     }
 }
 

@@ -246,9 +246,13 @@ pub async fn end_job(
 /// [`LedgerError`].
 pub async fn repair(ctx: &Context, job_uid: &str) -> Result<(), LedgerError> {
     let begun: BTreeMap<u64, Digest> = ctx.store.begun_commits(job_uid).await?;
+    let undone = ctx.store.rollbacks(job_uid).await?;
     for (step, record) in begun {
         let Some((index, envelope)) = ctx.ledger.entry(&record).await? else { continue };
         let Ok(Record::Commit(commit)) = Record::parse(&envelope) else { continue };
+        if undone.void(i64::try_from(commit.epoch.get()).unwrap_or(i64::MAX), step) {
+            continue;
+        }
         if !matches!(ctx.store.whole_checkpoint(&commit.manifest).await?, Whole::Yes(_)) {
             tracing::error!(job_uid, step, manifest = %commit.manifest, "a checkpoint that was logged is not whole");
             continue;

@@ -179,10 +179,21 @@ pub async fn log_key(ctx: &Context, provider: &str, owner: &str) {
 /// A commit of the grant of `epoch`, as agent and sidecar of `provider` make it; gives its envelope.
 pub async fn commit(
     ctx: &Context,
+    of: (&str, u64, &str),
+    steps: (u64, u64, u64),
+    previous: Digest,
+    (state_root, manifest): (Digest, Digest),
+) -> Envelope {
+    commit_of(ctx, of, steps, previous, (state_root, manifest, Digest::of(b"records"))).await
+}
+
+/// The same, of these step records.
+pub async fn commit_of(
+    ctx: &Context,
     (job_uid, epoch, provider): (&str, u64, &str),
     (interval, first, last): (u64, u64, u64),
     previous: Digest,
-    (state_root, manifest): (Digest, Digest),
+    (state_root, manifest, records): (Digest, Digest, Digest),
 ) -> Envelope {
     use muster_proof::records::fields::{Attempt, Epoch, Interval, Island, Rank, Step};
     let job = names(ctx, job_uid).unwrap().id;
@@ -201,7 +212,7 @@ pub async fn commit(
     };
     ctx.ledger.submit("binding", &binding.sign(&identity(provider)).unwrap()).await.unwrap();
     let interval = Interval::new(interval).unwrap();
-    let seal = record_seal(job, (island, epoch_of, interval), &Digest::of(b"records"), &Nonce::new([5; 32]));
+    let seal = record_seal(job, (island, epoch_of, interval), &records, &Nonce::new([5; 32]));
     let commit = Commit {
         job,
         island,
