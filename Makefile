@@ -19,6 +19,7 @@ generate: ## Write the files that are generated from code: definitions and roles
 	@cargo run --quiet --locked --package muster -- rbac hub --out manifests/hub/rbac-hub.yaml
 	@cargo run --quiet --locked --package muster -- rbac registrar --out manifests/hub/rbac-registrar.yaml
 	@cargo run --quiet --locked --package muster -- rbac gateway --out manifests/hub/rbac-gateway.yaml
+	@cargo run --quiet --locked --package muster -- rbac auditor --out manifests/hub/rbac-auditor.yaml
 	@cargo run --quiet --locked --package muster -- rbac agent --out manifests/hub/rbac-agent.yaml
 	@cargo run --quiet --locked --package muster -- rbac member --out manifests/member/rbac-member.yaml
 
