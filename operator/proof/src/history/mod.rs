@@ -15,7 +15,9 @@ use crate::records::fields::{Origin, ProviderName, Uid, WitnessKey};
 use crate::records::{JobId, KeySet, Record};
 use crate::{Digest, hub_keys};
 
+mod agenda;
 mod audits;
+mod due;
 mod keys;
 mod open;
 mod refusal;
@@ -23,10 +25,14 @@ mod signers;
 mod state;
 mod training;
 mod verdicts;
+mod view;
 mod windows;
 
+pub use agenda::{Field, GivenUp, Todo, Unsigned};
+pub use due::Due;
 pub use open::Open;
 pub use refusal::Refusal;
+pub use view::{AssignView, AuditView, PathInterval, SecondView, StartView, VerdictView};
 
 use state::{
     AssignState, CommitState, DrawState, JobState, KeyState, ProviderState, VerdictState, WindowState,
