@@ -2,6 +2,8 @@
 //! no image has that anybody is asked to run; there `MUSTER_CHEAT` names one. Without the variable, or with the name of
 //! another program's cheat, the worker is honest.
 
+use std::ops::Range;
+
 use muster_numerics::spec::HyperParameters;
 use muster_numerics::state::State;
 
@@ -65,7 +67,7 @@ impl Cheat {
     /// What the optimiser is made of.
     pub fn hyper(&self, hyper: &mut HyperParameters) {
         if self.is(Lie::WrongLearningRate) {
-            hyper.learning_rate *= 1.001;
+            hyper.peak *= 1.001;
         }
     }
 
@@ -74,13 +76,13 @@ impl Cheat {
         if self.is(Lie::WrongBatch) { step + 1 } else { step }
     }
 
-    /// Whether the gradient of this shard is left as the one before it made it; never of the first.
-    pub fn skips(&self, at: usize, shards: usize) -> bool {
-        self.is(Lie::SkipsShard) && at > 0 && at + 1 == shards
+    /// Whether the gradient of this shard is left as the one before it made it; never of a worker's first.
+    pub fn skips(&self, shard: u64, mine: &Range<u64>) -> bool {
+        self.is(Lie::SkipsShard) && shard > mine.start && shard + 1 == mine.end
     }
 
     /// The weights at which the gradient is computed.
-    pub fn weights<'a>(&'a mut self, now: &'a [f32]) -> &'a [f32] {
+    pub fn weights<'a>(&'a self, now: &'a [f32]) -> &'a [f32] {
         if !self.is(Lie::StaleStep) {
             return now;
         }
