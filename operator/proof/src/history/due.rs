@@ -16,9 +16,28 @@ pub struct Due {
 }
 
 impl History {
-    /// What `provider` may log now, in the order of the draws; `hub` is the hub's own auditor.
+    /// What `provider` may log now; `hub` is the hub's own auditor. Nothing is due to an audit that has its verdict.
     pub fn due(&self, provider: &ProviderName) -> Due {
-        let _ = provider;
-        Due::default()
+        let mut due = Due::default();
+        for (id, draw) in self.undecided.iter().filter_map(|id| Some((id, self.draws.get(id)?))) {
+            let Some(commit) = self.commits.get(&draw.commit).filter(|commit| commit.audit == Some(*id))
+            else {
+                continue;
+            };
+            let shown = self.seals_in(draw);
+            if shown && commit.opened.is_none() && commit.provider == *provider {
+                due.openings.push(draw.commit);
+            }
+            let own =
+                self.all_assigns(draw).filter(|(_, assign)| assign.counts() && assign.auditor == *provider);
+            for (assign_id, assign) in own {
+                if assign.seal.is_none() {
+                    due.replays.push(*assign_id);
+                } else if shown && assign.opened.is_none() {
+                    due.answers.push(*assign_id);
+                }
+            }
+        }
+        due
     }
 }
