@@ -42,17 +42,16 @@ fn each_lie_changes_what_is_committed() {
 
 #[test]
 fn each_lie_is_a_fault_and_the_job_ends_with_the_right_bits() {
-    for (lie, state) in LIES {
+    for (lie, _) in LIES {
         let mut world = World::new(lie);
         world.train(TRAINER, 1, &Run::cheating(lie));
         world.settle();
         let fault = (VerdictKind::Fault, TRAINER.to_owned(), EvidenceKind::Replays);
         assert!(world.convicted().contains(&fault), "{lie}: {:?}", world.verdicts);
         assert!(world.convicted().iter().all(|convicted| *convicted == fault), "{lie}: {:?}", world.verdicts);
-        assert!(!world.rollbacks.is_empty(), "{lie}");
-        if state {
-            assert_eq!(world.rollbacks[0].to_interval.get(), 0, "{lie}");
-        }
+        // Whichever interval was judged first, the job has gone back to where the lies began.
+        let back = world.rollbacks.iter().map(|rollback| rollback.to_interval.get()).min();
+        assert_eq!(back, Some(0), "{lie}");
         world.ends_well(&[TRAINER]);
     }
 }
