@@ -260,6 +260,29 @@ fn free(request: &Request, candidate: &Candidate) -> u32 {
     candidate.devices.get(&request.device_class).map_or(0, Device::free)
 }
 
+/// Everybody who could do it now, by name, and in words why the others could not; empty words if there are no others.
+#[must_use]
+pub fn eligible<'a>(request: &Request, candidates: &'a [Candidate]) -> (Vec<&'a Candidate>, String) {
+    let (mut eligible, rejections) = sift(request, candidates);
+    eligible.sort_by(|a, b| a.name.cmp(&b.name));
+    (eligible, phrases(&rejections).join(", "))
+}
+
+fn sift<'a>(
+    request: &Request,
+    candidates: &'a [Candidate],
+) -> (Vec<&'a Candidate>, BTreeMap<Rejection, usize>) {
+    let mut rejections: BTreeMap<Rejection, usize> = BTreeMap::new();
+    let mut eligible: Vec<&Candidate> = Vec::new();
+    for candidate in candidates {
+        match FILTERS.iter().try_for_each(|filter| filter(request, candidate)) {
+            Ok(()) => eligible.push(candidate),
+            Err(why) => *rejections.entry(why).or_default() += 1,
+        }
+    }
+    (eligible, rejections)
+}
+
 /// Chooses a provider for one island.
 ///
 /// Scores, in order: fewest failures of this job, then most free workers, then the name. The same input gives the same
@@ -269,14 +292,7 @@ pub fn place(request: &Request, candidates: &[Candidate]) -> Placement {
     if candidates.is_empty() {
         return Placement::NoProviders;
     }
-    let mut rejections: BTreeMap<Rejection, usize> = BTreeMap::new();
-    let mut eligible: Vec<&Candidate> = Vec::new();
-    for candidate in candidates {
-        match FILTERS.iter().try_for_each(|filter| filter(request, candidate)) {
-            Ok(()) => eligible.push(candidate),
-            Err(why) => *rejections.entry(why).or_default() += 1,
-        }
-    }
+    let (eligible, rejections) = sift(request, candidates);
     let best = eligible.into_iter().min_by(|a, b| {
         (a.failures.cmp(&b.failures))
             .then_with(|| free(request, b).cmp(&free(request, a)))
@@ -288,13 +304,15 @@ pub fn place(request: &Request, candidates: &[Candidate]) -> Placement {
     }
 }
 
-fn explain(total: usize, rejections: &BTreeMap<Rejection, usize>) -> Placement {
+fn phrases(rejections: &BTreeMap<Rejection, usize>) -> Vec<String> {
     // Most frequent first; the map's own order decides ties, so the message does not flicker.
     let mut counted: Vec<(&Rejection, usize)> = rejections.iter().map(|(why, count)| (why, *count)).collect();
     counted.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    let parts: Vec<String> =
-        counted.iter().map(|(why, count)| format!("{count} {}", why.phrase(*count))).collect();
-    let message = format!("0/{total} providers: {}", parts.join(", "));
+    counted.iter().map(|(why, count)| format!("{count} {}", why.phrase(*count))).collect()
+}
+
+fn explain(total: usize, rejections: &BTreeMap<Rejection, usize>) -> Placement {
+    let message = format!("0/{total} providers: {}", phrases(rejections).join(", "));
     let only_room = rejections.keys().all(|why| matches!(why, Rejection::Idle(_) | Rejection::UnitQuota));
     if only_room { Placement::NoCapacity { message } } else { Placement::NoneEligible { message } }
 }

@@ -10,7 +10,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use muster_api::names::REPORT;
 use muster_api::v1alpha1::{
-    Accepts, Arithmetic, Containers, Devices, LogHead, ProviderReport, ProviderReportStatus,
+    Accepts, Arithmetic, Containers, Devices, LogHead, ProviderReport, ProviderReportStatus, Replays,
 };
 use muster_core::envelope::Payload;
 use muster_core::policy::ProviderPolicy;
@@ -213,6 +213,7 @@ fn compose(
             images: offer.policy.image_digests(),
             arithmetic: vec![Arithmetic::F32Chain],
             containers: Containers::Never,
+            audits: if offer.policy.audits() { Replays::Any } else { Replays::Never },
         }),
         log_head: log_head(&offer.log),
         conditions: vec![condition("CapacityKnown", known, reason, &message), loaded, consistent],

@@ -197,6 +197,9 @@ fn checked(bytes: &[u8], keys: &KeySet, offer: &Offer, incarnation: i64) -> Resu
     if payload.provider != offer.provider || payload.name != offer.unit {
         return Err(format!("it is unit {} of provider {}", payload.name, payload.provider));
     }
+    if payload.is_audit() {
+        return Err("an audit is not continued but asked for anew".to_owned());
+    }
     if payload.incarnation >= incarnation {
         return Err(format!("it is of incarnation {}", payload.incarnation));
     }

@@ -84,6 +84,7 @@ fn unit_with(
         incarnation: 1,
         not_after: "2026-11-23T19:00:00Z".parse().unwrap(),
         continues: None,
+        audit: None,
     };
     let bytes = muster_proof::jcs::serialize(&payload).unwrap();
     assert_eq!(read_payload(&bytes).unwrap(), payload);

@@ -8,7 +8,7 @@ use muster_api::names::finalizers;
 use muster_api::v1alpha1::{Desired, TrainingJobPhase};
 use muster_proof::records::Outcome;
 
-use super::gather::{self, units_of};
+use super::gather::{self, all_units_of, units_of};
 use super::{LOG_AGAIN, Look, ask, key};
 use crate::hub::apply::{self, Presence};
 use crate::hub::context::What;
@@ -32,7 +32,7 @@ pub async fn delete(look: &Look<'_>) -> Result<Action, Error> {
         return Ok(Action::await_change());
     }
     let mut left = 0;
-    for unit in units_of(ctx, &look.uid).await? {
+    for unit in all_units_of(ctx, &look.uid).await? {
         let provider = gather::provider(ctx, &unit).await?;
         let (member, _) = gather::member(&unit, provider.as_ref(), ctx.now());
         if units::over(&unit, member) {

@@ -92,8 +92,20 @@ pub async fn gather(look: &Look<'_>) -> Result<Gathered, Error> {
     })
 }
 
-/// All units with the job's label, in whatever namespace.
+/// The units that train the job, in whatever namespace.
 pub async fn units_of(ctx: &Context, job_uid: &str) -> Result<Vec<WorkUnit>, Error> {
+    let mut units = all_units_of(ctx, job_uid).await?;
+    units.retain(trains);
+    Ok(units)
+}
+
+/// Whether a unit trains, and does not replay what another has trained: its epoch is one of its island then.
+pub fn trains(unit: &WorkUnit) -> bool {
+    unit.spec.kind == api::WorkUnitKind::Train
+}
+
+/// All units with the job's label, those that audit it too.
+pub async fn all_units_of(ctx: &Context, job_uid: &str) -> Result<Vec<WorkUnit>, Error> {
     let api: Api<DeserializeGuard<WorkUnit>> = Api::all(ctx.client.clone());
     let mine = ListParams::default().labels(&format!("{}={job_uid}", labels::JOB_UID));
     let list = within("list workunits", api.list(&mine)).await?;

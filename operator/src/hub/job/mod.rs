@@ -31,7 +31,7 @@ use kube::runtime::reflector::{ObjectRef, Store as Cache};
 use kube::runtime::watcher;
 use kube::{Api, Resource, ResourceExt};
 use muster_api::names::{MANAGED_BY, finalizers, labels};
-use muster_api::v1alpha1::{ComputeProvider, Desired, TrainingJob, TrainingJobStatus, WorkUnit};
+use muster_api::v1alpha1::{Audit, ComputeProvider, Desired, TrainingJob, TrainingJobStatus, WorkUnit};
 use muster_core::lifecycle::conditions::Unplaced;
 use muster_core::lifecycle::{self, Decision, Next, Outcome, Tenure};
 
@@ -72,6 +72,8 @@ pub fn controller(ctx: &Context) -> (Controller<Guarded>, Jobs) {
     let (by_uid, unfinished) = (controller.store(), controller.store());
     let jobs = controller.store();
     let controller = controller
+        // What its audits have come to is in the book before it is in their objects.
+        .owns(Api::<DeserializeGuard<Audit>>::all(client.clone()), everything())
         .watches(
             Api::<DeserializeGuard<WorkUnit>>::all(client.clone()),
             everything(),

@@ -30,12 +30,12 @@ pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Ac
     let ctx = look.ctx;
     let _only_one = ctx.placing.lock().await;
     let units = all_units(ctx).await?;
-    let mine = |unit: &&WorkUnit| unit.spec.job_uid == look.uid;
+    let mine = |unit: &&WorkUnit| unit.spec.job_uid == look.uid && gather::trains(unit);
     if let Some(newer) = units.iter().filter(mine).find(|unit| unit.spec.epoch > seen.last_epoch) {
         // Made by an earlier look whose answer was lost. The watch brings it.
         return Ok(Acted::Placed(Box::new(newer.clone())));
     }
-    let candidates = candidates(ctx, &units, &look.uid).await?;
+    let candidates = candidates(ctx, &providers(ctx).await?, &units, &look.uid);
     let (provider, min_epoch) = match placement::place(&request(look), &candidates) {
         Placement::On { provider, min_epoch } => (provider, min_epoch),
         Placement::NoProviders => {
@@ -89,7 +89,16 @@ pub async fn make(ctx: &Context, unit: WorkUnit) -> Result<WorkUnit, Error> {
     let (job_uid, island) = (unit.spec.job_uid.clone(), i64::from(unit.spec.island));
     // The fence first: once the new unit may run, no gateway takes anything more from the one before it.
     ctx.store.raise_epoch(&job_uid, island, unit.spec.epoch).await?;
-    let unit = create(ctx, unit, &job_uid).await?;
+    create(ctx, unit).await
+}
+
+/// Makes a unit; one of its name that is the job's is it. Whoever calls holds [`Context::placing`].
+///
+/// # Errors
+/// As [`make`].
+pub async fn create(ctx: &Context, unit: WorkUnit) -> Result<WorkUnit, Error> {
+    let job_uid = unit.spec.job_uid.clone();
+    let unit = create_once(ctx, unit, &job_uid).await?;
     // A backup that is older than this unit must be noticed as such: its epoch is used from now on.
     if let Some(version) = unit.resource_version().and_then(|text| text.parse().ok()) {
         ctx.state.onward(version)?;
@@ -97,7 +106,7 @@ pub async fn make(ctx: &Context, unit: WorkUnit) -> Result<WorkUnit, Error> {
     Ok(unit)
 }
 
-async fn create(ctx: &Context, unit: WorkUnit, job_uid: &str) -> Result<WorkUnit, Error> {
+async fn create_once(ctx: &Context, unit: WorkUnit, job_uid: &str) -> Result<WorkUnit, Error> {
     let (name, namespace) = (unit.name_any(), unit.namespace().unwrap_or_default());
     let api: Api<WorkUnit> = Api::namespaced(ctx.client.clone(), &namespace);
     let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
@@ -139,7 +148,10 @@ fn trust(tier: api::TrustTier) -> TrustTier {
 
 /// All units there are, in a database that did not go back: one that was restored a moment ago has forgotten units that
 /// run, and their names would be given a second time.
-async fn all_units(ctx: &Context) -> Result<Vec<WorkUnit>, Error> {
+///
+/// # Errors
+/// [`Error::WentBack`], [`Error::Api`].
+pub async fn all_units(ctx: &Context) -> Result<Vec<WorkUnit>, Error> {
     let before = ctx.state.epochs();
     let api: Api<DeserializeGuard<WorkUnit>> = Api::all(ctx.client.clone());
     let list = within("list workunits", api.list(&ListParams::default())).await?;
@@ -151,7 +163,19 @@ async fn all_units(ctx: &Context) -> Result<Vec<WorkUnit>, Error> {
     Ok(list.items.into_iter().filter_map(|unit| unit.0.ok()).collect())
 }
 
-async fn candidates(ctx: &Context, units: &[WorkUnit], job_uid: &str) -> Result<Vec<Candidate>, Error> {
+/// All providers and what they report.
+pub struct Providers {
+    /// As their admin has them.
+    pub all: Vec<ComputeProvider>,
+    /// By namespace.
+    pub reports: HashMap<String, ProviderReport>,
+}
+
+/// Reads them.
+///
+/// # Errors
+/// [`Error::Api`].
+pub async fn providers(ctx: &Context) -> Result<Providers, Error> {
     let providers: Api<DeserializeGuard<ComputeProvider>> = Api::all(ctx.client.clone());
     let reports: Api<DeserializeGuard<ProviderReport>> = Api::all(ctx.client.clone());
     let everything = ListParams::default();
@@ -163,17 +187,21 @@ async fn candidates(ctx: &Context, units: &[WorkUnit], job_uid: &str) -> Result<
         .filter_map(|report| report.0.ok())
         .filter_map(|report| Some((report.namespace()?, report)))
         .collect();
-    let candidate = |found: DeserializeGuard<ComputeProvider>| {
-        let found = found.0.ok()?;
-        let report = reports.get(&provider_namespace(&found.name_any()));
-        let mut candidate = self::candidate(&found, report, units, job_uid);
+    Ok(Providers { all: providers.items.into_iter().filter_map(|found| found.0.ok()).collect(), reports })
+}
+
+/// All providers, as placement sees them for a job.
+pub fn candidates(ctx: &Context, providers: &Providers, units: &[WorkUnit], job_uid: &str) -> Vec<Candidate> {
+    let candidate = |found: &ComputeProvider| {
+        let report = providers.reports.get(&provider_namespace(&found.name_any()));
+        let mut candidate = self::candidate(found, report, units, job_uid);
         // The log would refuse its grant. Its key comes with a heartbeat.
         if candidate.availability == Availability::Ready && !ctx.ledger.knows(&candidate.name) {
             candidate.availability = Availability::KeyNotLogged;
         }
-        Some(candidate)
+        candidate
     };
-    Ok(providers.items.into_iter().filter_map(candidate).collect())
+    providers.all.iter().map(candidate).collect()
 }
 
 fn candidate(
@@ -203,7 +231,9 @@ fn candidate(
         arithmetic: accepts.arithmetic.iter().map(|name| name.as_str().to_owned()).collect(),
         images: accepts.images,
         failures: u32::try_from(
-            here.iter().filter(|unit| unit.spec.job_uid == job_uid && failed(unit)).count(),
+            here.iter()
+                .filter(|unit| unit.spec.job_uid == job_uid && gather::trains(unit) && failed(unit))
+                .count(),
         )
         .unwrap_or(u32::MAX),
         name,
@@ -251,7 +281,8 @@ fn phase_of(unit: &WorkUnit) -> Option<WorkUnitPhase> {
     unit.status.as_ref().and_then(|status| status.phase)
 }
 
-fn ended(unit: &WorkUnit) -> bool {
+/// Whether nothing more is computed by a unit.
+pub fn ended(unit: &WorkUnit) -> bool {
     phase_of(unit).is_some_and(WorkUnitPhase::is_finished)
 }
 
