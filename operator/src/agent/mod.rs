@@ -12,6 +12,7 @@
 //! | [`member`], [`hub`], [`hub_client`], [`hub_blobs`], [`direct`] | the only holders of clients |
 //! | [`log`], [`witness`], [`provider_key`] | the hub's log: what was seen of it, and our key in it |
 //! | [`salt`], [`secret`], [`commits`] | what hides step records, and where they are kept |
+//! | [`answers`] | what audits ask for: openings of commits, seals and openings of replays |
 //! | [`relay`] | the pods' service: rendezvous, blobs, checkpoints, progress |
 //! | [`upload`], [`status`], [`report`] | what the hub gets |
 //! | [`quota`] | what the member's ResourceQuotas leave |
@@ -22,6 +23,7 @@
 //! Decisions are not made here but in `muster_core::{envelope, attempt, policy, hub_keys}`.
 
 pub mod accept;
+pub mod answers;
 pub mod commits;
 pub mod controller;
 pub mod direct;

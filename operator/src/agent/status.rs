@@ -55,13 +55,14 @@ pub fn compose(
         && progress.step >= before.step.unwrap_or(0)
     {
         status.step = Some(progress.step);
-        status.loss = Some(progress.loss.clone());
+        // What a replay computes is its auditor's secret until it is opened.
+        status.loss = (!state.is_audit()).then(|| progress.loss.clone());
         status.tokens_per_second = Some(progress.tokens_per_second);
         if status.step != before.step || before.progress_time.is_none() {
             status.progress_time = Some(Time(whole(progress.time)));
         }
     }
-    if let Some(commit) = state.newest_durable()
+    if let Some(commit) = state.newest_durable().filter(|_| !state.is_audit())
         && before.checkpoint.as_ref().is_none_or(|known| known.step < commit.step)
     {
         status.checkpoint = Some(UnitCheckpoint {

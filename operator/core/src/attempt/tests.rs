@@ -7,6 +7,7 @@ fn plan() -> Plan {
         steps: 100,
         memory: "1Gi".to_owned(),
         max_restarts: 5,
+        attempts: Attempts::Many,
         schedule_timeout_seconds: 60,
     }
 }

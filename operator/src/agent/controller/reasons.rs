@@ -76,12 +76,12 @@ impl Controller {
         {
             return stop("Superseded", why.clone());
         }
-        let highest = self.units.highest_epoch(&payload.job_uid, payload.island).await;
+        let highest = self.units.highest_epoch(payload).await;
         if highest > payload.epoch {
-            let epoch = payload.epoch;
+            let (epoch, what) = (payload.epoch, if payload.is_audit() { "audit" } else { "island" });
             return stop(
                 "Superseded",
-                format!("epoch {highest} of this island is here, this is epoch {epoch}"),
+                format!("epoch {highest} of this {what} is here, this is epoch {epoch}"),
             );
         }
         let grace = Duration::from_secs(payload.disconnect_grace_seconds.unsigned_abs());

@@ -7,6 +7,7 @@ use muster_core::recovery::Anew;
 use muster_proof::key::SigningKey;
 
 use super::*;
+use crate::agent::answers::Answers;
 use crate::agent::fake_gateway::{FakeGateway, tlog};
 use crate::agent::fence::Floor;
 use crate::agent::gateway::Gateway;
@@ -72,6 +73,7 @@ impl World {
             contact: Arc::new(Contact::open(dir.path().join("contact"))),
             blobs: Arc::new(BlobDir::open(&dir.path().join("blobs")).await.unwrap()),
             hub_blobs: Arc::new(HttpBlobs::new(session)),
+            answers: Arc::new(Answers::open(dir.path(), SigningKey::generate([3; 32]).unwrap()).unwrap()),
             kept: Arc::new(KeptLogs::open(dir.path()).unwrap()),
             shutdown,
             running: Mutex::default(),

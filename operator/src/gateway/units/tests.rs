@@ -7,7 +7,7 @@ use axum::http::{Request, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use muster_api::v1alpha1::WorkUnit;
-use muster_core::envelope::{CheckpointRef, FORMAT, Kind, Payload, Resources, read as read_payload};
+use muster_core::envelope::{Audit, FORMAT, Kind, Resources, read as read_payload};
 use muster_numerics::spec::TrainingParameters;
 use muster_proof::dsse::Envelope;
 use muster_proof::key::{PublicKey, SigningKey};
@@ -20,6 +20,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use tower::ServiceExt;
 
+mod audits;
 mod past;
 mod read_back;
 
@@ -86,13 +87,19 @@ fn unit_with(
         continues: None,
         audit: None,
     };
-    let bytes = muster_proof::jcs::serialize(&payload).unwrap();
-    assert_eq!(read_payload(&bytes).unwrap(), payload);
+    object(&payload)
+}
+
+/// The object around a payload.
+fn object(payload: &Payload) -> WorkUnit {
+    let bytes = muster_proof::jcs::serialize(payload).unwrap();
+    assert_eq!(&read_payload(&bytes).unwrap(), payload);
+    let Payload { provider, job_uid, epoch, .. } = payload;
     serde_json::from_value(json!({
         "apiVersion": "muster.dev/v1alpha1", "kind": "WorkUnit",
         "metadata": {"name": payload.name, "namespace": format!("muster-p-{provider}")},
         "spec": {
-            "kind": "Train", "jobUID": job, "island": 0, "epoch": epoch, "workers": 2,
+            "kind": payload.kind.name(), "jobUID": job_uid, "island": 0, "epoch": epoch, "workers": 2,
             "envelope": {"payloadType": "x", "payload": STANDARD.encode(bytes), "signatures": []},
         },
     }))

@@ -66,7 +66,7 @@ fn fields_that_do_not_fit_are_refused() {
         ("audit.epoch", json!(1_i64 << 31), "audit.epoch"),
         ("audit.interval", json!(-1), "audit.interval"),
         ("audit.interval", json!(10), "audit.interval"),
-        ("audit.interval", json!(i64::MAX), "audit.interval"),
+        ("audit.interval", json!((1_i64 << 53) - 1), "audit.interval"),
         ("audit.interval", json!(3), "audit.lastStep"),
         ("audit.lastStep", json!(80), "audit.lastStep"),
         ("audit.lastStep", json!(41), "audit.lastStep"),
