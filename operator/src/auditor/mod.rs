@@ -70,10 +70,10 @@ pub trait Replay: Send + Sync {
     fn replay(&self, laid: Laid, stop: Shutdown) -> BoxFuture<'static, Result<Computed, String>>;
 }
 
-/// Runs until SIGTERM or SIGINT, or until the log cannot be believed any more.
+/// Runs until SIGTERM or SIGINT. While the log cannot be read, or not be believed, it says so and is not up.
 ///
 /// # Errors
-/// A directory that cannot be used, or a log that contradicts itself.
+/// A directory that cannot be used.
 pub async fn run(target: Target, args: AuditorArgs, replay: Arc<dyn Replay>) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_signals().context("cannot handle signals")?;
     let client = target.client().await?;
@@ -84,13 +84,10 @@ pub async fn run(target: Target, args: AuditorArgs, replay: Arc<dyn Replay>) -> 
     tracing::info!(keyid = %keys.signer().key_id(), work = %work.display(), "auditor starts");
     let (well, up) = watch::channel(false);
     let lease = tokio::spawn(lease::run(client.clone(), up, shutdown.clone()));
-    let auditor =
-        Auditor::new(Box::new(Published(client)), Arc::new(state), Arc::new(store), answers, replay, work);
-    let ended = auditor.run(&well, shutdown.clone()).await;
-    // A Lease of an auditor that has given up is a lie.
-    shutdown.trigger();
+    let state = (Arc::new(state), keys.signer().clone());
+    let auditor = Auditor::new(Published(client), state, Arc::new(store), answers, replay, work);
+    auditor.run(&well, shutdown).await;
     let _ = lease.await;
-    ended?;
     tracing::info!("auditor stopped");
     Ok(())
 }

@@ -1,9 +1,8 @@
 //! What the hub's auditor is asked, out of the fold over the log.
 use muster_proof::Digest;
+use muster_proof::history::History;
 use muster_proof::records::JobId;
 use muster_proof::records::fields::ProviderName;
-
-use crate::log::follow::Follow;
 
 /// An interval that waits for this auditor's seal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,14 +35,14 @@ pub struct Start {
 }
 
 /// All that waits for the hub's own auditor, in the order of the draws.
-pub fn tasks(follow: &Follow, me: &ProviderName) -> Vec<Task> {
-    let replays = follow.history().due(me).replays;
-    replays.into_iter().filter_map(|assignment| task(follow, assignment)).collect()
+pub fn tasks(history: &History, me: &ProviderName) -> Vec<Task> {
+    let replays = history.due(me).replays;
+    replays.into_iter().filter_map(|assignment| task(history, assignment)).collect()
 }
 
-fn task(follow: &Follow, assignment: Digest) -> Option<Task> {
-    let audit = follow.history().audit_of(&assignment)?;
-    let job = follow.jobs().get(&audit.job)?;
+fn task(history: &History, assignment: Digest) -> Option<Task> {
+    let audit = history.audit_of(&assignment)?;
+    let job = history.job_record(audit.job)?;
     let (step, state_root) = (audit.start.step, audit.start.state_root);
     Some(Task {
         assignment,

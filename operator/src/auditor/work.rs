@@ -18,10 +18,11 @@ use super::answers::{Answer, Answers};
 use super::fetch::lay_out;
 use super::task::{Task, tasks};
 use super::{Computed, Replay};
+use crate::hub::ledger::follow::{FollowError, Follower};
 use crate::hub::ledger::way::Way;
+use crate::hub::ledger::{Ledger, LedgerError};
+use crate::hub::signer::Signer;
 use crate::hub::state::{State, StateError};
-use crate::log::client::{ClientError, LogClient};
-use crate::log::follow::{Follow, FollowError};
 use crate::runtime::Shutdown;
 use crate::runtime::backoff::delay;
 use crate::store::Store;
@@ -34,15 +35,12 @@ const AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs
 /// Why a pass did not do all.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkError {
-    /// The log, reached.
-    #[error("the log: {0}")]
-    Log(#[from] ClientError),
+    /// The log, submitted to.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// The log, read.
     #[error(transparent)]
     Follow(#[from] FollowError),
-    /// The way to it.
-    #[error("the way to the log: {0}")]
-    Way(String),
     /// The hub's state directory.
     #[error(transparent)]
     State(#[from] StateError),
@@ -54,17 +52,6 @@ pub enum WorkError {
     Record(#[from] records::Error),
 }
 
-impl WorkError {
-    /// Whether the log itself is wrong: no waiting makes it right.
-    fn is_fatal(&self) -> bool {
-        match self {
-            Self::Follow(error) => !error.is_transient(),
-            Self::State(StateError::OtherLog { .. }) => true,
-            _ => false,
-        }
-    }
-}
-
 /// A replay under way.
 struct Running {
     assignment: Digest,
@@ -74,14 +61,14 @@ struct Running {
 
 /// See the module.
 pub struct Auditor {
-    way: Box<dyn Way>,
+    ledger: Ledger,
+    follower: Follower,
+    signer: Arc<Signer>,
     state: Arc<State>,
     store: Arc<Store>,
     answers: Answers,
     replay: Arc<dyn Replay>,
     work: PathBuf,
-    log: Option<Arc<dyn LogClient>>,
-    follow: Option<Follow>,
     running: Option<Running>,
     /// Replays that came to nothing: how often, and when the last did.
     failed: BTreeMap<Digest, (u32, Instant)>,
@@ -92,32 +79,24 @@ pub struct Auditor {
 impl Auditor {
     /// Nothing is asked yet.
     pub fn new(
-        way: Box<dyn Way>,
-        state: Arc<State>,
+        way: impl Way + 'static,
+        (state, key): (Arc<State>, SigningKey),
         store: Arc<Store>,
         answers: Answers,
         replay: Arc<dyn Replay>,
         work: PathBuf,
     ) -> Self {
-        let (failed, said) = Default::default();
-        Self { way, state, store, answers, replay, work, log: None, follow: None, running: None, failed, said }
+        let signer = Arc::new(Signer::new(key, state.clone()));
+        let ledger = Ledger::new(way, state.clone(), signer.clone());
+        let (follower, failed, said) = Default::default();
+        Self { ledger, follower, signer, state, store, answers, replay, work, running: None, failed, said }
     }
 
     /// Works until `shutdown`; `well` is true while it can.
-    ///
-    /// # Errors
-    /// The log contradicts itself.
-    pub async fn run(mut self, well: &watch::Sender<bool>, shutdown: Shutdown) -> anyhow::Result<()> {
+    pub async fn run(mut self, well: &watch::Sender<bool>, shutdown: Shutdown) {
         let mut trouble: Option<String> = None;
         loop {
-            let problem = match self.pass().await {
-                Err(error) if error.is_fatal() => {
-                    self.end();
-                    return Err(error.into());
-                }
-                Err(error) => Some(error.to_string()),
-                Ok(()) => None,
-            };
+            let problem = self.pass().await.err().map(|error| error.to_string());
             if problem != trouble {
                 match &problem {
                     Some(error) => tracing::warn!(error, "cannot audit for now; trying again"),
@@ -128,12 +107,14 @@ impl Auditor {
             trouble = problem;
             tokio::select! {
                 biased;
-                () = shutdown.wait() => {
-                    self.end();
-                    return Ok(());
-                }
+                () = shutdown.wait() => break,
                 () = tokio::time::sleep(EVERY) => {}
             }
+        }
+        // The trainer's processes go with us.
+        if let Some(running) = self.running.take() {
+            running.stop.trigger();
+            running.handle.abort();
         }
     }
 
@@ -142,42 +123,20 @@ impl Auditor {
     /// # Errors
     /// [`WorkError`]; what was not done is done by the next pass.
     pub async fn pass(&mut self) -> Result<(), WorkError> {
+        // `muster hub rotate-key` may have changed it.
         let key = self.state.keys()?.signer().clone();
-        let log = self.connect(&key).await?;
-        let read = match &mut self.follow {
-            Some(follow) => follow.catch_up(&*log).await,
-            None => return Err(WorkError::Way("its key is not known".into())),
-        };
-        if let Err(error) = read {
-            // The gateway may be somewhere else by now.
-            self.log = None;
-            return Err(error.into());
-        }
-        self.open(&*log, &key).await?;
-        self.seal(&*log, &key).await
-    }
-
-    /// The log. What was read of it stays: it is the same one, or a hub's state says that it is not.
-    async fn connect(&mut self, key: &SigningKey) -> Result<Arc<dyn LogClient>, WorkError> {
-        if let Some(log) = &self.log {
-            return Ok(log.clone());
-        }
-        let (log, vkey) = self.way.connect(key).await.map_err(WorkError::Way)?;
-        self.state.pin_log(&vkey)?;
-        if self.follow.is_none() {
-            let parsed = vkey.parse().map_err(|_| WorkError::Way(format!("{vkey:?} is no key of a log")))?;
-            self.follow = Some(Follow::new(parsed)?);
-        }
-        self.log = Some(log.clone());
-        Ok(log)
+        self.signer.replace(key.clone());
+        self.follower.advance(&self.ledger).await?;
+        self.open(&key).await?;
+        self.seal(&key).await
     }
 
     /// Shows what all have sealed.
-    async fn open(&mut self, log: &dyn LogClient, key: &SigningKey) -> Result<(), WorkError> {
-        let Some(follow) = &self.follow else { return Ok(()) };
-        for assignment in follow.history().due(&me()).answers {
+    async fn open(&mut self, key: &SigningKey) -> Result<(), WorkError> {
+        let due = self.follower.with(|history| history.due(&me()).answers);
+        for assignment in due.unwrap_or_default() {
             match self.answers.get(&assignment)? {
-                Some(answer) => submit(log, "audit-opening", &answer.opening().sign(key)?).await?,
+                Some(answer) => self.submit("audit-opening", &answer.opening().sign(key)?).await?,
                 None if self.said.insert(assignment) => tracing::error!(
                     %assignment,
                     "the hub's auditor has sealed this and has no answer to it; was its state restored from a backup?"
@@ -189,16 +148,15 @@ impl Auditor {
     }
 
     /// Seals what is answered, takes what a replay came to, starts the next.
-    async fn seal(&mut self, log: &dyn LogClient, key: &SigningKey) -> Result<(), WorkError> {
-        let Some(follow) = &self.follow else { return Ok(()) };
-        let tasks = tasks(follow, &me());
+    async fn seal(&mut self, key: &SigningKey) -> Result<(), WorkError> {
+        let tasks = self.follower.with(|history| tasks(history, &me())).unwrap_or_default();
         let wanted: BTreeSet<Digest> = tasks.iter().map(|task| task.assignment).collect();
         self.failed.retain(|assignment, _| wanted.contains(assignment));
         self.collect(&wanted).await?;
         let mut next = None;
         for task in tasks {
             match self.answers.get(&task.assignment)? {
-                Some(answer) => submit(log, "audit-seal", &answer.seal(key).sign(key)?).await?,
+                Some(answer) => self.submit("audit-seal", &answer.seal(key).sign(key)?).await?,
                 None if next.is_none() && self.may_try(&task.assignment) => next = Some(task),
                 None => {}
             }
@@ -254,12 +212,14 @@ impl Auditor {
         self.running = Some(Running { assignment, stop, handle });
     }
 
-    /// The trainer's processes go with us.
-    fn end(&mut self) {
-        if let Some(running) = self.running.take() {
-            running.stop.trigger();
-            running.handle.abort();
+    /// Logs a record. That the log has gone on meanwhile, and does not want it, is no error: the next pass sees why.
+    async fn submit(&self, what: &'static str, envelope: &Envelope) -> Result<(), WorkError> {
+        match self.ledger.submit(what, envelope).await {
+            Ok(entry) => tracing::info!(what, index = entry.index, "logged"),
+            Err(error @ LedgerError::Refused { .. }) => tracing::warn!(%error, "an answer is not wanted"),
+            Err(error) => return Err(error.into()),
         }
+        Ok(())
     }
 
     /// Waits until no replay runs, for tests.
@@ -280,18 +240,6 @@ fn nonce() -> Result<Nonce, std::io::Error> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
     Ok(Nonce::new(bytes))
-}
-
-/// Logs a record. That the log has gone on meanwhile, and does not want it, is no error: the next pass sees why.
-async fn submit(log: &dyn LogClient, what: &str, envelope: &Envelope) -> Result<(), WorkError> {
-    match log.submit(envelope).await {
-        Ok(logged) => tracing::info!(what, index = logged.index, "logged"),
-        Err(ClientError::Refused { status: 409, reason, message, .. }) => {
-            tracing::warn!(what, reason, message, "the log does not want it");
-        }
-        Err(error) => return Err(error.into()),
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -13,14 +13,12 @@
 //! | `cosignatures` | what witnesses add to a head |
 //! | `fsck` | `muster log fsck` and `rebuild` |
 //! | `client` | submitting and reading, over HTTPS |
-//! | `follow` | a log elsewhere, checked and folded as it grows |
 //!
 //! What it does not know: which records there are, who submits, Kubernetes. The formats are `muster_proof::tlog`'s.
 pub mod admit;
 pub mod client;
 pub mod cosignatures;
 pub mod disk;
-pub mod follow;
 pub mod fsck;
 mod growth;
 mod home;
