@@ -1,9 +1,10 @@
 //! Commands of a person, one file each. Each parses its arguments, calls the room that does the work and prints.
 //!
 //! What people read goes to stderr, what programs read (digests, YAML, JSON lines) to stdout. Exit codes: 0 done, 1 failed,
-//! 2 wrong usage; `muster verify`, `muster replay` and `muster witness` also 3: incomplete; `muster local` and `muster sample` end
+//! 2 wrong usage; `muster verify`, `muster audit`, `muster replay` and `muster witness` also 3: incomplete; `muster local` and `muster sample` end
 //! with the trainer's own code.
 mod agent;
+mod audit;
 mod auditor;
 mod crd;
 mod data;
@@ -74,6 +75,8 @@ enum Command {
     Proof(Box<proof::ProofCommand>),
     /// Check a job's result, a checkpoint, a bundle or the whole log, without believing the hub
     Verify(Box<verify::VerifyCommand>),
+    /// Show what was drawn of a job, who replayed it, and what came out
+    Audit(Box<audit::AuditCommand>),
     /// Compute an interval of a bundle again and compare the bits
     Replay(Box<replay::ReplayCommand>),
     /// Watch the hub's log, so that it cannot be rewritten unseen
@@ -125,6 +128,7 @@ impl Command {
             Self::Logs(command) => command.run(),
             Self::Proof(command) => command.run(),
             Self::Verify(command) => command.run(),
+            Self::Audit(command) => command.run(),
             Self::Replay(command) => command.run(),
             Self::Witness(command) => command.run(),
             Self::Provider(command) => command.run(),

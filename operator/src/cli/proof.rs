@@ -75,6 +75,11 @@ impl ProofCommand {
 }
 
 impl JobArgs {
+    /// The records alone, under the newest head.
+    pub(super) const fn records_of(job: String, remote: Remote) -> Self {
+        Self { job, with_checkpoints: false, cosignatures: 1, checkpoint: None, remote }
+    }
+
     /// Makes the bundle in `out`.
     pub(super) async fn make(&self, out: &Path) -> Result<Made, Failure> {
         let (namespace, job) = split(&self.job)?;

@@ -284,7 +284,7 @@ fn change(files: &mut Memory, change: impl FnOnce(&mut Bundle)) {
 fn a_good_bundle_holds_and_says_what_nobody_has_checked() {
     let report = check(&World::whole().bundle(true));
     assert_eq!(report.outcome, Outcome::Holds, "{report}");
-    let Counts { intervals, committed, drawn, replayed, states, hidden, hidden_by_hub } = report.counts;
+    let Counts { intervals, committed, drawn, replayed, states, hidden, hidden_by_hub, .. } = report.counts;
     assert_eq!((intervals, committed, drawn, replayed, states), (3, 3, 0, 0, 3));
     assert_eq!((hidden, hidden_by_hub), (1, 1));
     let text = report.to_string();

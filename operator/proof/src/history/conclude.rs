@@ -115,7 +115,8 @@ impl History {
         }
     }
 
-    /// Asks the next in a draw's order, or at its end the hub's own auditor, which is asked only while it is up.
+    /// Asks the next in a draw's order, or at its end the hub's own auditor, which is asked only while it is up, and once.
+    /// Behind it is nobody who could tell.
     fn ask(
         &self,
         plan: &mut Plan<'_>,
@@ -124,6 +125,10 @@ impl History {
         reason: AssignReason,
     ) {
         let next = self.next_auditor(draw, audit.draw);
+        let hub_asked = self.live_assigns(audit.draw).any(|assign| assign.owner.is_none());
+        if next.is_none() && hub_asked {
+            return plan.log(Unsigned::Verdict(audit.verdict(VerdictKind::Inconclusive)));
+        }
         if next.is_none() && !plan.field.hub_auditor {
             plan.todo.push(Todo::NoAuditor { draw: audit.id });
             return;
@@ -166,10 +171,6 @@ impl History {
             return plan.log(Unsigned::Verdict(audit.verdict(VerdictKind::Match)));
         }
         let Some(((state, records), evidence)) = self.majority(audit.draw) else {
-            let hub_asked = self.live_assigns(audit.draw).any(|assign| assign.owner.is_none());
-            if hub_asked && self.next_auditor(audit.draw, audit.draw).is_none() {
-                return plan.log(Unsigned::Verdict(audit.verdict(VerdictKind::Inconclusive)));
-            }
             return self.ask(plan, audit, (audit.id, audit.draw), AssignReason::Dispute);
         };
         let grounds = |silent: bool| {

@@ -5,7 +5,9 @@
 
 use super::*;
 
-const WORLDS: u64 = 150;
+const WORLDS: u64 = 100;
+/// Worlds that showed something once. 397: the next auditor gives up while the hub's has sealed by the second draw.
+const KEPT: [u64; 1] = [397];
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
 struct Random(u64);
@@ -116,7 +118,7 @@ fn random_worlds_come_to_a_just_end() {
         play(one);
         return;
     }
-    for n in 0..number("MUSTER_WORLDS").unwrap_or(WORLDS) {
+    for n in KEPT.into_iter().chain(0..number("MUSTER_WORLDS").unwrap_or(WORLDS)) {
         let caught = std::panic::catch_unwind(|| play(n));
         let log = caught.unwrap_or_else(|_| panic!("world {n}: see above; MUSTER_WORLD={n} plays it again"));
         if n % 50 == 0 {
