@@ -211,7 +211,8 @@ async fn world(site: Site) -> World {
     let end = GrantEnd { job: id, island, epoch, reason: GrantEndReason::Completed };
     envelopes.push(end.sign(&hub).unwrap());
     let outcome = muster_proof::records::Outcome::Completed;
-    let end = JobEnd { job: id, last_step: tip.step, state_root: tip.state_root, outcome };
+    let Start { step: last_step, state_root, record } = tip;
+    let end = JobEnd { job: id, last_step, state_root, record, outcome };
     envelopes.push(end.sign(&hub).unwrap());
 
     let fold = Fold::new(ORIGIN.parse().unwrap(), Arc::default());

@@ -46,6 +46,15 @@ fn why(request: &Request, candidate: Candidate) -> String {
 }
 
 #[test]
+fn all_who_could_and_why_the_others_could_not() {
+    let all = [candidate("west", 1), candidate("north", 0), candidate("east", 8), candidate("south", 0)];
+    let (eligible, why) = eligible(&request(1), &all);
+    let names: Vec<&str> = eligible.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!((names, why.as_str()), (vec!["east", "west"], "2 lack 1 idle worker"));
+    assert_eq!(super::eligible(&request(1), &all[..1]).1, "");
+}
+
+#[test]
 fn each_filter_says_why() {
     let base = || candidate("east", 8);
     let cases: Vec<(Request, Candidate, &str)> = vec![

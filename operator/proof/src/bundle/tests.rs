@@ -159,8 +159,9 @@ impl World {
         let reason = GrantEndReason::Completed;
         let end = GrantEnd { job: self.id, island: island(), epoch: epoch(), reason };
         self.show(end.sign(&hub()).unwrap(), hub().public());
-        let (last_step, state_root) = (self.tip.step, self.tip.state_root);
-        let end = JobEnd { job: self.id, last_step, state_root, outcome: crate::records::Outcome::Completed };
+        let Start { step: last_step, state_root, record } = self.tip;
+        let outcome = crate::records::Outcome::Completed;
+        let end = JobEnd { job: self.id, last_step, state_root, record, outcome };
         self.show(end.sign(&hub()).unwrap(), hub().public());
     }
 

@@ -268,6 +268,7 @@ impl History {
         let Some(tip) = tips.first() else { return Err(Refusal::JobEnded) };
         same("lastStep", it.last_step.get(), tip.step)?;
         same("stateRoot", it.state_root, tip.root)?;
+        same("record", it.record, tip.record)?;
         let want = if tips.iter().all(|tip| tip.step == job.job.steps.get() && !tip.failed) {
             Outcome::Completed
         } else if tips.iter().any(|tip| tip.failed) || it.outcome == Outcome::Completed {

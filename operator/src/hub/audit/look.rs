@@ -73,10 +73,11 @@ impl Known {
     pub fn is_due(&self, size: u64) -> bool {
         match self.last {
             None => true,
+            // Nothing that the log may still take opens it again.
+            Some((_, _, Progress::Settled)) => false,
             Some((seen, ..)) if seen != size => true,
             Some((_, _, Progress::Busy)) => true,
             Some((_, when, Progress::Quiet)) => when.elapsed() >= LOOK_AGAIN,
-            Some((_, _, Progress::Settled)) => false,
         }
     }
 

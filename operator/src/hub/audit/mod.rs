@@ -107,6 +107,8 @@ impl Audits {
             Err(FollowError::Ledger(error)) => return Err(error.into()),
             Err(broken @ FollowError::Broken(_)) => {
                 say_broken(ctx, &jobs, &broken.to_string());
+                // Once it can be believed again, every job is looked at.
+                self.known.clear();
                 return Err(Error::Log(broken.to_string()));
             }
         };

@@ -1,7 +1,7 @@
 //! The WorkUnit in which an auditor replays an interval. Pure.
 use jiff::Timestamp;
 use muster_api::names::labels;
-use muster_api::v1alpha1::{JobCheckpoint, TrainingJob, TrainingJobStatus, WorkUnit};
+use muster_api::v1alpha1::{JobCheckpoint, TrainingJob, WorkUnit};
 use muster_core::envelope::{Audit, Kind};
 use muster_proof::history::{AssignView, AuditView};
 
@@ -47,7 +47,7 @@ pub fn render(
     terms: Terms<'_>,
 ) -> Result<WorkUnit, Error> {
     let job_uid = job.metadata.uid.clone().ok_or(Error::Incomplete("TrainingJob", "uid"))?;
-    let status = job.status.clone().unwrap_or_else(TrainingJobStatus::default);
+    let status = job.status.clone().unwrap_or_default();
     let number = |value: u64, what| i64::try_from(value).map_err(|_| Error::Incomplete("audit", what));
     let start = match &audit.start.manifest {
         Some(manifest) => Some(JobCheckpoint {
