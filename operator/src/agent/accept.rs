@@ -129,6 +129,7 @@ pub fn known_reason(reason: &str) -> &'static str {
         "ImageNotAllowed",
         "TenantNotAllowed",
         "AuditsNotOffered",
+        "NotAssigned",
         "ArithmeticUnsupported",
         "OverQuota",
         "Expired",

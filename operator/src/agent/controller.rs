@@ -3,6 +3,7 @@
 //! The tasks are woken by the hub's watch, the member's watch and the relay, and run on their own clock otherwise.
 //! kube's Controller is not used: it reconciles only what its store holds, and a unit must go on when the hub's list
 //! is empty because the hub is down.
+mod diligence;
 mod object;
 mod reasons;
 mod recovery;

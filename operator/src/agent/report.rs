@@ -262,6 +262,13 @@ mod tests {
             status.conditions.iter().map(|c| c.reason.clone()).collect::<Vec<_>>()
         };
         assert_eq!(reasons(&open), ["Quota", "Loaded", "NothingSeen"]);
+        let image = format!("t@{}", muster_proof::Digest::of(b"image"));
+        let policy =
+            ProviderPolicy::parse(&format!("images: ['{image}']\noffer: {{workers: 8}}\naudits: false"));
+        let unwilling = Offer { policy: Arc::new(policy.unwrap()), ..offer(None, None) };
+        let replays =
+            [&offer(None, None), &unwilling].map(|it| compose(it, None, Ok(1), None).accepts.unwrap().audits);
+        assert_eq!(replays, [Replays::Any, Replays::Never]);
         let closed = compose(&offer(None, Some("lends again at night")), Some("v1.34.0"), Ok(1), Some(&open));
         assert_eq!(devices(&closed), (8, 0));
         assert_eq!(closed.conditions[1].message, "lends again at night");

@@ -261,6 +261,25 @@ mod tests {
         assert_eq!(difference(&first, &later), None);
     }
 
+    /// What it has found is sealed, and so is the way there.
+    #[test]
+    fn of_a_replay_only_its_progress_is_told() {
+        let digest = Digest::of(b"m");
+        let found = Commit {
+            step: 40,
+            manifest: digest,
+            state_root: digest,
+            record: digest,
+            attempt: 1,
+            durable: true,
+        };
+        let payload = Some(crate::agent::testing::audit());
+        let state = UnitState { payload, checkpoints: vec![found], ..UnitState::default() };
+        let running = wanted(WorkUnitPhase::Running, true);
+        let said = compose(&WorkUnitStatus::default(), &running, &state, Some(&progress(25)), at(100));
+        assert_eq!((said.step, said.loss, said.checkpoint), (Some(25), None, None));
+    }
+
     #[test]
     fn a_patch_has_only_what_changed_and_times_of_transitions() {
         let state = UnitState::default();

@@ -135,6 +135,14 @@ fn refusal(refused: &Refused) -> admit::Refusal {
     }
 }
 
+/// Whether a caller may read a record of this kind. What one auditor has found, the next may have to find by itself: openings are
+/// for the hub, and for the job's tenant (docs/spec/gateway.md section 12).
+#[must_use]
+pub fn may_read(member: &Member, envelope: &Envelope) -> bool {
+    let secret = [Opening::PAYLOAD_TYPE, AuditOpening::PAYLOAD_TYPE];
+    matches!(member, Member::Hub { .. }) || !secret.contains(&envelope.payload_type())
+}
+
 /// Whether a caller may bring a record of this kind here at all.
 ///
 /// # Errors

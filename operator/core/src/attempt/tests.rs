@@ -204,6 +204,34 @@ fn who_is_to_blame_decides_how_often() {
     }
 }
 
+/// Of a replay: the next in the order is asked, whoever is to blame.
+#[test]
+fn what_is_tried_once_ends_with_its_first_attempt() {
+    let once = Plan { attempts: Attempts::One, ..plan() };
+    for reason in [Reason::PodLost, Reason::Evicted, Reason::OomKilled, Reason::NonFinite, Reason::EndedEarly]
+    {
+        let failed = with(1, [PodState::Running, ended(reason)], world(10));
+        assert_eq!(
+            decide(&once, &running(1, 20), &failed).memory.outcome,
+            Some(Outcome::Failed),
+            "{reason:?}"
+        );
+    }
+    assert_eq!(
+        decide(&plan(), &running(1, 20), &with(1, [PodState::Running, ended(Reason::PodLost)], world(10)))
+            .memory
+            .outcome,
+        None
+    );
+    let mut done = with(1, [PodState::Done, PodState::Done], world(4));
+    done.checkpoint_step = 100;
+    let sealed = decide(&once, &running(1, 20), &done);
+    assert_eq!(
+        (sealed.memory.outcome, sealed.ready.message.as_str()),
+        (Some(Outcome::Succeeded), "the replay is sealed")
+    );
+}
+
 #[test]
 fn evictions_are_free() {
     for reason in [Reason::Evicted, Reason::Preempted, Reason::NodeLost] {

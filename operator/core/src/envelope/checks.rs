@@ -114,6 +114,9 @@ pub enum Refusal {
         "this provider replays no intervals of others (audits in its policy); the next in order is asked"
     )]
     AuditsNotOffered,
+    /// The log does not say what the unit says of its audit.
+    #[error("{0}; nothing is replayed that the log does not bear out")]
+    NotAssigned(String),
     /// The arithmetic is not offered.
     #[error("arithmetic {0:?} is not supported here")]
     ArithmeticUnsupported(String),
@@ -138,6 +141,7 @@ impl Refusal {
             Self::LogInconsistent(_) => "LogInconsistent",
             Self::ImageNotAllowed(_) => "ImageNotAllowed",
             Self::TenantNotAllowed => "TenantNotAllowed",
+            Self::NotAssigned(_) => "NotAssigned",
             Self::AuditsNotOffered => "AuditsNotOffered",
             Self::ArithmeticUnsupported(_) => "ArithmeticUnsupported",
             Self::OverQuota(_) => "OverQuota",
