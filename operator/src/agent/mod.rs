@@ -18,12 +18,15 @@
 //! | [`quota`] | what the member's ResourceQuotas leave |
 //! | [`logs`], [`streams`], [`kept`] | workers' logs: at the member, for who asks, of attempts that failed |
 //! | [`state`], [`units`] | what survives a restart |
+//! | `cheat` | lies, in builds that are made to tell some |
 //! | [`rbac`], [`doctor`] | the agent's rights on the member; what is missing |
 //!
 //! Decisions are not made here but in `muster_core::{envelope, attempt, policy, hub_keys}`.
 
 pub mod accept;
 pub mod answers;
+#[cfg(feature = "cheats")]
+mod cheat;
 pub mod commits;
 pub mod controller;
 pub mod direct;

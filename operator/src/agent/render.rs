@@ -212,8 +212,11 @@ fn container(payload: &Payload, cpu: &str, memory: &str) -> Container {
         ("cpu".to_owned(), Quantity(cpu.to_owned())),
         ("memory".to_owned(), Quantity(memory.to_owned())),
     ]);
+    let image = payload.image.clone();
+    #[cfg(feature = "cheats")]
+    let image = super::cheat::image(image);
     Container {
-        image: Some(payload.image.clone()),
+        image: Some(image),
         // The image is named by digest: what is there is what was asked for.
         image_pull_policy: Some("IfNotPresent".to_owned()),
         resources: Some(ResourceRequirements {
@@ -238,7 +241,11 @@ fn container(payload: &Payload, cpu: &str, memory: &str) -> Container {
 }
 
 fn relay(site: &Site) -> Vec<EnvVar> {
-    vec![variable("MUSTER_RELAY", site.relay_url.clone()), variable("MUSTER_RELAY_CA", site.relay_ca.clone())]
+    let env =
+        vec![variable("MUSTER_RELAY", site.relay_url.clone()), variable("MUSTER_RELAY_CA", site.relay_ca.clone())];
+    #[cfg(feature = "cheats")]
+    let env = env.into_iter().chain(super::cheat::environment()).collect();
+    env
 }
 
 fn variable(name: &str, value: String) -> EnvVar {

@@ -5,10 +5,12 @@
 //! with the trainer's own code.
 mod agent;
 mod audit;
+mod auditor;
 mod crd;
 mod data;
 mod download;
 mod failure;
+mod interval;
 mod job_file;
 mod local;
 mod log;
@@ -55,6 +57,8 @@ enum Command {
     Hub(run::HubCommand),
     /// Run the gateway: the one endpoint of a hub, for agents and users
     Gateway(Box<run::GatewayCommand>),
+    /// Run the hub's own auditor, which is asked when no other owner is left
+    Auditor(Box<auditor::AuditorCommand>),
     /// Run the agent of a member cluster, stop it, find out what it lacks
     Agent(agent::AgentCommand),
     /// Train a TrainingJob on this machine, without Kubernetes, to the same bits
@@ -115,6 +119,7 @@ impl Command {
         match self {
             Self::Hub(command) => command.run(),
             Self::Gateway(command) => command.run(),
+            Self::Auditor(command) => command.run(),
             Self::Agent(command) => command.run(),
             Self::Local(command) => command.run(),
             Self::Data(command) => command.run(),

@@ -34,7 +34,7 @@ pub mod rbac;
 mod recovery;
 pub mod registrar;
 mod restore;
-mod signer;
+pub(crate) mod signer;
 pub mod state;
 mod units;
 

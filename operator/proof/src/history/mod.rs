@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::dsse::Envelope;
 use crate::key::PublicKey;
 use crate::records::fields::{Origin, ProviderName, Uid, WitnessKey};
-use crate::records::{JobId, KeySet, Record};
+use crate::records::{Job, JobId, KeySet, Record};
 use crate::{Digest, hub_keys};
 
 mod agenda;
@@ -183,6 +183,11 @@ impl History {
     /// The hub's keys at this point of the log.
     pub fn hub_keys(&self) -> &[PublicKey] {
         self.hub.as_ref().map_or(&[], hub_keys::KeySet::keys)
+    }
+
+    /// What a job was logged as.
+    pub fn job_record(&self, id: JobId) -> Option<&Job> {
+        self.jobs.get(&id).map(|job| &job.job)
     }
 
     /// The index that the next record has at least.

@@ -71,11 +71,13 @@ impl History {
         let (Some((state, records)), None) = (roots.next(), roots.next()) else {
             return Err(Refusal::Unfounded("the auditors differ"));
         };
-        if state != commit.claim.root {
+        // Weakened on purpose in one build, to see that the tests of cheats notice.
+        let looks = !cfg!(feature = "weak-verifier");
+        if looks && state != commit.claim.root {
             return Err(Refusal::Unfounded("the auditors' StateRoot is not the commit's"));
         }
         match commit.opened {
-            Some(own) if own != records => {
+            Some(own) if looks && own != records => {
                 Err(Refusal::Unfounded("the auditors' record root is not the trainer's"))
             }
             None if owners.len() < 2 => {

@@ -75,6 +75,8 @@ impl Answers {
         state_root: Digest,
         record_root: Digest,
     ) -> Result<(), AnswerError> {
+        #[cfg(feature = "cheats")]
+        let record_root = super::cheat::records(record_root);
         let found = OfAudit { state_root, record_root, nonce: self.salts.nonce(assignment) };
         match self.openings.load::<OfAudit>(assignment)? {
             Some(before) if before == found => Ok(()),

@@ -42,6 +42,8 @@ impl SealError {
 pub async fn submit(unit: &Unit, answers: &Answers, hub: &dyn HubBlobs) -> Result<u64, SealError> {
     let UnitState { payload, .. } = unit.state().await;
     let audit = payload.and_then(|payload| payload.audit).ok_or(SealError::NoAudit)?;
+    #[cfg(feature = "cheats")]
+    crate::agent::cheat::before_seal().await;
     let logged = hub.submit(&answers.seal(&audit.assignment)?).await?;
     tracing::info!(
         unit = unit.name(),
