@@ -226,13 +226,7 @@ pub async fn end_job(
         from => from?,
     };
     let last_step = number("lastStep", from.step, Step::new)?;
-    let end = JobEnd {
-        job: names.id,
-        last_step,
-        state_root: from.state_root,
-        record: from.record,
-        outcome,
-    };
+    let end = JobEnd { job: names.id, last_step, state_root: from.state_root, record: from.record, outcome };
     match ctx.ledger.submit("the job's end", &end.sign(&ctx.ledger.key())?).await {
         Ok(entry) => tracing::info!(job_uid, ?outcome, index = entry.index, "the log has the job's end"),
         Err(error) if error.refusal() == Some("JobEnded") => {}
