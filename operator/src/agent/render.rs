@@ -241,8 +241,10 @@ fn container(payload: &Payload, cpu: &str, memory: &str) -> Container {
 }
 
 fn relay(site: &Site) -> Vec<EnvVar> {
-    let env =
-        vec![variable("MUSTER_RELAY", site.relay_url.clone()), variable("MUSTER_RELAY_CA", site.relay_ca.clone())];
+    let env = vec![
+        variable("MUSTER_RELAY", site.relay_url.clone()),
+        variable("MUSTER_RELAY_CA", site.relay_ca.clone()),
+    ];
     #[cfg(feature = "cheats")]
     let env = env.into_iter().chain(super::cheat::environment()).collect();
     env

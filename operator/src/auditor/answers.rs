@@ -92,7 +92,10 @@ impl Answers {
 }
 
 fn damaged(path: &Path) -> io::Error {
-    let text = format!("{}: is no answer to this assignment; restore it from a backup, or remove it", path.display());
+    let text = format!(
+        "{}: is no answer to this assignment; restore it from a backup, or remove it",
+        path.display()
+    );
     io::Error::new(ErrorKind::InvalidData, text)
 }
 

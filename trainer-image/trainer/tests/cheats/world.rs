@@ -116,11 +116,10 @@ impl World {
             beacon: Beacon { anchor: links(&seed, CHAIN), length: ChainLength::new(CHAIN).unwrap() },
             visibility: Visibility::Private,
         };
-        let candidates = PROVIDERS.map(|(provider, owner)| Eligible {
-            owner: text(owner),
-            providers: vec![text(provider)],
-        });
-        let field = Field { candidates: candidates.to_vec(), hub_auditor: true, draws: true, ..Field::default() };
+        let candidates = PROVIDERS
+            .map(|(provider, owner)| Eligible { owner: text(owner), providers: vec![text(provider)] });
+        let field =
+            Field { candidates: candidates.to_vec(), hub_auditor: true, draws: true, ..Field::default() };
         let mut world = Self {
             history: History::new(record.hub.clone(), None),
             index: 0,
@@ -163,11 +162,7 @@ impl World {
     /// The island's last accepted state.
     fn tip(&self) -> Start {
         match self.history.path(self.id, 0).last() {
-            None => Start {
-                step: Step::new(0).unwrap(),
-                state_root: self.job.genesis,
-                record: self.record,
-            },
+            None => Start { step: Step::new(0).unwrap(), state_root: self.job.genesis, record: self.record },
             Some(last) => Start {
                 step: Step::new(last.last).unwrap(),
                 state_root: last.state_root,
@@ -259,8 +254,9 @@ impl World {
         while self.tip().step.get() < STEPS {
             self.commit(who, run, None);
         }
-        let Start { step, state_root, .. } = self.tip();
-        self.hub(&JobEnd { job: self.id, last_step: step, state_root, outcome: Outcome::Completed });
+        let Start { step, state_root, record } = self.tip();
+        let (job, outcome) = (self.id, Outcome::Completed);
+        self.hub(&JobEnd { job, last_step: step, state_root, record, outcome });
     }
 
     /// What the hub's plan asks for, until it asks for nothing more. A job that was rolled back is run again by `north`, or by
@@ -387,7 +383,11 @@ impl World {
         assert_eq!(got, want, "the bits are those of an honest run");
         for (provider, _) in PROVIDERS {
             let standing = self.history.standing(&text(provider)).unwrap();
-            assert_eq!(standing.since_fault.is_some(), guilty.contains(&provider), "{provider}: {standing:?}");
+            assert_eq!(
+                standing.since_fault.is_some(),
+                guilty.contains(&provider),
+                "{provider}: {standing:?}"
+            );
         }
     }
 }
