@@ -81,7 +81,7 @@ impl ProofCommand {
 impl JobArgs {
     /// The records alone, under the newest head.
     pub(super) const fn records_of(job: String, remote: Remote) -> Self {
-        Self { job, with_checkpoints: false, cosignatures: 1, checkpoint: None, remote }
+        Self { job, with_checkpoints: false, cosignatures: 1, wait: 0, checkpoint: None, remote }
     }
 
     /// Makes the bundle in `out`.

@@ -275,7 +275,8 @@ impl Play {
         let tip = self.world.tip();
         let complete = tip.step == self.world.job.steps;
         let outcome = if complete { Outcome::Completed } else { Outcome::Cancelled };
-        let end = JobEnd { job: self.world.id, last_step: tip.step, state_root: tip.state_root, outcome };
+        let (last_step, state_root, record) = (tip.step, tip.state_root, tip.record);
+        let end = JobEnd { job: self.world.id, last_step, state_root, record, outcome };
         self.push(&end.sign(&super::hub()).unwrap());
     }
 
