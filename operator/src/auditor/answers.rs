@@ -39,8 +39,8 @@ impl Answer {
     /// What opens it.
     #[must_use]
     pub fn opening(&self) -> AuditOpening {
-        let Self { assignment, state_root, record_root, ref nonce } = *self;
-        AuditOpening { audit: assignment, state_root, record_root, nonce: nonce.clone() }
+        let Self { assignment, state_root, record_root, nonce } = *self;
+        AuditOpening { audit: assignment, state_root, record_root, nonce }
     }
 }
 
