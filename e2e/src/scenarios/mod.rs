@@ -368,7 +368,7 @@ pub fn all() -> Vec<Scenario> {
         ),
         scenario!(
             Full,
-            60,
+            240,
             "rights",
             rights::matrix,
             "every identity x verb x resource x place against the golden file: no right that nobody decided on"
