@@ -97,11 +97,11 @@ step "West's owner wants to earn without working: his agent and his trainer are 
 RUN_DIR=$RUN "$here/image.sh" --cheats west >/dev/null
 liar=west
 MUSTER_CHEAT=one-ulp "$here/stack.sh" start-agent west
+scheduling uncordon
 ready() {
     [ "$(admin hub get computeprovider "$1" -o jsonpath='{.status.conditions[?(@.type=="Ready")].status}')" = True ]
 }
 wait_for 120 "west to be Ready" ready west
-scheduling uncordon
 
 half=$(($(field .spec.training.steps) / 2))
 wait_for 1500 "TrainingJob $JOB to be half done" half_way || true

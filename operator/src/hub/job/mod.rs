@@ -34,7 +34,7 @@ use kube::runtime::watcher;
 use kube::{Api, Resource, ResourceExt};
 use muster_api::names::{MANAGED_BY, finalizers, labels};
 use muster_api::v1alpha1::{Audit, ComputeProvider, Desired, TrainingJob, TrainingJobStatus, WorkUnit};
-use muster_core::lifecycle::conditions::Unplaced;
+use muster_core::lifecycle::conditions::{NO_AUDITORS, Unplaced};
 use muster_core::lifecycle::{self, Audits, Decision, Next, Outcome, Tenure};
 
 use super::apply::{self, Presence, Written};
@@ -353,6 +353,8 @@ fn next_look(seen: &Gathered, decision: &Decision, acted: &Acted) -> Action {
         match acted {
             Acted::Delayed(wait) | Acted::Awaits(wait) => Some(*wait),
             Acted::Unplaced(why) if why.reason == LOG_UNAVAILABLE => Some(LOG_AGAIN),
+            // No watch tells that the hub's own auditor has come up.
+            Acted::Unplaced(why) if why.reason == NO_AUDITORS => Some(LOG_AGAIN),
             Acted::Unplaced(_) | Acted::Stays => Some(PLACE_AGAIN),
             Acted::Placed(_) | Acted::Nothing => None,
         },
