@@ -19,6 +19,7 @@ generate: ## Write the files that are generated from code: definitions and roles
 	@cargo run --quiet --locked --package muster -- rbac hub --out manifests/hub/rbac-hub.yaml
 	@cargo run --quiet --locked --package muster -- rbac registrar --out manifests/hub/rbac-registrar.yaml
 	@cargo run --quiet --locked --package muster -- rbac gateway --out manifests/hub/rbac-gateway.yaml
+	@cargo run --quiet --locked --package muster -- rbac auditor --out manifests/hub/rbac-auditor.yaml
 	@cargo run --quiet --locked --package muster -- rbac agent --out manifests/hub/rbac-agent.yaml
 	@cargo run --quiet --locked --package muster -- rbac member --out manifests/member/rbac-member.yaml
 
@@ -61,7 +62,7 @@ image: ## Build the images of trainer and agent and load them into the member cl
 ##@ The whole, on this machine (root)
 
 .PHONY: demo
-demo: ## Train a GPT on two real clusters, lose one half-way, compare the bits with one local process
+demo: ## Train a GPT on two real clusters, lose one, catch the other lying, compare the bits with one local process
 	@scripts/demo.sh
 
 .PHONY: demo-down
@@ -83,6 +84,10 @@ test-s3: ## The store against a real S3 server, versitygw, built once from Go mo
 .PHONY: bench-torch
 bench-torch: ## Steps of the demo's model beside PyTorch eager, after the comparison of results
 	@tests/torch/run.sh --bench
+
+.PHONY: cheats
+cheats: ## Everybody who may lie does, without a cluster; and once more with a verifier that does not look
+	@scripts/cheats.sh
 
 .PHONY: fuzz
 fuzz: ## Search for inputs that break a reader of strangers' bytes (FUZZ_SECONDS each, default 60)

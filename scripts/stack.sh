@@ -1,19 +1,22 @@
 #!/usr/bin/env bash
-# The operator on clusters that run already (`make clusters`): objects applied; gateway and hub as host processes under tokens
-# of their own ServiceAccounts and nothing else; in each member an agent, which is a Deployment there and joins through the
+# The operator on clusters that run already (`make clusters`): objects applied; gateway, hub and its auditor as host processes under
+# tokens of their own ServiceAccounts and nothing else; in each member an agent, which is a Deployment there and joins through the
 # gateway with a single-use token.
 #
 #   stack.sh up            everything, until all providers are Ready; repairs what is missing, quick when nothing is
 #   stack.sh down          ends what this script started and removes its state, logs aside
-#   stack.sh start-hub | start-gateway | start-agent [PROVIDER]
-#   stack.sh stop-hub | stop-gateway | stop-agent [PROVIDER]     --kill as last word: SIGKILL. PROVIDER: default east
+#   stack.sh start-hub | start-gateway | start-auditor | start-agent [PROVIDER]
+#   stack.sh stop-hub | stop-gateway | stop-auditor | stop-agent [PROVIDER]     --kill as last word: SIGKILL. PROVIDER:
+#                                      default east
 #   stack.sh stop-api | start-api      the hub's API server, for the outage tests
 #   stack.sh tenant NAMESPACE          a namespace with somebody who may use it: .run/tenant-NAMESPACE.kubeconfig
 #   stack.sh status | logs
 #
 # Settings: MUSTER_RUN (state, default .run), MUSTER_BIN (folder of muster and muster-trainer), MUSTER_TRAINER_IMAGE,
 # MUSTER_AGENT_IMAGE, MUSTER_HOST (this host as the clusters see it), MUSTER_WORKERS (how many each member lends, default 8),
-# MUSTER_POLICY (more lines of the policy of agents that are started), MUSTER_PROVIDERS (default: every member that is up).
+# MUSTER_POLICY (more lines of the policy of agents that are started), MUSTER_PROVIDERS (default: every member that is up),
+# MUSTER_AUDIT_PATIENCE (seconds that the hub waits for an auditor; default: the hub's own), MUSTER_CHEAT (with start-agent:
+# this provider lies so, with the images of `scripts/image.sh --cheats`).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=scripts/common.sh
@@ -135,14 +138,23 @@ start_hub() {
     image=$(trainer_image)
     mint hub muster-system muster-hub "$RUN/hub.kubeconfig"
     mint hub muster-system muster-registrar "$RUN/registrar.kubeconfig"
+    local more=()
+    [ -z "${MUSTER_AUDIT_PATIENCE:-}" ] || more=(--audit-patience "$MUSTER_AUDIT_PATIENCE")
     launch hub "$MUSTER" hub --kubeconfig "$RUN/hub.kubeconfig" --registrar-kubeconfig "$RUN/registrar.kubeconfig" \
-        --store "$STORE" --state "$RUN/hub" --trainer-image "$image"
+        --store "$STORE" --state "$RUN/hub" --trainer-image "$image" "${more[@]}"
+}
+# Beside the hub: it signs with the hub's key and reads the hub's store.
+start_auditor() {
+    mint hub muster-system muster-auditor "$RUN/auditor.kubeconfig"
+    launch auditor "$MUSTER" auditor --kubeconfig "$RUN/auditor.kubeconfig" --state "$RUN/hub" --store "$STORE" \
+        --work "$RUN/auditor"
 }
 # What the owner of a member does: a kustomization over manifests/member that says which images, how much, and the token.
 member_kustomization() { # member_kustomization PROVIDER FOLDER
     local provider=$1 folder=$2 image agent_image
     image=$(trainer_image)
     agent_image=${MUSTER_AGENT_IMAGE:-$(cat "$RUN/agent-image" 2>/dev/null)}
+    if [ -n "${MUSTER_CHEAT:-}" ]; then agent_image=$(cat "$RUN/agent-cheats-image" 2>/dev/null || true); fi
     [ -n "$agent_image" ] || die "no agent image: scripts/image.sh builds and loads it"
     rm -rf "$folder"
     (umask 077 && mkdir -p "$folder")
@@ -173,6 +185,17 @@ configMapGenerator:
 - {name: muster-policy, files: [policy.yaml]}
 secretGenerator:
 - {name: muster-join, files: [token]}
+YAML
+    [ -n "${MUSTER_CHEAT:-}" ] || return 0
+    cat >>"$folder/kustomization.yaml" <<YAML
+patches:
+- target: {kind: Deployment, name: muster-agent}
+  patch: |
+    - op: add
+      path: /spec/template/spec/containers/0/env
+      value:
+      - {name: MUSTER_CHEAT, value: "$MUSTER_CHEAT"}
+      - {name: MUSTER_CHEAT_IMAGE, value: "$(cat "$RUN/trainer-cheats-image")"}
 YAML
 }
 agent_runs() { # agent_runs PROVIDER
@@ -214,6 +237,9 @@ failed_agent() {
     admin "$1" logs --namespace="$LENT" -l "$AGENT_PODS" --tail=20 >&2 || true
     die "the agent of $1 did not come up"
 }
+auditor_serves() {
+    alive auditor && admin hub get lease muster-auditor --namespace=muster-system >/dev/null 2>&1
+}
 published() { admin hub get configmap "$1" --namespace=muster-system >/dev/null 2>&1; }
 hub_serves() { alive hub && published muster-hub-public; }
 gateway_serves() { alive gateway && published muster-gateway-public; }
@@ -241,6 +267,7 @@ up() {
         # The same binaries and arguments? Then this does nothing.
         start_gateway
         start_hub
+        start_auditor
         for provider in $(providers); do start_agent "$provider"; done
     else
         apply_manifests
@@ -248,6 +275,7 @@ up() {
         start_gateway
         wait_for 60 "the hub to publish its keys" hub_serves || failed hub
         wait_for 60 "the gateway to publish its address" gateway_serves || failed gateway
+        start_auditor
         for provider in $(providers); do
             invite "$provider"
             start_agent "$provider"
@@ -257,6 +285,7 @@ up() {
     for provider in $(providers); do
         wait_for 90 "ComputeProvider $provider to be Ready" provider_ready "$provider" || failed_agent "$provider"
     done
+    wait_for 60 "the hub's auditor to say that it is up" auditor_serves || failed auditor
     [ "$ready" = 1 ] ||
         say "stack is up after $((SECONDS - began)) s: gateway at https://$GATEWAY_LISTEN, providers $(providers | paste -sd' ')"
 }
@@ -311,6 +340,8 @@ start-hub) need_clusters && start_hub && { wait_for 60 "the hub to publish its k
 stop-hub) end hub "$signal" ;;
 start-gateway) need_clusters && start_gateway && { wait_for 60 "the gateway to publish its address" gateway_serves || failed gateway; } ;;
 stop-gateway) end gateway "$signal" ;;
+start-auditor) need_clusters && start_auditor && { wait_for 60 "the hub's auditor to say that it is up" auditor_serves || failed auditor; } ;;
+stop-auditor) end auditor "$signal" ;;
 start-agent) need_clusters && start_agent "$provider" ;;
 stop-agent) need_clusters && stop_agent "$provider" "$signal" ;;
 stop-api) "$CTL" stop-apiserver hub ;;
@@ -322,7 +353,7 @@ logs)
     for name in $(providers); do admin "$name" logs --namespace="$LENT" -l "$AGENT_PODS" --tail=50 || true; done
     ;;
 *)
-    sed -n '2,17p' "$0" >&2
+    sed -n '2,21p' "$0" >&2
     exit 64
     ;;
 esac

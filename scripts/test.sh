@@ -121,7 +121,7 @@ s3_tests() {
     echo "tests/s3/run.sh: exit $code ($((SECONDS - started)) s)"
 }
 
-# Other people's tools on what we write; each script ends with `N passed, N failed, N skipped`.
+# A script of checks, most with other people's tools on what we write; each ends with `N passed, N failed, N skipped`.
 interop() {
     local name=$1 script=$2 log=$LOGS/test-$1.log started=$SECONDS code=0 line
     printf '\n=== %s\n' "$script"
@@ -142,6 +142,7 @@ interop() {
 check fmt cargo fmt --all --check
 check clippy cargo clippy --locked --workspace --all-targets -- -D warnings
 cargo_tests
+interop cheats scripts/cheats.sh
 if [ "$SUITE" = full ]; then
     s3_tests
     interop interop-go tests/interop/go/run.sh

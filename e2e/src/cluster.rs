@@ -28,6 +28,7 @@ const fn kind(group: &'static str, version: &'static str, kind: &'static str, pl
 pub const TRAINING_JOB: Kind = kind("muster.dev", "v1alpha1", "TrainingJob", "trainingjobs");
 pub const PROVIDER: Kind = kind("muster.dev", "v1alpha1", "ComputeProvider", "computeproviders");
 pub const WORK_UNIT: Kind = kind("muster.dev", "v1alpha1", "WorkUnit", "workunits");
+pub const AUDIT: Kind = kind("muster.dev", "v1alpha1", "Audit", "audits");
 pub const JOB: Kind = kind("batch", "v1", "Job", "jobs");
 pub const POD: Kind = kind("", "v1", "Pod", "pods");
 pub const EVENT: Kind = kind("", "v1", "Event", "events");

@@ -86,8 +86,6 @@ pub enum Unsupported {
     Model,
     /// training.arithmetic.
     Arithmetic,
-    /// assurance.tier.
-    Tier,
 }
 
 impl ResolveError {
@@ -103,7 +101,6 @@ impl ResolveError {
         match self {
             Self::Unsupported { what: Unsupported::Model, .. } => "UnsupportedModel",
             Self::Unsupported { what: Unsupported::Arithmetic, .. } => "UnsupportedArithmetic",
-            Self::Unsupported { what: Unsupported::Tier, .. } => "UnsupportedTier",
             Self::Budget => "Forbidden",
             Self::DigestMismatch { .. } => "DigestMismatch",
             Self::Vocabulary { .. } => "VocabularyMismatch",
@@ -126,10 +123,6 @@ pub fn check_supported(spec: &api::TrainingJobSpec) -> Result<(), ResolveError> 
     if spec.training.arithmetic != api::Arithmetic::F32Chain {
         let value = spec.training.arithmetic.as_str().into();
         return refuse(Unsupported::Arithmetic, "spec.training.arithmetic", value, "use f32-chain");
-    }
-    if spec.assurance.tier != api::AssuranceTier::None {
-        let value = format!("{:?}", spec.assurance.tier);
-        return refuse(Unsupported::Tier, "spec.assurance.tier", value, "use None: there are no audits yet");
     }
     if spec.budget.is_some() {
         return Err(ResolveError::Budget);
@@ -280,6 +273,7 @@ mod tests {
             ("priority", json!(7)),
             ("suspend", json!(true)),
             ("placement", json!({"providers": ["east"]})),
+            ("assurance", json!({"tier": "Silver", "auditors": ["west"]})),
             ("data.digest", json!(data.digest().unwrap().to_string())),
         ] {
             assert_eq!(resolve(&with(path, value), &data).unwrap(), base, "{path}");
@@ -303,7 +297,6 @@ mod tests {
         for (path, value, field, reason) in [
             ("model.architecture", json!("llama"), "spec.model.architecture", "UnsupportedModel"),
             ("training.arithmetic", json!("i16-exact"), "spec.training.arithmetic", "UnsupportedArithmetic"),
-            ("assurance", json!({"tier": "Silver"}), "spec.assurance.tier", "UnsupportedTier"),
             ("budget", json!({"maxMicroCredits": 5}), "spec.budget", "Forbidden"),
             ("data.digest", json!(zeros), "spec.data.digest", "DigestMismatch"),
             ("model.width", json!(17), "spec.model.width", "InvalidSpec"),

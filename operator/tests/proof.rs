@@ -7,6 +7,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
@@ -211,7 +212,8 @@ async fn world(site: Site) -> World {
     let end = GrantEnd { job: id, island, epoch, reason: GrantEndReason::Completed };
     envelopes.push(end.sign(&hub).unwrap());
     let outcome = muster_proof::records::Outcome::Completed;
-    let end = JobEnd { job: id, last_step: tip.step, state_root: tip.state_root, outcome };
+    let Start { step: last_step, state_root, record } = tip;
+    let end = JobEnd { job: id, last_step, state_root, record, outcome };
     envelopes.push(end.sign(&hub).unwrap());
 
     let fold = Fold::new(ORIGIN.parse().unwrap(), Arc::default());
@@ -238,7 +240,7 @@ async fn world(site: Site) -> World {
     }
     let bundle = site.path("bundle");
     std::fs::create_dir(&bundle).unwrap();
-    let wants = Wants { states: States::Taken, cosignatures: 1, head: None };
+    let wants = Wants { states: States::Taken, cosignatures: 1, patience: Duration::ZERO, head: None };
     make(&LogDir::new(site.path("log")), &tenant, &bundle, &wants).await.unwrap();
     open_seals(&bundle, openings);
     let log_key = log.key().to_string();

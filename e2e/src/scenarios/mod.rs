@@ -2,6 +2,7 @@
 mod admission;
 mod api;
 mod attacks;
+mod audits;
 mod bits;
 mod deletion;
 mod hostile_hub;
@@ -11,6 +12,7 @@ mod logs;
 mod loss;
 mod outages;
 mod person;
+mod proofs;
 mod provider;
 mod recovery;
 mod refusals;
@@ -40,6 +42,13 @@ pub fn all() -> Vec<Scenario> {
             "pods-equal-local",
             bits::pods_equal_local,
             "two pods and one local process end in the same state root, and the job reads well meanwhile"
+        ),
+        scenario!(
+            Short,
+            600,
+            "proof",
+            proofs::bundle,
+            "a job's bundle holds without its hub, is replayed, and each of 200 flipped bits in it is named"
         ),
         scenario!(
             Short,
@@ -97,7 +106,35 @@ pub fn all() -> Vec<Scenario> {
             hostile_hub::hostile_hub,
             "a hub in wrong hands signs some 80 bad units with the right key: each refused by its reason, 0 Jobs, 0 pods"
         ),
+        scenario!(
+            Short,
+            480,
+            "audited",
+            audits::audited,
+            "a job of tier Gold: another owner replays what is drawn, all match, same bits, its proof holds offline"
+        ),
         // ---- make test-full from here on
+        scenario!(
+            Full,
+            1800,
+            "cheater-convicted",
+            audits::cheater_convicted,
+            "a provider whose trainer is one bit off is convicted; the job goes back, ends elsewhere, with the right bits"
+        ),
+        scenario!(
+            Full,
+            1800,
+            "auditor-lies",
+            audits::auditor_lies,
+            "an auditor who only hashes the checkpoint convicts nobody; with an honest one the job ends with the right bits"
+        ),
+        scenario!(
+            Full,
+            1800,
+            "auditor-silent",
+            audits::auditor_silent,
+            "an auditor who never answers is replaced by the hub's own; the job ends verified"
+        ),
         scenario!(
             Full,
             420,
@@ -331,7 +368,7 @@ pub fn all() -> Vec<Scenario> {
         ),
         scenario!(
             Full,
-            60,
+            240,
             "rights",
             rights::matrix,
             "every identity x verb x resource x place against the golden file: no right that nobody decided on"

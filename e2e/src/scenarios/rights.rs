@@ -69,6 +69,7 @@ const PLACES: &[Place] = &[
             ("gateway", "system:serviceaccount:muster-system:muster-gateway"),
             ("hub", "system:serviceaccount:muster-system:muster-hub"),
             ("registrar", "system:serviceaccount:muster-system:muster-registrar"),
+            ("auditor", "system:serviceaccount:muster-system:muster-auditor"),
             ("tenant", "system:serviceaccount:e2e:tenant"),
             ("stranger", "system:serviceaccount:default:default"),
         ],

@@ -4,12 +4,12 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 use serde_json::{Map, Value, json};
 
-use crate::v1alpha1::{ComputeProvider, ProviderReport, TrainingJob, WorkUnit};
+use crate::v1alpha1::{Audit, ComputeProvider, ProviderReport, TrainingJob, WorkUnit};
 
 /// The definitions of all kinds. Use these and not [`CustomResourceExt::crd`], which lets `null` stand for an
 /// absent field: to the API server that is a value of its own, which no default replaces.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    [TrainingJob::crd(), ComputeProvider::crd(), ProviderReport::crd(), WorkUnit::crd()]
+    [TrainingJob::crd(), ComputeProvider::crd(), ProviderReport::crd(), WorkUnit::crd(), Audit::crd()]
         .into_iter()
         .map(tidy)
         .collect()

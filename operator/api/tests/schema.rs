@@ -11,7 +11,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::core::cel::apply_defaults;
 use serde_json::Value;
 
-const KINDS: [&str; 4] = ["TrainingJob", "ComputeProvider", "ProviderReport", "WorkUnit"];
+const KINDS: [&str; 5] = ["TrainingJob", "ComputeProvider", "ProviderReport", "WorkUnit", "Audit"];
 
 #[test]
 fn files_are_generated_from_the_types() {
@@ -128,4 +128,6 @@ fn names_and_columns() {
     assert_eq!(columns("ProviderReport", false), "pr Agent K8s Log Observed");
     assert_eq!(columns("WorkUnit", false), "wu Kind Epoch Desired Phase Step Attempt Age");
     assert_eq!(columns("WorkUnit", true), "wu Job Progress");
+    assert_eq!(columns("Audit", false), "au Job Interval Subject Auditor Draw Phase Verdict Age");
+    assert_eq!(columns("Audit", true), "au Log Reason");
 }

@@ -39,8 +39,19 @@ pub struct Plan {
     pub memory: String,
     /// Counted restarts that are allowed.
     pub max_restarts: i64,
+    /// Whether there may be a second attempt at all.
+    pub attempts: Attempts,
     /// From a Job's creation until all its workers run.
     pub schedule_timeout_seconds: i64,
+}
+
+/// How often a unit is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempts {
+    /// As long as its restarts are not used up, and for ever where the world is to blame.
+    Many,
+    /// Once: somebody else is asked if that fails, whyever.
+    One,
 }
 
 /// What the hub wants of the unit; it only ever moves down this list.

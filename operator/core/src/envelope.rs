@@ -15,11 +15,13 @@ use muster_proof::key::{PublicKey, SigningKey};
 use muster_proof::{Digest, jcs};
 use serde::{Deserialize, Serialize};
 
+mod audit;
 mod checks;
 mod resources;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use audit::Audit;
 pub use checks::{Mirror, Policy, Refusal};
 pub(crate) use checks::{is_image, is_label};
 pub use resources::Resources;
@@ -36,6 +38,8 @@ pub const MAX_PAYLOAD_BYTES: usize = 6144;
 pub enum Kind {
     /// Train one island of a job.
     Train,
+    /// Replay one interval that another has committed.
+    Audit,
 }
 
 impl Kind {
@@ -44,6 +48,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Train => "Train",
+            Self::Audit => "Audit",
         }
     }
 }
@@ -58,7 +63,7 @@ pub struct CheckpointRef {
     pub manifest: Digest,
 }
 
-/// The signed content of a WorkUnit. A closed schema; all fields but the last are required.
+/// The signed content of a WorkUnit. A closed schema; all fields but the last two are required.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Payload {
@@ -66,7 +71,7 @@ pub struct Payload {
     pub format: String,
     /// What the unit is for.
     pub kind: Kind,
-    /// The object's name, `<job uid, 8>-<island>-<epoch>`.
+    /// The object's name, `<job uid, 8>-<island>-<epoch>`; of an audit `<job uid, 8>-a<log index of the assignment>-<epoch>`.
     pub name: String,
     /// The provider that shall run it; its namespace on the hub is `muster-p-<provider>`.
     pub provider: String,
@@ -77,7 +82,7 @@ pub struct Payload {
     pub job: Digest,
     /// Origin of the log that everything of this unit is committed in.
     pub log: String,
-    /// Record id of the UnitGrant in that log.
+    /// What the provider does it by: record id of the UnitGrant in that log, of an audit that of the audit-assign.
     pub grant: Digest,
     /// What the unit's first commit names as `previous`: record id of the commit of [`Payload::start`], for genesis of the
     /// job record.
@@ -87,7 +92,7 @@ pub struct Payload {
     pub tenant: Digest,
     /// Island of the job, from 0.
     pub island: i64,
-    /// Fencing number of (job, island), from 1.
+    /// Fencing number, from 1: of (job, island), of an audit that of the unit itself.
     pub epoch: i64,
     /// Pods of an attempt.
     pub workers: i64,
@@ -126,15 +131,20 @@ pub struct Payload {
     /// After this the envelope is void.
     #[serde(with = "whole_seconds")]
     pub not_after: Timestamp,
-    /// The unit of an earlier incarnation whose pods this one may go on with ([`crate::recovery`]). Absent if there is none:
-    /// the one optional field, so that an envelope without it is what it always was.
+    /// The unit of an earlier incarnation whose pods this one may go on with ([`crate::recovery`]). Absent if there is none,
+    /// so that an envelope without it is what it always was.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub continues: Option<String>,
+    /// What is audited; there if and only if [`Payload::kind`] says so.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub audit: Option<Audit>,
 }
 
 /// A field that is there has a value: `null` is not a second way to leave it out.
-fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    String::deserialize(deserializer).map(Some)
+fn present<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 const TENANT: Context = Context::new("muster.tenant/1");

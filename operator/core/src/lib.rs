@@ -1,6 +1,7 @@
 //! Pure decisions of the operator: no kube, no tokio, no clock; time and randomness are arguments.
 
 pub mod attempt;
+pub mod audits;
 pub mod envelope;
 pub mod epochs;
 pub mod lifecycle;

@@ -2,7 +2,11 @@
 //!
 //! Pure: the hub fills [`Request`] and [`Candidate`]s from objects and acts on the [`Placement`]. Every rejection is kept,
 //! because "0/3 providers: 2 lack 2 idle workers, 1 not ready" is what a waiting person needs.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+mod auditors;
+
+pub use auditors::can_be_audited;
 
 /// How far an administrator trusts a provider. Ordered: a job may ask for at least one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,6 +40,8 @@ pub struct Request {
     pub regions: Vec<String>,
     /// Highest price the job pays; `None` = any.
     pub max_price: Option<i64>,
+    /// Providers that a verdict has convicted in this job.
+    pub convicted: BTreeSet<String>,
 }
 
 /// Whether the hub may send new work to a provider, and if not, why.
@@ -109,6 +115,10 @@ pub enum Rejection {
     NotAllowed,
     /// Of an owner the job avoids.
     OwnerExcluded,
+    /// A verdict has convicted it in this job.
+    Convicted,
+    /// A verdict has convicted another provider of its owner in this job.
+    OwnerConvicted,
     /// Not in a region of the job's list.
     Region,
     /// Trusted less than the job asks.
@@ -139,6 +149,8 @@ impl Rejection {
         match self {
             Self::NotAllowed => "not in placement.providers".into(),
             Self::OwnerExcluded => "of an owner in placement.excludeOwners".into(),
+            Self::Convicted => "convicted of a fault in this job".into(),
+            Self::OwnerConvicted => "of an owner that was convicted in this job".into(),
             Self::Region => "not in placement.regions".into(),
             Self::Price => "over placement.maxPrice".into(),
             Self::TrustTooLow => "below placement.minTrustTier".into(),
@@ -185,6 +197,7 @@ type Filter = fn(&Request, &Candidate) -> Result<(), Rejection>;
 const FILTERS: &[Filter] = &[
     allowed,
     owner,
+    convicted,
     region,
     trusted,
     schedulable,
@@ -204,6 +217,10 @@ fn allowed(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
 
 fn owner(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
     (!request.exclude_owners.contains(&candidate.owner)).then_some(()).ok_or(Rejection::OwnerExcluded)
+}
+
+fn convicted(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
+    (!request.convicted.contains(&candidate.name)).then_some(()).ok_or(Rejection::Convicted)
 }
 
 fn region(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
@@ -260,6 +277,31 @@ fn free(request: &Request, candidate: &Candidate) -> u32 {
     candidate.devices.get(&request.device_class).map_or(0, Device::free)
 }
 
+/// Everybody who could do it now, by name, and in words why the others could not; empty words if there are no others.
+#[must_use]
+pub fn eligible<'a>(request: &Request, candidates: &'a [Candidate]) -> (Vec<&'a Candidate>, String) {
+    let (mut eligible, rejections) = sift(request, candidates);
+    eligible.sort_by(|a, b| a.name.cmp(&b.name));
+    (eligible, phrases(&rejections).join(", "))
+}
+
+fn sift<'a>(
+    request: &Request,
+    candidates: &'a [Candidate],
+) -> (Vec<&'a Candidate>, BTreeMap<Rejection, usize>) {
+    let mut rejections: BTreeMap<Rejection, usize> = BTreeMap::new();
+    let mut eligible: Vec<&Candidate> = Vec::new();
+    let convicted = convicted_owners(request, candidates);
+    for candidate in candidates {
+        let checked = FILTERS.iter().try_for_each(|filter| filter(request, candidate));
+        match checked.and_then(|()| not_of(&convicted, candidate)) {
+            Ok(()) => eligible.push(candidate),
+            Err(why) => *rejections.entry(why).or_default() += 1,
+        }
+    }
+    (eligible, rejections)
+}
+
 /// Chooses a provider for one island.
 ///
 /// Scores, in order: fewest failures of this job, then most free workers, then the name. The same input gives the same
@@ -269,14 +311,7 @@ pub fn place(request: &Request, candidates: &[Candidate]) -> Placement {
     if candidates.is_empty() {
         return Placement::NoProviders;
     }
-    let mut rejections: BTreeMap<Rejection, usize> = BTreeMap::new();
-    let mut eligible: Vec<&Candidate> = Vec::new();
-    for candidate in candidates {
-        match FILTERS.iter().try_for_each(|filter| filter(request, candidate)) {
-            Ok(()) => eligible.push(candidate),
-            Err(why) => *rejections.entry(why).or_default() += 1,
-        }
-    }
+    let (eligible, rejections) = sift(request, candidates);
     let best = eligible.into_iter().min_by(|a, b| {
         (a.failures.cmp(&b.failures))
             .then_with(|| free(request, b).cmp(&free(request, a)))
@@ -288,13 +323,26 @@ pub fn place(request: &Request, candidates: &[Candidate]) -> Placement {
     }
 }
 
-fn explain(total: usize, rejections: &BTreeMap<Rejection, usize>) -> Placement {
+/// Who stands behind those that were convicted.
+fn convicted_owners<'a>(request: &Request, candidates: &'a [Candidate]) -> BTreeSet<&'a str> {
+    let convicted = candidates.iter().filter(|candidate| request.convicted.contains(&candidate.name));
+    convicted.map(|candidate| candidate.owner.as_str()).collect()
+}
+
+/// An owner does not go on under another name of his.
+fn not_of(convicted: &BTreeSet<&str>, candidate: &Candidate) -> Result<(), Rejection> {
+    (!convicted.contains(candidate.owner.as_str())).then_some(()).ok_or(Rejection::OwnerConvicted)
+}
+
+fn phrases(rejections: &BTreeMap<Rejection, usize>) -> Vec<String> {
     // Most frequent first; the map's own order decides ties, so the message does not flicker.
     let mut counted: Vec<(&Rejection, usize)> = rejections.iter().map(|(why, count)| (why, *count)).collect();
     counted.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    let parts: Vec<String> =
-        counted.iter().map(|(why, count)| format!("{count} {}", why.phrase(*count))).collect();
-    let message = format!("0/{total} providers: {}", parts.join(", "));
+    counted.iter().map(|(why, count)| format!("{count} {}", why.phrase(*count))).collect()
+}
+
+fn explain(total: usize, rejections: &BTreeMap<Rejection, usize>) -> Placement {
+    let message = format!("0/{total} providers: {}", phrases(rejections).join(", "));
     let only_room = rejections.keys().all(|why| matches!(why, Rejection::Idle(_) | Rejection::UnitQuota));
     if only_room { Placement::NoCapacity { message } } else { Placement::NoneEligible { message } }
 }

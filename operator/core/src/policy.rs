@@ -11,6 +11,7 @@
 //!   calendar:                       # absent = always
 //!   - {days: [Mon, Tue, Wed, Thu, Fri], from: "18:00", to: "08:00", timezone: "+01:00"}
 //!   - {days: [Sat, Sun], from: "00:00", to: "24:00"}
+//! audits: true                      # false: no interval of others is replayed here
 //! logs: Allow                       # Refuse: no worker's log leaves the member
 //! directStore: false                # true: blobs go between the agent and the hub's bucket, past the gateway
 //! stop: false                       # true: everything lent ends now, and nothing is offered
@@ -84,6 +85,7 @@ pub struct ProviderPolicy {
     worker: Option<Amounts>,
     max_runtime_seconds: Option<i64>,
     calendar: Option<Calendar>,
+    audits: bool,
     logs: Logs,
     direct_store: bool,
     stop: bool,
@@ -98,12 +100,18 @@ struct Raw {
     #[serde(default)]
     max_runtime_seconds: Option<i64>,
     offer: RawOffer,
+    #[serde(default = "yes")]
+    audits: bool,
     #[serde(default)]
     logs: Logs,
     #[serde(default)]
     direct_store: bool,
     #[serde(default)]
     stop: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Deserialize)]
@@ -134,6 +142,7 @@ impl ProviderPolicy {
             tenants: None,
             max_runtime_seconds: None,
             offer: RawOffer { workers, worker: None, calendar: None },
+            audits: true,
             logs: Logs::default(),
             direct_store: false,
             stop: false,
@@ -202,6 +211,7 @@ impl ProviderPolicy {
             worker,
             max_runtime_seconds: raw.max_runtime_seconds,
             calendar,
+            audits: raw.audits,
             logs: raw.logs,
             direct_store: raw.direct_store,
             stop: raw.stop,
@@ -237,6 +247,12 @@ impl ProviderPolicy {
     #[must_use]
     pub fn worker(&self) -> Option<&Amounts> {
         self.worker.as_ref()
+    }
+
+    /// Whether intervals that others have committed are replayed here.
+    #[must_use]
+    pub fn audits(&self) -> bool {
+        self.audits
     }
 
     /// Whether workers' logs may leave the member.

@@ -87,12 +87,13 @@ async fn judge(
     {
         return Err(Refusal::LogInconsistent(why));
     }
-    let highest = units.highest_epoch(&payload.job_uid, payload.island).await;
+    let highest = units.highest_epoch(payload).await;
     let now = Timestamp::now();
     payload.check_policy(&Policy {
         log: measure.witness.origin(),
         images: policy.images(),
         tenants: policy.tenants(),
+        audits: policy.audits(),
         arithmetic: ARITHMETIC,
         device_class: DEVICE_CLASS,
         workers: policy.workers(),
@@ -127,6 +128,8 @@ pub fn known_reason(reason: &str) -> &'static str {
         "LogInconsistent",
         "ImageNotAllowed",
         "TenantNotAllowed",
+        "AuditsNotOffered",
+        "NotAssigned",
         "ArithmeticUnsupported",
         "OverQuota",
         "Expired",

@@ -3,6 +3,7 @@
 //! The tasks are woken by the hub's watch, the member's watch and the relay, and run on their own clock otherwise.
 //! kube's Controller is not used: it reconciles only what its store holds, and a unit must go on when the hub's list
 //! is empty because the hub is down.
+mod diligence;
 mod object;
 mod reasons;
 mod recovery;
@@ -16,10 +17,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::Api;
 use muster_api::v1alpha1::{WorkUnit, WorkUnitPhase};
-use muster_core::attempt::{self, Action, Condition, Decision, Desired, World, decide};
+use muster_core::attempt::{self, Action, Attempts, Condition, Decision, Desired, Plan, World, decide};
 use muster_core::envelope::Payload;
 use muster_core::policy::Logs;
 
+use super::answers::Answers;
 use super::fence::Fence;
 use super::hub::{Contact, Look, View};
 use super::hub_blobs::HubBlobs;
@@ -67,6 +69,8 @@ pub struct Controller {
     pub blobs: Arc<BlobDir>,
     /// The hub's store.
     pub hub_blobs: Arc<dyn HubBlobs>,
+    /// What audits ask for.
+    pub answers: Arc<Answers>,
     /// Logs of failed attempts.
     pub kept: Arc<KeptLogs>,
     /// Ends everything.
@@ -113,13 +117,13 @@ impl Controller {
         let name = unit.name().to_owned();
         let read = move || view.get(&name).and_then(|object| object.status);
         let writer = tokio::spawn(status::write(unit.clone(), self.hub.clone(), read, self.shutdown.clone()));
-        let uploader = tokio::spawn(upload::run(
-            unit.clone(),
-            self.units.clone(),
-            self.blobs.clone(),
-            self.hub_blobs.clone(),
-            self.shutdown.clone(),
-        ));
+        let site = upload::Site {
+            units: self.units.clone(),
+            blobs: self.blobs.clone(),
+            answers: self.answers.clone(),
+            hub: self.hub_blobs.clone(),
+        };
+        let uploader = tokio::spawn(upload::run(unit.clone(), site, self.shutdown.clone()));
         self.turns(&unit).await;
         writer.abort();
         uploader.abort();
@@ -244,8 +248,9 @@ impl Controller {
             jobs,
             pods,
         };
-        let decision = decide(&plan(payload), &state.memory, &world);
-        self.keep_logs(unit.name(), &state.memory, &decision, &world).await;
+        let plan = plan(payload);
+        let decision = decide(&plan, &state.memory, &world);
+        self.keep_logs(&plan, &state.memory, &decision, &world).await;
         let news = decision.memory != state.memory;
         if news {
             tracing::info!(
@@ -286,13 +291,14 @@ impl Controller {
     }
 
     /// Of an attempt that has just failed; before its pods go, and before it is remembered as over.
-    async fn keep_logs(&self, unit: &str, before: &attempt::Memory, decision: &Decision, world: &World) {
+    async fn keep_logs(&self, plan: &Plan, before: &attempt::Memory, decision: &Decision, world: &World) {
         let failure = decision.memory.last_failure.as_ref().filter(|_| world.stop.is_none());
         let Some(failure) = failure.filter(|failure| Some(*failure) != before.last_failure.as_ref()) else {
             return;
         };
-        if self.policies.current().logs() == Logs::Allow {
-            self.kept.keep(unit, failure.attempt, failure.rank, &world.pods, &*self.member).await;
+        // What a replay says of its steps is nobody's until it is opened.
+        if self.policies.current().logs() == Logs::Allow && plan.attempts == Attempts::Many {
+            self.kept.keep(&plan.unit, failure.attempt, failure.rank, &world.pods, &*self.member).await;
         }
     }
 

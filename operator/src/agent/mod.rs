@@ -12,16 +12,21 @@
 //! | [`member`], [`hub`], [`hub_client`], [`hub_blobs`], [`direct`] | the only holders of clients |
 //! | [`log`], [`witness`], [`provider_key`] | the hub's log: what was seen of it, and our key in it |
 //! | [`salt`], [`secret`], [`commits`] | what hides step records, and where they are kept |
+//! | [`answers`] | what audits ask for: openings of commits, seals and openings of replays |
 //! | [`relay`] | the pods' service: rendezvous, blobs, checkpoints, progress |
 //! | [`upload`], [`status`], [`report`] | what the hub gets |
 //! | [`quota`] | what the member's ResourceQuotas leave |
 //! | [`logs`], [`streams`], [`kept`] | workers' logs: at the member, for who asks, of attempts that failed |
 //! | [`state`], [`units`] | what survives a restart |
+//! | `cheat` | lies, in builds that are made to tell some |
 //! | [`rbac`], [`doctor`] | the agent's rights on the member; what is missing |
 //!
 //! Decisions are not made here but in `muster_core::{envelope, attempt, policy, hub_keys}`.
 
 pub mod accept;
+pub mod answers;
+#[cfg(feature = "cheats")]
+mod cheat;
 pub mod commits;
 pub mod controller;
 pub mod direct;

@@ -61,7 +61,9 @@ async fn orphans(units: &Units, incarnation: i64) -> Vec<(Arc<Unit>, Envelope)> 
     let mut orphans = Vec::new();
     for unit in units.all() {
         let state = unit.state().await;
-        let is_older = state.payload.as_ref().is_some_and(|payload| payload.incarnation < incarnation);
+        // A replay is not continued: it is asked for anew.
+        let is_older =
+            state.payload.as_ref().is_some_and(|it| it.incarnation < incarnation && !it.is_audit());
         let is_answered = state.recovered.as_ref().is_some_and(|said| said.incarnation >= incarnation);
         if state.is_living()
             && is_older

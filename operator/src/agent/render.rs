@@ -180,11 +180,17 @@ fn trainer(site: &Site, payload: &Payload) -> Container {
     env.push(variable("MUSTER_THREADS", threads(&payload.resources.cpu).to_string()));
     Container {
         name: TRAINER.to_owned(),
-        args: Some(vec!["pod".to_owned()]),
+        args: Some(args(payload)),
         env: Some(env),
         volume_mounts: Some(vec![token_mount(), mount("work", WORK_DIR)]),
         ..container(payload, &payload.resources.cpu, &payload.resources.memory)
     }
+}
+
+/// What a unit can say of the command is one number: where a replay ends.
+fn args(payload: &Payload) -> Vec<String> {
+    let last = payload.audit.map(|audit| ["--last-step".to_owned(), audit.last_step.to_string()]);
+    std::iter::once("pod".to_owned()).chain(last.into_iter().flatten()).collect()
 }
 
 /// A native sidecar: up before the trainer, told to stop after it has ended, started again if it dies. It alone mounts the
@@ -206,8 +212,11 @@ fn container(payload: &Payload, cpu: &str, memory: &str) -> Container {
         ("cpu".to_owned(), Quantity(cpu.to_owned())),
         ("memory".to_owned(), Quantity(memory.to_owned())),
     ]);
+    let image = payload.image.clone();
+    #[cfg(feature = "cheats")]
+    let image = super::cheat::image(image);
     Container {
-        image: Some(payload.image.clone()),
+        image: Some(image),
         // The image is named by digest: what is there is what was asked for.
         image_pull_policy: Some("IfNotPresent".to_owned()),
         resources: Some(ResourceRequirements {
@@ -232,7 +241,13 @@ fn container(payload: &Payload, cpu: &str, memory: &str) -> Container {
 }
 
 fn relay(site: &Site) -> Vec<EnvVar> {
-    vec![variable("MUSTER_RELAY", site.relay_url.clone()), variable("MUSTER_RELAY_CA", site.relay_ca.clone())]
+    let env = vec![
+        variable("MUSTER_RELAY", site.relay_url.clone()),
+        variable("MUSTER_RELAY_CA", site.relay_ca.clone()),
+    ];
+    #[cfg(feature = "cheats")]
+    let env = env.into_iter().chain(super::cheat::environment()).collect();
+    env
 }
 
 fn variable(name: &str, value: String) -> EnvVar {
@@ -283,6 +298,20 @@ mod tests {
     fn the_job_of_an_attempt() {
         let job = job(&site(), &payload(), "0b5c6f0e-7d0d-4d0b-9f33-000000000001", 3);
         insta::assert_yaml_snapshot!("job", job);
+    }
+
+    /// The same template but for the end of the replay.
+    #[test]
+    fn an_audit_runs_in_the_very_same_pod() {
+        let (train, audit) = (pod(&site(), &payload()), pod(&site(), &crate::agent::testing::audit()));
+        let args = |pod: &PodSpec| pod.containers[0].args.clone().unwrap_or_default();
+        assert_eq!(
+            (args(&train).join(" "), args(&audit).join(" ")),
+            ("pod".into(), "pod --last-step 40".into())
+        );
+        let mut same = audit;
+        same.containers[0].args = train.containers[0].args.clone();
+        assert_eq!(same, train);
     }
 
     #[test]

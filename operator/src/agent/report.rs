@@ -10,7 +10,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use muster_api::names::REPORT;
 use muster_api::v1alpha1::{
-    Accepts, Arithmetic, Containers, Devices, LogHead, ProviderReport, ProviderReportStatus,
+    Accepts, Arithmetic, Containers, Devices, LogHead, ProviderReport, ProviderReportStatus, Replays,
 };
 use muster_core::envelope::Payload;
 use muster_core::policy::ProviderPolicy;
@@ -213,6 +213,7 @@ fn compose(
             images: offer.policy.image_digests(),
             arithmetic: vec![Arithmetic::F32Chain],
             containers: Containers::Never,
+            audits: if offer.policy.audits() { Replays::Any } else { Replays::Never },
         }),
         log_head: log_head(&offer.log),
         conditions: vec![condition("CapacityKnown", known, reason, &message), loaded, consistent],
@@ -261,6 +262,13 @@ mod tests {
             status.conditions.iter().map(|c| c.reason.clone()).collect::<Vec<_>>()
         };
         assert_eq!(reasons(&open), ["Quota", "Loaded", "NothingSeen"]);
+        let image = format!("t@{}", muster_proof::Digest::of(b"image"));
+        let policy =
+            ProviderPolicy::parse(&format!("images: ['{image}']\noffer: {{workers: 8}}\naudits: false"));
+        let unwilling = Offer { policy: Arc::new(policy.unwrap()), ..offer(None, None) };
+        let replays =
+            [&offer(None, None), &unwilling].map(|it| compose(it, None, Ok(1), None).accepts.unwrap().audits);
+        assert_eq!(replays, [Replays::Any, Replays::Never]);
         let closed = compose(&offer(None, Some("lends again at night")), Some("v1.34.0"), Ok(1), Some(&open));
         assert_eq!(devices(&closed), (8, 0));
         assert_eq!(closed.conditions[1].message, "lends again at night");

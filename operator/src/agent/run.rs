@@ -11,6 +11,8 @@ use muster_api::names::PROVIDER_NAMESPACE_PREFIX;
 use muster_proof::Digest;
 use tokio::sync::watch;
 
+use super::answers::Answers;
+use super::answers::reveal::Revealer;
 use super::controller::Controller;
 use super::fence::Fence;
 use super::gateway::Gateway;
@@ -99,10 +101,12 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     let hub_blobs: Arc<dyn HubBlobs> =
         Arc::new(HttpBlobs::new(session.clone()).past_the_gateway(policies.clone()));
     let authority = Authority::open(&args.state.join("relay-ca"), "muster relay")?;
+    let answers = Arc::new(Answers::open(&args.state, identity.signing().clone())?);
     let secrets = Secrets {
         signer: authority.signer()?,
         identity: identity.signing().clone(),
         salts: Salts::open(&args.state)?,
+        answers: answers.clone(),
     };
     let site = Site {
         namespace: args.member.namespace.clone(),
@@ -133,6 +137,7 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
         contact: contact.clone(),
         blobs: blobs.clone(),
         hub_blobs,
+        answers: answers.clone(),
         kept: kept.clone(),
         shutdown: shutdown.clone(),
         running: Mutex::default(),
@@ -147,7 +152,7 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     tokio::spawn(session.clone().keep(shutdown.clone()));
     tokio::spawn(obey(session.clone(), units.clone(), shutdown.clone()));
     tokio::spawn(policies.clone().follow(units.clone(), shutdown.clone()));
-    tokio::spawn(sweep(units.clone(), blobs, shutdown.clone()));
+    tokio::spawn(sweep(units.clone(), blobs, answers.clone(), shutdown.clone()));
     tokio::spawn({
         let (member, units, shutdown) = (member.clone(), units.clone(), shutdown.clone());
         async move { member.watch(units, shutdown).await }
@@ -178,6 +183,8 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
         let log = HttpLog::new(session.clone());
         let log_size = watch::Sender::new(0);
         tokio::spawn(witness.clone().run(log, log_size.subscribe(), shutdown.clone()));
+        let revealer = Revealer::new(session.clone(), answers);
+        tokio::spawn(revealer.run(log_size.subscribe(), shutdown.clone()));
         let announcer = Announcer {
             session: session.clone(),
             identity,
@@ -286,9 +293,11 @@ async fn adopt(controller: &Arc<Controller>) {
     }
 }
 
-async fn sweep(units: Arc<Units>, blobs: Arc<BlobDir>, shutdown: Shutdown) {
+async fn sweep(units: Arc<Units>, blobs: Arc<BlobDir>, answers: Arc<Answers>, shutdown: Shutdown) {
     loop {
         upload::sweep(&units, &blobs).await;
+        let answers = answers.clone();
+        let _ = tokio::task::spawn_blocking(move || answers.sweep()).await;
         tokio::select! {
             biased;
             () = shutdown.wait() => return,

@@ -1,5 +1,5 @@
 //! What hides the step records of an interval until an audit asks for them (docs/spec/protocol.md section 3): the salt of its
-//! record seal. It is computed from one key, so that a sidecar that asks again gets the same, and its seal is the same.
+//! record seal, and the nonce of an auditor's. It is computed from one key, so that a sidecar that asks again gets the same, and its seal is the same.
 use std::io;
 use std::path::Path;
 
@@ -14,6 +14,7 @@ use super::secret;
 
 const FILE: &str = "salt.key";
 const SALT: Context = Context::new("muster.salt/1");
+const NONCE: Context = Context::new("muster.audit-nonce/1");
 
 /// The key of all salts of this agent. `Debug` does not show it.
 #[derive(Clone)]
@@ -46,7 +47,17 @@ impl Salts {
     pub fn of(&self, interval: &Interval) -> Nonce {
         let numbers = [interval.island, interval.epoch, interval.interval].map(u64::to_le_bytes);
         let [island, epoch, number] = &numbers;
-        let message: Digest = h(SALT, &[interval.job.as_bytes(), island, epoch, number]);
+        self.mac(&h(SALT, &[interval.job.as_bytes(), island, epoch, number]))
+    }
+
+    /// What hides the answer to an audit until it is opened: HMAC-SHA256(key, H("muster.audit-nonce/1"; record id of the
+    /// assignment)).
+    #[must_use]
+    pub fn nonce(&self, assignment: &Digest) -> Nonce {
+        self.mac(&h(NONCE, &[assignment.as_bytes()]))
+    }
+
+    fn mac(&self, message: &Digest) -> Nonce {
         let mut mac = self.0.clone();
         mac.update(message.as_bytes());
         Nonce::new(mac.finalize().into_bytes().into())
@@ -63,6 +74,8 @@ mod tests {
         let of = Interval { job: Digest::of(b"job"), island: 1, epoch: 2, interval: 3 };
         let want = "ecef5fd6b22a3f0c5b2839e292dff83a1372c71d768716ccb30370bfb444b117";
         assert_eq!(Salts::new([7; 32]).of(&of).to_string(), want);
+        let want = "8724f1ba4a75f41bc1ccd3206d9a4f976974efbe0baf51e46871ae514b33bf3d";
+        assert_eq!(Salts::new([7; 32]).nonce(&Digest::of(b"assignment")).to_string(), want);
     }
 
     #[test]

@@ -157,10 +157,13 @@ impl UnitState {
         self.checkpoints.iter().find(|commit| !commit.durable)
     }
 
-    /// Where the next round starts: the newest committed checkpoint, else what the envelope says.
+    /// Where the next round starts: the newest committed checkpoint, else what the envelope says. A replay always starts there.
     #[must_use]
     pub fn start(&self) -> Option<CheckpointRef> {
         let given = self.payload.as_ref().and_then(|payload| payload.start);
+        if self.is_audit() {
+            return given;
+        }
         let newest = self.newest().map(|c| CheckpointRef { step: c.step, manifest: c.manifest });
         match (newest, given) {
             (Some(newest), Some(given)) if given.step > newest.step => Some(given),
@@ -168,10 +171,17 @@ impl UnitState {
         }
     }
 
-    /// The step of [`UnitState::start`], 0 for genesis.
+    /// The newest step that need not be computed again, 0 for genesis.
     #[must_use]
     pub fn checkpoint_step(&self) -> i64 {
-        self.start().map_or(0, |start| start.step)
+        let newest = self.newest().map_or(0, |newest| newest.step);
+        self.start().map_or(0, |start| start.step).max(newest)
+    }
+
+    /// Whether it replays an interval of another.
+    #[must_use]
+    pub fn is_audit(&self) -> bool {
+        self.payload.as_ref().is_some_and(Payload::is_audit)
     }
 }
 
@@ -247,7 +257,7 @@ impl StateDir {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::testing::payload;
+    use crate::agent::testing::{audit, payload};
 
     #[test]
     fn units_survive_and_damage_is_not_believed() {
@@ -290,5 +300,8 @@ mod tests {
         });
         assert_eq!(state.start(), Some(CheckpointRef { step: 60, manifest: digest }));
         assert_eq!(state.newest_durable(), None);
+        // A replay that begins once more does so where it began.
+        state.payload = Some(audit());
+        assert_eq!((state.start(), state.checkpoint_step()), (audit().start, 60));
     }
 }

@@ -55,13 +55,14 @@ pub fn compose(
         && progress.step >= before.step.unwrap_or(0)
     {
         status.step = Some(progress.step);
-        status.loss = Some(progress.loss.clone());
+        // What a replay computes is its auditor's secret until it is opened.
+        status.loss = (!state.is_audit()).then(|| progress.loss.clone());
         status.tokens_per_second = Some(progress.tokens_per_second);
         if status.step != before.step || before.progress_time.is_none() {
             status.progress_time = Some(Time(whole(progress.time)));
         }
     }
-    if let Some(commit) = state.newest_durable()
+    if let Some(commit) = state.newest_durable().filter(|_| !state.is_audit())
         && before.checkpoint.as_ref().is_none_or(|known| known.step < commit.step)
     {
         status.checkpoint = Some(UnitCheckpoint {
@@ -258,6 +259,25 @@ mod tests {
         state.checkpoints.clear();
         let later = compose(&first, &running, &state, Some(&progress(21)), at(300));
         assert_eq!(difference(&first, &later), None);
+    }
+
+    /// What it has found is sealed, and so is the way there.
+    #[test]
+    fn of_a_replay_only_its_progress_is_told() {
+        let digest = Digest::of(b"m");
+        let found = Commit {
+            step: 40,
+            manifest: digest,
+            state_root: digest,
+            record: digest,
+            attempt: 1,
+            durable: true,
+        };
+        let payload = Some(crate::agent::testing::audit());
+        let state = UnitState { payload, checkpoints: vec![found], ..UnitState::default() };
+        let running = wanted(WorkUnitPhase::Running, true);
+        let said = compose(&WorkUnitStatus::default(), &running, &state, Some(&progress(25)), at(100));
+        assert_eq!((said.step, said.loss, said.checkpoint), (Some(25), None, None));
     }
 
     #[test]

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use axum::body::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use muster_core::envelope::{FORMAT, Kind, Payload, Resources};
+use muster_core::envelope::{Audit, CheckpointRef, FORMAT, Kind, Payload, Resources};
 use muster_proof::Digest;
 use muster_proof::dsse::Envelope;
-use muster_proof::records::Record;
+use muster_proof::records::{AuditSeal, Payload as _, Record};
 use tokio::fs::File;
 
 use super::gateway::GatewayError;
@@ -52,6 +52,22 @@ pub fn payload() -> Payload {
         incarnation: 1,
         not_after: "2030-01-01T00:00:00Z".parse().unwrap(),
         continues: None,
+        audit: None,
+    }
+}
+
+/// The replay of that job's second interval, steps 21..=40.
+pub fn audit() -> Payload {
+    let assignment = Digest::of(b"assignment");
+    Payload {
+        kind: Kind::Audit,
+        name: "4f2a9c1b-a77-3".to_owned(),
+        grant: assignment,
+        start_record: Digest::of(b"commit of step 20"),
+        epoch: 3,
+        start: Some(CheckpointRef { step: 20, manifest: Digest::of(b"manifest of step 20") }),
+        audit: Some(Audit { assignment, epoch: 1, interval: 1, last_step: 40 }),
+        ..payload()
     }
 }
 
@@ -70,6 +86,8 @@ pub struct MemoryBlobs {
     pub calls: Mutex<Vec<String>>,
     /// The next commits are refused with these reasons.
     pub refuses: Mutex<VecDeque<&'static str>>,
+    /// The next audit seals are refused with these reasons.
+    pub refuses_seals: Mutex<VecDeque<&'static str>>,
     /// While set, the log refuses records other than commits.
     pub refuses_records: AtomicBool,
     /// Downloads so far.
@@ -169,6 +187,12 @@ impl HubBlobs for MemoryBlobs {
             self.check()?;
             if self.refuses_records.load(Ordering::SeqCst) {
                 let (reason, message) = ("NotGranted".to_owned(), "as the test wants".to_owned());
+                return Err(ClientError::Refused { status: 409, reason, message, retry_after: None }.into());
+            }
+            if record.payload_type() == AuditSeal::PAYLOAD_TYPE
+                && let Some(reason) = locked(&self.refuses_seals).pop_front()
+            {
+                let (reason, message) = (reason.to_owned(), "as the test wants".to_owned());
                 return Err(ClientError::Refused { status: 409, reason, message, retry_after: None }.into());
             }
             Ok(self.log(record))

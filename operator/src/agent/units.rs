@@ -253,13 +253,15 @@ impl Units {
         holding
     }
 
-    /// The highest epoch known of an island, whatever became of it.
-    pub async fn highest_epoch(&self, job_uid: &str, island: i64) -> i64 {
+    /// The highest epoch known of what this unit is about, whatever became of it: of the island, of an audit of the assignment.
+    pub async fn highest_epoch(&self, of: &Payload) -> i64 {
+        let about = |payload: &Payload| {
+            (payload.audit.map(|it| it.assignment), payload.job_uid.clone(), payload.island)
+        };
         let mut highest = 0;
         for unit in self.all() {
             if let Some(payload) = unit.state().await.payload
-                && payload.job_uid == job_uid
-                && payload.island == island
+                && about(&payload) == about(of)
             {
                 highest = highest.max(payload.epoch);
             }

@@ -1,6 +1,6 @@
 //! Brings committed checkpoints to the hub, the oldest first, for each commit names the one before it, and keeps the cache
 //! small. A checkpoint is durable when the log has its commit and the gateway has recorded it as the job's: that its bytes are
-//! there is not enough, for a superseded unit may have put them.
+//! there is not enough, for a superseded unit may have put them. Of a replay only the seal goes there.
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +8,8 @@ use std::time::Duration;
 use muster_proof::Digest;
 use muster_trainer::{checkpoint, dataset};
 
+use super::answers::Answers;
+use super::answers::seal::{self, SealError};
 use super::hub_blobs::{HubBlobs, HubError};
 use super::relay::bindings;
 use super::relay::checkpoints::prune;
@@ -23,6 +25,9 @@ const LITTER_AGE: Duration = Duration::from_secs(4 * 3600);
 
 /// The longest pause after a refusal that will hardly change.
 const STUBBORN: Duration = Duration::from_secs(120);
+
+/// The pause while the job's audits are waited for.
+const PATIENT: Duration = Duration::from_secs(3);
 
 /// Why a checkpoint is not at the hub yet.
 #[derive(Debug, thiserror::Error)]
@@ -41,55 +46,75 @@ enum UploadError {
     NoBinding(i64),
     #[error("the log has taken record {got} for step {step}, not {want}")]
     OtherRecord { step: i64, got: Digest, want: Digest },
+    #[error("the seal of the replay: {0}")]
+    Seal(#[from] SealError),
 }
 
-/// Uploads a unit's checkpoints until it is forgotten.
-pub async fn run(
-    unit: Arc<Unit>,
-    units: Arc<Units>,
-    blobs: Arc<BlobDir>,
-    hub: Arc<dyn HubBlobs>,
-    shutdown: Shutdown,
-) {
+/// What it takes.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// All units: blobs that others lead to stay.
+    pub units: Arc<Units>,
+    /// The cache.
+    pub blobs: Arc<BlobDir>,
+    /// What replays have found.
+    pub answers: Arc<Answers>,
+    /// Where it goes.
+    pub hub: Arc<dyn HubBlobs>,
+}
+
+/// Uploads a unit's checkpoints, or seals its replay, until it is forgotten.
+pub async fn run(unit: Arc<Unit>, site: Site, shutdown: Shutdown) {
+    let Site { units, blobs, answers, hub } = site;
     let mut failures = 0;
+    let mut waits = false;
     // The gateway has read back something else than was put: then the bytes go once more.
     let mut again = Again::No;
     loop {
         let state = unit.state().await;
         // Nothing of a superseded unit is taken, nor of one that a restored hub does not count: it need not be tried.
         let is_taken = state.superseded.is_none() && state.orphaned.is_none() && state.continued_as.is_none();
+        let is_audit = state.is_audit();
         let due = state.oldest_waiting().filter(|_| is_taken).cloned();
         let pause = match &due {
             None => Duration::from_secs(3600),
-            Some(commit) => match push(&unit, commit, again, &blobs, &*hub).await {
-                Ok(index) => {
-                    tracing::info!(
-                        unit = unit.name(),
-                        step = commit.step,
-                        index,
-                        "checkpoint is durable at the hub, and its commit in the log"
-                    );
-                    (failures, again) = (0, Again::No);
-                    settle(&unit, &units, &blobs, commit).await
+            Some(commit) => {
+                match deliver(&unit, commit, again, is_audit.then_some(&*answers), &blobs, &*hub).await {
+                    Ok(index) => {
+                        tracing::info!(
+                            unit = unit.name(),
+                            step = commit.step,
+                            index,
+                            "durable at the hub, and in the log"
+                        );
+                        (failures, again, waits) = (0, Again::No, false);
+                        settle(&unit, &units, &blobs, commit).await
+                    }
+                    Err(error) if let Some(why) = error.is_over() => {
+                        tracing::warn!(
+                            unit = unit.name(),
+                            step = commit.step,
+                            why,
+                            "superseded; nothing more is uploaded"
+                        );
+                        end(&unit, why).await
+                    }
+                    Err(error) if error.is_early() => {
+                        if !std::mem::replace(&mut waits, true) {
+                            tracing::info!(unit = unit.name(), step = commit.step, %error, "the job waits for its audits");
+                        }
+                        PATIENT
+                    }
+                    Err(error) => {
+                        failures += 1;
+                        again = if error.reason() == Some("WrongStateRoot") { Again::Yes } else { Again::No };
+                        tracing::warn!(unit = unit.name(), step = commit.step, %error, "checkpoint not uploaded yet");
+                        let jitter = backoff::jitter_of(unit.name());
+                        let cap = if error.is_stubborn() { STUBBORN } else { Duration::from_secs(15) };
+                        backoff::delay(Duration::from_secs(1), cap, failures, jitter)
+                    }
                 }
-                Err(UploadError::Hub(HubError::Superseded(why))) => {
-                    tracing::warn!(
-                        unit = unit.name(),
-                        step = commit.step,
-                        why,
-                        "superseded; nothing more is uploaded"
-                    );
-                    end(&unit, why).await
-                }
-                Err(error) => {
-                    failures += 1;
-                    again = if error.reason() == Some("WrongStateRoot") { Again::Yes } else { Again::No };
-                    tracing::warn!(unit = unit.name(), step = commit.step, %error, "checkpoint not uploaded yet");
-                    let jitter = backoff::jitter_of(unit.name());
-                    let cap = if error.is_stubborn() { STUBBORN } else { Duration::from_secs(15) };
-                    backoff::delay(Duration::from_secs(1), cap, failures, jitter)
-                }
-            },
+            }
         };
         tokio::select! {
             biased;
@@ -110,9 +135,25 @@ enum Again {
 impl UploadError {
     fn reason(&self) -> Option<&str> {
         match self {
-            Self::Hub(error) => error.reason(),
+            Self::Hub(error) | Self::Seal(SealError::Hub(error)) => error.reason(),
             _ => None,
         }
+    }
+
+    /// Why nothing of the unit will ever be taken, if that is so: a newer epoch is there, or its grant has ended, which also a
+    /// rollback does to it; or its audit goes on without it.
+    fn is_over(&self) -> Option<String> {
+        match self {
+            Self::Hub(HubError::Superseded(why)) => Some(why.clone()),
+            Self::Hub(error) if error.reason() == Some("GrantEnded") => Some(error.to_string()),
+            Self::Seal(error) => error.is_over(),
+            _ => None,
+        }
+    }
+
+    /// The job's audits come first: what is committed must not get too far ahead of its verdicts.
+    fn is_early(&self) -> bool {
+        self.reason().is_some_and(|reason| ["AwaitsVerdicts", "WindowFull"].contains(&reason))
     }
 
     /// Another try will hardly be answered otherwise: the hub has other bits for the step, or refuses them for what they are, or
@@ -145,6 +186,21 @@ async fn end(unit: &Unit, why: String) -> Duration {
             tracing::error!(unit = unit.name(), %error, "cannot save the unit's state");
             Duration::from_secs(5)
         }
+    }
+}
+
+/// What the unit owes: the checkpoint, or the seal of a replay.
+async fn deliver(
+    unit: &Unit,
+    commit: &Commit,
+    again: Again,
+    sealed: Option<&Answers>,
+    blobs: &BlobDir,
+    hub: &dyn HubBlobs,
+) -> Result<u64, UploadError> {
+    match sealed {
+        Some(answers) => Ok(seal::submit(unit, answers, hub).await?),
+        None => push(unit, commit, again, blobs, hub).await,
     }
 }
 
@@ -215,6 +271,9 @@ async fn settle(unit: &Unit, units: &Units, blobs: &BlobDir, commit: &Commit) ->
             for known in state.checkpoints.iter_mut().filter(|known| known.record == commit.record) {
                 known.durable = true;
             }
+            if state.is_audit() {
+                return state.checkpoints.clone();
+            }
             bindings::forget_old(state);
             let keep = state.payload.as_ref().map_or(1, |payload| payload.keep_last);
             prune(state, keep)
@@ -270,7 +329,10 @@ async fn live(units: &Units, blobs: &BlobDir) -> BTreeSet<Digest> {
     let mut live = BTreeSet::new();
     for unit in units.all() {
         let state = unit.state().await;
-        let mut starts: Vec<Digest> = state.checkpoints.iter().map(|commit| commit.manifest).collect();
+        // What a replay has made is of no use once it is sealed.
+        let is_used = |commit: &&Commit| !(commit.durable && state.is_audit());
+        let made = state.checkpoints.iter().filter(is_used);
+        let mut starts: Vec<Digest> = made.map(|commit| commit.manifest).collect();
         starts.extend(state.rounds.start.map(|start| start.manifest));
         if let Some(payload) = &state.payload {
             live.insert(payload.spec);

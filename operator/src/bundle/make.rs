@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use futures::future::LocalBoxFuture;
 use muster_proof::bundle::{self, Bundle, FILE, FORMAT, FileRef, Hints, MAX_ENTRIES, Manifest, RecordRef};
@@ -21,6 +22,8 @@ use crate::wire::log::{JobRecords, LogEntry};
 
 /// Most bytes of a spec or of a dataset's manifest.
 const MAX_INPUT: u64 = 4 << 20;
+/// Between two looks for a head.
+const HEAD_AGAIN: Duration = Duration::from_millis(500);
 
 /// Why there is no bundle.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +94,8 @@ pub struct Wants {
     pub states: States,
     /// A head with so many cosignatures, if there is one.
     pub cosignatures: usize,
+    /// How long such a head is waited for that has all of the job's records.
+    pub patience: Duration,
     /// This head instead: what a witness of one's own keeps.
     pub head: Option<Vec<u8>>,
 }
@@ -120,10 +125,10 @@ pub async fn make(
     let key: VerifierKey = list.log.parse().map_err(MakeError::Key)?;
     let note = match &wants.head {
         Some(head) => head.clone(),
-        None => match log.cosigned(wants.cosignatures).await? {
-            Some(head) => head,
-            None => log.checkpoint().await?,
-        },
+        None => {
+            let newest = list.records.iter().map(|logged| logged.index + 1).max().unwrap_or(0);
+            newest_head(log, &key, newest, wants).await?
+        }
     };
     let signed = SignedCheckpoint::open(&note, std::slice::from_ref(&key))?;
     let (size, root) = (signed.checkpoint().size(), *signed.checkpoint().root());
@@ -174,6 +179,29 @@ pub async fn make(
     sync_dir(out)?;
     write_atomic(&out.join(FILE), &bundle.to_bytes()?, Access::Public)?;
     Ok(made)
+}
+
+/// A head that witnesses have cosigned and that has at least so many entries. They look at the log with their heartbeats, so it
+/// is waited for; after that, what there is.
+async fn newest_head(
+    log: &dyn LogClient,
+    key: &VerifierKey,
+    least: u64,
+    wants: &Wants,
+) -> Result<Vec<u8>, MakeError> {
+    let until = Instant::now() + wants.patience;
+    loop {
+        let cosigned = log.cosigned(wants.cosignatures).await?;
+        let size = match &cosigned {
+            Some(head) => SignedCheckpoint::open(head, std::slice::from_ref(key))?.checkpoint().size(),
+            None => 0,
+        };
+        match cosigned {
+            Some(head) if size >= least || Instant::now() >= until => return Ok(head),
+            None if Instant::now() >= until => return Ok(log.checkpoint().await?),
+            _ => tokio::time::sleep(HEAD_AGAIN).await,
+        }
+    }
 }
 
 /// Writes a file under its digest.

@@ -1,13 +1,16 @@
 //! Commands of a person, one file each. Each parses its arguments, calls the room that does the work and prints.
 //!
 //! What people read goes to stderr, what programs read (digests, YAML, JSON lines) to stdout. Exit codes: 0 done, 1 failed,
-//! 2 wrong usage; `muster verify`, `muster replay` and `muster witness` also 3: incomplete; `muster local` and `muster sample` end
+//! 2 wrong usage; `muster verify`, `muster audit`, `muster replay` and `muster witness` also 3: incomplete; `muster local` and `muster sample` end
 //! with the trainer's own code.
 mod agent;
+mod audit;
+mod auditor;
 mod crd;
 mod data;
 mod download;
 mod failure;
+mod interval;
 mod job_file;
 mod local;
 mod log;
@@ -54,6 +57,8 @@ enum Command {
     Hub(run::HubCommand),
     /// Run the gateway: the one endpoint of a hub, for agents and users
     Gateway(Box<run::GatewayCommand>),
+    /// Run the hub's own auditor, which is asked when no other owner is left
+    Auditor(Box<auditor::AuditorCommand>),
     /// Run the agent of a member cluster, stop it, find out what it lacks
     Agent(agent::AgentCommand),
     /// Train a TrainingJob on this machine, without Kubernetes, to the same bits
@@ -70,6 +75,8 @@ enum Command {
     Proof(Box<proof::ProofCommand>),
     /// Check a job's result, a checkpoint, a bundle or the whole log, without believing the hub
     Verify(Box<verify::VerifyCommand>),
+    /// Show what was drawn of a job, who replayed it, and what came out
+    Audit(Box<audit::AuditCommand>),
     /// Compute an interval of a bundle again and compare the bits
     Replay(Box<replay::ReplayCommand>),
     /// Watch the hub's log, so that it cannot be rewritten unseen
@@ -112,6 +119,7 @@ impl Command {
         match self {
             Self::Hub(command) => command.run(),
             Self::Gateway(command) => command.run(),
+            Self::Auditor(command) => command.run(),
             Self::Agent(command) => command.run(),
             Self::Local(command) => command.run(),
             Self::Data(command) => command.run(),
@@ -120,6 +128,7 @@ impl Command {
             Self::Logs(command) => command.run(),
             Self::Proof(command) => command.run(),
             Self::Verify(command) => command.run(),
+            Self::Audit(command) => command.run(),
             Self::Replay(command) => command.run(),
             Self::Witness(command) => command.run(),
             Self::Provider(command) => command.run(),

@@ -1,5 +1,6 @@
 //! `muster proof`: takes a job's proof home (docs/spec/bundle.md).
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use futures::FutureExt as _;
@@ -56,6 +57,9 @@ pub(super) struct JobArgs {
     /// Take the newest head of the log that has so many cosignatures, if there is one
     #[arg(long, value_name = "N", default_value_t = 1)]
     cosignatures: usize,
+    /// How long to wait for such a head that has all records of the job
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    wait: u64,
     /// Take this head of the log instead: the file `checkpoint` that `muster witness` keeps
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
@@ -75,6 +79,11 @@ impl ProofCommand {
 }
 
 impl JobArgs {
+    /// The records alone, under the newest head.
+    pub(super) const fn records_of(job: String, remote: Remote) -> Self {
+        Self { job, with_checkpoints: false, cosignatures: 1, wait: 0, checkpoint: None, remote }
+    }
+
     /// Makes the bundle in `out`.
     pub(super) async fn make(&self, out: &Path) -> Result<Made, Failure> {
         let (namespace, job) = split(&self.job)?;
@@ -86,7 +95,8 @@ impl JobArgs {
         let gateway = self.remote.connect().await?;
         create_dirs(out)?;
         let states = if self.with_checkpoints { States::Taken } else { States::Left };
-        let wants = Wants { states, cosignatures: self.cosignatures, head };
+        let patience = Duration::from_secs(self.wait);
+        let wants = Wants { states, cosignatures: self.cosignatures, patience, head };
         let source = Tenant { gateway: &gateway, base: format!("/v1/namespaces/{namespace}/jobs/{job}") };
         let made = make(&gateway.log(), &source, out, &wants).await;
         let made = made.map_err(|error| Failure::new(error.to_string()))?;
@@ -99,7 +109,7 @@ impl JobArgs {
         ));
         if made.left_out > 0 {
             note(format_args!(
-                "{} newer records of the job are not under that head; make it again later",
+                "{} newer records of the job are not under that head; make it again when more witnesses have seen them",
                 made.left_out
             ));
         }

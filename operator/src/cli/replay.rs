@@ -9,13 +9,11 @@ use muster_proof::bundle::{Bundle, Files, MAX_FILE, Options, Outcome as Came, Re
 use muster_proof::jcs;
 use muster_proof::steps::Records;
 use muster_trainer::checkpoint::Store;
-use muster_trainer::protocol::ExitCode;
-use muster_trainer::records;
 use muster_trainer::resolved::{MAX_SPEC, read_spec};
 use serde::Serialize;
 
+use super::interval::Interval;
 use super::local::progress::Progress;
-use super::local::workers::{self, End, Launch};
 use super::output::{Output, line, note};
 use super::run::block_on;
 use super::verify::{TrustArgs, check, incomplete, list};
@@ -98,9 +96,14 @@ impl ReplayCommand {
         let state = self.wanted(&report)?;
         let scratch = Scratch::new().map_err(|error| incomplete(error.into()))?;
         let out = self.out.clone().unwrap_or_else(|| scratch.path().join("replay"));
-        let (launch, steps) = self.prepare(&report, &dir, &bundle, &state, &out)?;
+        let interval = self.prepare(&report, &dir, &bundle, &state, &out)?;
         note(format_args!("replaying steps {} to {} of job {}", state.first_step, state.step, bundle.job));
-        let computed = block_on(self.train(&launch, steps))??;
+        let train = async {
+            let stop = Shutdown::on_signals()?;
+            // The trainer's events would stand among ours.
+            interval.compute(&stop, &mut Progress::new(Output::Text, state.step)).await
+        };
+        let computed = block_on(train)??;
         let replayed = Replayed {
             result: "",
             job: bundle.job.0,
@@ -110,7 +113,7 @@ impl ReplayCommand {
             last_step: state.step,
             committed: state.state_root,
             computed,
-            records: opened(&dir, &bundle, &state, &out)?,
+            records: opened(&dir, &bundle, &state, &interval)?,
         };
         self.say(replayed)
     }
@@ -139,7 +142,7 @@ impl ReplayCommand {
         bundle: &Bundle,
         state: &State,
         out: &Path,
-    ) -> Result<(Launch, u64), Failure> {
+    ) -> Result<Interval, Failure> {
         let lacking = |text: String| incomplete(Failure::new(text));
         let spec = dir.read(&bundle.spec.name(), MAX_SPEC).map_err(lacking)?;
         let spec = spec.ok_or_else(|| lacking("the bundle has no spec".into()))?;
@@ -171,38 +174,18 @@ impl ReplayCommand {
                 ))
             })?;
         }
-        let launch = Launch {
+        let interval = Interval {
             program: trainer::find().map_err(incomplete)?,
             spec: out.join("spec.json"),
             data: self.data.clone(),
             out: out.to_owned(),
+            start,
+            last: state.step,
             workers: self.workers,
             threads: self.threads,
-            // One interval, and no state in between.
-            interval_steps: i64::try_from(state.step - start).unwrap_or(i64::MAX),
-            keep_last: 2,
-            from_step: Some(start),
-            last_step: Some(state.step),
             isa: self.isa.clone(),
         };
-        Ok((launch, state.step))
-    }
-
-    async fn train(&self, launch: &Launch, steps: u64) -> Result<Digest, Failure> {
-        let stop = Shutdown::on_signals()?;
-        // The trainer's events would stand among ours.
-        let mut progress = Progress::new(Output::Text, steps);
-        let end = workers::run(launch, &stop, &mut progress).await?;
-        progress.close();
-        match end {
-            End::Finished { step, state_root } if step == steps => Ok(state_root),
-            End::Finished { step, .. } => {
-                Err(incomplete(Failure::new(format!("the trainer ended after step {step}, not {steps}"))))
-            }
-            End::Stopped => Err(Failure::with_code(ExitCode::Stopped.code(), "stopped")),
-            End::Refused { code, message } => Err(Failure::with_code(code, message)),
-            End::Crashed(crash) => Err(incomplete(Failure::new(crash.message))),
-        }
+        Ok(interval)
     }
 
     fn say(&self, mut replayed: Replayed) -> Outcome {
@@ -227,7 +210,7 @@ impl ReplayCommand {
 }
 
 /// Whether the step records that were computed are those that the bundle opens.
-fn opened(dir: &Dir, bundle: &Bundle, state: &State, out: &Path) -> Result<Option<bool>, Failure> {
+fn opened(dir: &Dir, bundle: &Bundle, state: &State, interval: &Interval) -> Result<Option<bool>, Failure> {
     let Some(opening) = bundle.openings.iter().find(|opening| opening.commit == state.commit) else {
         return Ok(None);
     };
@@ -235,7 +218,5 @@ fn opened(dir: &Dir, bundle: &Bundle, state: &State, out: &Path) -> Result<Optio
     let Some(theirs) = bytes.and_then(|bytes| Records::parse(state.first_step, &bytes).ok()) else {
         return Ok(None);
     };
-    let ours = records::read(&records::path(out, state.step), state.step)
-        .map_err(|error| incomplete(Failure::new(format!("the step records of the replay: {error}"))))?;
-    Ok(Some(ours.root() == theirs.root()))
+    Ok(Some(interval.records()?.root() == theirs.root()))
 }

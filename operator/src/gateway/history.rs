@@ -6,9 +6,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use axum::http::StatusCode;
 use muster_proof::Digest;
 use muster_proof::dsse::Envelope;
-use muster_proof::history::{History, Refusal as Refused};
+use muster_proof::history::{Due, History, Refusal as Refused};
 use muster_proof::key::PublicKey;
-use muster_proof::records::fields::Origin;
+use muster_proof::records::fields::{Origin, ProviderName};
 use muster_proof::records::{AuditOpening, AuditSeal, Commit, Failure, KeyBinding, Opening, Payload, Record};
 use muster_proof::tlog::note::VerifierKey;
 
@@ -18,10 +18,22 @@ use crate::log::cosignatures::Witnesses;
 
 /// The log so far. It decides, and never forgets.
 pub struct Fold {
-    history: History,
+    history: Shown,
     /// Every key that ever signed or may sign, by its id.
     keys: HashMap<Digest, PublicKey>,
     witnesses: Arc<Known>,
+}
+
+/// What the log says now, for whoever asks; the fold alone adds to it.
+#[derive(Clone)]
+pub struct Shown(Arc<RwLock<History>>);
+
+impl Shown {
+    /// What a provider may log now for audits that wait for it.
+    #[must_use]
+    pub fn due(&self, provider: &ProviderName) -> Due {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).due(provider)
+    }
 }
 
 /// The witness that each provider named last, for the gateway.
@@ -32,7 +44,14 @@ impl Fold {
     /// Of an empty log; `witnesses` learns as the log grows.
     #[must_use]
     pub fn new(origin: Origin, witnesses: Arc<Known>) -> Self {
-        Self { history: History::new(origin, None), keys: HashMap::new(), witnesses }
+        let history = Shown(Arc::new(RwLock::new(History::new(origin, None))));
+        Self { history, keys: HashMap::new(), witnesses }
+    }
+
+    /// What the log says, as it grows.
+    #[must_use]
+    pub fn shown(&self) -> Shown {
+        self.history.clone()
     }
 
     fn learn(&mut self, record: &Record) {
@@ -59,7 +78,10 @@ impl Admit for Fold {
     }
 
     fn admit(&mut self, index: u64, envelope: &Envelope) -> Result<(), admit::Refusal> {
-        let accepted = self.history.apply(index, envelope).map_err(|refused| refusal(&refused))?;
+        let accepted = {
+            let mut history = self.history.0.write().unwrap_or_else(PoisonError::into_inner);
+            history.apply(index, envelope).map_err(|refused| refusal(&refused))?
+        };
         self.learn(&accepted.record);
         Ok(())
     }
@@ -102,8 +124,23 @@ fn refusal(refused: &Refused) -> admit::Refusal {
         Refused::GrantLive(_) => admit::Refusal::conflict("GrantLive", message),
         Refused::JobEnded => admit::Refusal::conflict("JobEnded", message),
         Refused::Differs { .. } => admit::Refusal::conflict("Differs", message),
+        // The job's audits come first: the same record is good later.
+        Refused::WindowFull(_) => admit::Refusal::conflict("WindowFull", message),
+        Refused::Ahead(_) => admit::Refusal::conflict("AwaitsVerdicts", message),
+        Refused::TooEarly(_) => admit::Refusal::conflict("TooEarly", message),
+        Refused::Decided => admit::Refusal::conflict("Decided", message),
+        Refused::Replaced => admit::Refusal::conflict("Replaced", message),
+        Refused::DoesNotOpen => admit::Refusal::conflict("DoesNotOpen", message),
         _ => admit::Refusal::conflict("OutOfPlace", message),
     }
+}
+
+/// Whether a caller may read a record of this kind. What one auditor has found, the next may have to find by itself: openings are
+/// for the hub, and for the job's tenant (docs/spec/gateway.md section 12).
+#[must_use]
+pub fn may_read(member: &Member, envelope: &Envelope) -> bool {
+    let secret = [Opening::PAYLOAD_TYPE, AuditOpening::PAYLOAD_TYPE];
+    matches!(member, Member::Hub { .. }) || !secret.contains(&envelope.payload_type())
 }
 
 /// Whether a caller may bring a record of this kind here at all.

@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use super::access::{Agent, Member, Refusal};
 use super::body::{MAX_JSON, whole};
-use super::history::may_submit;
+use super::history::{may_read, may_submit};
 use crate::log::admit::{self, Fault};
 use crate::log::cosignatures::{CosignError, Witnesses};
 use crate::log::{AppendError, Log, Submission};
@@ -142,14 +142,15 @@ async fn submit(
 
 async fn entry(
     State(log): State<Arc<Log>>,
-    Extension(_): Extension<Member>,
+    Extension(member): Extension<Member>,
     Path(hex): Path<String>,
 ) -> Result<Json<LogEntry>, Refusal> {
     let record = Digest::from_hex(&hex)
         .map_err(|_| Refusal::bad_request("the path ends with a record's id, 64 lower-case hex digits"))?;
     let found = blocking(move || log.entry(&record)).await?.map_err(|error| unreadable(&error))?;
-    let (index, envelope) = found.ok_or_else(|| {
-        Refusal::new(StatusCode::NOT_FOUND, "RecordNotFound", format!("the log has no record {record}"))
+    let (index, envelope) = found.filter(|(_, envelope)| may_read(&member, envelope)).ok_or_else(|| {
+        let text = format!("the log has no record {record} for this caller");
+        Refusal::new(StatusCode::NOT_FOUND, "RecordNotFound", text)
     })?;
     Ok(Json(LogEntry { index, envelope }))
 }

@@ -13,6 +13,7 @@
 //! | `hub_info`, `publish` | what the hub is, where the gateway is |
 //! | `history` | what may enter the log |
 //! | `provider_keys` | agents' keys on their way into the log |
+//! | `audits` | what audits wait for from an agent |
 //! | `recover` | units that agents still hold after a restore of the hub |
 //! | `access` | what routes see of all that |
 //! | `metrics`, `rbac` | what is counted, what the gateway may |
@@ -23,6 +24,7 @@
 //! is the user's; `urls` is what needs no door. `log` shows the transparency log and takes records for it.
 pub mod access;
 mod address;
+mod audits;
 mod blobs;
 mod body;
 mod bound;
@@ -259,7 +261,7 @@ fn rooms(
     store: &Arc<Store>,
     namespace_quota: u64,
     urls: &Arc<Urls>,
-    Kept { log, witnesses }: &Kept,
+    Kept { log, witnesses, shown }: &Kept,
     shutdown: Shutdown,
 ) -> (Rooms, impl Future<Output = ()> + Send + use<>) {
     let client = &gateway.client;
@@ -274,6 +276,7 @@ fn rooms(
             .merge(streams::router(streams.clone()))
             .merge(recover::router(gateway.clone(), store.clone()))
             .merge(provider_keys::router(gateway.clone(), store.clone(), log.clone()))
+            .merge(audits::router(shown.clone()))
             .merge(log::agents(log.clone(), witnesses.clone())),
         users: users::router(store.clone(), door.clone(), urls.clone(), namespace_quota)
             .merge(records::router(store.clone(), door.clone(), log.clone()))
@@ -304,6 +307,7 @@ pub async fn run(args: GatewayArgs) -> anyhow::Result<()> {
 struct Kept {
     log: Arc<Log>,
     witnesses: Arc<history::Known>,
+    shown: history::Shown,
 }
 
 /// The log under the state directory, read whole.
@@ -315,10 +319,11 @@ async fn open_log(args: &GatewayArgs) -> anyhow::Result<Kept> {
     let named = origin.parse::<Origin>().with_context(|| format!("--log-origin {origin:?}"))?;
     let witnesses: Arc<history::Known> = Arc::default();
     let fold = Box::new(history::Fold::new(named, witnesses.clone()));
+    let shown = fold.shown();
     let opened = tokio::task::spawn_blocking(move || Log::open(&path, &origin, fold));
     let log = Arc::new(opened.await.context("the log")??);
     tracing::info!(key = %log.key(), entries = log.view().published.size(), "the log is read");
-    Ok(Kept { log, witnesses })
+    Ok(Kept { log, witnesses, shown })
 }
 
 /// One run, until `shutdown` or a restore of the hub's database, which triggers it.

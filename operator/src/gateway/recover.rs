@@ -85,6 +85,10 @@ fn offered(
         tracing::warn!(provider, unit, owner = payload.provider, "offers another provider's unit");
         return Ok(None);
     }
+    // What an audit still wants, the hub asks for anew.
+    if payload.is_audit() {
+        return Ok(None);
+    }
     if payload.incarnation >= incarnation {
         let text = format!(
             "units[{index}]: unit {} is of incarnation {}, the hub's own: there is nothing to recover",
@@ -218,8 +222,9 @@ mod tests {
         let site = Site::new().await;
         let thief = SigningKey::generate([8; 32]).unwrap();
         let garbage = Envelope::sign(PAYLOAD_TYPE, b"{\"format\":\"muster.workunit/1\"}", &key()).unwrap();
-        let units = [unit("west", 1, &key()), unit("east", 1, &thief), garbage];
-        let stops = (200, json!({"answers": ["Stop", "Stop", "Stop"]}));
+        let audit = seal(&crate::agent::testing::audit(), &key()).unwrap();
+        let units = [unit("west", 1, &key()), unit("east", 1, &thief), garbage, audit];
+        let stops = (200, json!({"answers": ["Stop", "Stop", "Stop", "Stop"]}));
         assert_eq!(site.offer(&units, false).await, stops);
         assert!(site.open().await.is_empty());
         // Nothing of a request with a unit of today counts.

@@ -32,6 +32,7 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Extension, Json, Router};
+use muster_core::envelope::{CheckpointRef, Payload};
 use muster_proof::Digest;
 
 use self::quota::Quota;
@@ -168,10 +169,13 @@ impl<W: Work> Units<W> {
         work::find(self.work.as_ref(), &agent.provider, name).await
     }
 
-    /// Refuses a unit that another one has superseded.
+    /// Refuses a unit that another one has superseded, and every replay: it changes nothing here.
     async fn fence(&self, agent: &Agent, unit: &Found) -> Result<(), Refusal> {
         self.work.settled()?;
         let payload = &unit.payload;
+        if payload.is_audit() {
+            return Err(not_for_audits(payload));
+        }
         let store = |error| store_refusal(&error);
         let known = self.store.epoch(&payload.job_uid, payload.island).await.map_err(store)?;
         let known = match payload.epoch {
@@ -204,13 +208,40 @@ impl<W: Work> Units<W> {
         if dataset.map_err(store)? {
             return Ok(true);
         }
+        if payload.is_audit() {
+            return Ok(false);
+        }
         self.store.has_unit_put(unit.key(), digest).await.map_err(store)
     }
 
     /// Whether the blob is one of the checkpoint that the unit starts from.
     async fn start_leads_to(&self, unit: &Found, digest: &Digest) -> Result<bool, Refusal> {
         let Some(start) = &unit.payload.start else { return Ok(false) };
+        if unit.payload.is_audit() && !self.is_before(&unit.payload, start).await? {
+            return Ok(false);
+        }
         let leads = self.closures.leads_to(&self.store, Of::Checkpoint, &start.manifest, digest).await;
         leads.map_err(|error| store_refusal(&error))
     }
+
+    /// Whether a replay's start is what it is called: a state of this job after this step, and so not the one that the replay is to
+    /// find, whatever the unit was made of.
+    async fn is_before(&self, payload: &Payload, start: &CheckpointRef) -> Result<bool, Refusal> {
+        match self.store.checkpoint_manifest(&start.manifest).await {
+            Ok(Some(manifest)) => Ok(manifest.training_digest() == payload.training_digest
+                && i64::try_from(manifest.step()) == Ok(start.step)),
+            Ok(None) => Ok(false),
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => Ok(false),
+            Err(error) => Err(store_refusal(&error)),
+        }
+    }
+}
+
+/// 403: what a replay finds goes into the log as a seal, and nowhere else.
+fn not_for_audits(payload: &Payload) -> Refusal {
+    let text = format!(
+        "unit {} is an audit: it puts, commits and tells nothing here; its seal goes to /v1/log/entries",
+        payload.name
+    );
+    Refusal::new(StatusCode::FORBIDDEN, "NotForAudits", text)
 }

@@ -9,9 +9,11 @@ use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::{Api, Client, ResourceExt};
 use muster_api::v1alpha1::{TrainingJob, WorkUnit};
+use muster_core::audits::JobAudits;
 
 use super::context::Context;
 use super::error::Error;
+use super::job::audits;
 use super::job::gather::payload;
 use crate::runtime::Shutdown;
 use crate::runtime::client::within;
@@ -80,18 +82,32 @@ async fn roots(ctx: &Context) -> Result<BTreeMap<String, JobRoots>, Error> {
         let resolved = job.status.as_ref().and_then(|status| status.resolved.as_ref());
         let digest = |text: Option<&String>| text.and_then(|text| text.parse().ok()).into_iter().collect();
         let policy = &job.spec.checkpoints;
+        let (pinned_steps, pinned_from) = match audits::is_audited(&job) {
+            true => pinned(job.uid().and_then(|uid| ctx.audits.of(&uid)).as_deref()),
+            false => (BTreeSet::new(), None),
+        };
         let roots = JobRoots {
             retention: Retention {
                 keep_last: usize::try_from(policy.keep_last).unwrap_or(1),
                 keep_every: policy.keep_every_steps.and_then(|steps| u64::try_from(steps).ok()),
             },
-            pinned_steps: BTreeSet::new(),
+            pinned_steps,
+            pinned_from,
             blobs: digest(resolved.map(|resolved| &resolved.spec)),
             datasets: digest(resolved.map(|resolved| &resolved.dataset)),
         };
         Some((job.uid()?, roots))
     };
     Ok(list.items.into_iter().filter_map(root).collect())
+}
+
+/// What audits need or may need: the steps they start from, and all that is newer than what was read of the log. Of a job whose
+/// log was not read, everything.
+fn pinned(book: Option<&JobAudits>) -> (BTreeSet<u64>, Option<u64>) {
+    let number = |step: i64| u64::try_from(step).unwrap_or(0);
+    let Some(book) = book else { return (BTreeSet::new(), Some(0)) };
+    let steps = book.pinned.iter().map(|&step| number(step)).collect();
+    (steps, Some(book.path.last().map_or(0, |newest| number(newest.last))))
 }
 
 /// The start checkpoint of a unit stays while the unit may still read it.
@@ -114,6 +130,25 @@ mod tests {
     use crate::runtime::client::{client_of, install_crypto};
     use crate::store::Namespace as Kept;
     use crate::store::testing::{On, dataset, store};
+
+    #[test]
+    fn what_nobody_has_looked_at_is_not_collected() {
+        use muster_core::audits::PathEntry;
+        assert_eq!(pinned(None), (BTreeSet::new(), Some(0)));
+        let mut book = JobAudits { pinned: [0, 20].into(), ..JobAudits::default() };
+        assert_eq!(pinned(Some(&book)), ([0, 20].into(), Some(0)), "nothing counts yet");
+        let nothing = muster_proof::Digest::of(b"");
+        let of = |last| PathEntry {
+            first: last - 19,
+            last,
+            epoch: 1,
+            record: nothing,
+            state_root: nothing,
+            manifest: None,
+        };
+        book.path = vec![of(20), of(40)];
+        assert_eq!(pinned(Some(&book)).1, Some(40), "the log may have more by now");
+    }
 
     #[tokio::test]
     async fn datasets_go_with_their_namespace_also_if_another_has_its_name() {

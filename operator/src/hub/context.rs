@@ -7,9 +7,11 @@ use jiff::Timestamp;
 use kube::Client;
 use kube::runtime::controller::Action;
 
+use super::audit::book::AuditBook;
 use super::error::Error;
 use super::events::Recorder;
 use super::ledger::Ledger;
+use super::ledger::follow::Follower;
 use super::names::MANAGER;
 use super::provider::leases::LeaseBook;
 use super::signer::Signer;
@@ -29,6 +31,10 @@ pub struct Context {
     pub state: Arc<State>,
     /// The way into the log.
     pub ledger: Ledger,
+    /// All that the log says, as far as it was read.
+    pub follower: Follower,
+    /// What the audits of each job have come to.
+    pub audits: AuditBook,
     /// `NAME@sha256:...` of the trainer.
     pub image: Image,
     /// Heartbeats as this process saw them.
@@ -58,6 +64,8 @@ impl Context {
             signer,
             state,
             ledger,
+            follower: Follower::default(),
+            audits: AuditBook::default(),
             image,
             leases: LeaseBook::default(),
             placing: tokio::sync::Mutex::default(),

@@ -7,6 +7,7 @@
 //! | `registrar` | namespace, identity and rights of a provider's agent |
 //! | `job` | TrainingJobs: acceptance, placement, status, events |
 //! | `units` | the end of WorkUnits |
+//! | `audit` | windows, draws, auditors, verdicts; Audit objects |
 //! | `collector` | garbage collection of the store, which outlives objects |
 //! | `log` | the way to the log that the gateway keeps |
 //! | `state`, `signer`, `publish` | keys and numbers that outlive the database; who signs; the public half |
@@ -17,6 +18,7 @@
 //!
 //! Decisions live in `muster-core` and are pure. Nothing here trains, listens, or holds a member's credentials.
 pub(crate) mod apply;
+pub mod audit;
 mod collector;
 mod context;
 mod error;
@@ -32,7 +34,7 @@ pub mod rbac;
 mod recovery;
 pub mod registrar;
 mod restore;
-mod signer;
+pub(crate) mod signer;
 pub mod state;
 mod units;
 
@@ -81,6 +83,9 @@ pub struct HubArgs {
     /// Blobs younger than this are never collected
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     gc_grace_seconds: u64,
+    /// Seconds that an auditor's result, or anybody's opening, is waited for at least; longer if the job's intervals take long
+    #[arg(long, value_name = "SECONDS", default_value_t = 21_600, value_parser = clap::value_parser!(u64).range(1..))]
+    audit_patience: u64,
 }
 
 /// How one run of the hub ended.
@@ -125,11 +130,12 @@ async fn serve(target: &Target, args: &HubArgs, asked: &Shutdown) -> anyhow::Res
         every: Duration::from_secs(args.gc_interval_seconds),
         grace: Duration::from_secs(args.gc_grace_seconds),
     };
+    let patience = Duration::from_secs(args.audit_patience);
     tracing::info!(keyid = %keys.signer().key_id(), key_set = keys.set().serial(), "hub starts");
 
     // The registrar on a task of its own: that a provider is cut off must not wait for anything else.
     let mut registrar = tokio::spawn(registrar::run(registrar, shutdown.clone()));
-    let mut controllers = tokio::spawn(everything(ctx, schedule, shutdown.clone()));
+    let mut controllers = tokio::spawn(everything(ctx, schedule, patience, shutdown.clone()));
     let first = tokio::select! {
         biased;
         ended = &mut registrar => ended.context("registrar").map(|()| false),
@@ -159,7 +165,12 @@ async fn serve(target: &Target, args: &HubArgs, asked: &Shutdown) -> anyhow::Res
 }
 
 /// True if it ended because the database went back.
-async fn everything(ctx: Arc<Context>, schedule: collector::Schedule, shutdown: Shutdown) -> bool {
+async fn everything(
+    ctx: Arc<Context>,
+    schedule: collector::Schedule,
+    patience: Duration,
+    shutdown: Shutdown,
+) -> bool {
     let stop = || shutdown.clone();
     let (client, state, signer) = (ctx.client.clone(), ctx.state.clone(), ctx.signer.clone());
     let restore = Restore::new(client.clone(), state.clone());
@@ -175,6 +186,7 @@ async fn everything(ctx: Arc<Context>, schedule: collector::Schedule, shutdown: 
         let (jobs, cache) = job::controller(&ctx);
         tokio::join!(
             job::run(jobs, ctx.clone(), stop()),
+            audit::run(ctx.clone(), cache.clone(), patience, stop()),
             units::run(ctx.clone(), cache, stop()),
             collector::run(ctx.clone(), schedule, stop()),
             recovery::follow(&ctx, stop()),

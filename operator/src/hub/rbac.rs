@@ -39,13 +39,19 @@ pub fn rules() -> Vec<Rule> {
             &["get", "list", "watch", "create", "patch", "delete"],
         ),
         cluster(
+            "show what is audited, and remove what is too much of it",
+            (muster, &["audits"], &[]),
+            &["get", "list", "watch", "create", "patch", "delete"],
+        ),
+        cluster("say what came of it", (muster, &["audits/status"], &[]), &["get", "patch"]),
+        cluster(
             "see that the registrar has taken a leaving provider's namespace away; tell a tenant's namespace from an \
              earlier one of its name",
             ("", &["namespaces"], &[]),
             &["get"],
         ),
         cluster(
-            "hear agents' heartbeats",
+            "hear agents' heartbeats, and the hub's own auditor's",
             ("coordination.k8s.io", &["leases"], &[]),
             &["get", "list", "watch"],
         ),

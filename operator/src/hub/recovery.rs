@@ -21,7 +21,7 @@ use muster_proof::records::GrantEndReason;
 
 use super::context::Context;
 use super::error::Error;
-use super::job::{gather, place, unit};
+use super::job::{audits, gather, place, unit};
 use super::ledger::grants;
 use super::ledger::records::Who;
 use super::names;
@@ -197,6 +197,9 @@ fn checked(bytes: &[u8], keys: &KeySet, offer: &Offer, incarnation: i64) -> Resu
     if payload.provider != offer.provider || payload.name != offer.unit {
         return Err(format!("it is unit {} of provider {}", payload.name, payload.provider));
     }
+    if payload.is_audit() {
+        return Err("an audit is not continued but asked for anew".to_owned());
+    }
     if payload.incarnation >= incarnation {
         return Err(format!("it is of incarnation {}", payload.incarnation));
     }
@@ -221,13 +224,17 @@ async fn answer_island(ctx: &Context, job_uid: &str, offers: &[Offered]) -> Resu
     };
     let units = gather::units_of(ctx, job_uid).await?;
     let status = job.as_ref().and_then(|job| job.status.clone()).unwrap_or_default();
-    let newest = gather::newest_checkpoint(&ctx.store, job_uid, &status).await?;
+    let book = job.as_ref().and_then(|job| audits::book(ctx, job, job_uid));
+    let newest = gather::newest_checkpoint(&ctx.store, job_uid, &status, book.as_deref()).await?;
+    let void_below = ctx.store.rollbacks(job_uid).await?.lowest_epoch();
     let facts = facts(job.as_ref(), &units, newest.as_ref(), incarnation);
     let payloads: Vec<&Payload> = offers.iter().map(|offered| &offered.payload).collect();
     for (offered, verdict) in offers.iter().zip(recovery::judge(&payloads, &facts)) {
         let Offered { offer, payload } = offered;
         let (provider, unit) = (&offer.provider, &offer.unit);
         let answer = match (verdict, &job) {
+            // What it has computed since is not what the job goes on from.
+            (Verdict::Continue, Some(_)) if payload.epoch < void_below => Answer::Stop,
             (Verdict::Continue, Some(job)) => {
                 let used =
                     payloads.iter().map(|payload| payload.epoch).chain(units.iter().map(|u| u.spec.epoch));

@@ -92,6 +92,21 @@ impl Store {
         }
     }
 
+    /// Puts a checkpoint in the place of one that a verdict has undone. False if that one is not there any more.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a uid that is none, any other error of the backend.
+    pub async fn replace_checkpoint(
+        &self,
+        job_uid: &str,
+        step: u64,
+        undone: &Digest,
+        manifest: &Digest,
+    ) -> io::Result<bool> {
+        let key = checkpoint_key(job_uid, step)?;
+        self.backend.swap(&key, Some(&digest_line(undone)), &digest_line(manifest)).await
+    }
+
     /// The manifest of a job's checkpoint after `step`.
     ///
     /// # Errors
@@ -142,7 +157,7 @@ impl Store {
     }
 }
 
-fn checkpoint_key(job_uid: &str, step: u64) -> io::Result<String> {
+pub(super) fn checkpoint_key(job_uid: &str, step: u64) -> io::Result<String> {
     Ok(format!("{}/checkpoints/{step}", job_folder(job_uid)?))
 }
 

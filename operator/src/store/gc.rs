@@ -42,12 +42,25 @@ impl Retention {
 pub struct JobRoots {
     /// Its checkpoints' policy.
     pub retention: Retention,
-    /// Steps that stay whatever the policy says: start checkpoints of units that may still read them.
+    /// Steps that stay whatever the policy says: start checkpoints of units that may still read them, and of audits.
     pub pinned_steps: BTreeSet<u64>,
+    /// From this step on everything stays, of an audited job: nobody has looked yet what audits will need of it.
+    pub pinned_from: Option<u64>,
     /// Blobs by digest: the resolved spec.
     pub blobs: Vec<Digest>,
     /// Dataset manifests: they and their shards stay, also when the catalogue forgot the name.
     pub datasets: Vec<Digest>,
+}
+
+impl JobRoots {
+    fn pins(&self, step: u64) -> bool {
+        self.pinned_steps.contains(&step) || self.pinned_from.is_some_and(|from| step >= from)
+    }
+
+    /// Whether the blobs of a checkpoint that a verdict has undone stay: only audits may still want them.
+    fn pins_undone(&self, step: u64) -> bool {
+        self.pinned_steps.contains(&step) || self.pinned_from == Some(0)
+    }
 }
 
 /// What one collection did.
@@ -160,13 +173,20 @@ impl Store {
         let steps: BTreeSet<u64> = checkpoints.keys().copied().collect();
         let mut forgotten = 0;
         for step in roots.retention.superfluous(&steps) {
-            if !roots.pinned_steps.contains(&step) {
+            if !roots.pins(step) {
                 self.forget_checkpoint(uid, step).await?;
                 checkpoints.remove(&step);
                 forgotten += 1;
             }
         }
-        for manifest in checkpoints.values() {
+        let mut manifests: Vec<Digest> = checkpoints.into_values().collect();
+        for undone in self.undone_checkpoints(uid).await? {
+            match roots.pins_undone(undone.0) {
+                true => manifests.push(undone.1),
+                false => self.let_undone_go(uid, undone).await?,
+            }
+        }
+        for manifest in &manifests {
             live.insert(*manifest);
             // Also of a checkpoint that lost a file: what is left may be all that a restore needs.
             if let Some(parsed) = self.checkpoint_manifest(manifest).await? {

@@ -80,13 +80,18 @@ impl Store {
     /// `InvalidInput` for a uid that is none, any other error of the backend but absence.
     pub async fn begun_commits(&self, job_uid: &str) -> io::Result<BTreeMap<u64, Digest>> {
         let mut begun = BTreeMap::new();
-        for entry in self.backend.list(&format!("{}/commits", job_folder(job_uid)?)).await? {
-            let Ok(step) = entry.name.parse() else { continue };
+        for step in self.commit_steps(job_uid).await? {
             if let Some(Noted::Begun(record)) = self.noted_commit(job_uid, step).await? {
                 begun.insert(step, record);
             }
         }
         Ok(begun)
+    }
+
+    /// The steps of a job of which a commit is noted.
+    pub(super) async fn commit_steps(&self, job_uid: &str) -> io::Result<Vec<u64>> {
+        let entries = self.backend.list(&format!("{}/commits", job_folder(job_uid)?)).await?;
+        Ok(entries.iter().filter_map(|entry| entry.name.parse().ok()).collect())
     }
 
     /// Remembers the newest grant of an island.
@@ -134,7 +139,7 @@ impl Store {
     }
 }
 
-fn commit_key(job_uid: &str, step: u64) -> io::Result<String> {
+pub(super) fn commit_key(job_uid: &str, step: u64) -> io::Result<String> {
     Ok(format!("{}/commits/{step}", job_folder(job_uid)?))
 }
 
@@ -142,6 +147,6 @@ fn grant_key(job_uid: &str, island: i64) -> io::Result<String> {
     Ok(format!("{}/grants/{island}", job_folder(job_uid)?))
 }
 
-fn end_key(job_uid: &str) -> io::Result<String> {
+pub(super) fn end_key(job_uid: &str) -> io::Result<String> {
     Ok(format!("{}/end", job_folder(job_uid)?))
 }

@@ -9,6 +9,8 @@
 //! jobs/<job uid>/commits/<step>                     the log's record of that checkpoint, and its index once it has one
 //! jobs/<job uid>/grants/<island>                    the epoch that was granted last, and whether the log has its end
 //! jobs/<job uid>/end                                the log has the job's end
+//! jobs/<job uid>/rollbacks/<epoch>                  the last step that still counts of older epochs, and whether the rest is gone
+//! jobs/<job uid>/undone/<step>-<hex>                a checkpoint that counts no more, while audits may start from it
 //! jobs/<job uid>/epochs/<island>                    one line: the highest epoch known
 //! jobs/<job uid>/units/<unit>/open/<hex>-<size>     the unit put this blob, and no commit names it yet
 //! jobs/<job uid>/units/<unit>/named/<hex>-<size>    the unit put this blob, and a commit named it
@@ -34,6 +36,7 @@ mod namespace;
 mod objects;
 pub mod offers;
 mod puts;
+mod rollbacks;
 pub mod serve;
 mod staging;
 #[cfg(test)]
@@ -49,6 +52,7 @@ pub use ledger::{Granted, Noted};
 pub use location::{Location, LocationError};
 pub use namespace::Namespace;
 pub use puts::Unit;
+pub use rollbacks::Rollbacks;
 pub use staging::{Published, Staged};
 
 use std::io::{self, ErrorKind};

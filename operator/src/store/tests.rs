@@ -14,6 +14,7 @@ use crate::runtime::blobdir::Stored;
 
 mod bucket;
 mod ledger;
+mod rollbacks;
 mod s3;
 
 const JOB: &str = "4f2a9c1b-0000-4000-8000-000000000000";
@@ -23,6 +24,7 @@ fn job(keep_last: usize) -> BTreeMap<String, JobRoots> {
     let roots = JobRoots {
         retention: Retention { keep_last, keep_every: None },
         pinned_steps: BTreeSet::new(),
+        pinned_from: None,
         blobs: vec![],
         datasets: vec![],
     };

@@ -188,6 +188,16 @@ pub struct CheckpointCommit {
     pub commit: Envelope,
 }
 
+/// `GET /v1/audits`: what audits wait for from the caller, and the log would take now.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AuditsAnswer {
+    /// Record ids of commits that are to be opened.
+    pub openings: Vec<Digest>,
+    /// Record ids of assignments whose seals are to be opened.
+    pub answers: Vec<Digest>,
+}
+
 /// `GET /v1/provider`: what an agent must know for the record of its key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

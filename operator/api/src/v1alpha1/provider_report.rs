@@ -116,6 +116,19 @@ pub struct Accepts {
     /// Whether it runs a tenant's own containers.
     #[serde(default)]
     pub containers: Containers,
+    /// Whether it replays what others trained.
+    #[serde(default)]
+    pub audits: Replays,
+}
+
+/// Whether a provider replays what others trained.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Replays {
+    /// Whatever it is asked to, as far as the rest of its policy allows.
+    #[default]
+    Any,
+    /// Nothing.
+    Never,
 }
 
 /// Whether a provider runs a tenant's own containers.

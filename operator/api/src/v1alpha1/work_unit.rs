@@ -19,8 +19,9 @@ use super::{rules, schema};
     derive = "PartialEq",
     shortname = "wu",
     category = "muster",
-    doc = "One epoch of one island of a job on one provider, in the provider's namespace. The spec is the \
-           hub's, the status the agent's. A move is a new object with the next epoch.",
+    doc = "One epoch of one island of a job on one provider, or one replay of an interval by an auditor, in \
+           the provider's namespace. The spec is the hub's, the status the agent's. A move is a new object \
+           with the next epoch.",
     validation = rules::name(
         "size(self.metadata.name) <= 40",
         "must have at most 40 characters: names of Jobs and pods are made from it"
@@ -29,6 +30,13 @@ use super::{rules, schema};
         "self.spec.kind != 'Train' || self.metadata.name == \
          '%s-%d-%d'.format([self.spec.jobUID.substring(0, 8), self.spec.island, self.spec.epoch])",
         "must be <first 8 of spec.jobUID>-<spec.island>-<spec.epoch>, so that it exists once"
+    ),
+    validation = rules::name(
+        // By substrings: startsWith on a name, which has no bound of its own, is over the cost budget.
+        "self.spec.kind != 'Audit' || (size(self.metadata.name) > 10 && self.metadata.name.substring(0, 10) == \
+         '%s-a'.format([self.spec.jobUID.substring(0, 8)]) && \
+         self.metadata.name.substring(self.metadata.name.lastIndexOf('-')) == '-%d'.format([self.spec.epoch]))",
+        "must be <first 8 of spec.jobUID>-a<log index of the assignment>-<spec.epoch>, so that it exists once"
     ),
     validation = rules::keeps_status(),
     printcolumn(name = "Kind", type_ = "string", json_path = ".spec.kind"),

@@ -14,7 +14,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use muster_api::v1alpha1::{ComputeProvider, ProviderReport, TrainingJob, WorkUnit};
+use muster_api::v1alpha1::{Audit, ComputeProvider, ProviderReport, TrainingJob, WorkUnit};
 use serde_json::Value;
 
 /// An object that must be refused.
@@ -157,6 +157,7 @@ pub fn through_rust(object: &Value) -> Value {
         "ComputeProvider" => there_and_back::<ComputeProvider>(object),
         "ProviderReport" => there_and_back::<ProviderReport>(object),
         "WorkUnit" => there_and_back::<WorkUnit>(object),
+        "Audit" => there_and_back::<Audit>(object),
         other => panic!("unknown kind {other}"),
     }
 }

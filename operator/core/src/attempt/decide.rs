@@ -4,8 +4,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::end::{describe, most_telling};
 use super::{
-    Class, Desired, End, Failure, Job, MAX_FRUITLESS, MAX_OUT_OF_MEMORY, Memory, Obstacle, Outcome, Plan,
-    Pod, PodState, Reason, World,
+    Attempts, Class, Desired, End, Failure, Job, MAX_FRUITLESS, MAX_OUT_OF_MEMORY, Memory, Obstacle, Outcome,
+    Plan, Pod, PodState, Reason, World,
 };
 
 /// What a pod of a doomed attempt gets between SIGTERM and SIGKILL. Not 0: that would take the object away before the
@@ -75,7 +75,7 @@ pub fn decide(plan: &Plan, memory: &Memory, world: &World) -> Decision {
         conclude(plan, &mut memory, world);
     }
     match memory.outcome {
-        Some(outcome) => wind_down(memory, outcome, world),
+        Some(outcome) => wind_down(plan, memory, outcome, world),
         None if memory.attempt == 0 || memory.over => between(plan, memory, world),
         None => during(plan, memory, world),
     }
@@ -215,7 +215,7 @@ fn end_attempt(plan: &Plan, memory: &mut Memory, world: &World, rank: Option<i64
         memory.restarts += 1;
     }
     let limit = if end.reason == Reason::OomKilled { MAX_OUT_OF_MEMORY } else { MAX_FRUITLESS };
-    let give_up = if class == Class::Permanent {
+    let give_up = if class == Class::Permanent || plan.attempts == Attempts::One {
         true
     } else if class == Class::Own && memory.own_faults >= limit {
         // For lack of memory the remedy says it all.
@@ -246,7 +246,7 @@ fn pause(barren: i64) -> i64 {
 }
 
 /// The unit is over: remove everything, and say so when nothing is left.
-fn wind_down(memory: Memory, outcome: Outcome, world: &World) -> Decision {
+fn wind_down(plan: &Plan, memory: Memory, outcome: Outcome, world: &World) -> Decision {
     let clean = world.jobs.is_empty() && world.pods.is_empty();
     let phase = match outcome {
         // The hub takes a finished phase as proof that no worker of the unit can train any more.
@@ -259,6 +259,7 @@ fn wind_down(memory: Memory, outcome: Outcome, world: &World) -> Decision {
     };
     let message = match (&memory.last_failure, outcome) {
         (Some(failure), Outcome::Failed) => failure.message.clone(),
+        (_, Outcome::Succeeded) if plan.attempts == Attempts::One => "the replay is sealed".to_owned(),
         (_, Outcome::Succeeded) => format!("step {} is durable", world.checkpoint_step),
         (_, Outcome::Stopped) => format!("stopped by the hub at checkpoint {}", world.checkpoint_step),
         (None, Outcome::Failed) => String::new(),

@@ -7,6 +7,7 @@ fn plan() -> Plan {
         steps: 100,
         memory: "1Gi".to_owned(),
         max_restarts: 5,
+        attempts: Attempts::Many,
         schedule_timeout_seconds: 60,
     }
 }
@@ -201,6 +202,34 @@ fn who_is_to_blame_decides_how_often() {
         assert_eq!(attempts, 6, "{reason:?}");
         assert!(memory.last_failure.unwrap().message.contains("maxRestarts 5 used up"));
     }
+}
+
+/// Of a replay: the next in the order is asked, whoever is to blame.
+#[test]
+fn what_is_tried_once_ends_with_its_first_attempt() {
+    let once = Plan { attempts: Attempts::One, ..plan() };
+    for reason in [Reason::PodLost, Reason::Evicted, Reason::OomKilled, Reason::NonFinite, Reason::EndedEarly]
+    {
+        let failed = with(1, [PodState::Running, ended(reason)], world(10));
+        assert_eq!(
+            decide(&once, &running(1, 20), &failed).memory.outcome,
+            Some(Outcome::Failed),
+            "{reason:?}"
+        );
+    }
+    assert_eq!(
+        decide(&plan(), &running(1, 20), &with(1, [PodState::Running, ended(Reason::PodLost)], world(10)))
+            .memory
+            .outcome,
+        None
+    );
+    let mut done = with(1, [PodState::Done, PodState::Done], world(4));
+    done.checkpoint_step = 100;
+    let sealed = decide(&once, &running(1, 20), &done);
+    assert_eq!(
+        (sealed.memory.outcome, sealed.ready.message.as_str()),
+        (Some(Outcome::Succeeded), "the replay is sealed")
+    );
 }
 
 #[test]

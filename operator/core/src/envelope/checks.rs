@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use muster_proof::Digest;
 
-use super::{FORMAT, Payload};
+use super::{FORMAT, Kind, Payload};
 
 /// The WorkUnit object's fields that repeat the payload for people and columns. The agent compares them and
 /// otherwise ignores them: a person who reads the object must not be misled.
@@ -36,6 +36,8 @@ pub struct Policy<'a> {
     pub images: &'a [String],
     /// Tenants that are lent to, by [`super::tenant`]; `None` = any.
     pub tenants: Option<&'a BTreeSet<Digest>>,
+    /// Whether intervals of others are replayed here.
+    pub audits: bool,
     /// Arithmetics of the allowed images.
     pub arithmetic: &'a [&'a str],
     /// The device class on offer.
@@ -107,6 +109,14 @@ pub enum Refusal {
         "the provider does not lend to this tenant (tenants in its policy); let placement choose another"
     )]
     TenantNotAllowed,
+    /// The provider does not replay for others.
+    #[error(
+        "this provider replays no intervals of others (audits in its policy); the next in order is asked"
+    )]
+    AuditsNotOffered,
+    /// The log does not say what the unit says of its audit.
+    #[error("{0}; nothing is replayed that the log does not bear out")]
+    NotAssigned(String),
     /// The arithmetic is not offered.
     #[error("arithmetic {0:?} is not supported here")]
     ArithmeticUnsupported(String),
@@ -131,6 +141,8 @@ impl Refusal {
             Self::LogInconsistent(_) => "LogInconsistent",
             Self::ImageNotAllowed(_) => "ImageNotAllowed",
             Self::TenantNotAllowed => "TenantNotAllowed",
+            Self::NotAssigned(_) => "NotAssigned",
+            Self::AuditsNotOffered => "AuditsNotOffered",
             Self::ArithmeticUnsupported(_) => "ArithmeticUnsupported",
             Self::OverQuota(_) => "OverQuota",
             Self::Expired(_) => "Expired",
@@ -180,6 +192,9 @@ impl Payload {
         }
         if policy.tenants.is_some_and(|tenants| !tenants.contains(&self.tenant)) {
             return Err(Refusal::TenantNotAllowed);
+        }
+        if self.kind == Kind::Audit && !policy.audits {
+            return Err(Refusal::AuditsNotOffered);
         }
         if !policy.arithmetic.contains(&self.arithmetic.as_str()) {
             return Err(Refusal::ArithmeticUnsupported(self.arithmetic.clone()));
@@ -241,15 +256,15 @@ impl Payload {
             let good = is_label(before) && before.len() <= 40 && *before != self.name;
             check("continues", good, "another unit's name, a DNS label of at most 40 characters")?;
         }
-        Ok(())
+        self.check_audit()
     }
 }
 
-fn check(field: &str, good: bool, want: &str) -> Result<(), String> {
+pub(super) fn check(field: &str, good: bool, want: &str) -> Result<(), String> {
     if good { Ok(()) } else { Err(format!("{field} must be {want}")) }
 }
 
-fn range(field: &str, value: i64, low: i64, high: i64) -> Result<(), String> {
+pub(super) fn range(field: &str, value: i64, low: i64, high: i64) -> Result<(), String> {
     check(field, (low..=high).contains(&value), &format!("within {low}..={high}, not {value}"))
 }
 

@@ -2,11 +2,11 @@ use serde_json::{Value, json};
 
 use super::*;
 
-fn key(byte: u8) -> SigningKey {
+pub(super) fn key(byte: u8) -> SigningKey {
     SigningKey::generate([byte; 32]).unwrap()
 }
 
-fn trusted() -> Vec<PublicKey> {
+pub(super) fn trusted() -> Vec<PublicKey> {
     vec![key(1).public().clone()]
 }
 
@@ -46,6 +46,7 @@ pub(crate) fn payload() -> Payload {
         incarnation: 1,
         not_after: "2026-11-23T19:00:00Z".parse().unwrap(),
         continues: None,
+        audit: None,
     }
 }
 
@@ -66,7 +67,11 @@ fn what_is_continued_is_named_or_left_out() {
 
 /// The payload as JSON with one member changed, signed as it stands.
 fn signed_with(field: &str, value: Value) -> Envelope {
-    let mut json = serde_json::to_value(payload()).unwrap();
+    altered(&payload(), field, value)
+}
+
+pub(super) fn altered(payload: &Payload, field: &str, value: Value) -> Envelope {
+    let mut json = serde_json::to_value(payload).unwrap();
     let (object, field) = match field.split_once('.') {
         Some((outer, inner)) => (&mut json[outer], inner),
         None => (&mut json, field),
@@ -276,6 +281,7 @@ fn policy_refuses_by_reason() {
         log: "hub.example/log",
         images: &images,
         tenants: None,
+        audits: true,
         arithmetic: &["f32-chain"],
         device_class: "cpu",
         workers: 2,

@@ -2,7 +2,17 @@
 //!
 //! Conditions are computed whole each time; what they were before matters only for `lastTransitionTime`, which the hub
 //! keeps. The phase is derived from them and from nothing else.
+use super::audits::Audits;
 use super::{Member, Outcome, Unit, UnitPhase, failure::Failure};
+
+/// Reason of `Placed` while nobody could audit the job.
+pub const NO_AUDITORS: &str = "NoAuditors";
+/// Reason of `Progressing` after a conviction.
+pub const FAULT_FOUND: &str = "FaultFound";
+/// Reason of `Progressing` after an audit that could not tell who is wrong.
+pub const RECOVERING: &str = "Recovering";
+/// Reason of `Progressing` when there is nothing left to train.
+const ALL_STEPS_DONE: &str = "AllStepsDone";
 
 /// metav1.Condition without the times.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +40,8 @@ pub enum Kind {
     Progressing,
     /// Paused.
     Suspended,
+    /// What was drawn was replayed, and is right.
+    Verified,
     /// All done.
     Succeeded,
     /// Given up.
@@ -46,6 +58,7 @@ impl Kind {
             Self::Placed => "Placed",
             Self::Progressing => "Progressing",
             Self::Suspended => "Suspended",
+            Self::Verified => "Verified",
             Self::Succeeded => "Succeeded",
             Self::Failed => "Failed",
         }
@@ -88,6 +101,8 @@ pub enum Phase {
     Recovering,
     /// Paused.
     Suspended,
+    /// All steps done, audits open.
+    Settling,
     /// Done.
     Succeeded,
     /// Given up.
@@ -108,7 +123,7 @@ pub enum Acceptance {
 /// Why there is no unit, while there should be one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unplaced {
-    /// NoProviders, NoCapacity, NoneEligible.
+    /// NoProviders, NoCapacity, NoneEligible, NoAuditors.
     pub reason: String,
     /// For people.
     pub message: String,
@@ -146,8 +161,21 @@ pub struct View<'a> {
     pub steps: u64,
     /// Newest durable step.
     pub durable_step: u64,
+    /// Whether there are steps left to train.
+    pub stage: Stage,
+    /// How far its audits are.
+    pub audits: Audits,
     /// If it is over.
     pub outcome: Option<&'a Outcome>,
+}
+
+/// Whether there are steps left to train.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// There are.
+    Training,
+    /// All are durable, and the audits are waited for.
+    Settling,
 }
 
 /// What the job did at the last look: the difference between a start (or a resumption) and a recovery.
@@ -162,17 +190,24 @@ pub enum Before {
 /// All conditions of the job, `Ready` first.
 #[must_use]
 pub fn conditions(view: &View<'_>) -> Vec<Condition> {
-    let mut all = Vec::with_capacity(7);
+    let mut all = Vec::with_capacity(8);
     all.push(accepted(&view.accepted));
     if matches!(view.accepted, Acceptance::Resolved(_)) {
         match view.outcome {
             Some(outcome) => all.push(ended(outcome)),
+            None if view.stage == Stage::Settling => all.push(condition(
+                Kind::Progressing,
+                Status::False,
+                ALL_STEPS_DONE,
+                format!("all {} steps are done and the result is durable", view.steps),
+            )),
             None => {
                 all.extend(placed(view));
                 all.extend(progressing(view));
                 all.extend(suspended(view.pause));
             }
         }
+        all.extend(view.audits.condition());
     }
     let ready = ready(&all, view);
     all.insert(0, ready);
@@ -182,8 +217,9 @@ pub fn conditions(view: &View<'_>) -> Vec<Condition> {
 /// The one word for `kubectl get`.
 #[must_use]
 pub fn phase(conditions: &[Condition]) -> Phase {
-    let status = |kind| conditions.iter().find(|c| c.kind == kind).map(|c| c.status);
-    let is = |kind, wanted| status(kind) == Some(wanted);
+    let find = |kind| conditions.iter().find(|c| c.kind == kind);
+    let is = |kind, wanted| find(kind).map(|c| c.status) == Some(wanted);
+    let because = |kind, reason: &str| find(kind).is_some_and(|c| c.reason == reason);
     if is(Kind::Failed, Status::True) {
         Phase::Failed
     } else if is(Kind::Succeeded, Status::True) {
@@ -194,14 +230,18 @@ pub fn phase(conditions: &[Condition]) -> Phase {
         Phase::Suspended
     } else if is(Kind::Progressing, Status::True) {
         Phase::Running
+    } else if because(Kind::Progressing, ALL_STEPS_DONE) {
+        Phase::Settling
     } else if is(Kind::Progressing, Status::False) {
         Phase::Recovering
+    } else if because(Kind::Placed, NO_AUDITORS) {
+        Phase::Pending
     } else {
         Phase::Placing
     }
 }
 
-fn condition(kind: Kind, status: Status, reason: &str, message: impl Into<String>) -> Condition {
+pub(super) fn condition(kind: Kind, status: Status, reason: &str, message: impl Into<String>) -> Condition {
     Condition { kind, status, reason: reason.into(), message: message.into() }
 }
 
@@ -223,6 +263,15 @@ fn ended(outcome: &Outcome) -> Condition {
             condition(Kind::Succeeded, Status::True, "Completed", "the last step is durable")
         }
         Outcome::Failed { reason, message } => condition(Kind::Failed, Status::True, reason, message.clone()),
+    }
+}
+
+/// Why it trains again.
+fn because(failure: &Failure) -> &str {
+    match failure.reason.as_str() {
+        FAULT_FOUND => FAULT_FOUND,
+        RECOVERING => RECOVERING,
+        _ => "Restarting",
     }
 }
 
@@ -248,7 +297,7 @@ fn progressing(view: &View<'_>) -> Option<Condition> {
     // A job that did not train is Placing, not Recovering: False is kept for work that was interrupted.
     let (Some(unit), None) = (view.unit, &view.unplaced) else {
         return match (&view.after, view.before) {
-            (Some(failure), _) => no("Restarting", format!("{failure}; {resumes} once it is placed")),
+            (Some(failure), _) => no(because(failure), format!("{failure}; {resumes} once it is placed")),
             (None, Before::Trained) => no("Restarting", format!("{resumes} once it is placed")),
             (None, Before::Still) => None,
         };
@@ -257,8 +306,8 @@ fn progressing(view: &View<'_>) -> Option<Condition> {
         // The unit is new and takes over from one that failed: this is the moment to say why.
         let message = format!("{failure}; {resumes}");
         return match view.before {
-            Before::Trained => no("Restarting", message),
-            Before::Still => Some(condition(Kind::Progressing, Status::Unknown, "Restarting", message)),
+            Before::Trained => no(because(failure), message),
+            Before::Still => Some(condition(Kind::Progressing, Status::Unknown, because(failure), message)),
         };
     }
     if unit.member != Member::Connected {
@@ -324,8 +373,8 @@ fn ready(others: &[Condition], view: &View<'_>) -> Condition {
             condition(Kind::Ready, Status::True, "Training", message)
         }
         // The reason of the refusal is what a column should show.
-        Phase::Pending => match find(Kind::Accepted) {
-            Some(c) if c.status == Status::False => no(&c.reason, c.message.clone()),
+        Phase::Pending => match (find(Kind::Accepted), find(Kind::Placed)) {
+            (Some(c), _) | (_, Some(c)) if c.status == Status::False => no(&c.reason, c.message.clone()),
             _ => no("Pending", text(Kind::Accepted)),
         },
         Phase::Placing => match (find(Kind::Placed), find(Kind::Progressing)) {
@@ -342,6 +391,10 @@ fn ready(others: &[Condition], view: &View<'_>) -> Condition {
             _ => no("Recovering", text(Kind::Progressing)),
         },
         Phase::Suspended => no("Suspended", text(Kind::Suspended)),
+        Phase::Settling => {
+            let done = text(Kind::Progressing);
+            no("Settling", format!("{done}; {}", text(Kind::Verified)))
+        }
         Phase::Succeeded => {
             no("Finished", format!("all {} steps are done and the result is durable", view.steps))
         }

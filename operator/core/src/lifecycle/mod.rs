@@ -1,12 +1,14 @@
 //! What to do next with a TrainingJob: `decide(facts) -> Decision`. No kube, no clock: the hub gathers the facts, acts, and
 //! writes the conditions of [`conditions`].
 //!
-//! The order of the questions is the point: finished work is never redone, a person's wish (suspend) goes before repair,
-//! and a new epoch starts only when the old one can no longer train, or its member is silent and another
+//! The order of the questions is the point: what a verdict undid is undone first, finished work is never redone but for that, a
+//! person's wish (suspend) goes before repair, and a new epoch starts only when the old one can no longer train, or its member is silent and another
 //! one can have it: then the old one is fenced (docs/spec/gateway.md section 6).
+pub mod audits;
 pub mod conditions;
 pub mod failure;
 
+pub use audits::{Audits, Rollback};
 pub use failure::{Action, Failure, Rule, Verdict};
 
 /// What the hub asks of a unit. Ordered: it only ever moves to the right.
@@ -153,6 +155,10 @@ pub struct Facts {
     pub restarts: u32,
     /// Unit of the highest epoch, if it still exists.
     pub unit: Option<Unit>,
+    /// How far its audits are.
+    pub audits: Audits,
+    /// The newest rollback, while no unit of its epoch or a later one was made.
+    pub rollback: Option<Rollback>,
 }
 
 /// How a job ended.
@@ -191,6 +197,10 @@ pub enum Next {
         /// That the member is lost.
         after: Failure,
     },
+    /// Make the store forget what a verdict undid, then look again.
+    RollBack,
+    /// All steps are durable: say so in the log, and wait for the audits.
+    Settle,
     /// Record the end.
     Finish(Outcome),
 }
@@ -207,25 +217,37 @@ pub struct Decision {
 /// What to do with a job that trains or wants to.
 #[must_use]
 pub fn decide(facts: &Facts) -> Decision {
-    // 1. All steps durable: whatever else happened, the result is there.
-    if facts.durable_step.is_some_and(|step| step >= facts.steps) {
-        return finish(facts, Outcome::Succeeded);
+    // 1. A verdict has undone steps, and the store does not know yet: nothing may start from them.
+    if let Some(rollback) = facts.rollback.as_ref().filter(|rollback| rollback.store == audits::Store::Behind)
+    {
+        return Decision { desired: stop_before(facts, rollback), next: Next::RollBack };
     }
-    // 2. Out of time.
+    // 2. All steps durable: whatever else happened, the result is there; what audits say of it is waited for.
+    if facts.durable_step.is_some_and(|step| step >= facts.steps) {
+        let next = match facts.audits {
+            Audits::None | Audits::Settled(_) => Next::Finish(Outcome::Succeeded),
+            Audits::Unknown | Audits::Open(_) => Next::Settle,
+        };
+        return Decision { desired: let_end(facts), next };
+    }
+    // 3. Out of time.
     if facts.deadline == Deadline::Passed {
         let message = "activeDeadlineSeconds of running time are used up; the last checkpoint stays as \
                        checkpoints policy says. Raise spec.activeDeadlineSeconds in a new TrainingJob";
         return finish(facts, Outcome::Failed { reason: "DeadlineExceeded".into(), message: message.into() });
     }
     let Some(unit) = &facts.unit else {
-        // 3. No unit: the first start, or a resume long after the last unit was removed.
-        let next = match facts.wish {
-            Wish::Suspend => Next::Rest,
-            Wish::Run => Next::Place { restarts: facts.restarts, after: None },
-        };
-        return Decision { desired: None, next };
+        // 4. No unit: the first start, or a resume long after the last unit was removed.
+        let after = facts.rollback.as_ref().map(|rollback| rollback.why.clone());
+        return Decision { desired: None, next: again(facts, facts.restarts, after) };
     };
-    // 4. Its provider is out: its key opens nothing any more, so its unit can neither report nor commit. What it may still
+    // 5. It is of an epoch before a rollback: what it does is void.
+    if let Some(rollback) = facts.rollback.as_ref().filter(|rollback| unit.epoch < rollback.epoch) {
+        // Not the job's fault, so it does not count, whatever the unit has come to meanwhile.
+        let next = again(facts, unit.restarts(), Some(rollback.why.clone()));
+        return Decision { desired: Some(Desired::Stop), next };
+    }
+    // 6. Its provider is out: its key opens nothing any more, so its unit can neither report nor commit. What it may still
     //    compute until its grace ends is void.
     if unit.tenure == Tenure::Revoked && !unit.phase.ended() {
         return after_revocation(facts, unit);
@@ -233,17 +255,30 @@ pub fn decide(facts: &Facts) -> Decision {
     if unit.phase.ended() || unit.member == Member::Gone {
         return after_end(facts, unit);
     }
-    // 5. Its member is silent: it goes elsewhere if there is an elsewhere.
+    // 7. Its member is silent: it goes elsewhere if there is an elsewhere.
     if let Some(next) = move_away(facts, unit) {
         return Decision { desired: Some(unit.desired), next };
     }
-    // 6. It lives: only a wish or the provider's leaving changes anything.
+    // 8. It lives: only a wish or the provider's leaving changes anything.
     let asked = match (facts.wish, unit.tenure) {
         (_, Tenure::Ends | Tenure::Revoked) => Desired::Stop,
         (Wish::Suspend, _) | (_, Tenure::Leaves) => Desired::Drain,
         (Wish::Run, Tenure::Keeps) => Desired::Run,
     };
     Decision { desired: Some(asked.max(unit.desired)), next: Next::Wait }
+}
+
+/// A new epoch, unless a person wants the job to rest.
+fn again(facts: &Facts, restarts: u32, after: Option<Failure>) -> Next {
+    match facts.wish {
+        Wish::Suspend => Next::Rest,
+        Wish::Run => Next::Place { restarts, after },
+    }
+}
+
+fn stop_before(facts: &Facts, rollback: &Rollback) -> Option<Desired> {
+    let unit = facts.unit.as_ref()?;
+    Some(if unit.epoch < rollback.epoch { Desired::Stop } else { unit.desired })
 }
 
 /// Where a unit of a silent member goes. A move that the job's policy would not count or allow once the member is given up
@@ -269,11 +304,7 @@ fn by_hub(reason: &str, message: String) -> Failure {
 /// On from the last durable checkpoint at once, under a new epoch. Not the job's fault, so it does not count.
 fn after_revocation(facts: &Facts, unit: &Unit) -> Decision {
     let after = by_hub("ProviderRevoked", format!("provider {} was revoked", unit.provider));
-    let next = match facts.wish {
-        Wish::Suspend => Next::Rest,
-        Wish::Run => Next::Place { restarts: unit.restarts(), after: Some(after) },
-    };
-    Decision { desired: Some(Desired::Stop), next }
+    Decision { desired: Some(Desired::Stop), next: again(facts, unit.restarts(), Some(after)) }
 }
 
 /// The current unit will train no more.
@@ -282,10 +313,7 @@ fn after_end(facts: &Facts, unit: &Unit) -> Decision {
     let and = |next| Decision { desired: Some(Desired::Stop), next };
     let asked_to_stop = unit.desired != Desired::Run && unit.member != Member::Gone;
     if asked_to_stop {
-        return and(match facts.wish {
-            Wish::Suspend => Next::Rest,
-            Wish::Run => Next::Place { restarts: unit.restarts(), after: None },
-        });
+        return and(again(facts, unit.restarts(), None));
     }
     let failure = why_ended(facts, unit);
     let counted = match failure::judge(&failure, &facts.rules) {
@@ -305,10 +333,7 @@ fn after_end(facts: &Facts, unit: &Unit) -> Decision {
         return and(Next::Finish(Outcome::Failed { reason: "MaxRestarts".into(), message }));
     }
     // A paused job stays paused, whatever its unit died of.
-    and(match facts.wish {
-        Wish::Suspend => Next::Rest,
-        Wish::Run => Next::Place { restarts: counted, after: Some(failure) },
-    })
+    and(again(facts, counted, Some(failure)))
 }
 
 fn why_ended(facts: &Facts, unit: &Unit) -> Failure {
@@ -331,10 +356,12 @@ fn why_ended(facts: &Facts, unit: &Unit) -> Failure {
 }
 
 fn finish(facts: &Facts, outcome: Outcome) -> Decision {
-    // Workers that did their last step are about to end by themselves, with exit code 0: let them.
-    let stop = |unit: &&Unit| outcome != Outcome::Succeeded || unit.phase.ended();
-    let desired = facts.unit.as_ref().filter(stop).map(|_| Desired::Stop);
-    Decision { desired, next: Next::Finish(outcome) }
+    Decision { desired: facts.unit.as_ref().map(|_| Desired::Stop), next: Next::Finish(outcome) }
+}
+
+/// Workers that did their last step are about to end by themselves, with exit code 0: let them.
+fn let_end(facts: &Facts) -> Option<Desired> {
+    facts.unit.as_ref().filter(|unit| unit.phase.ended()).map(|_| Desired::Stop)
 }
 
 /// The epoch of the next unit of an island: above every epoch used, not below what the provider accepts.

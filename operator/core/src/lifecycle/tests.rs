@@ -1,6 +1,8 @@
 use super::conditions::*;
 use super::*;
 
+mod audits;
+
 fn unit(phase: UnitPhase) -> Unit {
     Unit {
         name: "4f2a9c1b-0-1".into(),
@@ -29,6 +31,8 @@ fn facts(unit: Option<Unit>) -> Facts {
         rules: vec![],
         restarts: 0,
         unit,
+        audits: Audits::None,
+        rollback: None,
     }
 }
 
@@ -248,6 +252,8 @@ fn view(unit: Option<&Unit>) -> View<'_> {
         before: Before::Trained,
         steps: 200,
         durable_step: 100,
+        stage: Stage::Training,
+        audits: Audits::None,
         outcome: None,
     }
 }

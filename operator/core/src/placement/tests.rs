@@ -13,6 +13,7 @@ fn request(workers: u32) -> Request {
         exclude_owners: vec![],
         regions: vec![],
         max_price: None,
+        convicted: BTreeSet::new(),
     }
 }
 
@@ -43,6 +44,15 @@ fn why(request: &Request, candidate: Candidate) -> String {
         Placement::NoneEligible { message } => format!("NoneEligible {message}"),
         other => format!("{other:?}"),
     }
+}
+
+#[test]
+fn all_who_could_and_why_the_others_could_not() {
+    let all = [candidate("west", 1), candidate("north", 0), candidate("east", 8), candidate("south", 0)];
+    let (eligible, why) = eligible(&request(1), &all);
+    let names: Vec<&str> = eligible.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!((names, why.as_str()), (vec!["east", "west"], "2 lack 1 idle worker"));
+    assert_eq!(super::eligible(&request(1), &all[..1]).1, "");
 }
 
 #[test]
@@ -162,4 +172,48 @@ fn a_starting_unit_is_counted_before_the_report_sees_it() {
 fn the_epoch_floor_travels_with_the_choice() {
     let fenced = Candidate { min_epoch: 7, ..candidate("east", 8) };
     assert_eq!(place(&request(1), &[fenced]), Placement::On { provider: "east".into(), min_epoch: 7 });
+}
+
+#[test]
+fn an_owner_that_was_convicted_gets_the_job_no_more() {
+    let of = |name: &str, owner: &str| Candidate { owner: owner.into(), ..candidate(name, 8) };
+    let all = [of("east", "acme"), of("east-two", "acme"), of("west", "globex")];
+    let request = Request { convicted: BTreeSet::from(["east".to_owned()]), ..request(2) };
+    assert_eq!(place(&request, &all), on("west"));
+    let Placement::NoneEligible { message } = place(&request, &all[..2]) else { panic!() };
+    assert_eq!(
+        message,
+        "0/2 providers: 1 convicted of a fault in this job, 1 of an owner that was convicted in this job"
+    );
+}
+
+#[test]
+fn who_could_audit_is_of_another_owner() {
+    let of = |name: &str, owner: &str| Candidate { owner: owner.into(), ..candidate(name, 0) };
+    let (east, west) = (of("east", "acme"), of("west", "globex"));
+    let all = [east.clone(), west.clone()];
+    let ask = |allowed: &[&str], all: &[Candidate]| {
+        let allowed: Vec<String> = allowed.iter().map(ToString::to_string).collect();
+        can_be_audited(&request(2), &allowed, all, "acme")
+    };
+    assert_eq!(ask(&[], &all), Ok(()), "also while it has no room");
+    assert_eq!(ask(&["west"], &all), Ok(()));
+    let no = |allowed: &[&str], all: &[Candidate], why: &str| {
+        let message = ask(allowed, all).unwrap_err();
+        assert!(
+            message.starts_with(&format!("0 eligible auditors of {} providers: {why};", all.len())),
+            "{message}"
+        );
+    };
+    no(&[], &[], "");
+    no(&[], &all[..1], "1 of acme, who trains");
+    no(&["east"], &all, "1 not in assurance.auditors, 1 of acme, who trains");
+    let away = Candidate { availability: Availability::NotReady, ..west.clone() };
+    no(&[], &[away], "1 not ready");
+    let other = Candidate { images: vec![], ..west.clone() };
+    no(&[], &[other], "1 does not allow the trainer image");
+    let convicted = Request { convicted: BTreeSet::from(["west".to_owned()]), ..request(2) };
+    let two = of("west-two", "globex");
+    let message = can_be_audited(&convicted, &[], &[west, two], "acme").unwrap_err();
+    assert!(message.contains("1 convicted of a fault in this job, 1 of an owner"), "{message}");
 }

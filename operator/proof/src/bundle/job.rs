@@ -71,6 +71,8 @@ pub(super) fn check(
     end(report, &history, bundle, &story);
     report.counts.replayed = story.states.values().filter(|state| state.audited).count() as u64;
     report.counts.drawn = story.draws.len() as u64;
+    report.audits = history.audits(bundle.job).unwrap_or_default();
+    audits(report);
     words(report, &job, &story);
     report.states = story.states.into_values().collect();
 }
@@ -394,6 +396,31 @@ fn end(report: &mut Report, history: &History, bundle: &Bundle, story: &Story) {
         });
         report.holds("end", format!("the job {how}, and nothing that had to follow is missing"));
     }
+}
+
+/// What the audits came to.
+fn audits(report: &mut Report) {
+    let came_to =
+        |kind| report.audits.iter().filter(move |it| it.verdict.as_ref().is_some_and(|v| v.kind == kind));
+    let matched = came_to(VerdictKind::Match).count();
+    let undecided = report.audits.iter().filter(|audit| audit.verdict.is_none()).count();
+    let trainers = came_to(VerdictKind::Fault).map(|audit| (&audit.subject_provider, audit.commit));
+    let auditors = report
+        .audits
+        .iter()
+        .flat_map(|audit| audit.convictions.iter().filter_map(|it| Some((it.party.as_ref()?, audit.commit))));
+    let faults: BTreeSet<_> = trainers.chain(auditors).collect();
+    let mut guilty: BTreeMap<String, u64> = BTreeMap::new();
+    for (party, _) in &faults {
+        *guilty.entry(party.to_string()).or_default() += 1;
+    }
+    let counts = (matched as u64, faults.len() as u64, undecided as u64);
+    (report.counts.matched, report.counts.faults, report.counts.undecided) = counts;
+    let said = guilty.into_iter().map(|(party, times)| match times {
+        1 => format!("Provider {party} was convicted once; what it got wrong does not count."),
+        times => format!("Provider {party} was convicted {times} times; what it got wrong does not count."),
+    });
+    report.words.extend(said);
 }
 
 /// What was checked, drawn, replayed, and what is only deterred.

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::Digest;
+use crate::history::AuditView;
 use crate::records::fields::JobId;
 
 /// How a check came out; the worst of all is the report's.
@@ -109,6 +110,12 @@ pub struct Counts {
     pub drawn: u64,
     /// That an auditor replayed with the same result.
     pub replayed: u64,
+    /// Draws whose verdict is Match.
+    pub matched: u64,
+    /// Parties that were convicted, once for each commit.
+    pub faults: u64,
+    /// Draws without a verdict.
+    pub undecided: u64,
     /// Of which the bundle has the whole state.
     pub states: u64,
     /// Entries of the log that the bundle does not show.
@@ -137,6 +144,8 @@ pub struct Report {
     pub counts: Counts,
     /// The states that counts, by island and interval.
     pub states: Vec<State>,
+    /// The audits, in the order of the log.
+    pub audits: Vec<AuditView>,
     /// What all this means, in sentences.
     pub words: Vec<String>,
 }
@@ -152,6 +161,7 @@ impl Report {
             checks: Vec::new(),
             counts: Counts::default(),
             states: Vec::new(),
+            audits: Vec::new(),
             words: Vec::new(),
         }
     }

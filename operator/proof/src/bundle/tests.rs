@@ -159,8 +159,9 @@ impl World {
         let reason = GrantEndReason::Completed;
         let end = GrantEnd { job: self.id, island: island(), epoch: epoch(), reason };
         self.show(end.sign(&hub()).unwrap(), hub().public());
-        let (last_step, state_root) = (self.tip.step, self.tip.state_root);
-        let end = JobEnd { job: self.id, last_step, state_root, outcome: crate::records::Outcome::Completed };
+        let Start { step: last_step, state_root, record } = self.tip;
+        let outcome = crate::records::Outcome::Completed;
+        let end = JobEnd { job: self.id, last_step, state_root, record, outcome };
         self.show(end.sign(&hub()).unwrap(), hub().public());
     }
 
@@ -284,7 +285,7 @@ fn change(files: &mut Memory, change: impl FnOnce(&mut Bundle)) {
 fn a_good_bundle_holds_and_says_what_nobody_has_checked() {
     let report = check(&World::whole().bundle(true));
     assert_eq!(report.outcome, Outcome::Holds, "{report}");
-    let Counts { intervals, committed, drawn, replayed, states, hidden, hidden_by_hub } = report.counts;
+    let Counts { intervals, committed, drawn, replayed, states, hidden, hidden_by_hub, .. } = report.counts;
     assert_eq!((intervals, committed, drawn, replayed, states), (3, 3, 0, 0, 3));
     assert_eq!((hidden, hidden_by_hub), (1, 1));
     let text = report.to_string();

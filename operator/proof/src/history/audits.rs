@@ -8,7 +8,7 @@ use super::state::{AssignState, DrawState};
 use super::{HUB_AUDITOR, History, Refusal};
 use crate::Digest;
 use crate::dsse::Envelope;
-use crate::records::fields::{Epoch, Interval};
+use crate::records::fields::{Epoch, Interval, ProviderName};
 use crate::records::{
     AssignReason, AuditAssign, AuditOpening, AuditSeal, DrawKind, Opening, audit_seal, record_seal,
 };
@@ -20,18 +20,26 @@ impl History {
     }
 
     /// The draw whose audit this one belongs to: itself, or the one that it seconds.
-    fn base<'a>(&'a self, id: &'a Digest, draw: &'a DrawState) -> (Digest, &'a DrawState) {
+    pub(super) fn base<'a>(&'a self, id: &'a Digest, draw: &'a DrawState) -> (Digest, &'a DrawState) {
         match self.draws.get(&draw.subject).filter(|_| draw.kind == DrawKind::Second) {
             Some(base) => (draw.subject, base),
             None => (*id, draw),
         }
     }
 
-    /// Assignments of an audit whose answers count.
-    pub(super) fn live_assigns<'a>(&'a self, base: &'a DrawState) -> impl Iterator<Item = &'a AssignState> {
+    /// Assignments of an audit, those of its second draw after its own.
+    pub(super) fn all_assigns<'a>(
+        &'a self,
+        base: &'a DrawState,
+    ) -> impl Iterator<Item = (&'a Digest, &'a AssignState)> {
         let second = base.second.and_then(|(id, _)| self.draws.get(&id));
         let ids = base.assigns.iter().chain(second.into_iter().flat_map(|draw| &draw.assigns));
-        ids.filter_map(|id| self.assigns.get(id)).filter(|assign| !assign.replaced && !assign.convicted)
+        ids.filter_map(|id| Some((id, self.assigns.get(id)?)))
+    }
+
+    /// Those whose answers count.
+    pub(super) fn live_assigns<'a>(&'a self, base: &'a DrawState) -> impl Iterator<Item = &'a AssignState> {
+        self.all_assigns(base).map(|(_, assign)| assign).filter(|assign| assign.counts())
     }
 
     /// Whether every auditor that was asked has sealed, and the second one was drawn.
@@ -68,13 +76,9 @@ impl History {
         same("interval", it.interval.get(), commit.claim.interval)?;
         let last = draw.assigns.last().and_then(|id| self.assigns.get(id));
         self.check_reason(it, base, last)?;
-        // The next in order whose owner has not answered in this audit; behind the last is the hub.
-        let start = last.map_or(0, |last| last.place + 1);
-        let answered: Vec<_> = self.live_assigns(base).filter(|assign| assign.seal.is_some()).collect();
-        let free = |owner| answered.iter().all(|assign| assign.owner.as_ref() != Some(owner));
-        let next = (0u64..).zip(&draw.order).find(|(place, (owner, _))| *place >= start && free(owner));
+        let next = self.next_auditor(draw, base);
         let (place, auditor) = match next {
-            Some((place, (_, provider))) => (place, provider.as_str()),
+            Some((place, provider)) => (place, provider.as_str()),
             None => (draw.order.len() as u64, HUB_AUDITOR),
         };
         same("auditor", it.auditor.as_str(), auditor)?;
@@ -88,6 +92,20 @@ impl History {
             return Err(Refusal::Known { what: "the hub's own audit".to_owned() });
         }
         Ok(signer)
+    }
+
+    /// The next in a draw's order whose owner has not answered in this audit; `None`: behind the last is the hub.
+    pub(super) fn next_auditor<'a>(
+        &self,
+        draw: &'a DrawState,
+        base: &DrawState,
+    ) -> Option<(u64, &'a ProviderName)> {
+        let last = draw.assigns.last().and_then(|id| self.assigns.get(id));
+        let start = last.map_or(0, |last| last.place + 1);
+        let answered: Vec<_> = self.live_assigns(base).filter(|assign| assign.seal.is_some()).collect();
+        let free = |owner| answered.iter().all(|assign| assign.owner.as_ref() != Some(owner));
+        let next = (0u64..).zip(&draw.order).find(|(place, (owner, _))| *place >= start && free(owner));
+        next.map(|(place, (_, provider))| (place, provider))
     }
 
     /// Whether the one before has left room for another.
@@ -114,7 +132,7 @@ impl History {
         }))
     }
 
-    pub(super) fn take_audit_assign(&mut self, id: Digest, it: &AuditAssign) {
+    pub(super) fn take_audit_assign(&mut self, (id, index): (Digest, u64), it: &AuditAssign) {
         let Some(draw) = self.draws.get(&it.draw) else { return };
         let (base_id, _) = self.base(&it.draw, draw);
         let (commit, last) = (draw.commit, draw.assigns.last().copied());
@@ -128,14 +146,17 @@ impl History {
             draw.assigns.push(id);
         }
         let state = AssignState {
+            index,
             draw: it.draw,
             auditor: it.auditor.clone(),
             owner: self.providers.get(&it.auditor).map(|provider| provider.owner.clone()),
             place: it.place.get(),
+            reason: it.reason,
             replaced: false,
             convicted: false,
             seal: None,
             opened: None,
+            opening: None,
         };
         self.assigns.insert(id, state);
     }
@@ -213,6 +234,7 @@ impl History {
     pub(super) fn take_audit_opening(&mut self, id: Digest, it: &AuditOpening) {
         if let Some(assign) = self.assigns.get_mut(&it.audit) {
             assign.opened = Some((it.state_root, it.record_root));
+            assign.opening = Some(id);
             self.openings.insert(id, it.audit);
         }
     }

@@ -12,10 +12,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::dsse::Envelope;
 use crate::key::PublicKey;
 use crate::records::fields::{Origin, ProviderName, Uid, WitnessKey};
-use crate::records::{JobId, KeySet, Record};
+use crate::records::{Job, JobId, KeySet, Record};
 use crate::{Digest, hub_keys};
 
+mod agenda;
 mod audits;
+mod candidates;
+mod conclude;
+mod due;
 mod keys;
 mod open;
 mod refusal;
@@ -23,10 +27,14 @@ mod signers;
 mod state;
 mod training;
 mod verdicts;
+mod view;
 mod windows;
 
+pub use agenda::{Field, GivenUp, Todo, Unsigned};
+pub use due::Due;
 pub use open::Open;
 pub use refusal::Refusal;
+pub use view::{AssignView, AuditView, PathInterval, SecondView, StartView, VerdictView};
 
 use state::{
     AssignState, CommitState, DrawState, JobState, KeyState, ProviderState, VerdictState, WindowState,
@@ -62,6 +70,8 @@ pub struct History {
     /// Audit openings, and what they open.
     openings: BTreeMap<Digest, Digest>,
     verdicts: BTreeMap<Digest, VerdictState>,
+    /// Draws without a verdict, but for second ones.
+    undecided: BTreeSet<Digest>,
 }
 
 /// A record that counts.
@@ -97,6 +107,7 @@ impl History {
             assigns: BTreeMap::new(),
             openings: BTreeMap::new(),
             verdicts: BTreeMap::new(),
+            undecided: BTreeSet::new(),
         }
     }
 
@@ -146,32 +157,37 @@ impl History {
 
     /// Takes over what [`History::admit`] has accepted; cannot fail.
     fn take(&mut self, accepted: &Accepted, envelope: &Envelope) {
-        let (id, signer) = (accepted.id, accepted.signer);
+        let (id, index, signer) = (accepted.id, accepted.index, accepted.signer);
         match &accepted.record {
             Record::HubKeys(set) => self.hub = Some(set.clone()),
             Record::ProviderKey(it) => self.take_provider_key(it),
             Record::KeyRevocation(it) => self.take_key_revocation(it),
             Record::KeyBinding(it) => self.take_key_binding(it, signer),
             Record::Job(it) => self.take_job(id, envelope, it),
-            Record::Grant(it) => self.take_grant(it),
-            Record::Commit(it) => self.take_commit(id, &it.into()),
-            Record::Failure(it) => self.take_commit(id, &it.into()),
+            Record::Grant(it) => self.take_grant(id, it),
+            Record::Commit(it) => self.take_commit((id, index), &it.into()),
+            Record::Failure(it) => self.take_commit((id, index), &it.into()),
             Record::GrantEnd(it) => self.take_grant_end(it),
             Record::JobEnd(it) => self.take_job_end(it),
             Record::Rollback(it) => self.take_rollback(it),
             Record::WindowClose(it) => self.take_window_close(id, it),
-            Record::Draw(it) => self.take_draw(id, it),
-            Record::AuditAssign(it) => self.take_audit_assign(id, it),
+            Record::Draw(it) => self.take_draw((id, index), it),
+            Record::AuditAssign(it) => self.take_audit_assign((id, index), it),
             Record::AuditSeal(it) => self.take_audit_seal(it, signer),
             Record::Opening(it) => self.take_opening(it),
             Record::AuditOpening(it) => self.take_audit_opening(id, it),
-            Record::Verdict(it) => self.take_verdict(id, it),
+            Record::Verdict(it) => self.take_verdict((id, index), it),
         }
     }
 
     /// The hub's keys at this point of the log.
     pub fn hub_keys(&self) -> &[PublicKey] {
         self.hub.as_ref().map_or(&[], hub_keys::KeySet::keys)
+    }
+
+    /// What a job was logged as.
+    pub fn job_record(&self, id: JobId) -> Option<&Job> {
+        self.jobs.get(&id).map(|job| &job.job)
     }
 
     /// The index that the next record has at least.

@@ -50,7 +50,7 @@ impl History {
     pub fn open(&self, id: JobId) -> Result<Vec<Open>, Refusal> {
         let job = self.job(id)?;
         let mut open = Vec::new();
-        let verdicts = || self.verdicts.iter().filter(|(_, verdict)| verdict.job == id);
+        let verdicts = || job.verdicts.iter().filter_map(|id| Some((id, self.verdicts.get(id)?)));
         let undecided = verdicts().filter(|(_, verdict)| verdict.kind == VerdictKind::Inconclusive);
         let inconclusive: BTreeSet<_> = undecided.map(|(_, verdict)| verdict.commit).collect();
         if !job.ended {
@@ -74,14 +74,22 @@ impl History {
             });
             open.extend(back.map(|(verdict, _)| Open::Rollback { verdict: *verdict, island: number }));
         }
-        let windows = self.windows.iter().filter(|(_, window)| window.job == id).map(|(window, _)| window);
-        let missing = windows.filter(|window| !job.drawn.contains_key(&(DrawKind::Window, **window)));
-        open.extend(missing.map(|window| Open::Draw { kind: DrawKind::Window, subject: *window }));
+        let missing = job.windows.iter().filter(|id| !job.drawn.contains_key(&(DrawKind::Window, **id)));
+        let missing = missing.filter(|id| !self.is_vain(job, id, &inconclusive));
+        open.extend(missing.map(|id| Open::Draw { kind: DrawKind::Window, subject: *id }));
         let lacks = |draw: &DrawState| draw.kind != DrawKind::Second && draw.verdict.is_none();
         let undecided = job.drawn.values().filter(|draw| self.draws.get(draw).is_some_and(lacks));
         open.extend(undecided.map(|draw| Open::Verdict { draw: *draw }));
         open.sort_unstable();
         Ok(open)
+    }
+
+    /// Nobody could tell about one of a window's intervals, and all of them were run again: nobody is asked twice. Else a
+    /// window of one interval, about which nobody can ever tell, would be drawn from for good.
+    fn is_vain(&self, job: &JobState, window: &Digest, inconclusive: &BTreeSet<Digest>) -> bool {
+        let Some(window) = self.windows.get(window) else { return false };
+        let void = |id: &Digest| self.commits.get(id).is_some_and(|commit| !counts(job, commit, id));
+        window.commits.iter().any(|id| inconclusive.contains(id)) && window.commits.iter().all(void)
     }
 
     fn missing_draws(
@@ -114,7 +122,7 @@ impl History {
 }
 
 /// Whether a commit is on its island's path, and was not rolled back.
-fn counts(job: &JobState, commit: &CommitState, id: &Digest) -> bool {
+pub(super) fn counts(job: &JobState, commit: &CommitState, id: &Digest) -> bool {
     let at = |n: u64| usize::try_from(n).ok();
     let island = at(commit.claim.island.get()).and_then(|at| job.islands.get(at));
     island.zip(at(commit.claim.interval)).is_some_and(|(island, at)| island.path.get(at) == Some(id))

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::Digest;
 use crate::key::PublicKey;
 use crate::records::fields::{Island, OwnerName, ProviderName};
-use crate::records::{Commit, DrawKind, Eligible, Failure, Job, JobId, Verdict, VerdictKind};
+use crate::records::{
+    AssignReason, CloseReason, Commit, DrawKind, Eligible, EvidenceKind, Failure, Job, JobId, Verdict,
+    VerdictKind,
+};
 use crate::selection::{Chain, Standing};
 
 #[derive(Debug, Clone)]
@@ -55,6 +58,10 @@ pub(super) struct JobState {
     pub ended: bool,
     /// Draws by what they are about; one that came to nothing is taken out again.
     pub drawn: BTreeMap<(DrawKind, Digest), Digest>,
+    // All of them, in the order of the log.
+    pub windows: Vec<Digest>,
+    pub draws: Vec<Digest>,
+    pub verdicts: Vec<Digest>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -70,8 +77,16 @@ pub(super) struct IslandState {
     pub rollbacks: BTreeSet<Digest>,
 }
 
+impl IslandState {
+    /// The lowest epoch of the next grant.
+    pub fn next_epoch(&self) -> u64 {
+        self.grants.last_key_value().map_or(1, |(epoch, _)| epoch + 1).max(self.lowest_epoch)
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct GrantState {
+    pub record: Digest,
     pub provider: ProviderName,
     pub owner: OwnerName,
     /// Accepted under this grant, whether they still count or not.
@@ -87,6 +102,25 @@ pub(super) struct GrantState {
     pub ended: Option<End>,
     /// The key of each (attempt, rank).
     pub bound: BTreeMap<(u64, u64), Digest>,
+}
+
+impl GrantState {
+    /// Commits that are in no closed window.
+    pub fn open(&self) -> &[Digest] {
+        self.commits.get(self.closed..).unwrap_or_default()
+    }
+
+    /// Why the open window closes, if it does.
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        let full = self.size.is_some_and(|size| self.open().len() as u64 >= size);
+        match self.ended {
+            _ if full => Some(CloseReason::Full),
+            Some(End::Grant) => Some(CloseReason::GrantEnd),
+            Some(End::Job) => Some(CloseReason::JobEnd),
+            Some(End::Fault) => Some(CloseReason::Fault),
+            None => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +142,8 @@ pub(super) struct Claim {
     pub previous: Digest,
     pub root: Digest,
     pub seal: Digest,
+    /// Of the checkpoint; a failure has none.
+    pub manifest: Option<Digest>,
     pub failed: bool,
 }
 
@@ -123,6 +159,7 @@ impl From<&Commit> for Claim {
             previous: it.previous,
             root: it.state_root,
             seal: it.record_seal,
+            manifest: Some(it.manifest),
             failed: false,
         }
     }
@@ -140,6 +177,7 @@ impl From<&Failure> for Claim {
             previous: it.previous,
             root: it.state_root,
             seal: it.record_seal,
+            manifest: None,
             failed: true,
         }
     }
@@ -148,6 +186,7 @@ impl From<&Failure> for Claim {
 #[derive(Debug, Clone)]
 pub(super) struct CommitState {
     pub claim: Claim,
+    pub index: u64,
     pub provider: ProviderName,
     pub owner: OwnerName,
     /// Run again after a rollback.
@@ -169,9 +208,11 @@ pub(super) struct WindowState {
 
 #[derive(Debug, Clone)]
 pub(super) struct DrawState {
+    pub index: u64,
     pub job: JobId,
     pub kind: DrawKind,
     pub subject: Digest,
+    pub preimage: Digest,
     /// The commit that is audited.
     pub commit: Digest,
     pub eligible: Vec<Eligible>,
@@ -186,12 +227,14 @@ pub(super) struct DrawState {
 
 #[derive(Debug, Clone)]
 pub(super) struct AssignState {
+    pub index: u64,
     /// The draw that it belongs to, a second one's own.
     pub draw: Digest,
     pub auditor: ProviderName,
     /// `None` for the hub.
     pub owner: Option<OwnerName>,
     pub place: u64,
+    pub reason: AssignReason,
     /// Declined, or did not answer: the next was asked.
     pub replaced: bool,
     pub convicted: bool,
@@ -199,11 +242,24 @@ pub(super) struct AssignState {
     pub seal: Option<(Digest, Digest)>,
     /// StateRoot and record root.
     pub opened: Option<(Digest, Digest)>,
+    /// Record id of the opening.
+    pub opening: Option<Digest>,
+}
+
+impl AssignState {
+    /// Whether its answer counts.
+    pub const fn counts(&self) -> bool {
+        !self.replaced && !self.convicted
+    }
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct VerdictState {
+    pub index: u64,
     pub job: JobId,
+    pub draw: Digest,
     pub commit: Digest,
     pub kind: VerdictKind,
+    pub party: Option<ProviderName>,
+    pub evidence: Option<EvidenceKind>,
 }

@@ -95,6 +95,9 @@ impl History {
             islands,
             ended: false,
             drawn: BTreeMap::new(),
+            windows: Vec::new(),
+            draws: Vec::new(),
+            verdicts: Vec::new(),
         };
         self.jobs.insert(job_id(envelope.unverified_payload()), state);
     }
@@ -107,7 +110,7 @@ impl History {
             return Err(Refusal::JobEnded);
         }
         let newest = island.grants.last_key_value();
-        let lowest = newest.map_or(1, |(epoch, _)| epoch + 1).max(island.lowest_epoch);
+        let lowest = island.next_epoch();
         if it.epoch.get() < lowest {
             return Err(Refusal::OldEpoch { epoch: it.epoch.get(), lowest });
         }
@@ -136,8 +139,9 @@ impl History {
         Ok(signer)
     }
 
-    pub(super) fn take_grant(&mut self, it: &Grant) {
+    pub(super) fn take_grant(&mut self, record: Digest, it: &Grant) {
         let grant = GrantState {
+            record,
             provider: it.provider.clone(),
             owner: it.owner.clone(),
             commits: Vec::new(),
@@ -197,7 +201,7 @@ impl History {
     }
 
     /// A window closes before the next begins, and at most so many wait for their verdicts.
-    fn check_pace(&self, grant: &GrantState) -> Result<(), Refusal> {
+    pub(super) fn check_pace(&self, grant: &GrantState) -> Result<(), Refusal> {
         let open = grant.commits.len().saturating_sub(grant.closed) as u64;
         match grant.size {
             Some(size) if open >= size => Err(Refusal::WindowFull(size)),
@@ -206,7 +210,7 @@ impl History {
         }
     }
 
-    pub(super) fn take_commit(&mut self, id: Digest, it: &Claim) {
+    pub(super) fn take_commit(&mut self, (id, index): (Digest, u64), it: &Claim) {
         let Some(tier) = self.jobs.get(&it.job).map(|job| job.job.tier) else { return };
         let Some(island) = self.island_mut(it.job, it.island) else { return };
         island.path.push(id);
@@ -225,7 +229,8 @@ impl History {
         {
             grant.size = window_size(tier, standing);
         }
-        let state = CommitState { claim: it.clone(), provider, owner, rerun, opened: None, audit: None };
+        let claim = it.clone();
+        let state = CommitState { claim, index, provider, owner, rerun, opened: None, audit: None };
         self.commits.insert(id, state);
     }
 
@@ -263,6 +268,7 @@ impl History {
         let Some(tip) = tips.first() else { return Err(Refusal::JobEnded) };
         same("lastStep", it.last_step.get(), tip.step)?;
         same("stateRoot", it.state_root, tip.root)?;
+        same("record", it.record, tip.record)?;
         let want = if tips.iter().all(|tip| tip.step == job.job.steps.get() && !tip.failed) {
             Outcome::Completed
         } else if tips.iter().any(|tip| tip.failed) || it.outcome == Outcome::Completed {
@@ -306,8 +312,7 @@ impl History {
         } else if !self.island(job, claim.island)?.rollbacks.contains(&it.verdict) {
             return Err(Refusal::TooEarly("the island that the verdict is about goes back first"));
         }
-        let newest = island.grants.last_key_value().map_or(0, |(epoch, _)| *epoch);
-        let lowest = (newest + 1).max(island.lowest_epoch);
+        let lowest = island.next_epoch();
         if it.epoch.get() < lowest {
             return Err(Refusal::OldEpoch { epoch: it.epoch.get(), lowest });
         }

@@ -71,11 +71,13 @@ impl History {
         let (Some((state, records)), None) = (roots.next(), roots.next()) else {
             return Err(Refusal::Unfounded("the auditors differ"));
         };
-        if state != commit.claim.root {
+        // Weakened on purpose in one build, to see that the tests of cheats notice.
+        let looks = !cfg!(feature = "weak-verifier");
+        if looks && state != commit.claim.root {
             return Err(Refusal::Unfounded("the auditors' StateRoot is not the commit's"));
         }
         match commit.opened {
-            Some(own) if own != records => {
+            Some(own) if looks && own != records => {
                 Err(Refusal::Unfounded("the auditors' record root is not the trainer's"))
             }
             None if owners.len() < 2 => {
@@ -148,11 +150,23 @@ impl History {
         if good { Ok(()) } else { Err(Refusal::Unfounded("the replays do not contradict the party")) }
     }
 
-    pub(super) fn take_verdict(&mut self, id: Digest, it: &Verdict) {
+    pub(super) fn take_verdict(&mut self, (id, index): (Digest, u64), it: &Verdict) {
         let Some(draw) = self.draws.get(&it.draw) else { return };
         let (kind, subject, commit) = (draw.kind, draw.subject, draw.commit);
         let own = self.commits.get(&commit).is_some_and(|commit| commit.audit == Some(it.draw));
-        self.verdicts.insert(id, VerdictState { job: it.job, commit, kind: it.verdict });
+        let state = VerdictState {
+            index,
+            job: it.job,
+            draw: it.draw,
+            commit,
+            kind: it.verdict,
+            party: it.party.clone(),
+            evidence: it.evidence.as_ref().map(|evidence| evidence.kind),
+        };
+        self.verdicts.insert(id, state);
+        if let Some(job) = self.jobs.get_mut(&it.job) {
+            job.verdicts.push(id);
+        }
         match it.verdict {
             // The draw stays open: that one answer is wrong does not make another right.
             VerdictKind::AuditorFault => {
@@ -177,6 +191,7 @@ impl History {
                 }
             }
         }
+        self.undecided.remove(&it.draw);
         if let Some(draw) = self.draws.get_mut(&it.draw) {
             draw.verdict = Some(it.clone());
         }

@@ -1,14 +1,12 @@
 //! Windows and draws: what is open to an audit, and what chance has chosen.
 
-use std::collections::BTreeSet;
-
 use super::refusal::same;
-use super::state::{CommitState, DrawState, End, JobState, WindowState};
+use super::state::{CommitState, DrawState, JobState, WindowState};
 use super::{History, Refusal};
 use crate::Digest;
 use crate::dsse::Envelope;
-use crate::records::fields::{Epoch, Island, OwnerName, ProviderName};
-use crate::records::{CloseReason, Draw, DrawKind, Eligible, JobId, Tier, WindowClose};
+use crate::records::fields::{Epoch, OwnerName, ProviderName};
+use crate::records::{Draw, DrawKind, Eligible, Tier, WindowClose};
 use crate::selection::{drawn_interval, order, second_joins};
 
 /// What a draw chooses: the commit, its auditors and, of a second draw, whether one joins.
@@ -32,7 +30,7 @@ impl History {
         }
         let grant = self.grant(it.job, it.island, it.epoch)?;
         same("window", it.window.get(), grant.windows)?;
-        let open = grant.commits.get(grant.closed..).unwrap_or_default();
+        let open = grant.open();
         let first = open.first().and_then(|id| Some(self.commits.get(id)?.claim.interval));
         let Some(first) = first else { return Err(Refusal::TooEarly("no interval of this grant is open")) };
         same("first", it.first.get(), first)?;
@@ -40,62 +38,13 @@ impl History {
         if let Some((got, want)) = it.commits.iter().zip(open).find(|(got, want)| got != want) {
             same("commits", got, want)?;
         }
-        let size = grant.size.unwrap_or(u64::MAX);
-        let want = match grant.ended {
-            _ if open.len() as u64 >= size => CloseReason::Full,
-            Some(End::Grant) => CloseReason::GrantEnd,
-            Some(End::Job) => CloseReason::JobEnd,
-            Some(End::Fault) => CloseReason::Fault,
-            None => return Err(Refusal::WindowOpen { got: open.len() as u64, size }),
-        };
+        let want = grant
+            .close_reason()
+            .ok_or(Refusal::WindowOpen { got: open.len() as u64, size: grant.size.unwrap_or(u64::MAX) })?;
         same("reason", format!("{:?}", it.reason), format!("{want:?}"))?;
-        self.check_eligible(&it.eligible, &grant.owner, (it.job, it.island), it.first.get()..=it.last.get())?;
+        let intervals = it.first.get()..=it.last.get();
+        self.check_eligible(&it.eligible, &self.ran(&grant.owner, (it.job, it.island), intervals)?)?;
         Ok(signer)
-    }
-
-    /// Whether all of a list may audit these intervals. That nobody is left out, and that speeds are what they are said to
-    /// be, is the hub's word.
-    fn check_eligible(
-        &self,
-        list: &[Eligible],
-        owner: &OwnerName,
-        (job, island): (JobId, Island),
-        intervals: std::ops::RangeInclusive<u64>,
-    ) -> Result<(), Refusal> {
-        let island = self.island(self.job(job)?, island)?;
-        let ran: BTreeSet<_> = island
-            .grants
-            .values()
-            .filter(|grant| {
-                // A grant's intervals follow each other, so its first tells which they are.
-                let first = grant.commits.first().and_then(|id| Some(self.commits.get(id)?.claim.interval));
-                let count = grant.commits.len() as u64;
-                first.is_some_and(|first| first <= *intervals.end() && *intervals.start() < first + count)
-            })
-            .map(|grant| &grant.owner)
-            .collect();
-        for one in list {
-            for name in &one.providers {
-                let bad = |why| Refusal::Ineligible { provider: name.to_string(), why };
-                let provider = self.providers.get(name).ok_or_else(|| bad("the log has no such provider"))?;
-                if provider.owner != one.owner {
-                    return Err(bad("it has another owner"));
-                }
-                if one.owner == *owner {
-                    return Err(bad("its owner is the trainer's"));
-                }
-                if ran.contains(&one.owner) {
-                    return Err(bad("its owner has run such an interval"));
-                }
-                if provider.standing().recent_fault() {
-                    return Err(bad("it had a fault in its last 500 intervals"));
-                }
-                if !provider.keys.iter().any(|key| self.is_live(key)) {
-                    return Err(bad("it has no key that is not revoked"));
-                }
-            }
-        }
-        Ok(())
     }
 
     pub(super) fn take_window_close(&mut self, id: Digest, it: &WindowClose) {
@@ -112,12 +61,16 @@ impl History {
             eligible: it.eligible.clone(),
         };
         self.windows.insert(id, window);
+        if let Some(job) = self.jobs.get_mut(&it.job) {
+            job.windows.push(id);
+        }
     }
 
     pub(super) fn check_draw(&self, envelope: &Envelope, it: &Draw) -> Result<Digest, Refusal> {
         let signer = self.by_hub(envelope)?;
         let job = self.job(it.job)?;
-        if job.job.tier == Tier::None && it.kind != DrawKind::Tenant {
+        // A second draw follows one that is there.
+        if job.job.tier == Tier::None && !matches!(it.kind, DrawKind::Tenant | DrawKind::Second) {
             return Err(Refusal::NoAudits);
         }
         // A preimage that is shown in vain is lost: what the draw is about is asked first.
@@ -153,7 +106,8 @@ impl History {
                 self.check_kind(job, it, commit)?;
                 let claim = &commit.claim;
                 let intervals = claim.interval..=claim.interval;
-                self.check_eligible(eligible, &commit.owner, (claim.job, claim.island), intervals)?;
+                let ran = self.ran(&commit.owner, (claim.job, claim.island), intervals)?;
+                self.check_eligible(eligible, &ran)?;
                 Ok(choose(it, it.subject, eligible))
             }
         }
@@ -199,22 +153,25 @@ impl History {
         Ok(choice)
     }
 
-    pub(super) fn take_draw(&mut self, id: Digest, it: &Draw) {
+    pub(super) fn take_draw(&mut self, (id, index): (Digest, u64), it: &Draw) {
         let Some(choice) = self.jobs.get(&it.job).and_then(|job| self.choice(job, it).ok()) else { return };
         let Some(job) = self.jobs.get_mut(&it.job) else { return };
         if job.chain.reveal(it.index.get(), &it.preimage).is_err() {
             return;
         }
         job.drawn.insert((it.kind, it.subject), id);
+        job.draws.push(id);
         if it.kind == DrawKind::Second
             && let Some(base) = self.draws.get_mut(&it.subject)
         {
             base.second = Some((id, choice.joins));
         }
         let draw = DrawState {
+            index,
             job: it.job,
             kind: it.kind,
             subject: it.subject,
+            preimage: it.preimage,
             commit: choice.commit,
             eligible: choice.eligible,
             order: choice.order,
@@ -223,6 +180,9 @@ impl History {
             verdict: None,
         };
         self.draws.insert(id, draw);
+        if it.kind != DrawKind::Second {
+            self.undecided.insert(id);
+        }
     }
 }
 

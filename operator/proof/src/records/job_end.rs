@@ -14,6 +14,9 @@ pub struct JobEnd {
     pub last_step: Step,
     /// StateRoot after it.
     pub state_root: Digest,
+    /// Record id of its commit, for state 0 of the job record. A job that is rolled back may come to the same state again, and
+    /// this end is then another record.
+    pub record: Digest,
     /// How it ended.
     pub outcome: Outcome,
 }

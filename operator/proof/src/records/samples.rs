@@ -196,6 +196,12 @@ pub fn sample_payloads() -> Vec<(&'static str, Vec<u8>)> {
             verdict: digest("verdict"),
         },
         GrantEnd { job, island, epoch, reason: GrantEndReason::Released },
-        JobEnd { job, last_step: step_20, state_root: digest("state 20"), outcome: Outcome::Completed },
+        JobEnd {
+            job,
+            last_step: step_20,
+            state_root: digest("state 20"),
+            record: digest("commit 0"),
+            outcome: Outcome::Completed,
+        },
     ]
 }

@@ -1,7 +1,7 @@
 //! Between a unit's object and what is remembered of it: what the object says is taken over, what was decided is said.
 use kube::ResourceExt;
 use muster_api::v1alpha1::{self as api, WorkUnit, WorkUnitPhase};
-use muster_core::attempt::{self, Condition, Decision, Desired, Plan};
+use muster_core::attempt::{self, Attempts, Condition, Decision, Desired, Plan};
 use muster_core::envelope::Payload;
 
 use crate::agent::state::{Commit, UnitState};
@@ -50,9 +50,10 @@ pub(super) fn plan(payload: &Payload) -> Plan {
     Plan {
         unit: payload.name.clone(),
         workers: payload.workers,
-        steps: payload.steps,
+        steps: payload.last_step(),
         memory: payload.resources.memory.clone(),
         max_restarts: payload.max_restarts,
+        attempts: if payload.is_audit() { Attempts::One } else { Attempts::Many },
         schedule_timeout_seconds: payload.schedule_timeout_seconds,
     }
 }

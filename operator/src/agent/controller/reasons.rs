@@ -8,11 +8,12 @@ use muster_core::envelope::{Payload, Refusal};
 use muster_core::quota::{of_unit, sum};
 use muster_proof::dsse::Envelope;
 
-use super::Controller;
+use super::{Controller, diligence};
 use crate::agent::accept::{self, Measure, Rejection};
 use crate::agent::hub_keys::HubKeysError;
 use crate::agent::state::UnitState;
 use crate::agent::units::Unit;
+use crate::log::client::HttpLog;
 
 /// A unit signed by a key that nobody here knows is not refused for so long: news of a rotation may be under way.
 const NEWS: Duration = Duration::from_secs(6);
@@ -35,7 +36,17 @@ impl Controller {
                 witness: &self.witness,
             };
             let refusal = match accept::accept(measure, &self.units, object).await {
-                Ok(taken) => return Some(Ok(taken)),
+                Ok((payload, envelope)) => {
+                    let log = HttpLog::new(self.session.clone());
+                    match diligence::check(&log, &payload, &self.provider).await {
+                        Ok(Ok(())) => return Some(Ok((payload, envelope))),
+                        Ok(Err(refusal)) => refusal,
+                        Err(error) => {
+                            tracing::warn!(unit = unit.name(), %error, "an audit that cannot be looked up in the log yet");
+                            return None;
+                        }
+                    }
+                }
                 Err(Rejection::UnknownSigner(refusal)) if !refreshed => {
                     match self.trusted.refresh(self.session.gateway()).await {
                         Ok(true) => continue,
@@ -76,12 +87,12 @@ impl Controller {
         {
             return stop("Superseded", why.clone());
         }
-        let highest = self.units.highest_epoch(&payload.job_uid, payload.island).await;
+        let highest = self.units.highest_epoch(payload).await;
         if highest > payload.epoch {
-            let epoch = payload.epoch;
+            let (epoch, what) = (payload.epoch, if payload.is_audit() { "audit" } else { "island" });
             return stop(
                 "Superseded",
-                format!("epoch {highest} of this island is here, this is epoch {epoch}"),
+                format!("epoch {highest} of this {what} is here, this is epoch {epoch}"),
             );
         }
         let grace = Duration::from_secs(payload.disconnect_grace_seconds.unsigned_abs());

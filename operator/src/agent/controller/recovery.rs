@@ -68,6 +68,10 @@ impl Controller {
         since: Timestamp,
     ) -> Option<Stop> {
         let stop = |reason, message| Some(Stop { reason, message });
+        // The log has forgotten nothing: the hub asks again for what it still wants.
+        if payload.is_audit() && self.fence.floor().voids(payload).is_some() {
+            return stop("Superseded", "the hub was restored; it asks for replays anew".to_owned());
+        }
         match state.recovered.as_ref().map(|said| &said.answer) {
             Some(Recovered::Stop) => {
                 return stop("Superseded", "the hub was restored and does not continue this unit".to_owned());

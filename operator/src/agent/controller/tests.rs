@@ -7,6 +7,7 @@ use muster_core::recovery::Anew;
 use muster_proof::key::SigningKey;
 
 use super::*;
+use crate::agent::answers::Answers;
 use crate::agent::fake_gateway::{FakeGateway, tlog};
 use crate::agent::fence::Floor;
 use crate::agent::gateway::Gateway;
@@ -14,7 +15,7 @@ use crate::agent::hub_blobs::HttpBlobs;
 use crate::agent::render::Site;
 use crate::agent::state::StateDir;
 use crate::agent::switch::{self, Switch};
-use crate::agent::testing::payload;
+use crate::agent::testing::{audit, payload};
 use crate::agent::{join, pin};
 use crate::log::client::HttpLog;
 use crate::runtime::client::client_of;
@@ -72,6 +73,7 @@ impl World {
             contact: Arc::new(Contact::open(dir.path().join("contact"))),
             blobs: Arc::new(BlobDir::open(&dir.path().join("blobs")).await.unwrap()),
             hub_blobs: Arc::new(HttpBlobs::new(session)),
+            answers: Arc::new(Answers::open(dir.path(), SigningKey::generate([3; 32]).unwrap()).unwrap()),
             kept: Arc::new(KeptLogs::open(dir.path()).unwrap()),
             shutdown,
             running: Mutex::default(),
@@ -99,7 +101,7 @@ fn signed(key: &SigningKey) -> WorkUnit {
 fn sign(payload: &Payload, key: &SigningKey) -> WorkUnit {
     let envelope = serde_json::to_value(seal(payload, key).unwrap()).unwrap();
     let spec = WorkUnitSpec {
-        kind: WorkUnitKind::Train,
+        kind: if payload.is_audit() { WorkUnitKind::Audit } else { WorkUnitKind::Train },
         job_uid: payload.job_uid.clone(),
         island: 0,
         epoch: payload.epoch,
@@ -147,6 +149,55 @@ async fn what_is_void_or_not_offered_is_refused() {
     assert_eq!(world.judge(&signed(&world.key)).await, Some(Err("OverQuota")));
     world.controller.fence.hear(Floor { incarnation: 2, min_epoch: 0 }).unwrap();
     assert_eq!(world.judge(&signed(&world.key)).await, Some(Err("OldEpoch")));
+}
+
+#[tokio::test]
+async fn replays_are_taken_or_declined_as_the_provider_likes() {
+    let (records, audit) = diligence::tests::good();
+    let world = World::new("offer: {workers: 8}").await;
+    let refused = Some(Err("NotAssigned"));
+    assert_eq!(world.judge(&sign(&audit, &world.key)).await, refused, "the log has nothing of it");
+    world.gateway.change(|hub| {
+        for record in &records {
+            hub.log.append(record);
+        }
+    });
+    assert_eq!(world.judge(&sign(&audit, &world.key)).await, Some(Ok(audit.clone())));
+    // What trains here meanwhile has epochs of its own, and so have other audits.
+    let train = world.controller.units.ensure("4f2a9c1b-0-7");
+    let newer = Payload { name: train.name().to_owned(), epoch: 7, ..payload() };
+    train.update(|state| state.payload = Some(newer.clone())).await.unwrap();
+    assert_eq!(world.judge(&sign(&audit, &world.key)).await, Some(Ok(audit.clone())));
+    let unit = world.controller.units.ensure(&audit.name);
+    unit.update(|state| state.payload = Some(audit.clone())).await.unwrap();
+    assert_eq!(world.controller.stop(&unit, &unit.state().await, &audit).await, None);
+    assert_eq!(world.controller.stop(&train, &train.state().await, &newer).await, None);
+    let again = Payload { name: "4f2a9c1b-a77-4".to_owned(), epoch: 4, ..audit.clone() };
+    assert_eq!(world.judge(&sign(&again, &world.key)).await, Some(Ok(again.clone())));
+    world.controller.units.ensure(&again.name).update(|state| state.payload = Some(again)).await.unwrap();
+    let stop = world.controller.stop(&unit, &unit.state().await, &audit).await.unwrap();
+    assert!(stop.reason == "Superseded" && stop.message.contains("epoch 4 of this audit"), "{stop:?}");
+    // A mirror that calls it training misleads a person.
+    let mut disguised = sign(&audit, &world.key);
+    disguised.spec.kind = WorkUnitKind::Train;
+    assert_eq!(world.judge(&disguised).await, Some(Err("MirrorMismatch")));
+    let world = World::new("offer: {workers: 8}\naudits: false\n").await;
+    assert_eq!(world.judge(&sign(&audit, &world.key)).await, Some(Err("AuditsNotOffered")));
+    assert_eq!(accept::known_reason("AuditsNotOffered"), "AuditsNotOffered");
+    assert_eq!(world.judge(&signed(&world.key)).await, Some(Ok(payload())));
+}
+
+/// The log has forgotten nothing: what is still wanted is asked for anew.
+#[tokio::test]
+async fn a_replay_ends_when_the_hub_was_restored() {
+    let world = World::new("offer: {workers: 8}").await;
+    let unit = world.controller.units.ensure(&audit().name);
+    unit.update(|state| state.payload = Some(audit())).await.unwrap();
+    world.controller.fence.hear(Floor { incarnation: 2, min_epoch: 1001 }).unwrap();
+    let state = world.controller.orphan(&unit, false).await.unwrap();
+    assert!(state.orphaned.is_some());
+    let stop = world.controller.stop(&unit, &state, &audit()).await.unwrap();
+    assert!(stop.message.contains("anew"), "{stop:?}");
 }
 
 #[tokio::test]

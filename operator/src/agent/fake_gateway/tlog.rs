@@ -7,7 +7,7 @@ use muster_proof::tlog::tile::{Resource, Tile};
 
 use super::*;
 use crate::wire::gateway::ProviderAnswer;
-use crate::wire::log::Logged;
+use crate::wire::log::{LogEntry, Logged};
 
 /// Its verifier key.
 pub const LOG: &str = "hub.example/log+d3e5df27+AW56HN0psLeP0Tr0xVmP7/TvKpcWbjym8uT7/M2AUFvx";
@@ -117,6 +117,7 @@ pub fn routes() -> Router<Arc<Mutex<Hub>>> {
         .route("/v1/log/checkpoint", get(head))
         .route("/v1/log/tile/{*path}", get(tile))
         .route("/v1/log/entries", post(submit))
+        .route("/v1/log/entries/{hex}", get(entry))
         .route("/v1/log/cosignatures", post(cosign))
         .route("/v1/provider", get(provider))
         .route("/v1/provider-key", post(provider_key))
@@ -150,6 +151,15 @@ async fn submit(
         return refuse(409, reason);
     }
     Json(hub.log.append(&Envelope::parse(&body, 1 << 20).unwrap())).into_response()
+}
+
+async fn entry(State(hub): Shared, Path(hex): Path<String>) -> Response {
+    let entries = &locked(&hub).log.entries;
+    let found = entries.iter().zip(0..).find(|(entry, _)| entry.record_id().to_hex() == hex);
+    match found {
+        Some((envelope, index)) => Json(LogEntry { index, envelope: envelope.clone() }).into_response(),
+        None => refuse(404, "RecordNotFound"),
+    }
 }
 
 #[derive(serde::Deserialize)]

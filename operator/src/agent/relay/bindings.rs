@@ -30,7 +30,8 @@ pub fn ensure(
     key: &PublicKey,
     identity: &SigningKey,
 ) -> Result<(), BindingError> {
-    let Some(payload) = &state.payload else { return Ok(()) };
+    // A replay commits nothing, so the log need not know its keys.
+    let Some(payload) = state.payload.as_ref().filter(|payload| !payload.is_audit()) else { return Ok(()) };
     if state.bindings.get(&worker.attempt).is_some_and(|known| known.epoch == payload.epoch) {
         return Ok(());
     }
@@ -117,6 +118,15 @@ mod tests {
         state.checkpoints[0].durable = true;
         forget_old(&mut state);
         assert_eq!(state.bindings.keys().copied().collect::<Vec<_>>(), [4]);
+    }
+
+    #[test]
+    fn a_replays_key_is_no_matter_of_the_log() {
+        let payload = Some(crate::agent::testing::audit());
+        let mut state = UnitState { payload, ..UnitState::default() };
+        state.memory.attempt = 1;
+        ensure(&mut state, &worker(1), key(7).public(), &key(3)).unwrap();
+        assert!(state.bindings.is_empty());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use muster_proof::Digest;
 use muster_proof::dsse;
 use muster_proof::key::PublicKey;
 use muster_proof::records::{self, Payload as _};
+use muster_proof::steps::{self, Records, StepRecord};
 use muster_trainer::protocol::{CheckpointNotice, Conflict, Terms};
 use muster_trainer::{checkpoint, commit};
 
@@ -13,7 +14,8 @@ use super::Relay;
 use super::bindings::{self, BindingError};
 use super::blobs::read_manifest;
 use super::identity::Worker;
-use super::terms::{TermsError, due, is_boundary};
+use super::terms::{TermsError, due, epoch_of, is_boundary};
+use crate::agent::answers::AnswerError;
 use crate::agent::commits::Committed;
 use crate::agent::state::{Commit, UnitState};
 use crate::agent::units::{Unit, is_live};
@@ -76,6 +78,12 @@ pub enum CommitError {
     /// Not a commit.
     #[error("BadCommit: commit: {0}")]
     Record(#[from] records::Error),
+    /// Records that are none.
+    #[error("BadCommit: records: {0}")]
+    Records(#[from] steps::Error),
+    /// It cannot be answered for.
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
     /// Too many wait.
     #[error("Busy: {MAX_WAITING} commits of the unit wait for the hub's log; try again later")]
     Busy,
@@ -112,6 +120,7 @@ impl IntoResponse for CommitError {
             Self::MissingBlob(_) => return conflict(Conflict::BlobMissing {}),
             Self::TermsChanged => return conflict(Conflict::TermsChanged {}),
             Self::Cache(error) => error.status(),
+            Self::Answer(AnswerError::Io(_) | AnswerError::Record(_)) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::Over => StatusCode::GONE,
             Self::Binding(_) | Self::Terms(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -168,6 +177,7 @@ impl Relay {
             return Err(CommitError::Busy);
         }
         let (manifest, state_root, attempt) = (notice.manifest, notice.state_root, worker.attempt);
+        self.answer_for(&state, &terms, record, state_root, &notice.records).await?;
         let committed = Committed { commit: notice.commit, records: notice.records };
         unit.keep(step, committed).await.map_err(PutError::from)?;
         let commit = Commit { step, manifest, state_root, record, attempt, durable: false };
@@ -176,6 +186,27 @@ impl Relay {
         unit.committed.notify_one();
         unit.wake.notify_one();
         Ok(())
+    }
+
+    /// Keeps what an audit will ask for: what opens a commit, or, of a replay, what it has found.
+    async fn answer_for(
+        &self,
+        state: &UnitState,
+        terms: &Terms,
+        record: Digest,
+        state_root: Digest,
+        records: &[StepRecord],
+    ) -> Result<(), CommitError> {
+        let records = Records::new(terms.first_step.get(), records.to_vec())?;
+        let (answers, salt, root) = (self.answers.clone(), terms.salt, records.root());
+        let assignment =
+            state.payload.as_ref().and_then(|payload| payload.audit).map(|audit| audit.assignment);
+        let keep = move || match assignment {
+            Some(assignment) => answers.keep_replay(&assignment, state_root, root),
+            None => Ok(answers.keep_commit(&record, root, salt)?),
+        };
+        let kept = tokio::task::spawn_blocking(keep).await.map_err(std::io::Error::other);
+        Ok(kept.map_err(PutError::from)??)
     }
 
     /// Adds the commit, unless it has become another unit's, or another attempt's, to make.
@@ -190,10 +221,9 @@ impl Relay {
         if !is_live(state, worker.attempt) {
             return Err(CommitError::Over);
         }
-        let due = state.payload.as_ref().and_then(|payload| Some((payload.epoch, due(state, payload)?)));
+        let due = state.payload.as_ref().and_then(|payload| Some((epoch_of(payload), due(state, payload)?)));
         let is_due = due.is_some_and(|(epoch, due)| {
-            (due.last, due.previous) == (terms.last_step.get(), terms.previous)
-                && u64::try_from(epoch) == Ok(terms.epoch.get())
+            (due.last, due.previous) == (terms.last_step.get(), terms.previous) && epoch == terms.epoch.get()
         });
         if !is_due {
             return Err(CommitError::TermsChanged);

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use axum_server::tls_rustls::RustlsConfig;
 use muster_proof::key::SigningKey;
 
+use super::answers::Answers;
 use super::hub_blobs::HubBlobs;
 use super::salt::Salts;
 use super::units::Units;
@@ -43,6 +44,7 @@ pub struct Relay {
     signer: SigningKey,
     identity: SigningKey,
     salts: Salts,
+    answers: Arc<Answers>,
     kept: Kept,
     flights: blobs::Flights,
 }
@@ -56,6 +58,8 @@ pub struct Secrets {
     pub identity: SigningKey,
     /// Hide step records.
     pub salts: Salts,
+    /// Keeps what opens them.
+    pub answers: Arc<Answers>,
 }
 
 impl Relay {
@@ -68,9 +72,9 @@ impl Relay {
         reviewer: Arc<dyn Reviewer>,
         secrets: Secrets,
     ) -> Arc<Self> {
-        let Secrets { signer, identity, salts } = secrets;
+        let Secrets { signer, identity, salts, answers } = secrets;
         let (kept, flights) = (Kept::default(), blobs::Flights::default());
-        Arc::new(Self { units, blobs, hub, reviewer, signer, identity, salts, kept, flights })
+        Arc::new(Self { units, blobs, hub, reviewer, signer, identity, salts, answers, kept, flights })
     }
 
     /// Serves until `shutdown`, then gives open requests a moment.

@@ -285,7 +285,7 @@ async fn progress(State(relay): State<Arc<Relay>>, headers: HeaderMap, body: Byt
     let (worker, unit) = worker(&relay, &headers).await?;
     let report = parse::<muster_trainer::protocol::Progress>(&body)?;
     let state = unit.state().await;
-    let bound = state.payload.as_ref().map_or(0, |payload| payload.steps);
+    let bound = state.payload.as_ref().map_or(0, Payload::last_step);
     let step = i64::try_from(report.step).ok().filter(|step| (0..=bound).contains(step));
     let step = step.ok_or_else(|| said(StatusCode::BAD_REQUEST, "step: beyond the job's last step"))?;
     if report.loss.len() > 24 || !report.loss.bytes().all(|b| b.is_ascii_graphic()) {

@@ -50,7 +50,7 @@ pub struct Due {
 /// The interval after the newest commit, or after what the unit starts from; `None` after the last.
 #[must_use]
 pub fn due(state: &UnitState, payload: &Payload) -> Option<Due> {
-    let (steps, size) = (payload.steps.unsigned_abs(), payload.interval_steps.unsigned_abs().max(1));
+    let (steps, size) = (payload.last_step().unsigned_abs(), payload.interval_steps.unsigned_abs().max(1));
     let (begin, previous) = match state.newest() {
         Some(newest) if payload.start.is_none_or(|start| start.step <= newest.step) => {
             (newest.step, newest.record)
@@ -63,10 +63,16 @@ pub fn due(state: &UnitState, payload: &Payload) -> Option<Due> {
     (begin < last).then_some(Due { interval, first: begin + 1, last, previous })
 }
 
+/// What its commits name. A replay makes the commit that it audits once more, with records of its own.
+#[must_use]
+pub fn epoch_of(payload: &Payload) -> u64 {
+    payload.audit.map_or(payload.epoch, |audit| audit.epoch).unsigned_abs()
+}
+
 /// The terms of an interval of this unit.
 fn terms_of(payload: &Payload, due: &Due, salts: &Salts) -> Result<Terms, Unfit> {
     let island = payload.island.unsigned_abs();
-    let epoch = payload.epoch.unsigned_abs();
+    let epoch = epoch_of(payload);
     let of = steps::Interval { job: payload.job, island, epoch, interval: due.interval };
     Ok(Terms {
         job: JobId(payload.job),
@@ -90,8 +96,9 @@ fn terms_again(commit: &records::Commit, salts: &Salts) -> Terms {
 
 /// Whether a checkpoint is made after this step.
 pub(super) fn is_boundary(payload: &Payload, step: u64) -> bool {
-    let (steps, size) = (payload.steps.unsigned_abs(), payload.interval_steps.unsigned_abs().max(1));
-    (1..=steps).contains(&step) && (step.is_multiple_of(size) || step == steps)
+    let (steps, size) = (payload.last_step().unsigned_abs(), payload.interval_steps.unsigned_abs().max(1));
+    let first = if payload.is_audit() { steps } else { 1 };
+    (first..=steps).contains(&step) && (step.is_multiple_of(size) || step == steps)
 }
 
 impl Relay {
@@ -129,7 +136,7 @@ mod tests {
 
     use super::*;
     use crate::agent::state::Commit;
-    use crate::agent::testing::payload;
+    use crate::agent::testing::{audit, payload};
 
     fn commit(step: i64) -> Commit {
         let (record, digest) = (Digest::of(&step.to_le_bytes()), Digest::of(b"m"));
@@ -167,5 +174,19 @@ mod tests {
         let payload = Payload { steps: 50, ..payload() };
         let ends: Vec<u64> = (0..70).filter(|step| is_boundary(&payload, *step)).collect();
         assert_eq!(ends, [20, 40, 50]);
+        let ends: Vec<u64> = (0..120).filter(|step| is_boundary(&audit(), *step)).collect();
+        assert_eq!(ends, [40], "a replay has one");
+    }
+
+    #[test]
+    fn a_replay_has_the_terms_of_the_one_commit_that_it_is_about() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut state, payload) = (UnitState::default(), audit());
+        let next = due(&state, &payload).unwrap();
+        assert_eq!(next, Due { interval: 1, first: 21, last: 40, previous: payload.start_record });
+        let terms = terms_of(&payload, &next, &Salts::open(dir.path()).unwrap()).unwrap();
+        assert_eq!((terms.epoch.get(), payload.epoch), (1, 3), "the commit's epoch, not the unit's");
+        state.checkpoints.push(commit(40));
+        assert_eq!(due(&state, &payload), None);
     }
 }

@@ -26,6 +26,7 @@ use crate::agent::units::{Unit, locked};
 use crate::agent::upload;
 use crate::runtime::tls::{Authority, pinned_client};
 
+mod audits;
 mod blobs;
 mod commits;
 mod continued;
@@ -65,6 +66,7 @@ struct Agent {
     client: reqwest::Client,
     units: Arc<Units>,
     blobs: Arc<BlobDir>,
+    answers: Arc<Answers>,
     shutdown: Shutdown,
     /// The CA's key.
     signer: SigningKey,
@@ -112,11 +114,20 @@ impl World {
         let shutdown = Shutdown::manual();
         let signer = authority.signer().unwrap();
         let salts = Salts::open(root).unwrap();
-        let secrets = Secrets { signer: signer.clone(), identity: key(3), salts };
+        let answers = Arc::new(Answers::open(root, key(3)).unwrap());
+        let secrets = Secrets { signer: signer.clone(), identity: key(3), salts, answers: answers.clone() };
         let relay = Relay::new(units.clone(), blobs.clone(), self.hub.clone(), self.pods.clone(), secrets);
         let tls = authority.server(&["127.0.0.1".to_owned()]).unwrap();
         tokio::spawn(relay.serve(listener, tls, shutdown.clone()));
-        Agent { base, client: pinned_client(authority.pem()).unwrap(), units, blobs, shutdown, signer }
+        Agent {
+            base,
+            client: pinned_client(authority.pem()).unwrap(),
+            units,
+            blobs,
+            answers,
+            shutdown,
+            signer,
+        }
     }
 }
 
@@ -128,7 +139,8 @@ impl Agent {
     /// Brings the unit's checkpoints to the hub, as the agent does beside its relay.
     fn uploads(&self, world: &World, unit: Arc<Unit>) -> tokio::task::JoinHandle<()> {
         let (units, blobs, hub) = (self.units.clone(), self.blobs.clone(), world.hub.clone());
-        tokio::spawn(upload::run(unit, units, blobs, hub, self.shutdown.clone()))
+        let site = upload::Site { units, blobs, answers: self.answers.clone(), hub };
+        tokio::spawn(upload::run(unit, site, self.shutdown.clone()))
     }
 
     async fn ask(&self, pod: &str, method: Method, path: &str, body: Option<Value>) -> Response {

@@ -36,6 +36,19 @@ impl Progress {
         Self { output, bar, steps, step: None, checkpoint: None, last_line: None, deaf: false }
     }
 
+    /// Says nothing but the workers' own words: for runs that nobody looks at.
+    pub fn quiet() -> Self {
+        Self {
+            output: Output::Json,
+            bar: None,
+            steps: 0,
+            step: None,
+            checkpoint: None,
+            last_line: None,
+            deaf: true,
+        }
+    }
+
     /// The last step seen, if any.
     pub const fn step(&self) -> Option<u64> {
         self.step

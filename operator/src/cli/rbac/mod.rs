@@ -1,5 +1,5 @@
 //! `muster rbac`: the rights of each process, each rule with its reason, ready for `kubectl apply`. The rules stand beside
-//! the code that needs them (`hub/rbac.rs`, `hub/registrar/rbac.rs`, `gateway/rbac.rs`, `agent/rbac.rs`); here they become
+//! the code that needs them (`hub/rbac.rs`, `hub/registrar/rbac.rs`, `gateway/rbac.rs`, `auditor/rbac.rs`, `agent/rbac.rs`); here they become
 //! roles.
 mod on_hub;
 mod render;
@@ -30,6 +30,8 @@ enum Who {
     Registrar,
     /// The gateway on the hub cluster
     Gateway,
+    /// The hub's own auditor on the hub cluster
+    Auditor,
     /// An agent on the hub cluster
     Agent,
     /// The agent on its member cluster
@@ -53,6 +55,7 @@ impl Who {
             Self::Hub => "operator/src/hub/rbac.rs",
             Self::Registrar => "operator/src/hub/registrar/rbac.rs",
             Self::Gateway => "operator/src/gateway/rbac.rs",
+            Self::Auditor => "operator/src/auditor/rbac.rs",
             Self::Agent => "operator/src/cli/rbac/on_hub.rs",
             Self::Member => "operator/src/agent/rbac.rs",
         };
@@ -66,6 +69,7 @@ impl Who {
                 process("muster-registrar", "the registrar of muster hub", hub::registrar::rbac::rules())
             }
             Self::Gateway => process("muster-gateway", "muster gateway", crate::gateway::rbac::rules()),
+            Self::Auditor => process("muster-auditor", "muster auditor", crate::auditor::rbac::rules()),
             Self::Agent => vec![on_hub::agent()],
             Self::Member => member(),
         }
@@ -145,6 +149,7 @@ mod tests {
             (Who::Hub, "hub/rbac-hub.yaml"),
             (Who::Registrar, "hub/rbac-registrar.yaml"),
             (Who::Gateway, "hub/rbac-gateway.yaml"),
+            (Who::Auditor, "hub/rbac-auditor.yaml"),
             (Who::Agent, "hub/rbac-agent.yaml"),
             (Who::Member, "member/rbac-member.yaml"),
         ] {
@@ -156,7 +161,7 @@ mod tests {
     /// What no process of Muster may ever hold, whatever its code asks for.
     #[test]
     fn nobody_gets_a_dangerous_right() {
-        let everyone = [Who::Hub, Who::Registrar, Who::Gateway, Who::Agent, Who::Member];
+        let everyone = [Who::Hub, Who::Registrar, Who::Gateway, Who::Auditor, Who::Agent, Who::Member];
         for role in everyone.into_iter().flat_map(Who::roles) {
             for rule in &role.rules {
                 assert!(!rule.why.is_empty(), "{rule:?}");

@@ -1,5 +1,5 @@
 //! Commits: what a checkpoint must satisfy to become the job's. Whatever is recorded here can be resumed from, and nothing
-//! recorded is ever replaced by other bits.
+//! recorded is ever replaced by other bits, but for what a verdict has undone.
 //!
 //! The order is: whole, read back, logged, recorded. What the log has is true from then on; that it was about to be logged is
 //! noted before, so that nothing of it is lost with the gateway.
@@ -50,7 +50,9 @@ impl<W: Work> Units<W> {
             self.conclude(job, step, other).await?;
             noted = self.store.noted_commit(job, step).await.map_err(store)?;
         }
-        match self.store.checkpoint(job, step).await.map_err(store)? {
+        let there = self.store.checkpoint(job, step).await.map_err(store)?;
+        let undone = self.undone(job, step, noted.as_ref()).await?;
+        match there.filter(|_| !undone) {
             // Its first answer may have been lost, or the crash was between the two writes below.
             Some(there) if there == *manifest => {
                 if let Some(Noted::Logged(entry)) = noted.filter(|noted| is_of(noted, &claim.record)) {
@@ -66,7 +68,8 @@ impl<W: Work> Units<W> {
         // Once more, here where it counts: the files took a while to look at.
         self.fence(agent, unit).await?;
         // What is logged is not forgotten for what is only tried; the log will say what it thinks of it.
-        let is_noted = noted.is_some_and(|it| is_of(&it, &claim.record) || matches!(it, Noted::Logged(_)));
+        let stays = |it: Noted| is_of(&it, &claim.record) || (matches!(it, Noted::Logged(_)) && !undone);
+        let is_noted = noted.is_some_and(stays);
         if !is_noted
             && !self.store.begin_commit(job, step, claim.record, noted.as_ref()).await.map_err(store)?
         {
@@ -76,24 +79,62 @@ impl<W: Work> Units<W> {
         let index = self.log.append(submission).await.map_err(|error| log::refused(&error))?;
         let entry = Entry { record: claim.record, index };
         self.store.note_commit(job, step, &Noted::Logged(entry)).await.map_err(store)?;
-        if let Recorded::Taken(there) =
-            self.store.record_checkpoint(job, step, manifest).await.map_err(store)?
-        {
-            return Err(taken(step, &there, manifest));
-        }
+        self.record(job, step, manifest, there.filter(|_| undone)).await?;
         self.store.name_unit_puts(unit.key(), &files).await.map_err(store)?;
         tracing::info!(provider = agent.provider, unit = payload.name, step, %manifest, index, "checkpoint logged");
         Ok(entry)
     }
 
-    /// Ends what another commit of this step has begun, if the log has it: its gateway died before it could.
-    async fn conclude(&self, job: &str, step: u64, record: Digest) -> Result<(), Refusal> {
+    /// Makes the checkpoint the job's, in the place of one that was `undone` if that is still there.
+    async fn record(
+        &self,
+        job: &str,
+        step: u64,
+        manifest: &Digest,
+        undone: Option<Digest>,
+    ) -> Result<(), Refusal> {
+        let store = |error| store_refusal(&error);
+        if let Some(undone) = undone
+            && self.store.replace_checkpoint(job, step, &undone, manifest).await.map_err(store)?
+        {
+            return Ok(());
+        }
+        match self.store.record_checkpoint(job, step, manifest).await.map_err(store)? {
+            Recorded::Taken(there) => Err(taken(step, &there, manifest)),
+            Recorded::New | Recorded::Same => Ok(()),
+        }
+    }
+
+    /// Whether what the store has of this step counts no more: a verdict has undone it, and the hub has forgotten it, but for
+    /// what a gateway that was just committing it has written since.
+    async fn undone(&self, job: &str, step: u64, noted: Option<&Noted>) -> Result<bool, Refusal> {
+        let rollbacks = self.store.rollbacks(job).await.map_err(|error| store_refusal(&error))?;
+        if !rollbacks.reach(step) {
+            return Ok(false);
+        }
+        // A name is written after its commit was noted as logged. Without that it is what was undone.
+        let Some(Noted::Logged(entry)) = noted else { return Ok(true) };
+        let Some((_, envelope)) = self.logged(entry.record).await? else { return Ok(false) };
+        let commit = records::Commit::from_payload(envelope.unverified_payload());
+        Ok(commit.is_ok_and(|commit| rollbacks.void(epoch(&commit), step)))
+    }
+
+    /// What the log has of a record.
+    async fn logged(&self, record: Digest) -> Result<Option<(u64, Envelope)>, Refusal> {
         let log = self.log.clone();
         let found = tokio::task::spawn_blocking(move || log.entry(&record)).await;
         let found = found.map_err(|error| Refusal::unavailable(format!("the log: {error}")))?;
-        let Some((index, envelope)) = found.map_err(|error| store_refusal(&error))? else { return Ok(()) };
+        found.map_err(|error| store_refusal(&error))
+    }
+
+    /// Ends what another commit of this step has begun, if the log has it: its gateway died before it could.
+    async fn conclude(&self, job: &str, step: u64, record: Digest) -> Result<(), Refusal> {
+        let Some((index, envelope)) = self.logged(record).await? else { return Ok(()) };
         let Ok(commit) = records::Commit::from_payload(envelope.unverified_payload()) else { return Ok(()) };
         let store = |error| store_refusal(&error);
+        if self.store.rollbacks(job).await.map_err(store)?.void(epoch(&commit), step) {
+            return Ok(());
+        }
         self.store.note_commit(job, step, &Noted::Logged(Entry { record, index })).await.map_err(store)?;
         self.store.record_checkpoint(job, step, &commit.manifest).await.map_err(store)?;
         Ok(())
@@ -192,6 +233,10 @@ impl<W: Work> Units<W> {
         let blobs: Vec<Digest> = files.chain([*manifest]).collect();
         self.store.name_unit_puts(unit.key(), &blobs).await.map_err(store)
     }
+}
+
+fn epoch(commit: &records::Commit) -> i64 {
+    i64::try_from(commit.epoch.get()).unwrap_or(i64::MAX)
 }
 
 fn is_of(noted: &Noted, record: &Digest) -> bool {

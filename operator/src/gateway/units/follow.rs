@@ -12,7 +12,7 @@ use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch_objects};
 use kube::{Api, Client};
 use muster_api::names::PROVIDER_NAMESPACE_PREFIX;
-use muster_api::v1alpha1::WorkUnit;
+use muster_api::v1alpha1::{WorkUnit, WorkUnitKind};
 use tokio::sync::watch;
 
 use super::work::Work;
@@ -104,6 +104,10 @@ impl Fence {
                 return;
             }
         };
+        // A replay supersedes nobody.
+        if unit.spec.kind == WorkUnitKind::Audit {
+            return;
+        }
         let island = (unit.spec.job_uid.clone(), i64::from(unit.spec.island));
         // Status changes come every few seconds; the store hears of an epoch once.
         if self.written.get(&island).is_some_and(|&written| written >= unit.spec.epoch) {
@@ -194,6 +198,11 @@ mod tests {
             while store.epoch(JOB, 0).await.unwrap() != 4 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
+            let mut audit = work_unit("west", 9, None);
+            audit.spec.kind = WorkUnitKind::Audit;
+            events.unbounded_send(Ok(Event::Apply(DeserializeGuard(Ok(audit))))).unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert_eq!(store.epoch(JOB, 0).await.unwrap(), 4, "a replay's number is its own");
         };
         tokio::select! {
             () = raise(receiver, &store, &sender) => {}

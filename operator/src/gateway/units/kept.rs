@@ -16,6 +16,9 @@ pub(super) async fn keep<W: Work>(
     let (attempt, rank) = (number(&attempt, "attempt")?, number(&rank, "rank")?);
     let unit = units.unit(&agent, &unit).await?;
     let payload = &unit.payload;
+    if payload.is_audit() {
+        return Err(not_for_audits(payload));
+    }
     if payload.epoch < agent.min_epoch {
         let text = format!("epoch {} of unit {} is void", payload.epoch, payload.name);
         return Err(Refusal::new(StatusCode::CONFLICT, "OldEpoch", text));

@@ -7,7 +7,7 @@ use axum::http::{Request, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use muster_api::v1alpha1::WorkUnit;
-use muster_core::envelope::{CheckpointRef, FORMAT, Kind, Payload, Resources, read as read_payload};
+use muster_core::envelope::{Audit, FORMAT, Kind, Resources, read as read_payload};
 use muster_numerics::spec::TrainingParameters;
 use muster_proof::dsse::Envelope;
 use muster_proof::key::{PublicKey, SigningKey};
@@ -20,8 +20,10 @@ use serde_json::json;
 use tempfile::TempDir;
 use tower::ServiceExt;
 
+mod audits;
 mod past;
 mod read_back;
+mod undone;
 
 use super::*;
 use crate::gateway::testing::urls;
@@ -84,14 +86,21 @@ fn unit_with(
         incarnation: 1,
         not_after: "2026-11-23T19:00:00Z".parse().unwrap(),
         continues: None,
+        audit: None,
     };
-    let bytes = muster_proof::jcs::serialize(&payload).unwrap();
-    assert_eq!(read_payload(&bytes).unwrap(), payload);
+    object(&payload)
+}
+
+/// The object around a payload.
+fn object(payload: &Payload) -> WorkUnit {
+    let bytes = muster_proof::jcs::serialize(payload).unwrap();
+    assert_eq!(&read_payload(&bytes).unwrap(), payload);
+    let Payload { provider, job_uid, epoch, .. } = payload;
     serde_json::from_value(json!({
         "apiVersion": "muster.dev/v1alpha1", "kind": "WorkUnit",
         "metadata": {"name": payload.name, "namespace": format!("muster-p-{provider}")},
         "spec": {
-            "kind": "Train", "jobUID": job, "island": 0, "epoch": epoch, "workers": 2,
+            "kind": payload.kind.name(), "jobUID": job_uid, "island": 0, "epoch": epoch, "workers": 2,
             "envelope": {"payloadType": "x", "payload": STANDARD.encode(bytes), "signatures": []},
         },
     }))
@@ -263,7 +272,7 @@ fn send_commit(unit: &str, step: u64, manifest: &Digest, commit: &Envelope) -> R
 
 /// Takes every commit that [`bound`] has signed, one for each interval: what else the log asks is tested with it.
 #[derive(Default)]
-struct OnePerInterval(std::collections::BTreeSet<u64>);
+struct OnePerInterval(std::collections::BTreeSet<(u64, u64)>);
 
 impl Admit for OnePerInterval {
     fn signer(&self, _: &Envelope, _: &[PublicKey]) -> Option<PublicKey> {
@@ -272,7 +281,8 @@ impl Admit for OnePerInterval {
 
     fn admit(&mut self, _: u64, envelope: &Envelope) -> Result<(), admit::Refusal> {
         let commit = records::Commit::from_payload(envelope.unverified_payload()).unwrap();
-        match self.0.insert(commit.interval.get()) {
+        // Of each epoch: a rollback frees an interval for the next.
+        match self.0.insert((commit.interval.get(), commit.epoch.get())) {
             true => Ok(()),
             false => Err(admit::Refusal::conflict("Known", "the interval has a commit")),
         }

@@ -7,7 +7,8 @@ use k8s_openapi::api::core::v1 as core;
 use kube::runtime::controller::Action;
 use kube::{Api, ResourceExt};
 use muster_api::v1alpha1::{Resolved as ResolvedStatus, TrainingJobSpec, TrainingJobStatus};
-use muster_core::lifecycle::conditions::{self, Acceptance, Before, Pause, View};
+use muster_core::lifecycle::Audits;
+use muster_core::lifecycle::conditions::{self, Acceptance, Before, Pause, Stage, View};
 use muster_proof::Digest;
 use muster_trainer::dataset::Manifest;
 
@@ -171,6 +172,8 @@ fn said(look: &Look<'_>, accepted: Acceptance) -> TrainingJobStatus {
         before: Before::Still,
         steps,
         durable_step: 0,
+        stage: Stage::Training,
+        audits: Audits::None,
         outcome: None,
     });
     status::with_conditions(look, &all, look.ctx.now())

@@ -8,12 +8,13 @@ use kube::core::DeserializeGuard;
 use kube::{Api, ResourceExt};
 use muster_api::names::labels;
 use muster_api::v1alpha1::{self as api, ComputeProvider, JobCheckpoint, WorkUnit};
+use muster_core::audits::JobAudits;
 use muster_core::envelope::Payload;
 use muster_core::lifecycle::{
     Action, Deadline, Desired, Facts, Failure, Member, Rule, Tenure, Unit, UnitPhase, Wish,
 };
 
-use super::Look;
+use super::{Look, audits};
 use crate::hub::context::Context;
 use crate::hub::error::Error;
 use crate::hub::names::{RESTARTS_BEFORE, provider_of};
@@ -36,7 +37,7 @@ pub struct Gathered {
     pub older: Vec<WorkUnit>,
     /// Highest epoch ever used, 0 if none.
     pub last_epoch: i64,
-    /// Newest checkpoint that the gateway has recorded in the store.
+    /// Newest checkpoint that the gateway has recorded in the store, and that counts.
     pub checkpoint: Option<JobCheckpoint>,
     /// A unit names a newer checkpoint, which the store does not know (yet).
     pub checkpoint_pending: bool,
@@ -54,11 +55,15 @@ pub async fn gather(look: &Look<'_>) -> Result<Gathered, Error> {
     let status = look.old();
     let mut units = units_of(ctx, &look.uid).await?;
     units.sort_by_key(|unit| unit.spec.epoch);
-    let checkpoint = newest_checkpoint(&ctx.store, &look.uid, &status).await?;
-    let checkpoint_pending = units.iter().any(|unit| names_newer(unit, checkpoint.as_ref()));
+    let book = audits::book(ctx, job, &look.uid);
+    let checkpoint = newest_checkpoint(&ctx.store, &look.uid, &status, book.as_deref()).await?;
+    let void_below = book.as_ref().and_then(|book| book.rollback.as_ref()).map_or(0, |undone| undone.epoch);
+    let mut counting = units.iter().filter(|unit| unit.spec.epoch >= void_below);
+    let checkpoint_pending = counting.any(|unit| names_newer(unit, checkpoint.as_ref()));
     let current = units.pop();
     let known_epoch = status.islands.iter().filter_map(|island| island.epoch).max().unwrap_or(0);
     let last_epoch = current.as_ref().map_or(0, |unit| unit.spec.epoch).max(known_epoch);
+    let rollback = audits::pending(ctx, &look.uid, book.as_deref(), last_epoch).await?;
     let (unit, member_gone_in) = match &current {
         Some(unit) => {
             let provider = provider(ctx, unit).await?;
@@ -78,6 +83,8 @@ pub async fn gather(look: &Look<'_>) -> Result<Gathered, Error> {
         rules: job.spec.failure_policy.rules.iter().map(rule).collect(),
         restarts: status.restarts.map_or(0, small),
         unit,
+        audits: audits::standing(job, book.as_deref()),
+        rollback,
     };
     Ok(Gathered {
         facts,
@@ -92,8 +99,20 @@ pub async fn gather(look: &Look<'_>) -> Result<Gathered, Error> {
     })
 }
 
-/// All units with the job's label, in whatever namespace.
+/// The units that train the job, in whatever namespace.
 pub async fn units_of(ctx: &Context, job_uid: &str) -> Result<Vec<WorkUnit>, Error> {
+    let mut units = all_units_of(ctx, job_uid).await?;
+    units.retain(trains);
+    Ok(units)
+}
+
+/// Whether a unit trains, and does not replay what another has trained: its epoch is one of its island then.
+pub fn trains(unit: &WorkUnit) -> bool {
+    unit.spec.kind == api::WorkUnitKind::Train
+}
+
+/// All units with the job's label, those that audit it too.
+pub async fn all_units_of(ctx: &Context, job_uid: &str) -> Result<Vec<WorkUnit>, Error> {
     let api: Api<DeserializeGuard<WorkUnit>> = Api::all(ctx.client.clone());
     let mine = ListParams::default().labels(&format!("{}={job_uid}", labels::JOB_UID));
     let list = within("list workunits", api.list(&mine)).await?;
@@ -239,7 +258,8 @@ fn rule(rule: &api::FailureRule) -> Rule {
     }
 }
 
-/// The checkpoint to go on from: the newest that the store has, or what the status knows.
+/// The checkpoint to go on from: the newest that the store has, or what the status knows. What a verdict has undone is neither,
+/// as far as the job's audits are known.
 ///
 /// # Errors
 /// The store's.
@@ -247,10 +267,13 @@ pub async fn newest_checkpoint(
     store: &Store,
     job: &str,
     status: &api::TrainingJobStatus,
+    book: Option<&JobAudits>,
 ) -> Result<Option<JobCheckpoint>, Error> {
-    let known = status.checkpoint.as_ref().map_or(0, |known| number(known.step));
-    let newer = newer_checkpoint(store, job, status.training_digest.as_deref(), known).await?;
-    Ok(newer.or_else(|| status.checkpoint.clone()))
+    let stands = |known: &&JobCheckpoint| book.is_none_or(|book| audits::still_counts(book, known));
+    let known = status.checkpoint.as_ref().filter(stands);
+    let from = known.map_or(0, |known| number(known.step));
+    let newer = newer_checkpoint(store, job, status.training_digest.as_deref(), from, book).await?;
+    Ok(newer.or_else(|| known.cloned()))
 }
 
 /// The newest checkpoint that the gateway recorded after step `known`. What units say of their checkpoints is not
@@ -261,6 +284,7 @@ async fn newer_checkpoint(
     job: &str,
     training_digest: Option<&str>,
     known: u64,
+    book: Option<&JobAudits>,
 ) -> Result<Option<JobCheckpoint>, Error> {
     let recorded = store.checkpoints(job).await?;
     for (step, digest) in recorded.iter().rev().take_while(|(step, _)| **step > known) {
@@ -281,14 +305,19 @@ async fn newer_checkpoint(
             tracing::error!(job, step, "a recorded checkpoint is of another step or job; passed over");
             continue;
         }
+        let logged = match store.noted_commit(job, *step).await? {
+            Some(Noted::Logged(entry)) => Some(entry),
+            _ => None,
+        };
+        if book.is_some_and(|book| !audits::is_on_path(book, *step, digest, logged.as_ref())) {
+            tracing::warn!(job, step, "a recorded checkpoint counts no more; passed over");
+            continue;
+        }
         return Ok(Some(JobCheckpoint {
             step: i64::try_from(*step).unwrap_or(i64::MAX),
             state_root: manifest.state_root().to_string(),
             manifest: digest.to_string(),
-            log_index: match store.noted_commit(job, *step).await? {
-                Some(Noted::Logged(entry)) => i64::try_from(entry.index).ok(),
-                _ => None,
-            },
+            log_index: logged.and_then(|entry| i64::try_from(entry.index).ok()),
         }));
     }
     Ok(None)

@@ -9,8 +9,10 @@
 //! | `unit` | the WorkUnit and its signed envelope, pure |
 //! | `status` | the new status, pure |
 //! | `news` | events from old and new status, pure |
+//! | `audits` | what the log's audits mean for all of this |
 //! | `end` | deletion, and what follows after the end |
 mod accept;
+pub mod audits;
 mod end;
 pub mod gather;
 mod news;
@@ -31,9 +33,9 @@ use kube::runtime::reflector::{ObjectRef, Store as Cache};
 use kube::runtime::watcher;
 use kube::{Api, Resource, ResourceExt};
 use muster_api::names::{MANAGED_BY, finalizers, labels};
-use muster_api::v1alpha1::{ComputeProvider, Desired, TrainingJob, TrainingJobStatus, WorkUnit};
-use muster_core::lifecycle::conditions::Unplaced;
-use muster_core::lifecycle::{self, Decision, Next, Outcome, Tenure};
+use muster_api::v1alpha1::{Audit, ComputeProvider, Desired, TrainingJob, TrainingJobStatus, WorkUnit};
+use muster_core::lifecycle::conditions::{NO_AUDITORS, Unplaced};
+use muster_core::lifecycle::{self, Audits, Decision, Next, Outcome, Tenure};
 
 use super::apply::{self, Presence, Written};
 use super::context::{Context, What};
@@ -72,6 +74,8 @@ pub fn controller(ctx: &Context) -> (Controller<Guarded>, Jobs) {
     let (by_uid, unfinished) = (controller.store(), controller.store());
     let jobs = controller.store();
     let controller = controller
+        // What its audits have come to is in the book before it is in their objects.
+        .owns(Api::<DeserializeGuard<Audit>>::all(client.clone()), everything())
         .watches(
             Api::<DeserializeGuard<WorkUnit>>::all(client.clone()),
             everything(),
@@ -214,8 +218,14 @@ async fn look(look: &Look<'_>) -> Result<Action, Error> {
         return accept::accept(look).await;
     }
     // 6. Read, decide, act.
-    let seen = gather::gather(look).await?;
-    let decision = lifecycle::decide(&seen.facts);
+    let mut seen = gather::gather(look).await?;
+    let mut decision = lifecycle::decide(&seen.facts);
+    if decision.next == Next::RollBack {
+        // The store first: then nothing is started from what does not count, whatever is seen next.
+        audits::roll_back(look).await?;
+        seen = gather::gather(look).await?;
+        decision = lifecycle::decide(&seen.facts);
+    }
     tracing::debug!(job = key(job), ?decision, "decided");
     let acted = act(look, &seen, &decision).await?;
     // 7. One status.
@@ -245,6 +255,8 @@ pub enum Acted {
     Stays,
     /// Too soon after the last failure.
     Delayed(Duration),
+    /// Something else must happen first; looked at again after this.
+    Awaits(Duration),
 }
 
 async fn act(look: &Look<'_>, seen: &Gathered, decision: &Decision) -> Result<Acted, Error> {
@@ -269,8 +281,8 @@ async fn act(look: &Look<'_>, seen: &Gathered, decision: &Decision) -> Result<Ac
     }
     match &decision.next {
         Next::Place { restarts, after } => {
-            // A revoked provider never gets the job again, so going on at once cannot spin.
-            let unit = unit.filter(|unit| unit.tenure != Tenure::Revoked);
+            // Neither a revoked provider nor a convicted one gets the job again, so going on at once cannot spin.
+            let unit = unit.filter(|unit| unit.tenure != Tenure::Revoked && seen.facts.rollback.is_none());
             if let (Some(unit), Some(_)) = (unit, after) {
                 let wait = Duration::from_secs(lifecycle::failure::restart_delay_seconds(*restarts));
                 let age = look.ctx.memory.first(&unit.name, What::UnitEnded);
@@ -287,12 +299,24 @@ async fn act(look: &Look<'_>, seen: &Gathered, decision: &Decision) -> Result<Ac
             }
             acted => Ok(acted),
         },
+        Next::Settle => settle(look, seen).await,
         Next::Finish(Outcome::Failed { reason, .. }) => {
             tracing::info!(job = key(look.job), reason, "job fails");
             Ok(Acted::Nothing)
         }
-        Next::Wait | Next::Rest | Next::Finish(_) => Ok(Acted::Nothing),
+        Next::Wait | Next::Rest | Next::RollBack | Next::Finish(_) => Ok(Acted::Nothing),
     }
+}
+
+/// The log hears that training is over, so that all windows close; the last units clean up.
+async fn settle(look: &Look<'_>, seen: &Gathered) -> Result<Acted, Error> {
+    let lingers = end::let_go(look, end::Manner::Succeeded).await?;
+    // What an unread log would say of the last step is not known.
+    let log_again = match seen.facts.audits {
+        Audits::Unknown => Some(LOG_AGAIN),
+        _ => end::log_end(look, muster_proof::records::Outcome::Completed).await?,
+    };
+    Ok(Acted::Awaits([lingers, log_again].into_iter().flatten().min().unwrap_or(audits::SOON)))
 }
 
 /// Whether a unit goes on as another one, after a restore of the database.
@@ -323,9 +347,14 @@ fn next_look(seen: &Gathered, decision: &Decision, acted: &Acted) -> Action {
         seen.checkpoint_pending.then_some(CHECKPOINT_AGAIN),
         seen.deadline_in,
         seen.member_gone_in,
+        // A newer rollback came in between.
+        (decision.next == Next::RollBack).then_some(Duration::ZERO),
+        audits::look_again(&seen.facts.audits),
         match acted {
-            Acted::Delayed(wait) => Some(*wait),
+            Acted::Delayed(wait) | Acted::Awaits(wait) => Some(*wait),
             Acted::Unplaced(why) if why.reason == LOG_UNAVAILABLE => Some(LOG_AGAIN),
+            // No watch tells that the hub's own auditor has come up.
+            Acted::Unplaced(why) if why.reason == NO_AUDITORS => Some(LOG_AGAIN),
             Acted::Unplaced(_) | Acted::Stays => Some(PLACE_AGAIN),
             Acted::Placed(_) | Acted::Nothing => None,
         },

@@ -2,6 +2,8 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use muster_api::v1alpha1::{TrainingJobPhase, TrainingJobStatus};
 
+use muster_core::lifecycle::conditions::{FAULT_FOUND, RECOVERING};
+
 use crate::hub::events::{Fold, News};
 
 /// Reason of the one kind of news that keeps coming.
@@ -12,6 +14,7 @@ pub fn between(old: &TrainingJobStatus, new: &TrainingJobStatus) -> Vec<News> {
     let mut news = Vec::new();
     acceptance(old, new, &mut news);
     suspension(old, new, &mut news);
+    rollback(old, new, &mut news);
     placement(old, new, &mut news);
     training(old, new, &mut news);
     if let Some(checkpoint) = &new.checkpoint
@@ -21,6 +24,7 @@ pub fn between(old: &TrainingJobStatus, new: &TrainingJobStatus) -> Vec<News> {
             format!("the state after step {} is durable, {}", checkpoint.step, checkpoint.state_root);
         news.push(News { fold: Fold::Newest, ..News::normal(CHECKPOINT_SAVED, message) });
     }
+    audits(old, new, &mut news);
     ending(old, new, &mut news);
     news
 }
@@ -75,12 +79,50 @@ fn placement(old: &TrainingJobStatus, new: &TrainingJobStatus, news: &mut Vec<Ne
     }
 }
 
+/// Whether a verdict has taken the job back: its newest state is older than before, or it says so itself.
+fn rollback(old: &TrainingJobStatus, new: &TrainingJobStatus, news: &mut Vec<News>) {
+    let step =
+        |status: &TrainingJobStatus| status.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step);
+    let turned = turned(old, new, "Progressing").filter(|progress| is_rollback(progress));
+    if step(new) >= step(old) && turned.is_none() {
+        return;
+    }
+    let said = find(new, "Progressing").filter(|progress| is_rollback(progress));
+    let message = said.map_or_else(
+        || format!("a verdict has undone what was trained after step {}", step(new)),
+        |progress| progress.message.clone(),
+    );
+    news.push(News::warning("RolledBack", message));
+}
+
+fn is_rollback(progress: &Condition) -> bool {
+    progress.status != "True" && matches!(progress.reason.as_str(), FAULT_FOUND | RECOVERING)
+}
+
+fn audits(old: &TrainingJobStatus, new: &TrainingJobStatus, news: &mut Vec<News>) {
+    let is = |status: &TrainingJobStatus| status.phase == Some(TrainingJobPhase::Settling);
+    if is(new) && !is(old) {
+        let ready = find(new, "Ready").map_or("", |ready| ready.message.as_str());
+        news.push(News::normal("Settling", ready));
+    }
+    match turned(old, new, "Verified") {
+        Some(verified) if verified.status == "True" => {
+            news.push(News::normal("Verified", verified.message.clone()));
+        }
+        Some(verified) if verified.status == "False" => {
+            news.push(News::warning(&verified.reason, verified.message.clone()));
+        }
+        _ => {}
+    }
+}
+
 fn training(old: &TrainingJobStatus, new: &TrainingJobStatus, news: &mut Vec<News>) {
     let ready = find(new, "Ready").map_or("", |ready| ready.message.as_str());
     let progressing = find(new, "Progressing");
     let restarted = new.restarts.unwrap_or(0) > old.restarts.unwrap_or(0);
     // A loss is news even if training went on before the next look.
     match turned(old, new, "Progressing") {
+        Some(progress) if is_rollback(progress) || new.phase == Some(TrainingJobPhase::Settling) => {}
         Some(progress) if progress.status == "False" => {
             news.push(News::warning(&progress.reason, progress.message.clone()));
         }

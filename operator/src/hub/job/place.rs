@@ -8,13 +8,13 @@ use muster_api::v1alpha1::{
     self as api, ComputeProvider, ProviderReport, Scheduling, WorkUnit, WorkUnitPhase,
 };
 use muster_core::epochs::Seen;
-use muster_core::lifecycle::conditions::Unplaced;
-use muster_core::lifecycle::next_epoch;
+use muster_core::lifecycle::conditions::{NO_AUDITORS, Unplaced};
+use muster_core::lifecycle::{Audits, next_epoch};
 use muster_core::placement::{self, Availability, Candidate, Device, Placement, Request, TrustTier};
 
 use super::gather::{self, Gathered};
 use super::unit::{Particulars, render};
-use super::{Acted, LOG_UNAVAILABLE, Look, key};
+use super::{Acted, LOG_UNAVAILABLE, Look, audits, key};
 use crate::hub::apply;
 use crate::hub::context::Context;
 use crate::hub::error::Error;
@@ -28,14 +28,19 @@ use crate::runtime::client::{ClientError, within};
 /// worker, and one job must not get two units.
 pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Acted, Error> {
     let ctx = look.ctx;
+    if seen.facts.audits == Audits::Unknown {
+        // A verdict may have undone what the job would start from. The log is read in a moment.
+        ctx.audits.wake();
+        return Ok(Acted::Awaits(audits::SOON));
+    }
     let _only_one = ctx.placing.lock().await;
     let units = all_units(ctx).await?;
-    let mine = |unit: &&WorkUnit| unit.spec.job_uid == look.uid;
+    let mine = |unit: &&WorkUnit| unit.spec.job_uid == look.uid && gather::trains(unit);
     if let Some(newer) = units.iter().filter(mine).find(|unit| unit.spec.epoch > seen.last_epoch) {
         // Made by an earlier look whose answer was lost. The watch brings it.
         return Ok(Acted::Placed(Box::new(newer.clone())));
     }
-    let candidates = candidates(ctx, &units, &look.uid).await?;
+    let candidates = candidates(ctx, &providers(ctx).await?, &units, &look.uid);
     let (provider, min_epoch) = match placement::place(&request(look), &candidates) {
         Placement::On { provider, min_epoch } => (provider, min_epoch),
         Placement::NoProviders => {
@@ -52,6 +57,10 @@ pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Ac
         }
         Placement::NoneEligible { message } => return Ok(unplaced("NoneEligible", message)),
     };
+    let owner = candidates.iter().find(|it| it.name == provider).map_or("", |it| it.owner.as_str());
+    if let Err(message) = auditable(look, seen, &candidates, owner) {
+        return Ok(unplaced(NO_AUDITORS, message));
+    }
     let number = |value: i64| u64::try_from(value).unwrap_or(0);
     // An epoch that was fenced and never used stays unused: its grant may be in the log.
     let fence = ctx.store.epoch(&look.uid, 0).await?;
@@ -59,7 +68,6 @@ pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Ac
         next_epoch(number(seen.last_epoch.max(fence)), number(ctx.state.epochs().floor).max(min_epoch));
     let epoch = i64::try_from(epoch).unwrap_or(i64::MAX);
     let start = seen.checkpoint.as_ref();
-    let owner = candidates.iter().find(|it| it.name == provider).map_or("", |it| it.owner.as_str());
     let who = Who { provider: &provider, owner };
     let next = grants::Next { job_uid: &look.uid, island: 0, epoch, who, start };
     let logged = match grants::grant(ctx, next, why_over(seen.facts.unit.as_ref())).await {
@@ -77,6 +85,21 @@ pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Ac
     Ok(Acted::Placed(Box::new(unit)))
 }
 
+/// Nobody trains first what nobody can check. Once a job has begun, its audits say themselves what they lack.
+fn auditable(
+    look: &Look<'_>,
+    seen: &Gathered,
+    candidates: &[Candidate],
+    trainer: &str,
+) -> Result<(), String> {
+    let has_begun = seen.last_epoch > 0;
+    if has_begun || !audits::is_audited(look.job) || look.ctx.audits.has_hub_auditor() {
+        return Ok(());
+    }
+    let allowed = &look.job.spec.assurance.auditors;
+    placement::can_be_audited(&request(look), allowed, candidates, trainer)
+}
+
 fn unplaced(reason: &str, message: String) -> Acted {
     Acted::Unplaced(Unplaced { reason: reason.into(), message })
 }
@@ -89,7 +112,16 @@ pub async fn make(ctx: &Context, unit: WorkUnit) -> Result<WorkUnit, Error> {
     let (job_uid, island) = (unit.spec.job_uid.clone(), i64::from(unit.spec.island));
     // The fence first: once the new unit may run, no gateway takes anything more from the one before it.
     ctx.store.raise_epoch(&job_uid, island, unit.spec.epoch).await?;
-    let unit = create(ctx, unit, &job_uid).await?;
+    create(ctx, unit).await
+}
+
+/// Makes a unit; one of its name that is the job's is it. Whoever calls holds [`Context::placing`].
+///
+/// # Errors
+/// As [`make`].
+pub async fn create(ctx: &Context, unit: WorkUnit) -> Result<WorkUnit, Error> {
+    let job_uid = unit.spec.job_uid.clone();
+    let unit = create_once(ctx, unit, &job_uid).await?;
     // A backup that is older than this unit must be noticed as such: its epoch is used from now on.
     if let Some(version) = unit.resource_version().and_then(|text| text.parse().ok()) {
         ctx.state.onward(version)?;
@@ -97,7 +129,7 @@ pub async fn make(ctx: &Context, unit: WorkUnit) -> Result<WorkUnit, Error> {
     Ok(unit)
 }
 
-async fn create(ctx: &Context, unit: WorkUnit, job_uid: &str) -> Result<WorkUnit, Error> {
+async fn create_once(ctx: &Context, unit: WorkUnit, job_uid: &str) -> Result<WorkUnit, Error> {
     let (name, namespace) = (unit.name_any(), unit.namespace().unwrap_or_default());
     let api: Api<WorkUnit> = Api::namespaced(ctx.client.clone(), &namespace);
     let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
@@ -126,6 +158,9 @@ fn request(look: &Look<'_>) -> Request {
         exclude_owners: spec.placement.exclude_owners.clone(),
         regions: spec.placement.regions.clone(),
         max_price: spec.placement.max_price,
+        convicted: audits::book(look.ctx, look.job, &look.uid)
+            .map(|book| book.convicted.clone())
+            .unwrap_or_default(),
     }
 }
 
@@ -139,7 +174,10 @@ fn trust(tier: api::TrustTier) -> TrustTier {
 
 /// All units there are, in a database that did not go back: one that was restored a moment ago has forgotten units that
 /// run, and their names would be given a second time.
-async fn all_units(ctx: &Context) -> Result<Vec<WorkUnit>, Error> {
+///
+/// # Errors
+/// [`Error::WentBack`], [`Error::Api`].
+pub async fn all_units(ctx: &Context) -> Result<Vec<WorkUnit>, Error> {
     let before = ctx.state.epochs();
     let api: Api<DeserializeGuard<WorkUnit>> = Api::all(ctx.client.clone());
     let list = within("list workunits", api.list(&ListParams::default())).await?;
@@ -151,7 +189,19 @@ async fn all_units(ctx: &Context) -> Result<Vec<WorkUnit>, Error> {
     Ok(list.items.into_iter().filter_map(|unit| unit.0.ok()).collect())
 }
 
-async fn candidates(ctx: &Context, units: &[WorkUnit], job_uid: &str) -> Result<Vec<Candidate>, Error> {
+/// All providers and what they report.
+pub struct Providers {
+    /// As their admin has them.
+    pub all: Vec<ComputeProvider>,
+    /// By namespace.
+    pub reports: HashMap<String, ProviderReport>,
+}
+
+/// Reads them.
+///
+/// # Errors
+/// [`Error::Api`].
+pub async fn providers(ctx: &Context) -> Result<Providers, Error> {
     let providers: Api<DeserializeGuard<ComputeProvider>> = Api::all(ctx.client.clone());
     let reports: Api<DeserializeGuard<ProviderReport>> = Api::all(ctx.client.clone());
     let everything = ListParams::default();
@@ -163,17 +213,21 @@ async fn candidates(ctx: &Context, units: &[WorkUnit], job_uid: &str) -> Result<
         .filter_map(|report| report.0.ok())
         .filter_map(|report| Some((report.namespace()?, report)))
         .collect();
-    let candidate = |found: DeserializeGuard<ComputeProvider>| {
-        let found = found.0.ok()?;
-        let report = reports.get(&provider_namespace(&found.name_any()));
-        let mut candidate = self::candidate(&found, report, units, job_uid);
+    Ok(Providers { all: providers.items.into_iter().filter_map(|found| found.0.ok()).collect(), reports })
+}
+
+/// All providers, as placement sees them for a job.
+pub fn candidates(ctx: &Context, providers: &Providers, units: &[WorkUnit], job_uid: &str) -> Vec<Candidate> {
+    let candidate = |found: &ComputeProvider| {
+        let report = providers.reports.get(&provider_namespace(&found.name_any()));
+        let mut candidate = self::candidate(found, report, units, job_uid);
         // The log would refuse its grant. Its key comes with a heartbeat.
         if candidate.availability == Availability::Ready && !ctx.ledger.knows(&candidate.name) {
             candidate.availability = Availability::KeyNotLogged;
         }
-        Some(candidate)
+        candidate
     };
-    Ok(providers.items.into_iter().filter_map(candidate).collect())
+    providers.all.iter().map(candidate).collect()
 }
 
 fn candidate(
@@ -203,7 +257,9 @@ fn candidate(
         arithmetic: accepts.arithmetic.iter().map(|name| name.as_str().to_owned()).collect(),
         images: accepts.images,
         failures: u32::try_from(
-            here.iter().filter(|unit| unit.spec.job_uid == job_uid && failed(unit)).count(),
+            here.iter()
+                .filter(|unit| unit.spec.job_uid == job_uid && gather::trains(unit) && failed(unit))
+                .count(),
         )
         .unwrap_or(u32::MAX),
         name,
@@ -251,7 +307,8 @@ fn phase_of(unit: &WorkUnit) -> Option<WorkUnitPhase> {
     unit.status.as_ref().and_then(|status| status.phase)
 }
 
-fn ended(unit: &WorkUnit) -> bool {
+/// Whether nothing more is computed by a unit.
+pub fn ended(unit: &WorkUnit) -> bool {
     phase_of(unit).is_some_and(WorkUnitPhase::is_finished)
 }
 

@@ -4,12 +4,12 @@ use muster_api::v1alpha1::{
     Island, Progress, TrainingJob, TrainingJobPhase, TrainingJobStatus, WorkUnit, WorkUnitPhase,
 };
 use muster_core::lifecycle::conditions::{
-    Acceptance, Before, Condition, Pause, Phase, Unplaced, View, conditions, phase,
+    Acceptance, Before, Condition, Pause, Phase, Stage, Unplaced, View, conditions, phase,
 };
-use muster_core::lifecycle::{Decision, Member, Next, Outcome, Unit, UnitPhase, Wish};
+use muster_core::lifecycle::{Audits, Decision, Member, Next, Outcome, Unit, UnitPhase, Wish};
 
 use super::gather::{self, Gathered};
-use super::{Acted, Look};
+use super::{Acted, Look, audits};
 use crate::hub::apply::{self, Said, time};
 use crate::hub::names::provider_of;
 use crate::runtime::sanitise::line;
@@ -48,6 +48,7 @@ fn api_phase(phase: Phase) -> TrainingJobPhase {
         Phase::Running => TrainingJobPhase::Running,
         Phase::Recovering => TrainingJobPhase::Recovering,
         Phase::Suspended => TrainingJobPhase::Suspended,
+        Phase::Settling => TrainingJobPhase::Settling,
         Phase::Succeeded => TrainingJobPhase::Succeeded,
         Phase::Failed => TrainingJobPhase::Failed,
     }
@@ -83,7 +84,11 @@ pub fn of_job(
         _ => None,
     });
     let running = unit.is_some_and(|unit| unit.phase == UnitPhase::Running);
-    let trained = matches!(old.phase, Some(TrainingJobPhase::Running | TrainingJobPhase::Recovering));
+    let trained = matches!(
+        old.phase,
+        Some(TrainingJobPhase::Running | TrainingJobPhase::Recovering | TrainingJobPhase::Settling)
+    );
+    let is_done = matches!(decision.next, Next::Settle | Next::Finish(Outcome::Succeeded));
     let outcome = match &decision.next {
         Next::Finish(outcome) => Some(outcome),
         _ => None,
@@ -96,11 +101,14 @@ pub fn of_job(
         after: match &decision.next {
             Next::Place { after, .. } => after.clone(),
             Next::Move { after, .. } => placed.is_some().then(|| after.clone()),
+            Next::RollBack => seen.facts.rollback.as_ref().map(|rollback| rollback.why.clone()),
             _ => None,
         },
         before: if trained { Before::Trained } else { Before::Still },
         steps: seen.facts.steps,
         durable_step: seen.facts.durable_step.unwrap_or(0),
+        stage: if decision.next == Next::Settle { Stage::Settling } else { Stage::Training },
+        audits: seen.facts.audits.clone(),
         outcome,
     });
     let object = match acted {
@@ -109,10 +117,12 @@ pub fn of_job(
     };
     let restarts = restarts(&old, unit, &decision.next, acted);
     let mut new = TrainingJobStatus {
-        progress: progress(job, &old, seen.current.as_ref(), outcome, running),
+        progress: progress(job, &old, seen, is_done, running),
         islands: islands(&old, object),
         providers: unit.map(|unit| unit.provider.clone()),
         checkpoint: seen.checkpoint.clone(),
+        audits: audits::counts(&seen.facts.audits).or_else(|| old.audits.clone()),
+        result: if is_done { seen.checkpoint.clone() } else { None },
         restarts: (restarts > 0).then_some(restarts),
         start_time: old.start_time.clone().or_else(|| running.then(|| time(now))),
         ..conclude(job, old.clone(), &all, now)
@@ -122,12 +132,28 @@ pub fn of_job(
     }
     if outcome.is_some() {
         new.completion_time = Some(time(now));
+    }
+    if outcome.is_some() || is_done {
         new.providers.clone_from(&old.providers);
     }
-    if outcome == Some(&Outcome::Succeeded) {
-        new.result.clone_from(&seen.checkpoint);
-    }
     new
+}
+
+/// The status of a job that has failed, as its audits go on.
+pub fn of_failed(job: &TrainingJob, audits: &Audits, now: Timestamp) -> TrainingJobStatus {
+    let old = job.status.clone().unwrap_or_default();
+    // While nothing is known, what was known stays.
+    let (Some(counts), Some(verified)) = (audits::counts(audits), audits.condition()) else { return old };
+    let said = Said {
+        kind: verified.kind.name(),
+        status: verified.status.name(),
+        reason: verified.reason,
+        message: verified.message,
+    };
+    let new = apply::conditions(&old.conditions, [said], job.metadata.generation, now);
+    let others = old.conditions.iter().filter(|c| c.type_ != verified.kind.name()).cloned();
+    let conditions = others.chain(new).collect();
+    TrainingJobStatus { audits: Some(counts), conditions, ..old }
 }
 
 fn is_ready(status: &TrainingJobStatus) -> bool {
@@ -150,7 +176,7 @@ fn unplaced(acted: &Acted) -> Option<Unplaced> {
             reason: "BackingOff".into(),
             message: "waits a little longer after each restart".into(),
         }),
-        Acted::Placed(_) | Acted::Stays | Acted::Nothing => None,
+        Acted::Placed(_) | Acted::Stays | Acted::Awaits(_) | Acted::Nothing => None,
     }
 }
 
@@ -182,16 +208,22 @@ fn islands(old: &TrainingJobStatus, object: Option<&WorkUnit>) -> Vec<Island> {
 fn progress(
     job: &TrainingJob,
     old: &TrainingJobStatus,
-    unit: Option<&WorkUnit>,
-    outcome: Option<&Outcome>,
+    seen: &Gathered,
+    is_done: bool,
     running: bool,
 ) -> Option<Progress> {
     let steps = job.spec.training.steps;
-    let reported = unit.and_then(|unit| unit.status.as_ref());
-    let step = match (outcome, reported.and_then(|status| status.step)) {
-        (Some(Outcome::Succeeded), _) => steps,
-        (_, Some(step)) => step.clamp(0, steps),
-        (_, None) => {
+    if seen.facts.rollback.is_some() && !is_done {
+        // What its unit has reached counts for nothing, and neither does the loss there.
+        let step = seen.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step).clamp(0, steps);
+        let text = Some(format!("{step}/{steps}"));
+        return Some(Progress { step: Some(step), text, ..Progress::default() });
+    }
+    let reported = seen.current.as_ref().and_then(|unit| unit.status.as_ref());
+    let step = match (is_done, reported.and_then(|status| status.step)) {
+        (true, _) => steps,
+        (false, Some(step)) => step.clamp(0, steps),
+        (false, None) => {
             // A unit that has not stepped yet: what the last one reached still stands, but its speed does not.
             return old.progress.clone().map(|before| Progress { tokens_per_second: None, ..before });
         }
@@ -215,9 +247,9 @@ pub fn differs_in_progress_only(old: &TrainingJobStatus, new: &TrainingJobStatus
 }
 
 fn still(status: &TrainingJobStatus) -> TrainingJobStatus {
-    let mut still = TrainingJobStatus { progress: None, checkpoint: None, ..status.clone() };
+    let mut still = TrainingJobStatus { progress: None, checkpoint: None, audits: None, ..status.clone() };
     for condition in &mut still.conditions {
-        if matches!(condition.type_.as_str(), "Ready" | "Progressing") {
+        if matches!(condition.type_.as_str(), "Ready" | "Progressing" | "Verified") {
             condition.message.clear();
         }
     }

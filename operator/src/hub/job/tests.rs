@@ -1,7 +1,7 @@
 //! A job's life as statuses and news, without an API server: what a person would see.
 use jiff::Timestamp;
 use muster_api::v1alpha1::{TrainingJob, TrainingJobPhase, TrainingJobStatus, WorkUnit};
-use muster_core::lifecycle::{Deadline, Facts, Member, Next, Wish, decide};
+use muster_core::lifecycle::{Audits, Deadline, Facts, Member, Next, Rollback, Wish, decide};
 use muster_proof::Digest;
 use muster_proof::key::SigningKey;
 use serde_json::{Value, json};
@@ -10,6 +10,10 @@ use super::gather::{Gathered, payload, unit_facts};
 use super::unit::{Logged, Particulars, render};
 use super::{Acted, Succession, news, status, succession};
 use crate::hub::signer::Identity;
+
+mod audits;
+mod life;
+mod objects;
 
 const UID: &str = "4f2a9c1b-0000-4000-8000-000000000000";
 
@@ -66,6 +70,16 @@ fn checkpoint(step: i64) -> muster_api::v1alpha1::JobCheckpoint {
 
 /// One look at the job, as the controller has it.
 fn look(job: &TrainingJob, current: Option<WorkUnit>, durable: Option<i64>) -> (TrainingJobStatus, Next) {
+    look_at(job, current, durable, (Audits::None, None))
+}
+
+/// The same of a job that is audited.
+fn look_at(
+    job: &TrainingJob,
+    current: Option<WorkUnit>,
+    durable: Option<i64>,
+    (audits, rollback): (Audits, Option<Rollback>),
+) -> (TrainingJobStatus, Next) {
     let unit = current.as_ref().map(|unit| unit_facts(unit, None, Member::Connected));
     // `unit_facts` without a provider says it keeps; that is all these tests need.
     let facts = Facts {
@@ -77,6 +91,8 @@ fn look(job: &TrainingJob, current: Option<WorkUnit>, durable: Option<i64>) -> (
         rules: vec![],
         restarts: 0,
         unit,
+        audits,
+        rollback,
     };
     let decision = decide(&facts);
     let acted = match (&decision.next, &current) {

@@ -93,7 +93,10 @@ pub fn object(payload: &Payload, restarts: u32, key: &SigningKey) -> Result<Work
             ..Default::default()
         },
         spec: WorkUnitSpec {
-            kind: WorkUnitKind::Train,
+            kind: match payload.kind {
+                Kind::Train => WorkUnitKind::Train,
+                Kind::Audit => WorkUnitKind::Audit,
+            },
             job_uid: payload.job_uid.clone(),
             island: i32::try_from(payload.island).unwrap_or(i32::MAX),
             epoch: payload.epoch,
@@ -110,7 +113,11 @@ fn resources(asked: &api::WorkerResources) -> Result<Resources, Error> {
     Ok(Resources::of(&asked.cpu.0, &asked.memory.0).map_err(SealError::Bounds)?)
 }
 
-fn payload(
+/// What is signed of a unit that trains the job.
+///
+/// # Errors
+/// [`Error::Incomplete`].
+pub fn payload(
     job: &TrainingJob,
     job_uid: &str,
     status: &TrainingJobStatus,
@@ -163,5 +170,6 @@ fn payload(
         incarnation: identity.incarnation,
         not_after: good_until(now),
         continues: None,
+        audit: None,
     })
 }

@@ -117,12 +117,7 @@ async fn try_grant(ctx: &Context, next: Next<'_>, before: GrantEndReason) -> Res
     let Next { job_uid, island, epoch, who, start } = next;
     let names = names(ctx, job_uid)?;
     let origin = ctx.ledger.origin().await?;
-    let from = match start {
-        None => StartState { step: 0, state_root: names.genesis, record: names.record },
-        Some(checkpoint) => {
-            StartState::checkpoint(checkpoint, commit_of(ctx, job_uid, checkpoint).await?.record)?
-        }
-    };
+    let from = start_state(ctx, job_uid, &names, start).await?;
     let grant = records::grant(names.id, job_uid, (island, epoch), who, &from)?;
     end_grant(ctx, job_uid, island, i64::MAX, before).await?;
     // The fence first: once it is logged, no gateway takes anything more from the unit before.
@@ -131,6 +126,21 @@ async fn try_grant(ctx: &Context, next: Next<'_>, before: GrantEndReason) -> Res
     let entry = ctx.ledger.submit("the grant", &grant.sign(&ctx.ledger.key())?).await?;
     tracing::info!(unit = grant.unit.as_str(), provider = who.provider, index = entry.index, "granted");
     Ok(Logged { job: names.id.0, log: origin.to_string(), grant: entry.record, start_record: from.record })
+}
+
+/// The state of a checkpoint, or state 0, as the log names it.
+async fn start_state(
+    ctx: &Context,
+    job_uid: &str,
+    names: &Names,
+    checkpoint: Option<&JobCheckpoint>,
+) -> Result<StartState, LedgerError> {
+    match checkpoint {
+        None => Ok(StartState { step: 0, state_root: names.genesis, record: names.record }),
+        Some(checkpoint) => {
+            StartState::checkpoint(checkpoint, commit_of(ctx, job_uid, checkpoint).await?.record)
+        }
+    }
 }
 
 /// Where the log has the commit of a checkpoint.
@@ -207,15 +217,16 @@ pub async fn end_job(
         Outcome::Cancelled => GrantEndReason::Cancelled,
     };
     end_grant(ctx, job_uid, 0, i64::MAX, grant).await?;
-    let (step, root) = match newest {
-        None => (0, names.genesis),
-        Some(newest) => {
-            let from = StartState::checkpoint(newest, names.record)?;
-            (from.step, from.state_root)
+    let from = match start_state(ctx, job_uid, &names, newest).await {
+        // A gateway may have died between the log and the store.
+        Err(LedgerError::Incomplete(_)) => {
+            repair(ctx, job_uid).await?;
+            start_state(ctx, job_uid, &names, newest).await?
         }
+        from => from?,
     };
-    let last_step = number("lastStep", step, Step::new)?;
-    let end = JobEnd { job: names.id, last_step, state_root: root, outcome };
+    let last_step = number("lastStep", from.step, Step::new)?;
+    let end = JobEnd { job: names.id, last_step, state_root: from.state_root, record: from.record, outcome };
     match ctx.ledger.submit("the job's end", &end.sign(&ctx.ledger.key())?).await {
         Ok(entry) => tracing::info!(job_uid, ?outcome, index = entry.index, "the log has the job's end"),
         Err(error) if error.refusal() == Some("JobEnded") => {}
@@ -235,9 +246,13 @@ pub async fn end_job(
 /// [`LedgerError`].
 pub async fn repair(ctx: &Context, job_uid: &str) -> Result<(), LedgerError> {
     let begun: BTreeMap<u64, Digest> = ctx.store.begun_commits(job_uid).await?;
+    let undone = ctx.store.rollbacks(job_uid).await?;
     for (step, record) in begun {
         let Some((index, envelope)) = ctx.ledger.entry(&record).await? else { continue };
         let Ok(Record::Commit(commit)) = Record::parse(&envelope) else { continue };
+        if undone.void(i64::try_from(commit.epoch.get()).unwrap_or(i64::MAX), step) {
+            continue;
+        }
         if !matches!(ctx.store.whole_checkpoint(&commit.manifest).await?, Whole::Yes(_)) {
             tracing::error!(job_uid, step, manifest = %commit.manifest, "a checkpoint that was logged is not whole");
             continue;

@@ -6,11 +6,14 @@
 //! | `records` | the records of jobs and grants, pure |
 //! | `grants` | the job record, a grant before each unit, their ends |
 //! | `keys` | providers' keys: countersigned, revoked |
+//! | `follow`, `notes` | the whole log, folded as it grows: what the audits are decided from |
 //! | `way` | how the log is reached |
 //!
 //! Without the log nothing new is accepted or placed; what runs goes on.
+pub mod follow;
 pub mod grants;
 pub mod keys;
+pub mod notes;
 pub mod records;
 #[cfg(test)]
 pub mod testing;
@@ -24,6 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use muster_proof::Digest;
 use muster_proof::dsse::Envelope;
 use muster_proof::records::fields::Origin;
+use muster_proof::tlog::note::VerifierKey;
 
 use self::way::Way;
 use super::signer::Signer;
@@ -77,6 +81,8 @@ impl LedgerError {
 struct Connected {
     key: Digest,
     log: Arc<dyn LogClient>,
+    /// Signs the log's heads.
+    head_key: VerifierKey,
     origin: Origin,
     /// Serial of the newest key set that the log has.
     serial: u64,
@@ -167,13 +173,14 @@ impl Ledger {
             return Ok(good.clone());
         }
         let (log, vkey) = self.way.connect(&key).await.map_err(LedgerError::Unavailable)?;
-        let origin = vkey.split('+').next().unwrap_or_default().parse::<Origin>();
-        let origin = origin.map_err(|_| LedgerError::Unavailable(format!("{vkey:?} is no key of a log")))?;
+        let no_key = || LedgerError::Unavailable(format!("{vkey:?} is no key of a log"));
+        let head_key = vkey.parse::<VerifierKey>().map_err(|_| no_key())?;
+        let origin = vkey.split('+').next().unwrap_or_default().parse::<Origin>().map_err(|_| no_key())?;
         self.state.pin_log(&vkey)?;
         for set in keys.chain() {
             log.submit(set).await.map_err(|error| refused("the hub's key set", error))?;
         }
-        let good = Connected { key: key.key_id(), log, origin, serial };
+        let good = Connected { key: key.key_id(), log, head_key, origin, serial };
         tracing::info!(origin = %good.origin, key_set = serial, "the log has the hub's keys");
         *connected = Some(good.clone());
         Ok(good)

@@ -61,9 +61,10 @@ pub fn job(
     })
 }
 
-/// Two draws for each interval, and some for the rest.
+/// Of the strictest tier each interval has a draw and a second one, and may be run again; and some for the rest: two for the
+/// first interval of each grant, for the last, for what is nobody's fault and is drawn anew.
 fn chain_length(intervals: u64) -> u64 {
-    intervals.saturating_mul(2).saturating_add(64).min(MAX_CHAIN)
+    intervals.saturating_mul(4).saturating_add(256).min(MAX_CHAIN)
 }
 
 /// The state that a grant starts from.

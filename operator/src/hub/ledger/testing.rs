@@ -27,6 +27,8 @@ pub const ORIGIN: &str = "hub.example/log";
 pub struct Local {
     pub log: Log,
     pub down: AtomicBool,
+    /// Shown instead of the newest head.
+    pub head: Mutex<Option<Vec<u8>>>,
     hub: Vec<PublicKey>,
     records: Mutex<Vec<Digest>>,
     _dir: TempDir,
@@ -41,6 +43,7 @@ impl Local {
         Arc::new(Self {
             log,
             down: AtomicBool::new(false),
+            head: Mutex::default(),
             hub: vec![hub.public().clone()],
             records: Mutex::default(),
             _dir: dir,
@@ -94,7 +97,12 @@ impl LogClient for Local {
     }
 
     fn checkpoint(&self) -> BoxFuture<'_, Result<Vec<u8>, ClientError>> {
-        Box::pin(async { Err(ClientError::Unreachable("not here".into())) })
+        Box::pin(async {
+            self.check()?;
+            let head = self.log.view().published.newest();
+            let head = head.ok_or_else(|| ClientError::Unreachable("no head yet".into()))?;
+            Ok(self.head.lock().unwrap().clone().unwrap_or_else(|| head.note.to_string().into_bytes()))
+        })
     }
 
     fn cosigned(&self, _: usize) -> BoxFuture<'_, Result<Option<Vec<u8>>, ClientError>> {
@@ -105,8 +113,17 @@ impl LogClient for Local {
         Box::pin(async { Ok(()) })
     }
 
-    fn tile<'a>(&'a self, _: &'a Resource) -> BoxFuture<'a, Result<Vec<u8>, ClientError>> {
-        Box::pin(async { Err(ClientError::Unreachable("not here".into())) })
+    fn tile<'a>(&'a self, path: &'a Resource) -> BoxFuture<'a, Result<Vec<u8>, ClientError>> {
+        Box::pin(async move {
+            self.check()?;
+            let found = self.log.tile(path).map_err(|error| ClientError::Unreachable(error.to_string()))?;
+            found.ok_or_else(|| ClientError::Refused {
+                status: 404,
+                reason: "TileNotFound".into(),
+                message: String::new(),
+                retry_after: None,
+            })
+        })
     }
 
     fn entry<'a>(&'a self, record: &'a Digest) -> BoxFuture<'a, Result<Option<LogEntry>, ClientError>> {
@@ -162,10 +179,21 @@ pub async fn log_key(ctx: &Context, provider: &str, owner: &str) {
 /// A commit of the grant of `epoch`, as agent and sidecar of `provider` make it; gives its envelope.
 pub async fn commit(
     ctx: &Context,
+    of: (&str, u64, &str),
+    steps: (u64, u64, u64),
+    previous: Digest,
+    (state_root, manifest): (Digest, Digest),
+) -> Envelope {
+    commit_of(ctx, of, steps, previous, (state_root, manifest, Digest::of(b"records"))).await
+}
+
+/// The same, of these step records.
+pub async fn commit_of(
+    ctx: &Context,
     (job_uid, epoch, provider): (&str, u64, &str),
     (interval, first, last): (u64, u64, u64),
     previous: Digest,
-    (state_root, manifest): (Digest, Digest),
+    (state_root, manifest, records): (Digest, Digest, Digest),
 ) -> Envelope {
     use muster_proof::records::fields::{Attempt, Epoch, Interval, Island, Rank, Step};
     let job = names(ctx, job_uid).unwrap().id;
@@ -184,7 +212,7 @@ pub async fn commit(
     };
     ctx.ledger.submit("binding", &binding.sign(&identity(provider)).unwrap()).await.unwrap();
     let interval = Interval::new(interval).unwrap();
-    let seal = record_seal(job, (island, epoch_of, interval), &Digest::of(b"records"), &Nonce::new([5; 32]));
+    let seal = record_seal(job, (island, epoch_of, interval), &records, &Nonce::new([5; 32]));
     let commit = Commit {
         job,
         island,

@@ -139,7 +139,7 @@ async fn a_job_is_logged_once_and_keeps_its_id_and_its_seed() {
     assert_eq!(site.kinds(0), ["hubkeys", "job"], "the hub's keys first");
     let kept = site.ctx.state.beacon(JOB).unwrap().unwrap();
     let record = Job::from_payload(&kept.record).unwrap();
-    assert_eq!((record.beacon.length.get(), record.intervals()), (2 * 3 + 64, 3));
+    assert_eq!((record.beacon.length.get(), record.intervals()), (4 * 3 + 256, 3));
     let anchor = muster_proof::selection::links(&kept.seed, record.beacon.length.get());
     assert_eq!((record.beacon.anchor, record.hub.to_string().as_str()), (anchor, ORIGIN));
     // The name of its dataset leads elsewhere by now.

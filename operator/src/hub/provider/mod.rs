@@ -149,6 +149,7 @@ async fn facts(
         pulse: pulse(ctx, provider).await?,
         admission: join::admission(provider, &records, ctx.now()),
         floor: ctx.state.epochs().floor,
+        record: ctx.follower.record(&provider.name_any()),
     })
 }
 

@@ -6,8 +6,10 @@ use kube::ResourceExt;
 use muster_api::v1alpha1 as api;
 use muster_core::provider::join::Admission;
 use muster_core::provider::{self as core, Lent, Pulse, Report, Verdict};
+use muster_proof::selection::{FAULT_INTERVALS, NEW_INTERVALS};
 
 use crate::hub::apply::{self, Said};
+use crate::hub::ledger::follow::Record;
 use crate::hub::names::provider_namespace;
 use crate::runtime::sanitise::line;
 
@@ -27,6 +29,8 @@ pub struct Facts {
     pub admission: Admission,
     /// No unit of this hub has a lower epoch.
     pub floor: i64,
+    /// What the log has of it; `None` if it has nothing or was not read yet.
+    pub record: Option<Record>,
 }
 
 /// The status, and when to look again without news.
@@ -39,13 +43,15 @@ pub fn render(
     let (pulse, holds) = facts.pulse;
     let (verdict, report) = judge(facts.report.as_ref());
     let generation = provider.metadata.generation;
-    let said = said(&old, pulse, &verdict, scheduling(provider), &facts.admission);
+    let mut said = said(&old, pulse, &verdict, scheduling(provider), &facts.admission);
+    said.extend(facts.record.map(trusted).or_else(|| before(&old, "Trusted")));
     let highest = facts.units.iter().map(|unit| unit.spec.epoch).max();
     let mut new = api::ComputeProviderStatus {
         observed_generation: generation,
         namespace: Some(provider_namespace(&provider.name_any())),
         units: i32::try_from(facts.units.iter().filter(|unit| !finished(unit)).count()).ok(),
         presented_key: facts.admission.presented.map(|key| key.to_string()),
+        score: facts.record.map(score).or_else(|| old.score.clone()),
         min_epoch: Some(core::min_epoch(old.min_epoch, facts.floor, scheduling(provider), highest)),
         conditions: apply::conditions(&old.conditions, said, generation, now),
         ..old
@@ -96,15 +102,7 @@ fn said(
     scheduling: core::Scheduling,
     admission: &Admission,
 ) -> Vec<Said> {
-    let before = |kind: &'static str| {
-        let found = old.conditions.iter().find(|c| c.type_ == kind)?;
-        let status = match found.status.as_str() {
-            "True" => "True",
-            "False" => "False",
-            _ => "Unknown",
-        };
-        Some(Said { kind, status, reason: found.reason.clone(), message: found.message.clone() })
-    };
+    let before = |kind| before(old, kind);
     let say = |kind, status, reason: &str, message: &str| Said {
         kind,
         status,
@@ -130,6 +128,42 @@ fn said(
     };
     let (joined, accepted) = (verdict("Joined", &admission.joined), verdict("Accepted", &admission.accepted));
     vec![ready, connected, joined, accepted]
+}
+
+/// A condition as it was said before.
+fn before(old: &api::ComputeProviderStatus, kind: &'static str) -> Option<Said> {
+    let found = old.conditions.iter().find(|c| c.type_ == kind)?;
+    let status = match found.status.as_str() {
+        "True" => "True",
+        "False" => "False",
+        _ => "Unknown",
+    };
+    Some(Said { kind, status, reason: found.reason.clone(), message: found.message.clone() })
+}
+
+/// What its intervals and faults say: it decides about the size of its windows, and whether it audits others.
+fn trusted(record: Record) -> Said {
+    let standing = record.standing;
+    let (status, reason, message) = if standing.recent_fault() {
+        let text = format!(
+            "an audit convicted it within its last {FAULT_INTERVALS} intervals: its windows are short and it audits nobody"
+        );
+        ("False", "RecentFault", text)
+    } else if standing.intervals < NEW_INTERVALS {
+        ("False", "NewProvider", format!("fewer than {NEW_INTERVALS} intervals of it were accepted so far"))
+    } else {
+        ("True", "Clean", format!("no fault in its last {FAULT_INTERVALS} intervals"))
+    };
+    Said { kind: "Trusted", status, reason: reason.to_owned(), message }
+}
+
+fn score(record: Record) -> api::Score {
+    let number = |number: u64| i64::try_from(number).ok();
+    api::Score {
+        reliability_permille: None,
+        intervals: number(record.standing.intervals),
+        faults: number(record.faults),
+    }
 }
 
 fn is_about_joining(reason: &str) -> bool {
@@ -200,7 +234,14 @@ mod tests {
             pin: None,
             holds_until: None,
         };
-        Facts { units: vec![], report: Some(Ok(report())), pulse: (pulse, None), admission, floor: 1 }
+        Facts {
+            units: vec![],
+            report: Some(Ok(report())),
+            pulse: (pulse, None),
+            admission,
+            floor: 1,
+            record: None,
+        }
     }
 
     fn waits(pulse: Pulse) -> Facts {
@@ -275,6 +316,34 @@ mod tests {
         assert_eq!(render(&provider(json!({})), &facts, at(0)).1, Some(Duration::from_millis(10_050)));
         facts.admission.holds_until = Some(at(60));
         assert_eq!(render(&provider(json!({})), &facts, at(0)).1, Some(Duration::from_millis(15_050)));
+    }
+
+    #[test]
+    fn the_log_says_how_far_it_is_trusted() {
+        use muster_proof::selection::Standing;
+        let with = |intervals, since_fault, faults| Facts {
+            record: Some(Record { standing: Standing { intervals, since_fault }, faults }),
+            ..facts(Pulse::Fresh)
+        };
+        for (intervals, since_fault, faults, want) in [
+            (0, None, 0, "False NewProvider"),
+            (199, None, 0, "False NewProvider"),
+            (200, None, 0, "True Clean"),
+            (812, Some(0), 1, "False RecentFault"),
+            (100, Some(99), 1, "False RecentFault"),
+            (812, Some(499), 1, "False RecentFault"),
+            (813, Some(500), 1, "True Clean"),
+        ] {
+            let (status, _) = render(&provider(json!({})), &with(intervals, since_fault, faults), at(0));
+            assert_eq!(reason(&status, "Trusted"), want, "{intervals} {since_fault:?}");
+            let score = status.score.clone().unwrap();
+            assert_eq!((score.intervals, score.faults), (Some(intervals as i64), Some(faults as i64)));
+            // A hub that has not read its log yet leaves what was said.
+            let before = provider(serde_json::to_value(&status).unwrap());
+            assert_eq!(render(&before, &facts(Pulse::Fresh), at(0)).0, status);
+        }
+        let (unread, _) = render(&provider(json!({})), &facts(Pulse::Fresh), at(0));
+        assert_eq!((reason(&unread, "Trusted"), unread.score), (String::new(), None));
     }
 
     #[test]

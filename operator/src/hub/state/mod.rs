@@ -9,6 +9,7 @@
 //! | `epochs.json` | incarnation, floor of all epochs, highest resourceVersion seen (`muster_core::epochs`) |
 //! | `beacons/<job uid>` | the seed of a job's draws, and its job record |
 //! | `log.vkey` | the verifier key of the log that this hub writes into |
+//! | `audits/<hex>.json` | what the hub's own auditor came to (`crate::auditor`) |
 //! | `lock` | held while one of them is read or written |
 //!
 //! It stands here and not on the gateway's volume: the hub signs, so the hub must know, even while no gateway runs.
@@ -101,6 +102,17 @@ impl State {
         let numbers = epochs::open(dir)?;
         let keys = keys::open(dir)?;
         Ok((Self { dir: dir.to_owned(), epochs: Mutex::new(numbers) }, keys))
+    }
+
+    /// Opens the directory of a hub that was started before; makes nothing.
+    ///
+    /// # Errors
+    /// [`StateError::NoState`], or any other.
+    pub fn of_hub(dir: &Path) -> Result<(Self, Keys), StateError> {
+        if !keys::exist(dir) {
+            return Err(StateError::NoState(dir.display().to_string()));
+        }
+        Self::open(dir)
     }
 
     /// The keys as they are now: `muster hub rotate-key` may have changed them.
@@ -248,6 +260,15 @@ mod tests {
         let state = State::open(dir.path()).unwrap().0;
         state.settled().unwrap();
         assert!(!State::open(dir.path()).unwrap().0.epochs().recovering);
+    }
+
+    #[test]
+    fn who_works_beside_the_hub_makes_no_keys() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(State::of_hub(dir.path()), Err(StateError::NoState(_))));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        let (_, made) = State::open(dir.path()).unwrap();
+        assert_eq!(State::of_hub(dir.path()).unwrap().1, made);
     }
 
     #[test]

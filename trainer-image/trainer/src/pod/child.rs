@@ -29,6 +29,7 @@ impl Child {
         to: Sender<Message>,
     ) -> Result<Self, Failure> {
         let start = assignment.start.as_ref().map_or(0, |start| start.step);
+        let last = options.last_step.map(|step| step.to_string());
         let binary = std::env::current_exe()
             .map_err(|error| Failure::usage(format!("cannot find this program: {error}")))?;
         let mut child = Command::new(binary)
@@ -48,6 +49,7 @@ impl Child {
             .args(["--round", &round.to_string()])
             .args(["--from-step", &start.to_string()])
             .args(["--listen", &options.listen().to_string()])
+            .args(last.iter().flat_map(|last| ["--last-step", last.as_str()]))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

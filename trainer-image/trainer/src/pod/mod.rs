@@ -41,6 +41,9 @@ pub struct Options {
     /// The scratch directory that trainer and sidecar share.
     #[arg(long, env = "MUSTER_WORK", value_name = "DIR", default_value = "/work")]
     pub work: PathBuf,
+    /// The worker ends after this step as if it were the job's last: the pod replays an interval.
+    #[arg(long, value_name = "N")]
+    pub last_step: Option<u64>,
     /// How many seconds the relay may be unreachable when a round begins, and the sidecar when the job is done.
     #[arg(long, env = "MUSTER_PATIENCE_SECONDS", value_name = "N", default_value_t = 120, hide = true)]
     pub patience_seconds: u64,

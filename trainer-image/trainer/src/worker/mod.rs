@@ -10,8 +10,11 @@
 //! | `train` | the loop |
 //! | `saver` | checkpoints, off the training path |
 //! | `metrics` | `metrics.jsonl` |
+//! | `cheat` | lies, in builds that are made to tell some |
 
 mod batch;
+#[cfg(feature = "cheats")]
+mod cheat;
 mod control;
 mod events;
 mod job;

@@ -47,6 +47,12 @@ pub(super) fn train(options: &Options, control: &Control, events: &Arc<Events>) 
     let mut job = Job::read(options)?;
     let keeper = if options.rank == 0 { Some(Keeper::claim(options, &job)?) } else { None };
     let (state, start_root) = job.start(options, &warn)?;
+    #[cfg(feature = "cheats")]
+    let (cheat, state) = {
+        let (cheat, mut state) = (super::cheat::Cheat::from_environment(), state);
+        cheat.start(&mut state);
+        (cheat, state)
+    };
     check_end(options, &job, state.step)?;
     let reducer = meet(options, control, events, &job, state.step, &warn)?;
     events.send(&Event::Started {
@@ -68,6 +74,8 @@ pub(super) fn train(options: &Options, control: &Control, events: &Arc<Events>) 
         None => None,
     };
     let mut run = Run::new(options, &job, reducer, state, saver, metrics)?;
+    #[cfg(feature = "cheats")]
+    run.cheat(options, &job, cheat)?;
     let end = run.steps(options, &mut job, control, events);
     let Run { reducer, saver, state, .. } = run;
     // Before the saver, which may take long: peers wait for the goodbye. After a step that is not finite too: all
@@ -196,6 +204,8 @@ struct Run {
     /// Of the steps since the last state that was saved; rank 0's.
     records: Vec<StepRecord>,
     speed: Speed,
+    #[cfg(feature = "cheats")]
+    cheat: super::cheat::Cheat,
 }
 
 impl Run {
@@ -225,7 +235,19 @@ impl Run {
             records: Vec::new(),
             speed: Speed::new(job.spec.training.batch * job.spec.model.context),
             reducer,
+            #[cfg(feature = "cheats")]
+            cheat: super::cheat::Cheat::default(),
         })
+    }
+
+    #[cfg(feature = "cheats")]
+    fn cheat(&mut self, options: &Options, job: &Job, cheat: super::cheat::Cheat) -> Result<(), Failure> {
+        let mut hyper = job.spec.hyper_parameters().map_err(|error| Failure::usage(error.to_string()))?;
+        cheat.hyper(&mut hyper);
+        let threads = usize::from(options.threads);
+        self.optimizer = Optimizer::new(&job.graph, &hyper, options.isa, threads).map_err(optim)?;
+        self.cheat = cheat;
+        Ok(())
     }
 
     fn steps(
@@ -285,10 +307,21 @@ impl Run {
         self.sums.reset();
         let mut losses = Vec::new();
         for shard in self.reducer.my_shards() {
-            let (tokens, targets) = job.batches.shard(step, shard)?;
+            let (weights, of) = (&self.state.w[..], step);
+            #[cfg(feature = "cheats")]
+            let (weights, of) = (self.cheat.weights(weights), self.cheat.batch_of(of));
+            #[cfg(feature = "cheats")]
+            if let (true, Some(loss)) =
+                (self.cheat.skips(shard, &self.reducer.my_shards()), losses.last().copied())
+            {
+                self.sums.push(&self.shard_gradient).map_err(|error| Failure::usage(error.to_string()))?;
+                losses.push(loss);
+                continue;
+            }
+            let (tokens, targets) = job.batches.shard(of, shard)?;
             let loss = self
                 .executor
-                .shard_gradient(&self.state.w, &tokens, &targets, &mut self.shard_gradient)
+                .shard_gradient(weights, &tokens, &targets, &mut self.shard_gradient)
                 .map_err(exec)?;
             self.sums.push(&self.shard_gradient).map_err(|error| Failure::usage(error.to_string()))?;
             losses.push(loss);
@@ -298,7 +331,14 @@ impl Run {
             self.reducer.exchange(step, control.votes(), &losses, subtrees, &mut self.gradient)?;
         let loss =
             mean_loss(step, &losses).map_err(|error| Failure::new(ExitCode::NonFinite, error.to_string()))?;
+        #[cfg(feature = "cheats")]
+        self.cheat.before_update(&self.state.w);
         let stats = self.optimizer.step(&mut self.state, &self.gradient).map_err(optim)?;
+        #[cfg(feature = "cheats")]
+        let loss = {
+            self.cheat.after(&mut self.state);
+            self.cheat.loss(loss)
+        };
 
         let (tokens_per_second, eta_seconds) = self.speed.after_step(last.saturating_sub(step));
         if let Some(metrics) = &mut self.metrics {

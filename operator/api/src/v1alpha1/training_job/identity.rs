@@ -255,6 +255,10 @@ pub struct Assurance {
     /// How often an interval is replayed by someone else. What a tier above None costs and proves is in the
     /// verification specification.
     pub tier: AssuranceTier,
+    /// Only these providers may replay. Absent: any provider of another owner.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::dns_labels")]
+    pub auditors: Vec<String>,
 }
 
 /// How often intervals are replayed by an auditor.

@@ -8,6 +8,7 @@ use crate::records::*;
 use crate::selection::links;
 use crate::{dsse, records};
 
+mod agenda;
 mod audit;
 mod training;
 

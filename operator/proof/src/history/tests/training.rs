@@ -27,6 +27,7 @@ fn a_whole_job_is_verified() {
         job: world.id,
         last_step: world.job.steps,
         state_root: state_after(9),
+        record: last,
         outcome: Outcome::Completed,
     };
     world.hub(&end);
@@ -317,7 +318,8 @@ fn a_failure_is_the_end() {
     );
     world.hub(&end(GrantEndReason::Failed));
     refused!(world, world.grant(2, "west").sign(&hub()).unwrap(), Refusal::Finished(_));
-    let end = |outcome| JobEnd { job, last_step: good.failed_step, state_root: good.state_root, outcome };
+    let (last_step, state_root, record) = (good.failed_step, good.state_root, failure);
+    let end = |outcome| JobEnd { job, last_step, state_root, record, outcome };
     refused!(world, end(Outcome::Cancelled).sign(&hub()).unwrap(), Refusal::Differs { field: "outcome", .. });
     world.hub(&end(Outcome::Failed));
     let window = world.close(1, CloseReason::GrantEnd);
@@ -331,11 +333,12 @@ fn a_failure_is_the_end() {
 #[test]
 fn a_job_ends_where_it_is() {
     let mut world = World::with_grant();
-    world.commit(1);
+    let record = world.commit(1);
     let good = JobEnd {
         job: world.id,
         last_step: Step::new(20).unwrap(),
         state_root: state_after(0),
+        record,
         outcome: Outcome::Cancelled,
     };
     let job = world.id;
@@ -352,6 +355,7 @@ fn a_job_ends_where_it_is() {
         Refusal::Differs { field: "lastStep", .. }
     );
     refused!(world, changed(&|it| it.state_root = digest("x")), Refusal::Differs { field: "stateRoot", .. });
+    refused!(world, changed(&|it| it.record = digest("x")), Refusal::Differs { field: "record", .. });
     refused!(
         world,
         changed(&|it| it.outcome = Outcome::Completed),

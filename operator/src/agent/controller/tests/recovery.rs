@@ -152,6 +152,7 @@ impl Scene {
             blobs: before.blobs.clone(),
             kept: before.kept.clone(),
             hub_blobs: before.hub_blobs.clone(),
+            answers: before.answers.clone(),
             shutdown: before.shutdown.clone(),
             running: Mutex::default(),
         };

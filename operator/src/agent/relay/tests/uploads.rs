@@ -59,6 +59,38 @@ async fn a_superseded_unit_uploads_no_more_and_wakes_its_controller() {
     assert!(locked(&world.hub.commits).is_empty());
 }
 
+/// A rollback ends the grant; so does the hub, which then gives another.
+#[tokio::test]
+async fn a_unit_whose_grant_has_ended_uploads_no_more() {
+    let (world, agent) = World::new().await;
+    locked(&world.hub.refuses).push_back("GrantEnded");
+    agent.uploads(&world, agent.unit());
+    agent.make(20).await;
+    let unit = agent.unit();
+    for _ in 0..200 {
+        if unit.state().await.superseded.is_some() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(unit.state().await.superseded.unwrap().contains("GrantEnded"));
+    assert!(locked(&world.hub.commits).is_empty());
+}
+
+/// The pause does not grow while the job's audits are waited for: they take as long as they take.
+#[tokio::test]
+async fn a_commit_that_must_wait_for_verdicts_is_tried_again_soon() {
+    let (world, agent) = World::new().await;
+    locked(&world.hub.refuses).extend(["AwaitsVerdicts", "WindowFull"]);
+    agent.uploads(&world, agent.unit());
+    let begun = tokio::time::Instant::now();
+    let manifest = agent.make(20).await;
+    assert_eq!(agent.commit("pod-0", 20, &manifest).await.status(), StatusCode::ACCEPTED, "its pod waits");
+    agent.durable(&agent.unit(), 20).await;
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    assert_eq!(agent.unit().state().await.superseded, None);
+}
+
 #[tokio::test]
 async fn old_checkpoints_leave_the_cache() {
     let (world, agent) = World::new().await;

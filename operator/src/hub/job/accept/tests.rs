@@ -129,6 +129,8 @@ async fn nothing_is_placed_where_no_key_is_in_the_log() {
         rules: vec![],
         restarts: 0,
         unit: None,
+        audits: Audits::None,
+        rollback: None,
     };
     let seen = Gathered {
         facts,

@@ -25,7 +25,7 @@ async fn commit(store: &Store, step: u64, named: u64, training: &[u8]) -> Vec<Di
 
 async fn newest(store: &Store, known: u64) -> Option<i64> {
     let training = Digest::of(b"job").to_string();
-    newer_checkpoint(store, JOB, Some(&training), known).await.unwrap().map(|found| found.step)
+    newer_checkpoint(store, JOB, Some(&training), known, None).await.unwrap().map(|found| found.step)
 }
 
 #[tokio::test]

@@ -1,0 +1,229 @@
+//! Jobs whose intervals others compute again: all well, a trainer who lies, auditors who lie or say nothing. Who lies is a
+//! provider with an agent and a trainer of his own (`scripts/image.sh --cheats`); the hub and all others are as ever.
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::cluster::{self, AUDIT, PROVIDER, condition};
+use crate::harness::Verdict;
+use crate::job;
+use crate::process;
+use crate::world::{EAST, TENANT, WEST, World, eventually};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A job of tier Gold for these providers.
+fn gold(name: &str, providers: &[&str]) -> Value {
+    let mut wanted = job::tiny(name, 2);
+    wanted["spec"]["assurance"] = json!({"tier": "Gold"});
+    wanted["spec"]["placement"] = json!({"providers": providers});
+    wanted
+}
+
+pub async fn audited(world: &World) -> Result<Verdict> {
+    let (name, wanted) = ("audited", gold("audited", &[EAST]));
+    let applied = job::apply(world, &wanted).await?;
+    let done = job::wait_phase(world, name, "Succeeded", 6 * MINUTE).await?;
+    verified(&done)?;
+    for audit in audits(world, &applied).await? {
+        println!("     {}", told(&audit));
+        ensure!(audit["status"]["verdict"] == "Match", "{}: {}", cluster::name(&audit), audit["status"]);
+    }
+    same_as_local(world, &wanted, &done).await?;
+    bundle(world, name).await?;
+    Ok(Verdict::Passed)
+}
+
+pub async fn cheater_convicted(world: &World) -> Result<Verdict> {
+    let (name, wanted) = ("cheated", gold("cheated", &[EAST, WEST]));
+    let honest_before = faults(world, WEST).await?;
+    lie(world, EAST, "one-ulp").await?;
+    // The liar gets the job; the other one may audit once he has it.
+    scheduling(world, WEST, "cordon").await?;
+    let applied = job::apply(world, &wanted).await;
+    let placed = match &applied {
+        Ok(_) => placed_on(world, name, EAST).await,
+        Err(_) => Ok(()),
+    };
+    scheduling(world, WEST, "uncordon").await?;
+    let outcome = async {
+        placed?;
+        convicted(world, &applied?, &wanted, honest_before).await
+    };
+    let outcome = outcome.await;
+    truth(world, EAST).await?;
+    outcome
+}
+
+async fn convicted(world: &World, applied: &Value, wanted: &Value, before: i64) -> Result<Verdict> {
+    let name = cluster::name(applied);
+    let fault = || async {
+        let all = audits(world, applied).await?;
+        Ok(all.into_iter().find(|audit| audit["status"]["verdict"] == "Fault"))
+    };
+    let fault = eventually("an audit to find a fault", 5 * MINUTE, fault).await?;
+    println!("     {}", told(&fault));
+    ensure!(fault["spec"]["subject"] == EAST, "the fault is another one's: {}", fault["spec"]);
+    let done = job::wait_phase(world, name, "Succeeded", 8 * MINUTE).await?;
+    verified(&done)?;
+    ensure!(done["status"]["providers"] == WEST, "it ended on {}", done["status"]["providers"]);
+    ensure!(faults(world, EAST).await? > 0, "the liar has no fault in his score");
+    ensure!(faults(world, WEST).await? == before, "an honest provider was convicted");
+    let restarts = done["status"]["restarts"].as_i64().unwrap_or(0);
+    ensure!(restarts == 0, "going back cost the job {restarts} of its own restarts");
+    same_as_local(world, wanted, &done).await?;
+    bundle(world, name).await?;
+    Ok(Verdict::Passed)
+}
+
+/// Two owners and the hub: a liar who checks cannot be told from an honest one by a single other replay, so nobody is
+/// convicted; but nothing is taken for right, either.
+pub async fn auditor_lies(world: &World) -> Result<Verdict> {
+    let (name, wanted) = ("lied-about", gold("lied-about", &[EAST]));
+    let before = faults(world, EAST).await?;
+    lie(world, WEST, "hashes-checkpoint").await?;
+    let outcome = async {
+        let applied = job::apply(world, &wanted).await?;
+        let verdict = || async {
+            let all = audits(world, &applied).await?;
+            let told = |audit: &Value| audit["status"]["verdict"].as_str().unwrap_or("").to_owned();
+            Ok(all.into_iter().find(|audit| ["Inconclusive", "AuditorFault"].contains(&&*told(audit))))
+        };
+        let verdict = eventually("an audit that does not match", 5 * MINUTE, verdict).await?;
+        println!("     {}", told(&verdict));
+        Ok::<_, anyhow::Error>(applied)
+    };
+    let outcome = outcome.await;
+    truth(world, WEST).await?;
+    outcome?;
+    let done = job::wait_phase(world, name, "Succeeded", 8 * MINUTE).await?;
+    verified(&done)?;
+    ensure!(faults(world, EAST).await? == before, "an honest trainer was convicted");
+    same_as_local(world, &wanted, &done).await?;
+    Ok(Verdict::Passed)
+}
+
+pub async fn auditor_silent(world: &World) -> Result<Verdict> {
+    let (name, wanted) = ("unanswered", gold("unanswered", &[EAST]));
+    let patience = [("MUSTER_AUDIT_PATIENCE", "20")];
+    lie(world, WEST, "silent-auditor").await?;
+    world.stack_with(&["start-hub"], &patience).await?;
+    let outcome = async {
+        let applied = job::apply(world, &wanted).await?;
+        let done = job::wait_phase(world, name, "Succeeded", 8 * MINUTE).await?;
+        verified(&done)?;
+        let all = audits(world, &applied).await?;
+        all.iter().for_each(|audit| println!("     {}", told(audit)));
+        let by_hub = all.iter().any(|audit| audit["spec"]["auditor"] == "hub");
+        ensure!(by_hub, "the hub's own auditor was never asked");
+        same_as_local(world, &wanted, &done).await
+    };
+    let outcome = outcome.await;
+    truth(world, WEST).await?;
+    world.stack(&["start-hub"]).await?;
+    outcome?;
+    Ok(Verdict::Passed)
+}
+
+/// The provider lies from now on.
+async fn lie(world: &World, provider: &str, how: &str) -> Result<()> {
+    println!("     {provider} lies: {how}");
+    let run = world.run.to_string_lossy();
+    let image = world.root.join("scripts/image.sh");
+    process::succeed(&world.root, &image, &["--cheats", provider], &[("RUN_DIR", &*run)]).await?;
+    world.stack_with(&["start-agent", provider], &[("MUSTER_CHEAT", how)]).await?;
+    world.provider_ready(provider, true, 2 * MINUTE).await
+}
+
+/// The provider is honest again.
+async fn truth(world: &World, provider: &str) -> Result<()> {
+    world.stack(&["start-agent", provider]).await?;
+    world.provider_ready(provider, true, 2 * MINUTE).await
+}
+
+async fn scheduling(world: &World, provider: &str, verb: &str) -> Result<()> {
+    let kubeconfig = world.kubeconfig.to_string_lossy();
+    let arguments = ["provider", verb, provider, "--kubeconfig", &*kubeconfig, "--context", "hub"];
+    world.muster_succeeds(&arguments).await.map(drop)
+}
+
+async fn placed_on(world: &World, name: &str, provider: &str) -> Result<()> {
+    let ask = || async {
+        let job = job::get(world, name).await?;
+        Ok((job["status"]["providers"] == provider).then_some(()))
+    };
+    eventually(&format!("TrainingJob {name} to be placed on {provider}"), MINUTE, ask).await
+}
+
+/// The job's Audits, in the order of their draws.
+async fn audits(world: &World, job: &Value) -> Result<Vec<Value>> {
+    let mut all = world.hub.list(AUDIT, Some(TENANT), "").await?;
+    all.retain(|audit| audit["spec"]["job"]["uid"] == job["metadata"]["uid"]);
+    let index = |audit: &Value| cluster::name(audit).rsplit('-').next().and_then(|n| n.parse::<u64>().ok());
+    all.sort_by_key(index);
+    Ok(all)
+}
+
+fn told(audit: &Value) -> String {
+    let (spec, status) = (&audit["spec"], &audit["status"]);
+    let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    format!(
+        "{}: interval {} of {}, drawn as {}, by {}: {} {}",
+        cluster::name(audit),
+        spec["interval"],
+        word(&spec["subject"]),
+        word(&spec["draw"]),
+        word(&spec["auditor"]),
+        word(&status["phase"]),
+        word(&status["verdict"])
+    )
+}
+
+/// What a tenant sees of a job whose audits are all done.
+fn verified(done: &Value) -> Result<()> {
+    let (status, reason, message) = condition(done, "Verified").context("no condition Verified")?;
+    println!("     Verified={status} {reason}: {message}; audits {}", done["status"]["audits"]);
+    ensure!(status == "True", "Verified={status} {reason}: {message}");
+    let count = |field: &str| done["status"]["audits"][field].as_i64().unwrap_or(0);
+    ensure!(count("drawn") >= 2, "first and last interval at least: {}", done["status"]["audits"]);
+    ensure!(count("open") == 0, "audits are open: {}", done["status"]["audits"]);
+    Ok(())
+}
+
+/// How often a provider was convicted, as its status says.
+async fn faults(world: &World, provider: &str) -> Result<i64> {
+    let object = world.hub.get(PROVIDER, None, provider).await?.context("no such provider")?;
+    Ok(object["status"]["score"]["faults"].as_i64().unwrap_or(0))
+}
+
+async fn same_as_local(world: &World, wanted: &Value, done: &Value) -> Result<()> {
+    let pods = job::state_root(done)?;
+    let local = job::local(world, wanted, &format!("{}-local", cluster::name(wanted)), &[]).await?;
+    println!("     pods  {pods}\n     local {local}");
+    ensure!(pods == local, "pods ended in {pods}, muster local in {local}");
+    Ok(())
+}
+
+/// The tenant takes the proof home and checks it there, with nothing but it and a policy that names the log.
+async fn bundle(world: &World, name: &str) -> Result<()> {
+    let out = world.scratch.join(format!("{name}-proof"));
+    let (out, kubeconfig) = (out.to_string_lossy(), world.tenant_kubeconfig());
+    let job = format!("{TENANT}/{name}");
+    let kubeconfig = kubeconfig.to_string_lossy();
+    let make = ["proof", "bundle", &job, "--out", &*out, "--kubeconfig", &*kubeconfig];
+    world.muster_succeeds(&make).await?;
+    let key = std::fs::read_to_string(world.run.join("hub/log.vkey"))?;
+    let policy = world.scratch.join("policy");
+    std::fs::write(&policy, format!("log {}\nquorum none\n", key.trim()))?;
+    // Nothing of the clusters, no environment: as on another machine.
+    let (program, policy) = (world.muster.to_string_lossy(), policy.to_string_lossy());
+    let arguments = ["-i", &*program, "verify", "bundle", &*out, "--policy", &*policy];
+    let output = process::capture(&world.scratch, Path::new("/usr/bin/env"), &arguments, &[]).await?;
+    for line in output.stdout.lines() {
+        println!("     | {line}");
+    }
+    ensure!(output.code == 0, "muster verify bundle exited {}:\n{}", output.code, output.tail(20));
+    Ok(())
+}

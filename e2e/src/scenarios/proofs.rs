@@ -1,0 +1,137 @@
+//! What a tenant takes home, and what a stranger makes of it: with files only, and with files that somebody has changed.
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::harness::Verdict;
+use crate::process::{self, Output};
+use crate::world::{TENANT, World};
+use crate::{job, leftovers};
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// Bits that are flipped, one at a time.
+const FLIPS: u64 = 200;
+
+pub async fn bundle(world: &World) -> Result<Verdict> {
+    let mut wanted = job::tiny("proof", 2);
+    wanted["spec"]["checkpoints"]["keepLast"] = serde_json::json!(20);
+    let applied = job::apply(world, &wanted).await?;
+    let done = job::wait_phase(world, "proof", "Succeeded", 2 * MINUTE).await?;
+    let root = job::state_root(&done)?;
+    let id = done["status"]["jobID"].as_str().context("no status.jobID")?.to_owned();
+
+    let out = world.scratch.join("proof-bundle");
+    let _ = fs::remove_dir_all(&out);
+    let text = out.to_string_lossy().into_owned();
+    let kubeconfig = world.tenant_kubeconfig();
+    let name = format!("{TENANT}/proof");
+    let take = [
+        "proof",
+        "bundle",
+        &name,
+        "--with-checkpoints",
+        "--cosignatures",
+        "2",
+        "--out",
+        &text,
+        "--kubeconfig",
+    ];
+    world.muster_succeeds(&[&take[..], &[&*kubeconfig.to_string_lossy()]].concat()).await?;
+    // What is in the bundle is enough: the job and its hub's memory of it may go.
+    leftovers::delete_and_wait(world, &applied, MINUTE).await?;
+
+    let policy = world.scratch.join("proof-policy");
+    fs::write(&policy, policy_of(&out)?)?;
+    let policy = policy.to_string_lossy().into_owned();
+    let verify = ["verify", "bundle", &text, "--policy", &policy, "--job-id", &id];
+    let verified = elsewhere(world, &verify).await?;
+    println!("     {}", verified.stdout.trim_end().replace('\n', "\n     "));
+    ensure!(verified.code == 0, "verify: exit {}:\n{}", verified.code, verified.tail(20));
+    ensure!(verified.stdout.contains(&root), "the report does not name {root}");
+    for other in ["sha256:0000000000000000000000000000000000000000000000000000000000000000"] {
+        let verify = ["verify", "bundle", &text, "--policy", &policy, "--job-id", other];
+        let wrong = elsewhere(world, &verify).await?;
+        ensure!(wrong.code == 1, "a bundle of another job: exit {}:\n{}", wrong.code, wrong.tail(20));
+    }
+    replays(world, &text, &policy, &done).await?;
+    flips(world, &out, &verify).await?;
+    Ok(Verdict::Passed)
+}
+
+/// The log's key and the two agents' witnesses, both needed. A person would have them from their owners.
+fn policy_of(bundle: &Path) -> Result<String> {
+    let list: Value = serde_json::from_slice(&fs::read(bundle.join("bundle.json"))?)?;
+    let log = list["hints"]["log"].as_str().context("no hints.log")?;
+    let mut policy = format!("log {log}\n");
+    let witnesses = list["hints"]["witnesses"].as_array().context("no hints.witnesses")?;
+    for (provider, key) in ["east", "west"].iter().zip(witnesses) {
+        policy += &format!("witness {provider} {}\n", key.as_str().unwrap_or_default());
+    }
+    Ok(policy + "group both all east west\nquorum both\n")
+}
+
+/// Somewhere else, without the cluster's credentials.
+async fn elsewhere(world: &World, arguments: &[&str]) -> Result<Output> {
+    let nothing = [("KUBECONFIG", "/nonexistent"), ("HOME", "/nonexistent")];
+    process::capture(&world.scratch, &world.muster, arguments, &nothing).await
+}
+
+/// The first interval, the last, and one that the job does not have.
+async fn replays(world: &World, bundle: &str, policy: &str, done: &Value) -> Result<()> {
+    let (steps, every) = (number(done, "steps")?, number(done, "intervalSteps")?);
+    let last = (steps.div_ceil(every) - 1).to_string();
+    let data = world.dataset.to_string_lossy();
+    for (interval, workers, code) in [("0", "1", 0), (&*last, "2", 0), ("1000", "1", 2)] {
+        let replay = ["replay", bundle, "--interval", interval, "--workers", workers];
+        let given = ["--data", &data, "--policy", policy];
+        let replayed = elsewhere(world, &[&replay[..], &given[..]].concat()).await?;
+        ensure!(replayed.code == code, "interval {interval}: exit {}:\n{}", replayed.code, replayed.tail(20));
+        ensure!(
+            code != 0 || replayed.stdout.contains("Match"),
+            "interval {interval}:\n{}",
+            replayed.tail(20)
+        );
+    }
+    println!("     intervals 0 and {last} replayed from the bundle: the same bits");
+    Ok(())
+}
+
+fn number(job: &Value, field: &str) -> Result<u64> {
+    job["spec"]["training"][field].as_u64().with_context(|| format!("spec.training.{field}"))
+}
+
+/// One bit at a time, anywhere in the bundle: each is reported, with the file's name and a reason.
+async fn flips(world: &World, bundle: &Path, verify: &[&str]) -> Result<()> {
+    let names = fs::read_dir(bundle)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    let mut names = names.collect::<Result<Vec<_>>>()?;
+    names.sort();
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut below = |limit: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        usize::try_from(random % limit as u64)
+    };
+    for flip in 0..FLIPS {
+        let name = &names[below(names.len())?];
+        let path = bundle.join(name);
+        let whole = fs::read(&path)?;
+        let at = below(whole.len() * 8)?;
+        let mut changed = whole.clone();
+        changed[at / 8] ^= 1 << (at % 8);
+        fs::write(&path, changed)?;
+        let told = elsewhere(world, verify).await;
+        fs::write(&path, whole)?;
+        let told = told?;
+        let mut lines = told.stdout.lines().chain(told.stderr.lines());
+        let is_named = lines.any(|line| line.contains(name.as_str()) && !line.starts_with("holds"));
+        if told.code == 0 || !is_named {
+            bail!("flip {flip}, bit {at} of {name}: exit {}\n{}", told.code, told.tail(20));
+        }
+    }
+    println!("     {FLIPS} flips of one bit over {} files: each reported, with the file's name", names.len());
+    Ok(())
+}

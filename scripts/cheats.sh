@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Everybody who may lie does, without a cluster: real trainers with lies in them, the log, the hub's plan. Then the same tests
+# with a fold that does not look closely, which must fail: tests that pass whatever the code does show nothing. Ends with
+# `N passed, N failed, N skipped`.
+set -uo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=scripts/common.sh
+source "$here/common.sh"
+cd "$REPO" || exit 1
+cheats=(cargo test --locked --package muster-trainer --test cheats --no-fail-fast --features)
+passed=0 failed=0
+result() { # result NAME CODE
+    if [ "$2" = 0 ]; then
+        passed=$((passed + 1))
+        echo "ok   $1"
+    else
+        failed=$((failed + 1))
+        echo "FAIL $1"
+    fi
+}
+honest() { [ -x "$1" ] && ! grep -qa MUSTER_CHEAT "$1"; }
+
+log=$LOGS/cheats.log
+"${cheats[@]}" cheats >"$log" 2>&1
+code=$?
+line=$(grep '^test result:' "$log" | tail -n 1)
+if [[ $line =~ ([0-9]+)\ passed\;\ ([0-9]+)\ failed ]]; then
+    passed=$((passed + BASH_REMATCH[1]))
+    failed=$((failed + BASH_REMATCH[2]))
+else
+    result "cheats: did not run to its end, see $log" 1
+fi
+[ "$code" = 0 ] || tail -n 40 "$log"
+
+log=$LOGS/cheats-weak.log
+"${cheats[@]}" cheats,weak-verifier >"$log" 2>&1
+# Those that must notice; a build that does not compile is not a test that fails.
+for test in each_lie_is_a_fault_and_the_job_ends_with_the_right_bits a_copied_state_has_no_records both_parties_lie; do
+    grep -qE "^test .*::$test \.\.\. FAILED$" "$log"
+    result "a weak verifier fails $test" $?
+done
+for test in an_honest_run_matches the_first_commit_of_an_interval_stands; do
+    grep -qE "^test .*::$test \.\.\. ok$" "$log"
+    result "a weak verifier passes $test" $?
+done
+
+# The last build of a name is the one that lies there: without lies from here on.
+cargo build --quiet --locked --bin muster --bin muster-trainer --bin muster-sidecar
+for program in muster muster-trainer muster-sidecar; do
+    honest "$MUSTER_BIN/$program"
+    result "the usual $program has no lies in it" $?
+done
+echo "$passed passed, $failed failed, 0 skipped"
+[ "$failed" = 0 ] && [ "$passed" -gt 0 ]
