@@ -64,7 +64,7 @@ export KUBECONFIG=$RUN/tenant-$NAMESPACE.kubeconfig
 
 step "kubectl apply -f manifests/examples/kjv-gpt.yaml, with tier Gold: others replay what is drawn"
 # The liar of the second act must not be asked what others have done.
-sed 's/^    tier: None.*/    tier: Gold\n    auditors: [east]/' "$REPO/manifests/examples/kjv-gpt.yaml" >"$YAML"
+sed 's/^    tier: .*/    tier: Gold\n    auditors: [east]/' "$REPO/manifests/examples/kjv-gpt.yaml" >"$YAML"
 scheduling() { "$MUSTER" provider "$1" west --kubeconfig "$KUBECONFIG_ADMIN" --context hub; }
 tenant() { "$RUN/bin/kubectl" --namespace="$NAMESPACE" "$@"; }
 # A second run starts afresh, it does not show the first one's result.
