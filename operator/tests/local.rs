@@ -67,7 +67,7 @@ fn a_job_that_would_be_refused_trains_nothing() {
         (", steos: 3", &["spec.training.steos", "unknown field"][..]),
         (", optimizer: {beta1: 0.9}", &["spec.training.optimizer.beta1", "quotes"]),
         (", arithmetic: i16-exact", &["spec.training.arithmetic", "use f32-chain"]),
-        ("}, assurance: {tier: Diamond", &["spec.assurance.tier", "unknown variant"]),
+        ("}, assurance: {tier: Diamond", &["spec.assurance.tier", "Diamond", "supported values"]),
         ("}, budget: {maxMicroCredits: 1", &["spec.budget"]),
     ] {
         site.job("bad.yaml", training);

@@ -18,7 +18,9 @@ use crate::hub::state::State;
 use crate::store::Store;
 
 pub const PATH: &str = "/apis/muster.dev/v1alpha1/namespaces/team-a/trainingjobs/kjv-gpt";
-pub const PROVIDERS: [(&str, &str); 3] = [("east", "acme"), ("north", "initech"), ("west", "globex")];
+/// Enough for every draw: one trains, one is convicted, two replay, and a third where those differ.
+pub const PROVIDERS: [(&str, &str); 5] =
+    [("east", "acme"), ("north", "initech"), ("south", "umbra"), ("up", "hooli"), ("west", "globex")];
 
 pub struct Site {
     pub ctx: Context,
