@@ -131,7 +131,6 @@ impl Forge {
             ("mirror with another epoch", "epoch", json!(2)),
             ("mirror with another island", "island", json!(1)),
             ("mirror with another job", "jobUID", json!("0bad0000-ffff-4000-8000-000000000000")),
-            ("mirror of an audit", "kind", json!("Audit")),
         ] {
             let (mut mirror, payload) = self.two();
             set(&mut mirror, field, value);

@@ -23,6 +23,8 @@ pub async fn bundle(world: &World) -> Result<Verdict> {
     let root = job::state_root(&done)?;
     let id = done["status"]["jobID"].as_str().context("no status.jobID")?.to_owned();
 
+    // The phase is there a moment before the log has the job's end.
+    tokio::time::sleep(Duration::from_secs(10)).await;
     let out = world.scratch.join("proof-bundle");
     let _ = fs::remove_dir_all(&out);
     let text = out.to_string_lossy().into_owned();
