@@ -131,6 +131,7 @@ impl Forge {
             ("mirror with another epoch", "epoch", json!(2)),
             ("mirror with another island", "island", json!(1)),
             ("mirror with another job", "jobUID", json!("0bad0000-ffff-4000-8000-000000000000")),
+            ("mirror of an audit", "kind", json!("Audit")),
         ] {
             let (mut mirror, payload) = self.two();
             set(&mut mirror, field, value);
@@ -316,7 +317,9 @@ pub fn at_epoch(payload: &mut Value, epoch: i64) {
 
 fn rename(payload: &mut Value) {
     let job = payload["jobUID"].as_str().and_then(|uid| uid.get(..8)).unwrap_or("");
-    payload["name"] = json!(format!("{job}-{}-{}", payload["island"], payload["epoch"]));
+    // The API server wants an audit's name to say that it is one.
+    let place = if payload["kind"] == "Audit" { "a1".to_owned() } else { payload["island"].to_string() };
+    payload["name"] = json!(format!("{job}-{place}-{}", payload["epoch"]));
 }
 
 fn object(mirror: &Value, envelope: &Value) -> Value {
