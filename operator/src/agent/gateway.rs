@@ -6,18 +6,16 @@ use reqwest::{Method, RequestBuilder, Response, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::runtime::sanitise;
+use crate::runtime::answer::{self, Refusal};
 use crate::wire::gateway::{
     Challenge, Heartbeat, HeartbeatAnswer, HubPublic, JoinAnswer, JoinRequest, RecoverAnswer, RecoverRequest,
-    Refused, TokensAnswer, TokensRequest,
+    TokensAnswer, TokensRequest,
 };
 
 /// One small request may take this long.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// No answer that is read whole is longer.
 const MAX_BODY: usize = 1 << 20;
-/// A gateway may not send us away for longer, whatever it says.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// Why the gateway did not do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -73,7 +71,7 @@ impl GatewayError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable(_) => true,
-            Self::Refused { status, .. } => *status == 429 || *status == 408 || *status >= 500,
+            Self::Refused { status, .. } => answer::is_transient(*status),
             Self::Malformed { .. } => false,
         }
     }
@@ -197,7 +195,7 @@ impl Gateway {
 /// # Errors
 /// [`GatewayError::Malformed`], and what breaks off or is too long.
 pub async fn read<T: DeserializeOwned>(what: &'static str, answer: Response) -> Result<T, GatewayError> {
-    let bytes = capped(answer).await?;
+    let bytes = answer::capped(answer, MAX_BODY).await.map_err(GatewayError::Unreachable)?;
     serde_json::from_slice(&bytes).map_err(|error| {
         // Where, not what: serde's text may quote a token.
         let problem =
@@ -219,40 +217,11 @@ async fn accepted(answer: Response) -> Result<Response, GatewayError> {
 
 /// What an answer that is no success says; text by the other end is sanitised.
 pub async fn refusal(answer: Response) -> GatewayError {
-    let status = answer.status().as_u16();
-    let seconds =
-        answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-    let retry_after = seconds.map(|seconds| Duration::from_secs(seconds).min(MAX_RETRY_AFTER));
-    let body = capped(answer).await.unwrap_or_default();
-    let (reason, message) = match serde_json::from_slice::<Refused>(&body) {
-        Ok(refused) => (refused.reason, refused.message),
-        Err(_) => (String::new(), String::from_utf8_lossy(&body).into_owned()),
-    };
-    let reason = reason.chars().filter(char::is_ascii_alphanumeric).take(64).collect();
-    let message = sanitise::line(&message, 400);
+    let Refusal { status, reason, message, retry_after } = Refusal::read(answer, MAX_BODY).await;
     GatewayError::Refused { status, reason, message, retry_after }
 }
 
-/// A whole body, if it is not too long.
-async fn capped(mut answer: Response) -> Result<Vec<u8>, GatewayError> {
-    let mut bytes = Vec::new();
-    while let Some(piece) = answer.chunk().await.map_err(unreachable)? {
-        if bytes.len() + piece.len() > MAX_BODY {
-            return Err(GatewayError::Unreachable(format!("its answer is longer than {MAX_BODY} bytes")));
-        }
-        bytes.extend_from_slice(&piece);
-    }
-    Ok(bytes)
-}
-
-/// reqwest's own text stops at "error sending request"; the cause is what a person needs.
+/// The gateway was not reached, or broke off.
 pub fn unreachable(error: reqwest::Error) -> GatewayError {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    GatewayError::Unreachable(sanitise::line(&text, 400))
+    GatewayError::Unreachable(answer::unreachable(error))
 }

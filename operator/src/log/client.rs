@@ -12,12 +12,12 @@ use muster_proof::tlog::checkpoint::Checkpoint;
 use muster_proof::tlog::note::MAX_NOTE;
 use muster_proof::tlog::read;
 use muster_proof::tlog::tile::{Resource, Tile};
-use reqwest::{Method, Response, header};
+use reqwest::{Method, Response};
 use serde::de::DeserializeOwned;
 
 use super::read::MAX_TILE;
+use crate::runtime::answer::{self, Refusal};
 use crate::runtime::sanitise;
-use crate::wire::gateway::Refused;
 use crate::wire::log::{LOG, LogEntry, Logged};
 
 /// A request and its whole answer take no longer; a record waits for the gateway's disk.
@@ -26,8 +26,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_ENTRY: usize = 2 << 20;
 /// Tiles on their way at once.
 const AT_ONCE: usize = 8;
-/// A gateway may not send us away for longer, whatever it says.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+/// A refusal and its reason.
+const MAX_REFUSAL: usize = 1 << 16;
 
 /// Why the log did not do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -65,7 +65,7 @@ impl ClientError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable(_) => true,
-            Self::Refused { status, .. } => *status == 429 || *status == 408 || *status >= 500,
+            Self::Refused { status, .. } => answer::is_transient(*status),
             Self::Malformed { .. } => false,
         }
     }
@@ -163,7 +163,10 @@ impl<D: Door> HttpLog<D> {
         let ask = Ask { method, path: format!("{LOG}{path}"), body };
         let whole = async {
             let answer = self.door.send(ask).await?;
-            if answer.status().is_success() { capped(answer, max).await } else { Err(refusal(answer).await) }
+            if !answer.status().is_success() {
+                return Err(refusal(answer).await);
+            }
+            answer::capped(answer, max).await.map_err(ClientError::Unreachable)
         };
         tokio::time::timeout(TIMEOUT, whole)
             .await
@@ -307,38 +310,10 @@ fn malformed(what: &'static str, problem: &dyn std::fmt::Display) -> ClientError
 }
 
 async fn refusal(answer: Response) -> ClientError {
-    let status = answer.status().as_u16();
-    let seconds =
-        answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-    let retry_after = seconds.map(|seconds| Duration::from_secs(seconds).min(MAX_RETRY_AFTER));
-    let body = capped(answer, 1 << 16).await.unwrap_or_default();
-    let (reason, message) = match serde_json::from_slice::<Refused>(&body) {
-        Ok(refused) => (refused.reason, refused.message),
-        Err(_) => (String::new(), String::from_utf8_lossy(&body).into_owned()),
-    };
-    let reason = reason.chars().filter(char::is_ascii_alphanumeric).take(64).collect();
-    ClientError::Refused { status, reason, message: sanitise::line(&message, 400), retry_after }
+    let Refusal { status, reason, message, retry_after } = Refusal::read(answer, MAX_REFUSAL).await;
+    ClientError::Refused { status, reason, message, retry_after }
 }
 
-async fn capped(mut answer: Response, max: usize) -> Result<Vec<u8>, ClientError> {
-    let mut bytes = Vec::new();
-    while let Some(piece) = answer.chunk().await.map_err(unreachable)? {
-        if bytes.len() + piece.len() > max {
-            return Err(ClientError::Unreachable(format!("its answer is longer than {max} bytes")));
-        }
-        bytes.extend_from_slice(&piece);
-    }
-    Ok(bytes)
-}
-
-/// reqwest's own text stops at "error sending request"; the cause is what a person needs.
 fn unreachable(error: reqwest::Error) -> ClientError {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    ClientError::Unreachable(sanitise::line(&text, 400))
+    ClientError::Unreachable(answer::unreachable(error))
 }

@@ -1,5 +1,6 @@
 //! What hub, agent and command line share: clients, TLS, logging, shutdown, backoff, durable files.
 //! Nothing here knows what a TrainingJob is.
+pub mod answer;
 pub mod backoff;
 pub mod blobdir;
 pub mod client;
