@@ -10,14 +10,13 @@ use muster_proof::Digest;
 use muster_proof::tlog::checkpoint::{self, SignedCheckpoint};
 use muster_proof::tlog::cosignature;
 use muster_proof::tlog::note::{self, Algorithm, KeyName, NoteKey, VerifierKey};
-use muster_proof::tlog::read;
 use muster_proof::tlog::witness::{Decision, Evidence, Request, decide};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::secret;
 use super::units::locked;
-use crate::log::client::{ClientError, LogClient, fetch};
+use crate::log::client::{ClientError, LogClient, ProofError, consistency};
 use crate::runtime::Shutdown;
 use crate::runtime::files::{self, Access};
 
@@ -48,9 +47,9 @@ pub enum WitnessError {
     /// The log did not answer as a log.
     #[error(transparent)]
     Log(#[from] ClientError),
-    /// Its tiles are not those of its head: try again.
-    #[error("the log's tiles: {0}")]
-    Tiles(read::Error<read::NotFetched>),
+    /// It gives no proof; tiles that are not those of its head: try again.
+    #[error(transparent)]
+    Proof(#[from] ProofError),
     /// Not the pinned log's head.
     #[error("the log's head is not signed by the key that was pinned when this agent joined: {0}")]
     NotTheLog(String),
@@ -299,14 +298,8 @@ impl Witness {
         let new = SignedCheckpoint::open(bytes, std::slice::from_ref(&self.log))
             .map_err(|error: checkpoint::Error| WitnessError::NotTheLog(error.to_string()))?;
         let (old, size) = (seen.map_or(0, |seen| seen.checkpoint().size()), new.checkpoint().size());
-        let proof = match read::tiles_for_consistency(old, size) {
-            Some(tiles) if old > 0 && old < size => {
-                let mut tiles = fetch(log, tiles).await?;
-                read::consistency(old, size, Some(new.checkpoint().root()), &mut tiles)
-                    .map_err(WitnessError::Tiles)?
-            }
-            _ => Vec::new(),
-        };
+        let proof =
+            if old > 0 && old < size { consistency(log, old, new.checkpoint()).await? } else { Vec::new() };
         Ok(Request { old, proof, checkpoint: new.to_string() })
     }
 

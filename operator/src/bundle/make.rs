@@ -9,14 +9,13 @@ use futures::future::LocalBoxFuture;
 use muster_proof::bundle::{self, Bundle, FILE, FORMAT, FileRef, Hints, MAX_ENTRIES, Manifest, RecordRef};
 use muster_proof::dsse::Envelope;
 use muster_proof::records::Record;
-use muster_proof::tlog::checkpoint::{self, SignedCheckpoint};
+use muster_proof::tlog::checkpoint::{self, Checkpoint, SignedCheckpoint};
 use muster_proof::tlog::note::{self, VerifierKey};
-use muster_proof::tlog::read;
 use muster_proof::{Digest, dsse, merkle};
 use muster_trainer::checkpoint::MAX_MANIFEST;
 
 use super::leaves::{self, Leaves, LeavesError};
-use crate::log::client::{ClientError, LogClient, fetch};
+use crate::log::client::{ClientError, LogClient, ProofError, inclusion};
 use crate::runtime::files::{Access, sync_dir, write_atomic};
 use crate::wire::log::{JobRecords, LogEntry};
 
@@ -34,9 +33,9 @@ pub enum MakeError {
     /// Its entries.
     #[error(transparent)]
     Leaves(#[from] LeavesError),
-    /// Its tiles.
-    #[error("the log's tiles: {0}")]
-    Tiles(#[from] read::Error<read::NotFetched>),
+    /// Its proofs.
+    #[error(transparent)]
+    Proof(#[from] ProofError),
     /// Its key.
     #[error("the log's key: {0}")]
     Key(note::Error),
@@ -136,7 +135,8 @@ pub async fn make(
     if all.as_ref().is_some_and(|all| *all.root() != root) {
         return Err(MakeError::Root);
     }
-    let mut making = Making { log, job, out, size, root, all, records: Vec::new(), story: Story::default() };
+    let head = signed.checkpoint().clone();
+    let mut making = Making { log, job, out, head, all, records: Vec::new(), story: Story::default() };
     let mut left_out = 0;
     for logged in &list.records {
         if logged.index < size {
@@ -256,8 +256,7 @@ struct Making<'a> {
     log: &'a dyn LogClient,
     job: &'a dyn JobSource,
     out: &'a Path,
-    size: u64,
-    root: Digest,
+    head: Checkpoint,
     all: Option<Leaves>,
     records: Vec<RecordRef>,
     story: Story,
@@ -283,10 +282,8 @@ impl Making<'_> {
         if let Some(all) = &self.all {
             return Ok((None, all.prove(index).ok_or_else(none)?));
         }
-        let tiles = read::tiles_for_inclusion(index, self.size).ok_or_else(none)?;
-        let mut tiles = fetch(self.log, tiles).await?;
-        let (hash, proof) = read::inclusion(index, self.size, Some(&self.root), &mut tiles)?;
-        let bodies = leaves::entries(self.log, index, self.size).await?;
+        let (hash, proof) = inclusion(self.log, index, &self.head).await?;
+        let bodies = leaves::entries(self.log, index, self.head.size()).await?;
         let body = bodies.into_iter().find(|body| merkle::leaf(body) == hash).ok_or_else(none)?;
         Ok((Some(body), proof))
     }

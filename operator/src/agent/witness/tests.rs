@@ -181,7 +181,7 @@ async fn tiles_of_another_tree_are_no_proof_of_anything() {
         hub.log.head = Some(head);
     });
     let error = witness.follow(&site.log, 20).await.unwrap_err();
-    assert!(matches!(error, WitnessError::Tiles(_)), "{error}");
+    assert!(matches!(error, WitnessError::Proof(ProofError::Tiles(_))), "{error}");
     assert_eq!((witness.distrust(), witness.standing().head.map(|head| head.0)), (None, Some(9)));
 }
 
