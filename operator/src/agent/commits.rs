@@ -58,15 +58,7 @@ impl Commits {
     /// # Errors
     /// Any error of the file system but absence; a file that holds something else.
     pub fn load(&self, unit: &str, step: i64) -> io::Result<Option<Committed>> {
-        let path = self.path(unit, step);
-        match files::read_capped(&path, MAX_FILE) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-                let text = format!("{}: {error}; restore it from a backup", path.display());
-                io::Error::new(io::ErrorKind::InvalidData, text)
-            }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        files::load_json(&self.path(unit, step), MAX_FILE)
     }
 
     /// Removes what was kept of a unit.
@@ -74,10 +66,7 @@ impl Commits {
     /// # Errors
     /// Any error of the file system but absence.
     pub fn forget(&self, unit: &str) -> io::Result<()> {
-        match std::fs::remove_dir_all(self.root.join(unit)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        files::if_there(std::fs::remove_dir_all(self.root.join(unit))).map(drop)
     }
 
     fn path(&self, unit: &str, step: i64) -> PathBuf {

@@ -64,16 +64,15 @@ impl Fence {
     /// Any error of the file system but absence; a damaged file, which must not read as "anything goes".
     pub fn open(state: &Path) -> io::Result<Self> {
         let path = state.join(FILE);
-        let floor = match files::read_capped(&path, MAX_FILE) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
+        let floor = match files::read_if_there(&path, MAX_FILE)? {
+            Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
                 let text = format!(
                     "{}: {error}; restore it from a backup, or join anew with an empty directory",
                     path.display()
                 );
                 io::Error::new(io::ErrorKind::InvalidData, text)
             })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Floor::default(),
-            Err(error) => return Err(error),
+            None => Floor::default(),
         };
         Ok(Self { path, floor: Mutex::new(floor) })
     }

@@ -38,10 +38,7 @@ impl Membership {
     /// Any error of the file system, and a file that holds something else.
     pub fn load(state: &Path) -> io::Result<Option<Self>> {
         let path = state.join(FILE);
-        let bytes = match files::read_capped(&path, MAX_FILE) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other?,
-        };
+        let Some(bytes) = files::read_if_there(&path, MAX_FILE)? else { return Ok(None) };
         let damaged = |problem: String| {
             let text = format!("{}: {problem}; remove it and join again with a new token", path.display());
             io::Error::new(io::ErrorKind::InvalidData, text)

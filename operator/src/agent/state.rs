@@ -243,10 +243,8 @@ impl StateDir {
     /// # Errors
     /// Any error of the file system but absence.
     pub fn forget(&self, name: &str) -> io::Result<()> {
-        match std::fs::remove_file(self.path(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => files::sync_dir(&self.units),
-        }
+        files::if_there(std::fs::remove_file(self.path(name)))?;
+        files::sync_dir(&self.units)
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -181,10 +181,7 @@ impl Witness {
     /// Any error of the file system but absence.
     pub fn forget(state: &Path) -> io::Result<()> {
         for name in [SEEN, EVIDENCE] {
-            match std::fs::remove_file(state.join(name)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            files::if_there(std::fs::remove_file(state.join(name)))?;
         }
         files::sync_dir(state)
     }
@@ -369,11 +366,8 @@ fn not_the_log(decision: &Decision) -> WitnessError {
 }
 
 fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, WitnessError> {
-    match files::read_capped(path, MAX_FILE) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(path, &error)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    let Some(bytes) = files::read_if_there(path, MAX_FILE)? else { return Ok(None) };
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(path, &error))
 }
 
 fn damaged(path: &Path, problem: &dyn std::fmt::Display) -> WitnessError {

@@ -9,7 +9,7 @@ use muster_proof::records::fields::Nonce;
 use muster_proof::records::{AuditOpening, AuditSeal, audit_seal};
 use serde::{Deserialize, Serialize};
 
-use crate::runtime::files::{Access, create_private_dir, read_capped, write_atomic};
+use crate::runtime::files::{Access, create_private_dir, read_if_there, write_atomic};
 
 const MAX_FILE: u64 = 4096;
 
@@ -64,11 +64,7 @@ impl Answers {
     /// Any of the file system but absence; `InvalidData` for a file that is no answer to it.
     pub fn get(&self, assignment: &Digest) -> io::Result<Option<Answer>> {
         let path = self.path(assignment);
-        let bytes = match read_capped(&path, MAX_FILE) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
+        let Some(bytes) = read_if_there(&path, MAX_FILE)? else { return Ok(None) };
         let answer: Option<Answer> = serde_json::from_slice(&bytes).ok();
         answer.filter(|answer| answer.assignment == *assignment).map(Some).ok_or_else(|| damaged(&path))
     }

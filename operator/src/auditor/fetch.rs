@@ -12,7 +12,7 @@ use muster_trainer::resolved::MAX_SPEC;
 use sha2::{Digest as _, Sha256};
 
 use super::task::{Start, Task};
-use crate::runtime::files::{Access, create_private_dir, write_atomic};
+use crate::runtime::files::{Access, create_private_dir, if_there, write_atomic};
 use crate::store::Store;
 
 const DATA: &str = "data";
@@ -76,7 +76,7 @@ pub struct Laid {
 pub async fn lay_out(store: &Store, work: &Path, task: &Task) -> Result<Laid, FetchError> {
     create_private_dir(work)?;
     let out = work.join(RUN);
-    remove(&out)?;
+    if_there(fs::remove_dir_all(&out))?;
     fs::create_dir_all(&out)?;
     let spec = out.join("spec.json");
     write_atomic(&spec, &small(store, "the spec", &task.spec, MAX_SPEC).await?, Access::Private)?;
@@ -95,7 +95,7 @@ async fn data(store: &Store, all: &Path, digest: &Digest) -> Result<PathBuf, Fet
     if dir.join(dataset::MANIFEST_FILE).is_file() {
         return Ok(dir);
     }
-    remove(all)?;
+    if_there(fs::remove_dir_all(all))?;
     fs::create_dir_all(&dir)?;
     let bytes = small(store, what, digest, dataset::MAX_MANIFEST).await?;
     let manifest = dataset::Manifest::parse(&bytes).map_err(|error| damaged(what, digest, &error))?;
@@ -153,13 +153,6 @@ async fn file(
 
 fn damaged(what: &'static str, digest: &Digest, problem: &dyn std::fmt::Display) -> FetchError {
     FetchError::Damaged { what, digest: *digest, problem: problem.to_string() }
-}
-
-fn remove(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use super::{Failure, Outcome};
 use crate::agent::witness::Witness;
 use crate::log::client::{ClientError, LogClient};
 use crate::runtime::Shutdown;
-use crate::runtime::files::{Access, create_private_dir, read_capped, write_atomic};
+use crate::runtime::files::{Access, create_private_dir, read_if_there, write_atomic};
 use crate::wire::log::{LogEntry, Logged};
 
 /// The log's key, kept since the first start.
@@ -70,11 +70,9 @@ impl WitnessCommand {
     /// The log's key: given once, kept, and never another.
     fn pinned(&self) -> Result<VerifierKey, Failure> {
         let path = self.state.join(PINNED);
-        let kept = match read_capped(&path, 4096) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).trim().parse::<VerifierKey>().map(Some)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error.into()),
-        };
+        let kept = read_if_there(&path, 4096)?;
+        let kept =
+            kept.map(|bytes| String::from_utf8_lossy(&bytes).trim().parse::<VerifierKey>()).transpose()?;
         match (kept, &self.log_key) {
             (Some(kept), Some(given)) if kept != *given => Err(Failure::usage(format!(
                 "--log-key {given}: this witness is of log {kept}; take another --state"

@@ -132,22 +132,14 @@ fn lock(path: &Path) -> Result<File, HomeError> {
 
 fn kept_origin(path: &Path) -> Result<Option<String>, HomeError> {
     let file = path.join(ORIGIN);
-    let bytes = match files::read_capped(&file, MAX_ORIGIN) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
+    let Some(bytes) = files::read_if_there(&file, MAX_ORIGIN)? else { return Ok(None) };
     let line = String::from_utf8(bytes).ok().and_then(|text| text.strip_suffix('\n').map(str::to_owned));
     line.filter(|line| !line.is_empty() && !line.contains('\n')).map(Some).ok_or(HomeError::Origin(file))
 }
 
 fn read_key(path: &Path, origin: &str) -> Result<NoteKey, HomeError> {
     let file = path.join(KEY);
-    let seed = match files::read_capped(&file, SEED as u64) {
-        Ok(seed) => seed,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(HomeError::Key(file)),
-        Err(error) => return Err(error.into()),
-    };
+    let Some(seed) = files::read_if_there(&file, SEED as u64)? else { return Err(HomeError::Key(file)) };
     let seed: [u8; SEED] = seed.try_into().map_err(|_| HomeError::Key(file))?;
     Ok(NoteKey::new(name(origin)?, Algorithm::Ed25519, seed))
 }

@@ -5,6 +5,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::de::DeserializeOwned;
+
 /// Who may read a file that Muster writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -83,6 +85,37 @@ pub fn read_capped(path: &Path, max: u64) -> io::Result<Vec<u8>> {
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
     Ok(bytes)
+}
+
+/// As [`read_capped`]; `None` if there is no such file.
+///
+/// # Errors
+/// As [`read_capped`], but not `NotFound`.
+pub fn read_if_there(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
+    if_there(read_capped(path, max))
+}
+
+/// The JSON that a file of our own holds; `None` if there is no such file.
+///
+/// # Errors
+/// As [`read_if_there`], and `InvalidData` with the path for a file that holds something else.
+pub fn load_json<T: DeserializeOwned>(path: &Path, max: u64) -> io::Result<Option<T>> {
+    let Some(bytes) = read_if_there(path, max)? else { return Ok(None) };
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+        let text = format!("{}: {error}; restore it from a backup", path.display());
+        io::Error::new(io::ErrorKind::InvalidData, text)
+    })
+}
+
+/// What was done or found; `None` if there was nothing of that name.
+///
+/// # Errors
+/// Any other than `NotFound`.
+pub fn if_there<T>(done: io::Result<T>) -> io::Result<Option<T>> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 fn parent(path: &Path) -> io::Result<&Path> {

@@ -82,15 +82,7 @@ impl Openings {
     /// # Errors
     /// Any error of the file system but absence; a file that holds something else.
     pub fn load<K: Kept>(&self, of: &Digest) -> io::Result<Option<K>> {
-        let path = self.path::<K>(of);
-        match files::read_capped(&path, MAX_FILE) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-                let text = format!("{}: {error}; restore it from a backup", path.display());
-                io::Error::new(io::ErrorKind::InvalidData, text)
-            }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        files::load_json(&self.path::<K>(of), MAX_FILE)
     }
 
     /// Forgets it: the log has it.
@@ -98,7 +90,7 @@ impl Openings {
     /// # Errors
     /// Any error of the file system but absence.
     pub fn forget<K: Kept>(&self, of: &Digest) -> io::Result<()> {
-        absent(std::fs::remove_file(self.path::<K>(of)))
+        files::if_there(std::fs::remove_file(self.path::<K>(of))).map(drop)
     }
 
     /// Forgets what has been here for longer than `age`; how many.
@@ -111,7 +103,7 @@ impl Openings {
             let entry = entry?;
             let elapsed = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
             if elapsed > age {
-                absent(std::fs::remove_file(entry.path()))?;
+                files::if_there(std::fs::remove_file(entry.path()))?;
                 old += 1;
             }
         }
@@ -120,13 +112,6 @@ impl Openings {
 
     fn path<K: Kept>(&self, of: &Digest) -> PathBuf {
         self.root.join(format!("{}-{}.json", K::KIND, of.to_hex()))
-    }
-}
-
-fn absent(removed: io::Result<()>) -> io::Result<()> {
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
     }
 }
 

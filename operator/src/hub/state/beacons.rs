@@ -10,7 +10,7 @@ use muster_proof::records::{Job, Payload};
 use serde::{Deserialize, Serialize};
 
 use super::StateError;
-use crate::runtime::files::{Access, create_private_dir, read_capped, write_atomic};
+use crate::runtime::files::{Access, create_private_dir, read_if_there, write_atomic};
 
 const FOLDER: &str = "beacons";
 /// A payload of 16 KiB as a JSON text, and a seed.
@@ -43,11 +43,7 @@ struct File {
 /// What is kept of the job, if anything is.
 pub(super) fn read(dir: &Path, job_uid: &str) -> Result<Option<Beacon>, StateError> {
     let path = dir.join(FOLDER).join(name(job_uid)?);
-    let bytes = match read_capped(&path, MAX_FILE) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
+    let Some(bytes) = read_if_there(&path, MAX_FILE)? else { return Ok(None) };
     let damaged =
         |problem: String| StateError::Damaged { file: "beacons", problem: format!("{job_uid}: {problem}") };
     let File { seed, record } = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;

@@ -1,11 +1,10 @@
 //! `epochs.json`: incarnation, floor and mark in one file, so that they change together or not at all.
-use std::io::ErrorKind;
 use std::path::Path;
 
 use muster_core::epochs::Epochs;
 
 use super::{StateError, keys};
-use crate::runtime::files::{Access, read_capped, write_atomic};
+use crate::runtime::files::{Access, read_if_there, write_atomic};
 
 const FILE: &str = "epochs.json";
 /// Where milestone 1 kept the incarnation.
@@ -14,13 +13,13 @@ const OLDER_FILE: &str = "incarnation";
 /// Reads the numbers; makes them on the first start.
 pub(super) fn open(dir: &Path) -> Result<Epochs, StateError> {
     let damaged = |problem: String| StateError::Damaged { file: FILE, problem };
-    match read_capped(&dir.join(FILE), 4096) {
-        Ok(bytes) => {
+    match read_if_there(&dir.join(FILE), 4096)? {
+        Some(bytes) => {
             let epochs: Epochs =
                 serde_json::from_slice(&bytes).map_err(|error| damaged(format!("is damaged ({error})")))?;
             if epochs.is_sound() { Ok(epochs) } else { Err(damaged(format!("cannot be true: {epochs:?}"))) }
         }
-        Err(error) if error.kind() == ErrorKind::NotFound => {
+        None => {
             if keys::chain_exists(dir) {
                 return Err(damaged("is missing, though this hub has run before".to_owned()));
             }
@@ -28,7 +27,6 @@ pub(super) fn open(dir: &Path) -> Result<Epochs, StateError> {
             write(dir, &first)?;
             Ok(first)
         }
-        Err(error) => Err(error.into()),
     }
 }
 
@@ -39,14 +37,9 @@ pub(super) fn write(dir: &Path, epochs: &Epochs) -> Result<(), StateError> {
 }
 
 fn older(dir: &Path) -> Result<Option<i64>, StateError> {
-    match read_capped(&dir.join(OLDER_FILE), 64) {
-        Ok(bytes) => {
-            let text = String::from_utf8_lossy(&bytes).trim().to_owned();
-            let number = text.parse().ok().filter(|&n: &i64| n >= 1);
-            let problem = || format!("is {text:?}, not a number from 1");
-            number.map(Some).ok_or_else(|| StateError::Damaged { file: OLDER_FILE, problem: problem() })
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    let Some(bytes) = read_if_there(&dir.join(OLDER_FILE), 64)? else { return Ok(None) };
+    let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+    let number = text.parse().ok().filter(|&n: &i64| n >= 1);
+    let problem = || format!("is {text:?}, not a number from 1");
+    number.map(Some).ok_or_else(|| StateError::Damaged { file: OLDER_FILE, problem: problem() })
 }

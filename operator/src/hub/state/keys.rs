@@ -12,7 +12,6 @@
 //!
 //! Each set is signed by a key that is both in it and in the set before. So any set may become the first of the chain when
 //! it grows too long, and an agent that knows none can check it alone.
-use std::io::ErrorKind;
 use std::path::Path;
 
 use muster_core::hub_keys::{self, KeySet, MAX_KEYS, MAX_SETS};
@@ -20,7 +19,7 @@ use muster_proof::dsse::Envelope;
 use muster_proof::key::{PublicKey, SigningKey};
 
 use super::StateError;
-use crate::runtime::files::{Access, read_capped, sync_dir, write_atomic};
+use crate::runtime::files::{Access, read_if_there, sync_dir, write_atomic};
 
 const SIGNING: &str = "signing.key";
 const NEXT: &str = "next.key";
@@ -207,26 +206,15 @@ fn write_key(dir: &Path, file: &'static str, key: &SigningKey) -> Result<(), Sta
 }
 
 fn read_key(dir: &Path, file: &'static str) -> Result<Option<SigningKey>, StateError> {
-    match read_capped(&dir.join(file), 4096) {
-        Ok(bytes) => {
-            let key = SigningKey::from_pem(&String::from_utf8_lossy(&bytes));
-            key.map(Some).map_err(|source| StateError::Key { file, source })
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    let Some(bytes) = read_if_there(&dir.join(file), 4096)? else { return Ok(None) };
+    let key = SigningKey::from_pem(&String::from_utf8_lossy(&bytes));
+    key.map(Some).map_err(|source| StateError::Key { file, source })
 }
 
 fn read_chain(dir: &Path) -> Result<Option<Vec<Envelope>>, StateError> {
-    match read_capped(&dir.join(CHAIN), MAX_CHAIN_BYTES) {
-        Ok(bytes) => {
-            let damaged =
-                |error| StateError::Damaged { file: CHAIN, problem: format!("is damaged ({error})") };
-            serde_json::from_slice(&bytes).map(Some).map_err(damaged)
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    let Some(bytes) = read_if_there(&dir.join(CHAIN), MAX_CHAIN_BYTES)? else { return Ok(None) };
+    let damaged = |error| StateError::Damaged { file: CHAIN, problem: format!("is damaged ({error})") };
+    serde_json::from_slice(&bytes).map(Some).map_err(damaged)
 }
 
 #[cfg(test)]

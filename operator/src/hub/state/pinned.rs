@@ -1,9 +1,8 @@
 //! Which log is this hub's: `log.vkey`, one line, the verifier key as C2SP writes it.
-use std::io::ErrorKind;
 use std::path::Path;
 
 use super::StateError;
-use crate::runtime::files::{Access, read_capped, write_atomic};
+use crate::runtime::files::{Access, read_if_there, write_atomic};
 
 const FILE: &str = "log.vkey";
 const MAX_FILE: u64 = 1024;
@@ -11,15 +10,12 @@ const MAX_FILE: u64 = 1024;
 /// Pins the log's key, or compares it with the one that is pinned.
 pub(super) fn pin(dir: &Path, key: &str) -> Result<(), StateError> {
     let path = dir.join(FILE);
-    match read_capped(&path, MAX_FILE) {
-        Ok(bytes) => {
+    match read_if_there(&path, MAX_FILE)? {
+        Some(bytes) => {
             let known = String::from_utf8_lossy(&bytes).trim_end().to_owned();
             if known == key { Ok(()) } else { Err(StateError::OtherLog { known, got: key.to_owned() }) }
         }
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            Ok(write_atomic(&path, format!("{key}\n").as_bytes(), Access::Private)?)
-        }
-        Err(error) => Err(error.into()),
+        None => Ok(write_atomic(&path, format!("{key}\n").as_bytes(), Access::Private)?),
     }
 }
 
