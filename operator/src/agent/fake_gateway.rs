@@ -10,7 +10,8 @@ use std::path::Path as FilePath;
 use std::sync::{Arc, Mutex};
 
 use axum::body::{Body, Bytes};
-use axum::extract::{ConnectInfo, Path, Request, State};
+use axum::extract::{ConnectInfo, FromRequestParts, Path, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
@@ -229,6 +230,19 @@ async fn tokens(
         .into_response()
 }
 
+/// A request with a good token for the gateway, and a certificate.
+struct Admitted;
+
+impl FromRequestParts<Arc<Mutex<Hub>>> for Admitted {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, hub: &Arc<Mutex<Hub>>) -> Result<Self, Response> {
+        let peer = ConnectInfo::<Peer>::from_request_parts(parts, hub).await;
+        let ConnectInfo(peer) = peer.map_err(IntoResponse::into_response)?;
+        admitted(&locked(hub), &peer, &parts.headers, "gateway-").map(|()| Self).map_err(|refused| *refused)
+    }
+}
+
 /// Whether the request has a good token of this kind, and a certificate.
 fn admitted(hub: &Hub, peer: &Peer, headers: &HeaderMap, kind: &str) -> Result<(), Box<Response>> {
     peer.key();
@@ -240,27 +254,16 @@ fn admitted(hub: &Hub, peer: &Peer, headers: &HeaderMap, kind: &str) -> Result<(
     }
 }
 
-async fn heartbeat(State(hub): Shared, ConnectInfo(peer): ConnectInfo<Peer>, headers: HeaderMap) -> Response {
+async fn heartbeat(State(hub): Shared, _: Admitted) -> Response {
     let hub = locked(&hub);
-    if let Err(refused) = admitted(&hub, &peer, &headers, "gateway-") {
-        return *refused;
-    }
     if let Some((status, reason)) = hub.refuses {
         return refuse(status, reason);
     }
     Json(HeartbeatAnswer { log_size: hub.log.size(), ..hub.beat.clone() }).into_response()
 }
 
-async fn recover(
-    State(hub): Shared,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    headers: HeaderMap,
-    Json(request): Json<RecoverRequest>,
-) -> Response {
+async fn recover(State(hub): Shared, _: Admitted, Json(request): Json<RecoverRequest>) -> Response {
     let mut hub = locked(&hub);
-    if let Err(refused) = admitted(&hub, &peer, &headers, "gateway-") {
-        return *refused;
-    }
     let answers = vec![hub.recovered.clone(); request.units.len()];
     hub.offers.push(request);
     Json(RecoverAnswer { answers }).into_response()

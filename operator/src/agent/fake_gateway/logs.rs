@@ -34,10 +34,7 @@ pub fn routes() -> Router<Arc<Mutex<Hub>>> {
         .route("/v1/units/u/blobs/sha256/{hex}/publish", post(publish))
 }
 
-async fn poll(State(hub): Shared, ConnectInfo(peer): ConnectInfo<Peer>, headers: HeaderMap) -> Response {
-    if let Err(refused) = admitted(&locked(&hub), &peer, &headers, "gateway-") {
-        return *refused;
-    }
+async fn poll(State(hub): Shared, _: Admitted) -> Response {
     let wish = locked(&hub).logs.wishes.pop_front();
     match wish {
         Some(wish) => Json(wish).into_response(),
@@ -50,14 +47,11 @@ async fn poll(State(hub): Shared, ConnectInfo(peer): ConnectInfo<Peer>, headers:
 
 async fn bring(
     State(hub): Shared,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    _: Admitted,
     Path(id): Path<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    if let Err(refused) = admitted(&locked(&hub), &peer, &headers, "gateway-") {
-        return *refused;
-    }
     let kind = headers[header::CONTENT_TYPE].to_str().unwrap().to_owned();
     let Ok(bytes) = axum::body::to_bytes(body, 1 << 24).await else { return refuse(400, "BodyCutOff") };
     locked(&hub).logs.streams.push((id, kind, bytes.to_vec()));
@@ -66,15 +60,11 @@ async fn bring(
 
 async fn keep(
     State(hub): Shared,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    _: Admitted,
     Path((unit, attempt, rank)): Path<(String, u64, u64)>,
-    headers: HeaderMap,
     body: Bytes,
 ) -> Response {
     let mut hub = locked(&hub);
-    if let Err(refused) = admitted(&hub, &peer, &headers, "gateway-") {
-        return *refused;
-    }
     if let Some((status, reason)) = hub.logs.refuses_kept {
         return refuse(status, reason);
     }
@@ -82,16 +72,8 @@ async fn keep(
     StatusCode::CREATED.into_response()
 }
 
-async fn url(
-    State(hub): Shared,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    headers: HeaderMap,
-    Json(_): Json<UnitUrlRequest>,
-) -> Response {
+async fn url(State(hub): Shared, _: Admitted, Json(_): Json<UnitUrlRequest>) -> Response {
     let mut hub = locked(&hub);
-    if let Err(refused) = admitted(&hub, &peer, &headers, "gateway-") {
-        return *refused;
-    }
     match hub.logs.urls.pop_front() {
         Some(answer) => Json(answer).into_response(),
         None => refuse(503, "Unavailable"),
@@ -100,15 +82,11 @@ async fn url(
 
 async fn publish(
     State(hub): Shared,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    _: Admitted,
     Path(hex): Path<String>,
-    headers: HeaderMap,
     Json(body): Json<PublishRequest>,
 ) -> Response {
     let mut hub = locked(&hub);
-    if let Err(refused) = admitted(&hub, &peer, &headers, "gateway-") {
-        return *refused;
-    }
     hub.logs.published.push((Digest::from_hex(&hex).unwrap(), body.staging));
     StatusCode::CREATED.into_response()
 }

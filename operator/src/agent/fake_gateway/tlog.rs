@@ -137,16 +137,8 @@ async fn tile(State(hub): Shared, Path(path): Path<String>) -> Response {
     }
 }
 
-async fn submit(
-    State(hub): Shared,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
+async fn submit(State(hub): Shared, _: Admitted, body: Bytes) -> Response {
     let mut hub = locked(&hub);
-    if let Err(refused) = admitted(&hub, &peer, &headers, "gateway-") {
-        return *refused;
-    }
     if let Some(reason) = hub.log.refuses_records {
         return refuse(409, reason);
     }
@@ -169,15 +161,11 @@ struct OfSize {
 
 async fn cosign(
     State(hub): Shared,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    _: Admitted,
     axum::extract::Query(OfSize { size }): axum::extract::Query<OfSize>,
-    headers: HeaderMap,
     body: String,
 ) -> Response {
     let mut hub = locked(&hub);
-    if let Err(refused) = admitted(&hub, &peer, &headers, "gateway-") {
-        return *refused;
-    }
     if let Some(status) = hub.log.refuses_cosignatures {
         return refuse(status, "Refused");
     }
@@ -186,25 +174,14 @@ async fn cosign(
     StatusCode::OK.into_response()
 }
 
-async fn provider(State(hub): Shared, ConnectInfo(peer): ConnectInfo<Peer>, headers: HeaderMap) -> Response {
+async fn provider(State(hub): Shared, _: Admitted) -> Response {
     let hub = locked(&hub);
-    if let Err(refused) = admitted(&hub, &peer, &headers, "gateway-") {
-        return *refused;
-    }
     let (provider, owner) = ("east".to_owned(), hub.log.owner.clone());
     Json(ProviderAnswer { provider, owner, log: hub.public.log.clone().unwrap_or_default() }).into_response()
 }
 
-async fn provider_key(
-    State(hub): Shared,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
+async fn provider_key(State(hub): Shared, _: Admitted, body: Bytes) -> Response {
     let mut hub = locked(&hub);
-    if let Err(refused) = admitted(&hub, &peer, &headers, "gateway-") {
-        return *refused;
-    }
     let record = Envelope::parse(&body, 1 << 20).unwrap();
     hub.log.pending.push(record.clone());
     match hub.log.countersigns {
