@@ -14,6 +14,7 @@ mod leftovers;
 mod north;
 mod pods;
 mod process;
+mod proof;
 mod scenarios;
 mod world;
 

@@ -1,6 +1,5 @@
 //! Jobs whose intervals others compute again: all well, a trainer who lies, auditors who lie or say nothing. Who lies is a
 //! provider with an agent and a trainer of his own (`scripts/image.sh --cheats`); the hub and all others are as ever.
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -8,9 +7,8 @@ use serde_json::{Value, json};
 
 use crate::cluster::{self, AUDIT, PROVIDER, condition};
 use crate::harness::Verdict;
-use crate::job;
-use crate::process;
 use crate::world::{EAST, TENANT, WEST, World, eventually};
+use crate::{job, process, proof};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -208,19 +206,12 @@ async fn same_as_local(world: &World, wanted: &Value, done: &Value) -> Result<()
 
 /// The tenant takes the proof home and checks it there, with nothing but it and a policy that names the log.
 async fn bundle(world: &World, name: &str) -> Result<()> {
-    let out = world.scratch.join(format!("{name}-proof"));
-    let (out, kubeconfig) = (out.to_string_lossy(), world.tenant_kubeconfig());
-    let job = format!("{TENANT}/{name}");
-    let kubeconfig = kubeconfig.to_string_lossy();
-    let make = ["proof", "bundle", &job, "--out", &*out, "--kubeconfig", &*kubeconfig];
-    world.muster_succeeds(&make).await?;
+    let out = proof::take(world, name, &[]).await?;
     let key = std::fs::read_to_string(world.run.join("hub/log.vkey"))?;
     let policy = world.scratch.join("policy");
     std::fs::write(&policy, format!("log {}\nquorum none\n", key.trim()))?;
-    // Nothing of the clusters, no environment: as on another machine.
-    let (program, policy) = (world.muster.to_string_lossy(), policy.to_string_lossy());
-    let arguments = ["-i", &*program, "verify", "bundle", &*out, "--policy", &*policy];
-    let output = process::capture(&world.scratch, Path::new("/usr/bin/env"), &arguments, &[]).await?;
+    let (out, policy) = (out.to_string_lossy(), policy.to_string_lossy());
+    let output = proof::elsewhere(world, &["verify", "bundle", &*out, "--policy", &*policy]).await?;
     for line in output.stdout.lines() {
         println!("     | {line}");
     }
