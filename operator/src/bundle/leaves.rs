@@ -3,11 +3,11 @@ use std::collections::BTreeMap;
 
 use muster_proof::tlog::entry::MAX_ENTRY;
 use muster_proof::tlog::frontier::Frontier;
-use muster_proof::tlog::read::{NotFetched, TileSource, inclusion};
+use muster_proof::tlog::read::{self, NotFetched, TileSource, inclusion};
 use muster_proof::tlog::tile::{Bundle, Resource, Tile, WIDTH, parse_entries};
 use muster_proof::{Digest, merkle};
 
-use crate::log::client::{ClientError, LogClient};
+use crate::log::client::{ClientError, LogClient, fetch};
 
 /// Why there are no leaves.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +15,9 @@ pub enum LeavesError {
     /// The log did not answer.
     #[error(transparent)]
     Log(#[from] ClientError),
+    /// Its tiles do not lead to the root.
+    #[error("the log's tiles: {0}")]
+    Tiles(#[from] read::Error<NotFetched>),
     /// It answered with something else.
     #[error("{file} of the log: {problem}")]
     Wrong {
@@ -104,6 +107,28 @@ impl TileSource for Own<'_> {
     fn tile(&mut self, tile: Tile) -> Result<Vec<u8>, NotFetched> {
         self.0.get(&tile).cloned().ok_or(NotFetched(tile))
     }
+}
+
+/// Entry `index` of a log and its inclusion path in the tree of this size and root.
+///
+/// # Errors
+/// [`LeavesError`].
+pub async fn prove(
+    log: &dyn LogClient,
+    index: u64,
+    size: u64,
+    root: &Digest,
+) -> Result<(Vec<u8>, Vec<Digest>), LeavesError> {
+    let none = || LeavesError::Wrong {
+        file: format!("entry {index}"),
+        problem: "there is none under this head".to_owned(),
+    };
+    let tiles = read::tiles_for_inclusion(index, size).ok_or_else(none)?;
+    let mut tiles = fetch(log, tiles).await?;
+    let (hash, path) = inclusion(index, size, Some(root), &mut tiles)?;
+    let bodies = entries(log, index, size).await?;
+    let body = bodies.into_iter().find(|body| merkle::leaf(body) == hash).ok_or_else(none)?;
+    Ok((body, path))
 }
 
 /// The entries of the bundle that entry `index` is in, in a tree of `size`. A partial file that is gone has become a full one.

@@ -45,7 +45,7 @@ mod provider_keys;
 mod providers;
 mod publish;
 pub mod rbac;
-mod records;
+pub mod records;
 mod recover;
 pub mod reviews;
 mod streams;
