@@ -1,7 +1,7 @@
 //! Bindings that are forged or late: no key counts that its provider has not bound, and none before.
 use muster_proof::records::{KeyBinding, Payload as _, Tier};
 
-use super::world::sidecar;
+use super::agents::sidecar;
 use super::{Lie, Provider, World, no};
 
 #[tokio::test]

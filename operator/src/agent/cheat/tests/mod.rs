@@ -3,16 +3,19 @@
 //!
 //! | file | thought |
 //! |---|---|
-//! | `world` | the gateway, its log, the hub's records; agents |
+//! | `world` | the gateway, its log, the hub's records |
+//! | `agents` | providers, and the processes of their agents |
 //! | `commits` | lies about commits |
 //! | `keys` | lies about key bindings |
 //! | `seals` | lies about seals |
+mod agents;
 mod commits;
 mod keys;
 mod seals;
 mod world;
 
-use world::{Agent, Lent, Provider, World};
+use agents::{Agent, Provider};
+use world::{Lent, World};
 
 use super::records::{Lie, Told};
 

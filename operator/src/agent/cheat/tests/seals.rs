@@ -10,7 +10,8 @@ use muster_proof::records::{
 };
 use muster_proof::selection::links;
 
-use super::world::{Wanted, hub, records_of};
+use super::agents::records_of;
+use super::world::{Wanted, hub};
 use super::{Agent, Lie, Provider, World};
 use crate::agent::answers::reveal::{RevealError, Revealer};
 use crate::agent::answers::seal;
