@@ -10,8 +10,8 @@ use muster_proof::tlog::entry::Entry;
 use crate::bundle::leaves::{LeavesError, entries};
 use crate::log::client::LogClient;
 
-/// So many of the newest are looked at the first time.
-const NEWEST: u64 = 512;
+/// So many of the newest are looked at the first time: fewer than the requests that a gateway takes from one agent at once.
+const NEWEST: u64 = 128;
 
 /// What was read so far, by index.
 #[derive(Debug, Default)]
@@ -24,7 +24,7 @@ impl Theirs {
     /// Reads on to the newest head.
     ///
     /// # Errors
-    /// [`LeavesError`]; what was read before stays.
+    /// [`LeavesError`]; what was read until then stays.
     pub async fn advance(&mut self, log: &dyn LogClient) -> Result<(), LeavesError> {
         let head = log.checkpoint().await?;
         let size = String::from_utf8_lossy(&head).lines().nth(1).and_then(|line| line.parse().ok());
@@ -35,6 +35,9 @@ impl Theirs {
             let bodies = entries(log, next, size).await?;
             let end = first + bodies.len() as u64;
             for (index, body) in (first..).zip(bodies).filter(|(index, _)| *index >= next) {
+                if self.records.contains_key(&index) {
+                    continue;
+                }
                 let Ok(entry) = Entry::parse(&body) else { continue };
                 // Openings are not shown to agents.
                 if let Some(found) = log.entry(&entry.record_id()).await? {
