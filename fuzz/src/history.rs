@@ -3,8 +3,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use muster_proof::dsse::Envelope;
-use muster_proof::history::agenda::{Field, Todo};
-use muster_proof::history::{HUB_AUDITOR, History};
+use muster_proof::history::{Field, HUB_AUDITOR, History, Todo};
 use muster_proof::key::SigningKey;
 use muster_proof::records::fields::{
     Attempt, ChainLength, Epoch, Interval, IntervalSteps, Island, Islands, JobId, Nonce, Rank, Step,
@@ -290,7 +289,7 @@ fn job() -> Option<Job> {
         spec: Digest::of(b"spec"),
         dataset: Digest::of(b"dataset"),
         genesis: Digest::of(b"genesis"),
-        steps: Step::new(120).ok()?,
+        steps: Step::new(60).ok()?,
         interval_steps: IntervalSteps::new(20).ok()?,
         islands: Islands::new(1).ok()?,
         images: vec![Digest::of(b"image")],

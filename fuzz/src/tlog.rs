@@ -181,15 +181,16 @@ fn policy(data: &[u8]) {
 fn policy_seeds() -> Vec<Vec<u8>> {
     let made = || {
         let (log, cosigner) = (log()?, cosigner()?);
-        let other = key("other.example", Algorithm::CosignatureV1, 3)?;
-        let (log, one, two) = (log.public(), cosigner.public(), other.public());
+        let [two, three] = [3, 4].map(|seed| key("other.example", Algorithm::CosignatureV1, seed));
+        let (log, one, two, three) = (log.public(), cosigner.public(), two?, three?);
+        let (two, three) = (two.public(), three.public());
         Some(format!(
             "# whom we believe\nlog {log} https://hub.example/log/\nwitness w1 {one}\nwitness w2 {two}\n\
-             group both all w1 w2\ngroup some any w1 both\ngroup one 1 some w2\nquorum one\n"
+             witness w3 {three}\ngroup pair any w1 w2\ngroup some 1 pair w3\nquorum some\n"
         ))
     };
     let first = made().unwrap_or_default();
-    let none = first.replace("quorum one", "quorum none");
+    let none = first.replace("quorum some", "quorum none");
     [first, none, trusted().map(|policy| policy.to_string()).unwrap_or_default()]
         .map(String::into_bytes)
         .to_vec()
