@@ -2,8 +2,8 @@
 """What proving costs: the log, the StateRoot, a stranger's check of a bundle, a replay, a commit. On the demo's model and job.
 
 Writes bench/results/proof.json with every sample. Settings: MUSTER_BIN (a directory with the programs of a release build and its
-`examples`; default: builds them), OUT (the file), ROUNDS (5), STEPS and INTERVAL (the demo's 200 and 20; 8 and 4 do for a look), RECORDS (10000, of
-each round's log), THREADS (all). Exits 1 if a target is missed.
+`examples`; default: builds them), OUT (the file), ROUNDS (5), STEPS and INTERVAL (the demo's 200 and 20; 8 and 4 do for a look),
+RECORDS (10000, of each round's log), THREADS (all). Exits 1 if a target is missed.
 """
 
 import json
