@@ -85,6 +85,10 @@ test-s3: ## The store against a real S3 server, versitygw, built once from Go mo
 bench-torch: ## Steps of the demo's model beside PyTorch eager, after the comparison of results
 	@tests/torch/run.sh --bench
 
+.PHONY: bench-proof
+bench-proof: ## What proving costs: log, StateRoot, bundle, replay, commit; writes bench/results/proof.json
+	@python3 bench/proof.py
+
 .PHONY: cheats
 cheats: ## Everybody who may lie does, without a cluster; and once more with a verifier that does not look
 	@scripts/cheats.sh

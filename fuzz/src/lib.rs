@@ -6,9 +6,12 @@
 mod agent;
 mod bundle;
 mod gateway;
+mod history;
 mod log;
 mod proof;
 mod requests;
+mod tiles;
+mod tlog;
 mod trainer;
 
 /// One reader.
@@ -27,6 +30,9 @@ pub struct Target {
 pub fn all() -> Vec<Target> {
     [
         proof::targets(),
+        tiles::targets(),
+        tlog::targets(),
+        history::targets(),
         trainer::targets(),
         gateway::targets(),
         requests::targets(),

@@ -2,6 +2,7 @@
 use std::net::SocketAddr;
 
 use muster_numerics::spec::TrainingSpec;
+use muster_proof::dsse::Envelope;
 use muster_proof::key::SigningKey;
 use muster_proof::steps::{Bits, Records, StepRecord};
 use muster_proof::{Digest, jcs};
@@ -135,10 +136,16 @@ fn terms(data: &[u8]) {
     else {
         return;
     };
-    if let Ok(notice) = commit::sign(&terms, &records, Digest::of(b"m"), Digest::of(b"s"), &key) {
+    if let Some(notice) = signed_notice(&terms, &records, &key) {
         assert_eq!((terms.first_step.get(), terms.last_step.get(), notice.step), (19, 20, 20));
         assert!(commit::check(&notice, &terms, key.public()).is_ok());
     }
+}
+
+/// What is said of the files is not looked at here.
+fn signed_notice(terms: &Terms, records: &Records, key: &SigningKey) -> Option<CheckpointNotice> {
+    let model = Envelope::sign("x", b"{}", key).ok()?;
+    commit::sign(terms, records, Digest::of(b"m"), Digest::of(b"s"), model, key).ok()
 }
 
 /// Of the steps 19 and 20.
@@ -308,9 +315,8 @@ fn handover_seeds() -> Vec<Vec<u8>> {
 
 fn signed_seeds() -> Vec<Vec<u8>> {
     let Some(key) = signer() else { return Vec::new() };
-    let notice = own_terms().zip(own_records()).and_then(|(terms, records)| {
-        commit::sign(&terms, &records, Digest::of(b"m"), Digest::of(b"s"), &key).ok()
-    });
+    let notice =
+        own_terms().zip(own_records()).and_then(|(terms, records)| signed_notice(&terms, &records, &key));
     let binding = binding::bind(&key, TOKEN).ok().and_then(|binding| serde_json::to_vec(&binding).ok());
     binding.into_iter().chain(notice.and_then(|notice| serde_json::to_vec(&notice).ok())).collect()
 }

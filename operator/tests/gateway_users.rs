@@ -16,11 +16,21 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use muster::gateway::access::{Authorizer, Refusal, User, Wanted};
 use muster::gateway::door::Door;
+use muster::gateway::records;
 use muster::gateway::urls::Urls;
 use muster::gateway::users::{Jobs, router};
+use muster::log::admit::WellFormed;
+use muster::log::cosignatures::Witnesses;
+use muster::log::{Log, Submission};
 use muster::runtime::tls::Authority;
-use muster::store::{Namespace, Recorded, Store};
+use muster::store::{Entry, Namespace, Noted, Recorded, Store};
 use muster_proof::Digest;
+use muster_proof::key::SigningKey;
+use muster_proof::records::fields::{Epoch, Interval, Island, Step};
+use muster_proof::records::{Commit, JobId, Payload as _};
+use muster_proof::tlog::checkpoint::SignedCheckpoint;
+use muster_proof::tlog::note::{Algorithm, KeyName, NoteKey, VerifierKey};
+use muster_trainer::checkpoint::{read_manifest, sign_files};
 use support::{Ran, Site, run};
 
 const JOB: &str = "4f2a9c1b-0000-4000-8000-000000000000";
@@ -49,6 +59,7 @@ impl Jobs for Fake {
 /// A gateway that cuts off the bodies of the first answers to GET of a blob.
 struct Gateway {
     store: Arc<Store>,
+    log: Arc<Log>,
     flags: Vec<String>,
     cuts: Arc<AtomicUsize>,
     puts: Arc<AtomicUsize>,
@@ -65,8 +76,11 @@ impl Gateway {
         let [cuts, puts, ranges]: [Arc<AtomicUsize>; 3] = Default::default();
         let (cut, put, range) = (cuts.clone(), puts.clone(), ranges.clone());
         let urls = Arc::new(Urls::open(&dir.join("gateway"), "https://127.0.0.1").unwrap());
+        let log = Log::open(&dir.join("log"), "hub.example/log", Box::new(WellFormed)).unwrap();
+        let log = Arc::new(log);
         let door = Door::new(Arc::new(Fake), Arc::new(Fake));
-        let routes: Router = router(store.clone(), door, urls, 1 << 30).layer(from_fn(
+        let records = records::router(store.clone(), door.clone(), log.clone());
+        let routes: Router = router(store.clone(), door, urls, 1 << 30).merge(records).layer(from_fn(
             move |mut request: Request, next: Next| {
                 let (cut, put, range) = (cut.clone(), put.clone(), range.clone());
                 async move {
@@ -95,6 +109,7 @@ impl Gateway {
                 }
             },
         ));
+        let routes = routes.merge(muster::gateway::log::anyone(log.clone()));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
@@ -107,7 +122,7 @@ impl Gateway {
         std::fs::write(at("token"), "secret\n").unwrap();
         let flags = ["--gateway", &url, "--gateway-ca", &at("ca.pem"), "--token-file", &at("token")];
         let flags = flags.map(str::to_owned).to_vec();
-        Self { store, flags, cuts, puts, ranges, _runtime: runtime }
+        Self { store, log, flags, cuts, puts, ranges, _runtime: runtime }
     }
 
     fn muster(&self, arguments: &[&str]) -> Ran {
@@ -218,6 +233,108 @@ fn a_checkpoint_comes_back_through_broken_connections() {
     std::fs::write(site.path("token"), "wrong").unwrap();
     get("x", &[]).failed(1, &["401 BadToken", "get another"]);
     assert_eq!(Digest::of(&std::fs::read(site.path("older/manifest.json")).unwrap()), manifest);
+}
+
+struct One(VerifierKey);
+
+impl Witnesses for One {
+    fn witness_keys(&self) -> Vec<(String, VerifierKey)> {
+        vec![("east".to_owned(), self.0.clone())]
+    }
+}
+
+/// Puts the newest state of the run, logs its commit by this key and leaves what it says of the files, as the gateway does.
+async fn commit(gateway: &Gateway, dir: &Path, key: &SigningKey) {
+    let (manifest, digest) = read_manifest(dir).unwrap();
+    for file in std::fs::read_dir(dir).unwrap() {
+        gateway.store.put_bytes(std::fs::read(file.unwrap().path()).unwrap()).await.unwrap();
+    }
+    gateway.store.record_checkpoint(JOB, manifest.step(), &digest).await.unwrap();
+    let commit = Commit {
+        job: JobId(Digest::of(b"job")),
+        island: Island::new(0).unwrap(),
+        epoch: Epoch::new(1).unwrap(),
+        interval: Interval::new(0).unwrap(),
+        first_step: Step::new(1).unwrap(),
+        last_step: Step::new(manifest.step()).unwrap(),
+        previous: Digest::of(b"before"),
+        state_root: manifest.state_root(),
+        record_seal: Digest::of(b"seal"),
+        manifest: digest,
+    };
+    let envelope = commit.sign(key).unwrap();
+    let record = envelope.record_id();
+    let submission = Submission { envelope, known: vec![key.public().clone()] };
+    let index = gateway.log.append(submission).await.unwrap();
+    let noted = Noted::Logged(Entry { record, index });
+    gateway.store.note_commit(JOB, manifest.step(), &noted).await.unwrap();
+    let model = sign_files(&manifest, &digest, key).unwrap();
+    gateway.store.leave_model(JOB, manifest.step(), &model).await.unwrap();
+}
+
+#[test]
+fn what_is_signed_comes_with_the_checkpoint_and_is_verified() {
+    let site = Site::new();
+    site.train("job.yaml", "run", &[]).succeeded();
+    let gateway = Gateway::start(&site.path(""));
+    let (key, other) = (SigningKey::generate([3; 32]).unwrap(), SigningKey::generate([4; 32]).unwrap());
+    let trained = site.path("run/checkpoints/step-00000024");
+    tokio::runtime::Runtime::new().unwrap().block_on(commit(&gateway, &trained, &key));
+    let out = site.at("taken");
+    let get = || gateway.muster(&["download", "team-a/kjv-gpt", "--out", &out, "--wait", "0"]).succeeded();
+    let said = get().stderr;
+    assert!(said.contains("no witness has cosigned") && said.contains("signed the files"), "{said}");
+
+    // A witness comes later; the same command brings its cosignature.
+    let name =
+        |name: &str, seed| NoteKey::new(KeyName::new(name).unwrap(), Algorithm::CosignatureV1, [seed; 32]);
+    let (witness, stranger) = (name("muster-agent/east", 5), name("muster-agent/west", 6));
+    let head = gateway.log.view().published.newest().unwrap().note.to_string();
+    let signed = SignedCheckpoint::open(head.as_bytes(), &[gateway.log.key().clone()]).unwrap();
+    let line = signed.cosign(&witness, 5).unwrap().to_string();
+    gateway
+        .log
+        .cosign(1, format!("{}\n", line.trim_end()).as_bytes(), &One(witness.public().clone()))
+        .unwrap();
+    let policy =
+        |witness: &NoteKey| format!("log {}\nwitness W {}\nquorum W\n", gateway.log.key(), witness.public());
+    std::fs::write(site.path("policy"), policy(&witness)).unwrap();
+    std::fs::write(site.path("strict"), policy(&stranger)).unwrap();
+    std::fs::write(site.path("key.pem"), key.public().to_pem().unwrap()).unwrap();
+    std::fs::write(site.path("other.pem"), other.public().to_pem().unwrap()).unwrap();
+    let (policy, strict, key, other) =
+        (site.at("policy"), site.at("strict"), site.at("key.pem"), site.at("other.pem"));
+    let verify = |more: &[&str]| run(&[&["verify", "checkpoint", &out], more].concat());
+    verify(&["--policy", &policy]).failed(3, &[]);
+    assert!(get().stderr.contains("cosigned 1 times"));
+
+    let ran = verify(&["--policy", &policy]).succeeded();
+    for want in ["entry 0 of hub.example/log", "with which the log has the commit, signed all files"] {
+        assert!(ran.stdout.contains(want), "{ran:?}");
+    }
+    verify(&["--key", &key]).succeeded();
+    verify(&["--key", &key, "--policy", &policy]).succeeded();
+    let ran = verify(&[]).failed(3, &[]);
+    assert!(ran.stdout.contains("give --key"), "{ran:?}");
+    verify(&["--key", &other]).failed(1, &[]);
+    verify(&["--key", &other, "--policy", &policy]).failed(1, &[]);
+    verify(&["--policy", &strict]).failed(3, &[]);
+
+    // Another state's proof, a file that is not signed for, and none of them.
+    let proof = site.path("taken/commit.tlog-proof");
+    let good = std::fs::read_to_string(&proof).unwrap();
+    std::fs::write(&proof, good.replace("index 0", "index 1")).unwrap();
+    verify(&["--policy", &policy]).failed(1, &[]);
+    std::fs::remove_file(&proof).unwrap();
+    let ran = verify(&["--key", &key, "--policy", &policy]).failed(3, &[]);
+    assert!(ran.stdout.contains("commit.tlog-proof"), "{ran:?}");
+    std::fs::write(site.path("taken/model.sig"), "{}").unwrap();
+    verify(&["--key", &key]).failed(1, &[]);
+    std::fs::remove_file(site.path("taken/model.sig")).unwrap();
+    verify(&["--key", &key]).failed(3, &[]);
+    verify(&[]).succeeded();
+    get();
+    verify(&["--policy", &policy]).succeeded();
 }
 
 #[test]

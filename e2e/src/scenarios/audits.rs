@@ -6,11 +6,39 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::cluster::{self, AUDIT, PROVIDER, condition};
-use crate::harness::Verdict;
+use crate::harness::{Scenario, Verdict};
+use crate::scenario;
 use crate::world::{EAST, TENANT, WEST, World, eventually};
 use crate::{job, process, proof};
 
 const MINUTE: Duration = Duration::from_secs(60);
+
+/// The scenarios in which somebody lies to the audits or about what they check.
+pub fn lies() -> Vec<Scenario> {
+    vec![
+        scenario!(
+            Full,
+            1800,
+            "cheater-convicted",
+            cheater_convicted,
+            "a provider whose trainer is one bit off is convicted; the job goes back, ends elsewhere, with the right bits"
+        ),
+        scenario!(
+            Full,
+            1800,
+            "auditor-lies",
+            auditor_lies,
+            "an auditor who only hashes the checkpoint convicts nobody; with an honest one the job ends with the right bits"
+        ),
+        scenario!(
+            Full,
+            1800,
+            "auditor-silent",
+            auditor_silent,
+            "an auditor who never answers is replaced by the hub's own; the job ends verified"
+        ),
+    ]
+}
 
 /// A job of tier Gold for these providers.
 fn gold(name: &str, providers: &[&str]) -> Value {
@@ -126,7 +154,7 @@ pub async fn auditor_silent(world: &World) -> Result<Verdict> {
 }
 
 /// The provider lies from now on.
-async fn lie(world: &World, provider: &str, how: &str) -> Result<()> {
+pub(super) async fn lie(world: &World, provider: &str, how: &str) -> Result<()> {
     println!("     {provider} lies: {how}");
     let run = world.run.to_string_lossy();
     let image = world.root.join("scripts/image.sh");
@@ -136,7 +164,7 @@ async fn lie(world: &World, provider: &str, how: &str) -> Result<()> {
 }
 
 /// The provider is honest again.
-async fn truth(world: &World, provider: &str) -> Result<()> {
+pub(super) async fn truth(world: &World, provider: &str) -> Result<()> {
     world.stack(&["start-agent", provider]).await?;
     world.provider_ready(provider, true, 2 * MINUTE).await
 }
@@ -191,12 +219,12 @@ fn verified(done: &Value) -> Result<()> {
 }
 
 /// How often a provider was convicted, as its status says.
-async fn faults(world: &World, provider: &str) -> Result<i64> {
+pub(super) async fn faults(world: &World, provider: &str) -> Result<i64> {
     let object = world.hub.get(PROVIDER, None, provider).await?.context("no such provider")?;
     Ok(object["status"]["score"]["faults"].as_i64().unwrap_or(0))
 }
 
-async fn same_as_local(world: &World, wanted: &Value, done: &Value) -> Result<()> {
+pub(super) async fn same_as_local(world: &World, wanted: &Value, done: &Value) -> Result<()> {
     let pods = job::state_root(done)?;
     let local = job::local(world, wanted, &format!("{}-local", cluster::name(wanted)), &[]).await?;
     println!("     pods  {pods}\n     local {local}");
@@ -205,7 +233,7 @@ async fn same_as_local(world: &World, wanted: &Value, done: &Value) -> Result<()
 }
 
 /// The tenant takes the proof home and checks it there, with nothing but it and a policy that names the log.
-async fn bundle(world: &World, name: &str) -> Result<()> {
+pub(super) async fn bundle(world: &World, name: &str) -> Result<()> {
     let out = proof::take(world, name, &[]).await?;
     let key = std::fs::read_to_string(world.run.join("hub/log.vkey"))?;
     let policy = world.scratch.join("policy");

@@ -14,6 +14,7 @@ mod outages;
 mod person;
 mod proofs;
 mod provider;
+mod provider_lies;
 mod recovery;
 mod refusals;
 mod resources;
@@ -28,6 +29,10 @@ use crate::harness::Scenario;
 use crate::scenario;
 
 pub fn all() -> Vec<Scenario> {
+    [most(), audits::lies()].into_iter().flatten().collect()
+}
+
+fn most() -> Vec<Scenario> {
     vec![
         scenario!(
             Short,
@@ -116,24 +121,10 @@ pub fn all() -> Vec<Scenario> {
         // ---- make test-full from here on
         scenario!(
             Full,
-            1800,
-            "cheater-convicted",
-            audits::cheater_convicted,
-            "a provider whose trainer is one bit off is convicted; the job goes back, ends elsewhere, with the right bits"
-        ),
-        scenario!(
-            Full,
-            1800,
-            "auditor-lies",
-            audits::auditor_lies,
-            "an auditor who only hashes the checkpoint convicts nobody; with an honest one the job ends with the right bits"
-        ),
-        scenario!(
-            Full,
-            1800,
-            "auditor-silent",
-            audits::auditor_silent,
-            "an auditor who never answers is replaced by the hub's own; the job ends verified"
+            2400,
+            "provider-lies",
+            provider_lies::provider_lies,
+            "a provider commits twice, before its key is bound, and what it committed elsewhere: refused, same bits"
         ),
         scenario!(
             Full,

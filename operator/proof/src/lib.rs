@@ -15,6 +15,7 @@
 //! | [`steps`] | step records, their seal, failed states | formats.md |
 //! | [`sigstore`], [`model_signing`] | bundles and `model.sig`, for others' tools | Sigstore bundle v0.3, Model Signing v1.0 |
 //! | [`tlog`] | the transparency log: notes, checkpoints, tiles, witnesses, policies, proofs | C2SP, log.md |
+//! | [`commit_proof`] | `commit.tlog-proof`: that the log has a checkpoint's commit | C2SP tlog-proof |
 //! | [`key`], [`dsse`] | P-256 keys, signed envelopes | RFC 6979, DSSE v1 |
 //! | [`hub_keys`] | the chain of a hub's keys | gateway.md section 5 |
 //! | [`records`] | what the log holds, one closed schema a kind | records.md |
@@ -29,6 +30,7 @@
 #![deny(missing_docs)]
 
 pub mod bundle;
+pub mod commit_proof;
 pub mod digest;
 pub mod dsse;
 pub mod hash;

@@ -1,10 +1,12 @@
-//! What a pod has committed, a file for each interval: the commit as it was signed, and the step records that its seal hides.
+//! What a pod has committed, a file for each interval: the commit and the checkpoint's files as they were signed, and the step
+//! records that the commit's seal hides.
 //! Kept until the unit is forgotten, for an audit may ask for the records of any interval. Not in the unit's own file, which
 //! is written anew with every change.
 use std::io;
 use std::path::{Path, PathBuf};
 
 use muster_proof::dsse::Envelope;
+use muster_proof::key::PublicKey;
 use muster_proof::steps::StepRecord;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +21,10 @@ const MAX_FILE: u64 = 16 << 20;
 pub struct Committed {
     /// The commit, signed.
     pub commit: Envelope,
+    /// The statement of `model.sig`, signed by the same key.
+    pub model: Envelope,
+    /// That key.
+    pub key: PublicKey,
     /// Of the interval's steps. Secret.
     pub records: Vec<StepRecord>,
 }
@@ -90,8 +96,9 @@ mod tests {
         let number = Bits::of(1.5);
         let record =
             StepRecord { eval_loss: None, grad_norm: number, learning_rate: number, loss: number, step: 1 };
-        let commit = Envelope::sign("x", b"{}", &SigningKey::generate([7; 32]).unwrap()).unwrap();
-        let one = Committed { commit, records: vec![record] };
+        let key = SigningKey::generate([7; 32]).unwrap();
+        let [commit, model] = ["x", "y"].map(|kind| Envelope::sign(kind, b"{}", &key).unwrap());
+        let one = Committed { commit, model, key: key.public().clone(), records: vec![record] };
         commits.save("a-0-1", 20, &one).unwrap();
         commits.save("b-0-1", 20, &one).unwrap();
         assert_eq!(commits.load("a-0-1", 20).unwrap(), Some(one));

@@ -368,7 +368,8 @@ async fn commits_are_recorded_or_refused_by_name() {
     blobs.put("u", Digest::of(b"hello"), file, 5).await.unwrap();
     let manifest = Digest::of(b"hello");
     let key = SigningKey::generate([7; 32]).unwrap();
-    let commit = CheckpointCommit { manifest, commit: Envelope::sign("x", b"{}", &key).unwrap() };
+    let [commit, model] = ["x", "y"].map(|kind| Envelope::sign(kind, b"{}", &key).unwrap());
+    let commit = CheckpointCommit { manifest, commit, model, key: key.public().clone() };
     let logged = blobs.commit("u", 20, &commit).await.unwrap();
     assert_eq!((logged.index, logged.record_id), (0, commit.commit.record_id()));
     assert_eq!(blobs.submit(&commit.commit).await.unwrap(), logged, "it is there");

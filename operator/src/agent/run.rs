@@ -100,6 +100,9 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     let hub = hub_client::client(&membership, &identity, &session, &namespace)?;
     let hub_blobs: Arc<dyn HubBlobs> =
         Arc::new(HttpBlobs::new(session.clone()).past_the_gateway(policies.clone()));
+    #[cfg(feature = "cheats")]
+    let hub_blobs =
+        super::cheat::records::on_the_way(hub_blobs, HttpLog::new(session.clone()), identity.signing());
     let authority = Authority::open(&args.state.join("relay-ca"), "muster relay")?;
     let answers = Arc::new(Answers::open(&args.state, identity.signing().clone())?);
     let secrets = Secrets {

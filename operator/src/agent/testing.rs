@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use muster_core::envelope::{Audit, CheckpointRef, FORMAT, Kind, Payload, Resources};
 use muster_proof::Digest;
 use muster_proof::dsse::Envelope;
+use muster_proof::key::PublicKey;
 use muster_proof::records::{AuditSeal, Payload as _, Record};
 use tokio::fs::File;
 
@@ -82,6 +83,8 @@ pub struct MemoryBlobs {
     pub superseded: AtomicBool,
     /// By step.
     pub commits: Mutex<BTreeMap<i64, Digest>>,
+    /// What was said of the files of each, and by whom.
+    pub models: Mutex<BTreeMap<i64, (Envelope, PublicKey)>>,
     /// What was put, submitted and committed, in its order.
     pub calls: Mutex<Vec<String>>,
     /// The next commits are refused with these reasons.
@@ -176,6 +179,7 @@ impl HubBlobs for MemoryBlobs {
                 });
             }
             locked(&self.commits).insert(step, commit.manifest);
+            locked(&self.models).insert(step, (commit.model.clone(), commit.key.clone()));
             let logged = self.log(&commit.commit);
             locked(&self.calls).push(format!("step {step}"));
             Ok(logged)

@@ -10,6 +10,7 @@ use muster_trainer::{checkpoint, dataset};
 
 use super::answers::Answers;
 use super::answers::seal::{self, SealError};
+use super::commits::Committed;
 use super::hub_blobs::{HubBlobs, HubError};
 use super::relay::bindings;
 use super::relay::checkpoints::prune;
@@ -233,8 +234,9 @@ async fn push(
     }
     let committed = unit.committed_at(commit.step).await?;
     let committed = committed.filter(|committed| committed.commit.record_id() == commit.record);
-    let record = committed.ok_or(UploadError::NoCommit(commit.step))?.commit;
-    let request = CheckpointCommit { manifest: commit.manifest, commit: record };
+    let Committed { commit: record, model, key, records: _ } =
+        committed.ok_or(UploadError::NoCommit(commit.step))?;
+    let request = CheckpointCommit { manifest: commit.manifest, commit: record, model, key };
     let logged = hub.commit(name, commit.step, &request).await?;
     if logged.record_id != commit.record {
         let (step, got, want) = (commit.step, logged.record_id, commit.record);

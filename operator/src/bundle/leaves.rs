@@ -1,13 +1,14 @@
 //! All entries of a log up to a head, and inclusion proofs out of them. Nothing is believed: the root is computed.
 use std::collections::BTreeMap;
 
+use muster_proof::tlog::checkpoint::Checkpoint;
 use muster_proof::tlog::entry::MAX_ENTRY;
 use muster_proof::tlog::frontier::Frontier;
-use muster_proof::tlog::read::{NotFetched, TileSource, inclusion};
+use muster_proof::tlog::read::{self, NotFetched, TileSource, inclusion};
 use muster_proof::tlog::tile::{Bundle, Resource, Tile, WIDTH, parse_entries};
 use muster_proof::{Digest, merkle};
 
-use crate::log::client::{ClientError, LogClient};
+use crate::log::client::{self, ClientError, LogClient, ProofError};
 
 /// Why there are no leaves.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +16,9 @@ pub enum LeavesError {
     /// The log did not answer.
     #[error(transparent)]
     Log(#[from] ClientError),
+    /// Its tiles do not lead to the root.
+    #[error("the log's tiles: {0}")]
+    Tiles(#[from] read::Error<NotFetched>),
     /// It answered with something else.
     #[error("{file} of the log: {problem}")]
     Wrong {
@@ -23,6 +27,18 @@ pub enum LeavesError {
         /// What is wrong.
         problem: String,
     },
+}
+
+impl From<ProofError> for LeavesError {
+    fn from(error: ProofError) -> Self {
+        match error {
+            ProofError::Client(error) => Self::Log(error),
+            ProofError::Tiles(error) => Self::Tiles(error),
+            ProofError::Range { at, .. } => {
+                Self::Wrong { file: format!("entry {at}"), problem: error.to_string() }
+            }
+        }
+    }
 }
 
 /// Entries of a log, from the first.
@@ -104,6 +120,25 @@ impl TileSource for Own<'_> {
     fn tile(&mut self, tile: Tile) -> Result<Vec<u8>, NotFetched> {
         self.0.get(&tile).cloned().ok_or(NotFetched(tile))
     }
+}
+
+/// Entry `index` of a log and its inclusion path under a head whose signature was verified.
+///
+/// # Errors
+/// [`LeavesError`].
+pub async fn prove(
+    log: &dyn LogClient,
+    index: u64,
+    head: &Checkpoint,
+) -> Result<(Vec<u8>, Vec<Digest>), LeavesError> {
+    let none = || LeavesError::Wrong {
+        file: format!("entry {index}"),
+        problem: "there is none under this head".to_owned(),
+    };
+    let (hash, path) = client::inclusion(log, index, head).await?;
+    let bodies = entries(log, index, head.size()).await?;
+    let body = bodies.into_iter().find(|body| merkle::leaf(body) == hash).ok_or_else(none)?;
+    Ok((body, path))
 }
 
 /// The entries of the bundle that entry `index` is in, in a tree of `size`. A partial file that is gone has become a full one.

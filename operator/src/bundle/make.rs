@@ -11,11 +11,11 @@ use muster_proof::dsse::Envelope;
 use muster_proof::records::Record;
 use muster_proof::tlog::checkpoint::{self, Checkpoint, SignedCheckpoint};
 use muster_proof::tlog::note::{self, VerifierKey};
-use muster_proof::{Digest, dsse, merkle};
+use muster_proof::{Digest, dsse};
 use muster_trainer::checkpoint::MAX_MANIFEST;
 
 use super::leaves::{self, Leaves, LeavesError};
-use crate::log::client::{ClientError, LogClient, ProofError, inclusion};
+use crate::log::client::{ClientError, LogClient};
 use crate::runtime::files::{Access, sync_dir, write_atomic};
 use crate::wire::log::{JobRecords, LogEntry};
 
@@ -33,9 +33,6 @@ pub enum MakeError {
     /// Its entries.
     #[error(transparent)]
     Leaves(#[from] LeavesError),
-    /// Its proofs.
-    #[error(transparent)]
-    Proof(#[from] ProofError),
     /// Its key.
     #[error("the log's key: {0}")]
     Key(note::Error),
@@ -126,7 +123,7 @@ pub async fn make(
         Some(head) => head.clone(),
         None => {
             let newest = list.records.iter().map(|logged| logged.index + 1).max().unwrap_or(0);
-            newest_head(log, &key, newest, wants).await?
+            newest_head(log, &key, newest, wants.cosignatures, wants.patience).await?
         }
     };
     let signed = SignedCheckpoint::open(&note, std::slice::from_ref(&key))?;
@@ -183,15 +180,19 @@ pub async fn make(
 
 /// A head that witnesses have cosigned and that has at least so many entries. They look at the log with their heartbeats, so it
 /// is waited for; after that, what there is.
-async fn newest_head(
+///
+/// # Errors
+/// [`MakeError`].
+pub async fn newest_head(
     log: &dyn LogClient,
     key: &VerifierKey,
     least: u64,
-    wants: &Wants,
+    cosignatures: usize,
+    patience: Duration,
 ) -> Result<Vec<u8>, MakeError> {
-    let until = Instant::now() + wants.patience;
+    let until = Instant::now() + patience;
     loop {
-        let cosigned = log.cosigned(wants.cosignatures).await?;
+        let cosigned = log.cosigned(cosignatures).await?;
         let size = match &cosigned {
             Some(head) => SignedCheckpoint::open(head, std::slice::from_ref(key))?.checkpoint().size(),
             None => 0,
@@ -282,9 +283,7 @@ impl Making<'_> {
         if let Some(all) = &self.all {
             return Ok((None, all.prove(index).ok_or_else(none)?));
         }
-        let (hash, proof) = inclusion(self.log, index, &self.head).await?;
-        let bodies = leaves::entries(self.log, index, self.head.size()).await?;
-        let body = bodies.into_iter().find(|body| merkle::leaf(body) == hash).ok_or_else(none)?;
+        let (body, proof) = leaves::prove(self.log, index, &self.head).await?;
         Ok((Some(body), proof))
     }
 

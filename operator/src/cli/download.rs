@@ -1,7 +1,9 @@
-//! `muster download`: a job's checkpoint through the hub's gateway, checked to the last bit.
+//! `muster download`: a job's checkpoint through the hub's gateway, checked to the last bit, with what is signed of it (`signed`).
 //!
 //! Files arrive in a directory beside the one that is asked for, `.NAME.partial`, under their digests. What is there is not
 //! fetched again, so the same command goes on where one was cut off. The directory appears when everything in it is right.
+mod signed;
+
 use super::data::{label, split};
 use super::output::{line, note};
 use super::remote::{Gateway, Remote, SILENCE, Trouble, again, piece, send};
@@ -40,6 +42,9 @@ pub struct DownloadCommand {
     step: Option<u64>,
     #[command(flatten)]
     remote: Remote,
+    /// How long to wait until a witness has cosigned the log's head with the checkpoint's commit
+    #[arg(long, value_name = "SECONDS", default_value_t = 15)]
+    wait: u64,
 }
 
 impl DownloadCommand {
@@ -64,6 +69,10 @@ impl DownloadCommand {
             let bucket = self.direct.then(bucket_client).transpose()?;
             let source = Source { gateway: &gateway, base: &base, bucket };
             fetch(&source, chosen, &self.out).await?;
+        }
+        let beside = signed::add(&gateway, &base, &self.out, Duration::from_secs(self.wait)).await?;
+        for said in signed::say(&beside) {
+            note(format_args!("{}: {said}", self.out.display()));
         }
         note(format_args!("{}: the state after step {}", self.out.display(), chosen.step));
         line(format_args!("stateRoot {}", chosen.state_root))?;

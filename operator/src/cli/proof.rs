@@ -126,24 +126,27 @@ struct Tenant<'a> {
 impl Tenant<'_> {
     /// Bytes of at most `max`; `None` for 404.
     async fn bytes(&self, path: &str, max: u64) -> Result<Option<Vec<u8>>, MakeError> {
-        let got = again(|| async move {
-            let mut answer = match send(self.gateway.request(Method::GET, path).await?).await {
-                Err(Trouble::Refused(StatusCode::NOT_FOUND, _)) => return Ok(None),
-                other => other?,
-            };
-            let mut bytes = Vec::new();
-            while let Some(part) = piece(&mut answer).await? {
-                if (bytes.len() + part.len()) as u64 > max {
-                    return Err(
-                        Failure::new(format!("{path}: the gateway sends more than {max} bytes")).into()
-                    );
-                }
-                bytes.extend_from_slice(&part);
-            }
-            Ok(Some(bytes))
-        });
-        got.await.map_err(|trouble| failed(trouble.into()))
+        bytes(self.gateway, path, max).await.map_err(failed)
     }
+}
+
+/// What the gateway has there, at most `max` bytes; `None` for 404.
+pub(super) async fn bytes(gateway: &Gateway, path: &str, max: u64) -> Result<Option<Vec<u8>>, Failure> {
+    let got = again(|| async move {
+        let mut answer = match send(gateway.request(Method::GET, path).await?).await {
+            Err(Trouble::Refused(StatusCode::NOT_FOUND, _)) => return Ok(None),
+            other => other?,
+        };
+        let mut bytes = Vec::new();
+        while let Some(part) = piece(&mut answer).await? {
+            if (bytes.len() + part.len()) as u64 > max {
+                return Err(Failure::new(format!("{path}: the gateway sends more than {max} bytes")).into());
+            }
+            bytes.extend_from_slice(&part);
+        }
+        Ok(Some(bytes))
+    });
+    Ok(got.await?)
 }
 
 fn failed(failure: Failure) -> MakeError {

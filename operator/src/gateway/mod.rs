@@ -24,7 +24,7 @@
 //! is the user's; `urls` is what needs no door. `log` shows the transparency log and takes records for it.
 pub mod access;
 mod address;
-mod audits;
+pub mod audits;
 mod blobs;
 mod body;
 mod bound;
@@ -45,7 +45,7 @@ mod provider_keys;
 mod providers;
 mod publish;
 pub mod rbac;
-mod records;
+pub mod records;
 mod recover;
 pub mod reviews;
 mod streams;

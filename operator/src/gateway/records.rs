@@ -1,5 +1,7 @@
 //! A job's records for its tenant (docs/spec/gateway.md section 12): which there are, each as an envelope, and the spec and the
-//! dataset's manifest that the job's own record names. What a proof is made of, apart from what anyone may fetch.
+//! dataset's manifest that the job's own record names; of a checkpoint, its commit and what is signed of its files. What a proof is made of, apart from what anyone may fetch.
+mod signature;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -37,6 +39,7 @@ pub fn router<A: Authorizer, J: Jobs>(store: Arc<Store>, door: Door<A, J>, log: 
         .route("/v1/namespaces/{ns}/jobs/{job}/records", get(list::<A, J>))
         .route("/v1/namespaces/{ns}/jobs/{job}/records/{hex}", get(read::<A, J>))
         .route("/v1/namespaces/{ns}/jobs/{job}/inputs/sha256/{hex}", get(input::<A, J>))
+        .route("/v1/namespaces/{ns}/jobs/{job}/checkpoints/{step}/signature", get(signature::read::<A, J>))
         .with_state(Arc::new(Records { store, door, log, index: Mutex::default() }))
 }
 

@@ -186,8 +186,12 @@ impl Running {
 
     /// A provider with this client's key, and the gateway knows.
     pub async fn accept(&self, name: &str, client: &Client) {
-        self.api.provider(name, &[client.fingerprint()], "Enabled");
-        let key = client.fingerprint();
+        self.accept_key(name, client.fingerprint()).await;
+    }
+
+    /// The same, of whomever.
+    pub async fn accept_key(&self, name: &str, key: Digest) {
+        self.api.provider(name, &[key], "Enabled");
         self.until(|gateway| gateway.providers.admit(&key, jiff::Timestamp::now()).is_ok()).await;
     }
 }

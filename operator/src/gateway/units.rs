@@ -6,6 +6,7 @@
 //! | `follow` | the answer over a real API server; every WorkUnit seen raises the fence |
 //! | `quota` | how large checkpoints of a job are, and how much a unit may have under way |
 //! | `commit` | what a checkpoint must satisfy to become the job's |
+//! | `models` | what its signer says of its files |
 //! | `read_back` | its StateRoot, from what the store has |
 //! | `urls` | URLs of single blobs; uploads that went past the gateway |
 //! | `kept` | ends of the logs of failed attempts |
@@ -14,6 +15,7 @@
 mod commit;
 mod follow;
 mod kept;
+mod models;
 mod quota;
 mod read_back;
 #[cfg(test)]
@@ -158,9 +160,9 @@ async fn commit<W: Work>(
     let step = number.ok_or_else(|| {
         Refusal::new(StatusCode::BAD_REQUEST, "BadRequest", "the path ends with a step, a number")
     })?;
-    let CheckpointCommit { manifest, commit } = json(body).await?;
+    let request: CheckpointCommit = json(body).await?;
     let unit = units.unit(&agent, &unit).await?;
-    let entry = units.commit(&agent, &unit, step, &manifest, commit).await?;
+    let entry = units.commit(&agent, &unit, step, request).await?;
     Ok(Json(Logged { index: entry.index, record_id: entry.record }))
 }
 

@@ -7,6 +7,7 @@ use futures::{StreamExt, TryStreamExt};
 use muster_proof::Digest;
 use muster_trainer::checkpoint::{MAX_MANIFEST, Manifest};
 
+use super::ledger::model_key;
 use super::namespace::is_uid;
 use super::{Store, digest_line};
 
@@ -132,12 +133,13 @@ impl Store {
         found.try_collect().await
     }
 
-    /// Forgets one checkpoint of a job; its blobs go with the next garbage collection.
+    /// Forgets one checkpoint of a job and what was signed of its files; its blobs go with the next garbage collection.
     ///
     /// # Errors
     /// `InvalidInput` for a uid that is none, any other error of the backend but absence.
     pub async fn forget_checkpoint(&self, job_uid: &str, step: u64) -> io::Result<()> {
-        self.backend.remove(&checkpoint_key(job_uid, step)?).await
+        self.backend.remove(&checkpoint_key(job_uid, step)?).await?;
+        self.backend.remove(&model_key(job_uid, step)?).await
     }
 
     /// Forgets all of a job: checkpoints, epochs, what its units put.

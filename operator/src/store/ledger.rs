@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 use std::io;
 
 use muster_proof::Digest;
+use muster_proof::dsse::Envelope;
 
 use super::checkpoints::job_folder;
 use super::keys::Entry;
 use super::{Store, damaged};
+
+/// No statement about a checkpoint's files is longer, in JSON: it names four.
+const MAX_MODEL: u64 = 16 << 10;
 
 /// The commit of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +98,34 @@ impl Store {
         Ok(entries.iter().filter_map(|entry| entry.name.parse().ok()).collect())
     }
 
+    /// Leaves what the signer of a logged commit says of its checkpoint's files, instead of what was left before for the step.
+    /// Whoever reads it compares it with the commit that is the step's then.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a uid that is none and a statement that is too long, any other error of the backend.
+    pub async fn leave_model(&self, job_uid: &str, step: u64, model: &Envelope) -> io::Result<()> {
+        let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
+        let bytes = model.to_json().map_err(|error| invalid(error.to_string()))?;
+        if bytes.len() as u64 > MAX_MODEL {
+            return Err(invalid(format!(
+                "the statement has {} bytes, at most {MAX_MODEL} are kept",
+                bytes.len()
+            )));
+        }
+        self.backend.write_bytes(&model_key(job_uid, step)?, &bytes).await
+    }
+
+    /// What was left of a step with [`Store::leave_model`].
+    ///
+    /// # Errors
+    /// `InvalidInput` for a uid that is none, `InvalidData` if it was damaged, any other error of the backend but absence.
+    pub async fn model(&self, job_uid: &str, step: u64) -> io::Result<Option<Envelope>> {
+        let key = model_key(job_uid, step)?;
+        let Some(bytes) = self.backend.read_bytes(&key, MAX_MODEL).await? else { return Ok(None) };
+        let model = Envelope::parse(&bytes, bytes.len());
+        model.map(Some).map_err(|_| damaged(&key, "a DSSE envelope"))
+    }
+
     /// Remembers the newest grant of an island.
     ///
     /// # Errors
@@ -141,6 +173,10 @@ impl Store {
 
 pub(super) fn commit_key(job_uid: &str, step: u64) -> io::Result<String> {
     Ok(format!("{}/commits/{step}", job_folder(job_uid)?))
+}
+
+pub(super) fn model_key(job_uid: &str, step: u64) -> io::Result<String> {
+    Ok(format!("{}/models/{step}", job_folder(job_uid)?))
 }
 
 fn grant_key(job_uid: &str, island: i64) -> io::Result<String> {

@@ -12,7 +12,7 @@ use std::io;
 use muster_proof::Digest;
 
 use super::checkpoints::{checkpoint_key, job_folder};
-use super::ledger::{commit_key, end_key};
+use super::ledger::{commit_key, end_key, model_key};
 use super::{Store, damaged, digest_line};
 
 /// A rollback that the store knows of.
@@ -82,6 +82,7 @@ impl Store {
             self.backend.remove(&checkpoint_key(job_uid, *later)?).await?;
         }
         for later in self.commit_steps(job_uid).await?.into_iter().filter(|later| *later > step) {
+            self.backend.remove(&model_key(job_uid, later)?).await?;
             self.backend.remove(&commit_key(job_uid, later)?).await?;
         }
         self.backend.remove(&end_key(job_uid)?).await?;

@@ -2,6 +2,7 @@
 use muster_proof::Digest;
 use muster_proof::dsse::Envelope;
 use muster_proof::hash::Context;
+use muster_proof::key::PublicKey;
 use serde::{Deserialize, Serialize};
 
 /// Audience of the tokens that only the gateway takes.
@@ -186,6 +187,25 @@ pub struct CheckpointCommit {
     pub manifest: Digest,
     /// The commit record, signed by the bound key.
     pub commit: Envelope,
+    /// The statement of `model.sig` about the manifest's files, signed by the same key.
+    pub model: Envelope,
+    /// That key.
+    pub key: PublicKey,
+}
+
+/// `GET /v1/namespaces/{ns}/jobs/{job}/checkpoints/{step}/signature`: what `model.sig` and `commit.tlog-proof` are made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CheckpointSignature {
+    /// The verifier key of the log.
+    pub log: String,
+    /// Where the log has the commit.
+    pub index: u64,
+    /// The commit.
+    pub commit: Envelope,
+    /// The statement about the checkpoint's files, signed by the key that signed the commit; absent if none was left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<Envelope>,
 }
 
 /// `GET /v1/audits`: what audits wait for from the caller, and the log would take now.

@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use muster_proof::Digest;
-use muster_trainer::checkpoint::MANIFEST_FILE;
+use muster_trainer::checkpoint::{MANIFEST_FILE, Manifest, sign_files};
 use muster_trainer::commit;
 use muster_trainer::failure::Failure;
 use muster_trainer::files;
@@ -249,16 +249,24 @@ impl Uploader {
             Ok(records) => records,
             Err(Failure { code, message }) => return Ok(Err(Sent::Refused(code, message))),
         };
-        let signed = commit::sign(&terms, &records, sealed.manifest, sealed.state_root, self.binder.key());
-        Ok(signed.map_err(|error| damaged(error.to_string())))
+        let Some((manifest, digest)) = self.kept_manifest(sealed) else { return Ok(Err(changed())) };
+        let key = self.binder.key();
+        let signed = sign_files(&manifest, &digest, key).map_err(|error| error.to_string());
+        let signed = signed.and_then(|model| {
+            commit::sign(&terms, &records, digest, sealed.state_root, model, key)
+                .map_err(|error| error.to_string())
+        });
+        Ok(signed.map_err(damaged))
+    }
+
+    /// The manifest of a checkpoint, as it was when it was made.
+    fn kept_manifest(&self, sealed: &Sealed) -> Option<(Manifest, Digest)> {
+        self.kept.manifest(sealed.step).filter(|(_, digest)| *digest == sealed.manifest)
     }
 
     /// Puts what the relay lacks of a checkpoint; why that will never work.
     fn put_all(&self, sealed: &Sealed) -> Result<Option<Sent>, Unavailable> {
-        let manifest = match self.kept.manifest(sealed.step) {
-            Some((manifest, digest)) if digest == sealed.manifest => manifest,
-            _ => return Ok(Some(damaged("its manifest was changed on the disk".into()))),
-        };
+        let Some((manifest, _)) = self.kept_manifest(sealed) else { return Ok(Some(changed())) };
         // The manifest last: whoever sees it may ask for what it names.
         let files = manifest.files().iter().map(|file| (&file.sha256, file.path.as_str()));
         for (digest, name) in files.chain([(&sealed.manifest, MANIFEST_FILE)]) {
@@ -307,6 +315,10 @@ impl Uploader {
 
 fn over() -> Sent {
     Sent::Refused(ExitCode::Stopped, "this attempt is over".into())
+}
+
+fn changed() -> Sent {
+    damaged("its manifest was changed on the disk".into())
 }
 
 fn damaged(why: String) -> Sent {

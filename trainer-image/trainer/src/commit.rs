@@ -5,7 +5,7 @@
 //! in another round, signs the same record; and the relay checks it by building it once more.
 
 use muster_proof::Digest;
-use muster_proof::dsse;
+use muster_proof::dsse::{self, Envelope};
 use muster_proof::key::{PublicKey, SigningKey};
 use muster_proof::records::{self, Commit, Payload, record_seal};
 use muster_proof::steps::{self, Records};
@@ -45,7 +45,8 @@ pub enum Error {
     Field(&'static str),
 }
 
-/// The notice of a checkpoint with the commit of its interval, signed.
+/// The notice of a checkpoint with the commit of its interval, signed. `model` is what the same key says of its files,
+/// [`crate::checkpoint::sign_files`]; who has the manifest checks it with [`crate::checkpoint::check_signed`].
 ///
 /// # Errors
 /// [`Error::Steps`]; the others do not happen with valid terms.
@@ -54,11 +55,12 @@ pub fn sign(
     records: &Records,
     manifest: Digest,
     state_root: Digest,
+    model: Envelope,
     key: &SigningKey,
 ) -> Result<CheckpointNotice, Error> {
     let commit = expected(terms, records, manifest, state_root)?.sign(key)?;
     let (step, records) = (terms.last_step.get(), records.as_slice().to_vec());
-    Ok(CheckpointNotice { step, manifest, state_root, commit, records })
+    Ok(CheckpointNotice { step, manifest, state_root, commit, model, records })
 }
 
 /// Checks a notice against the terms of its interval and the key that is bound to rank 0; gives the commit's record id.
@@ -166,8 +168,12 @@ mod tests {
         Records::new(first, (first..first + n).map(record).collect()).unwrap()
     }
 
+    fn model() -> Envelope {
+        Envelope::sign("x", b"{}", &key(7)).unwrap()
+    }
+
     fn notice() -> CheckpointNotice {
-        sign(&terms(), &records(9, 4), Digest::of(b"m"), Digest::of(b"s"), &key(7)).unwrap()
+        sign(&terms(), &records(9, 4), Digest::of(b"m"), Digest::of(b"s"), model(), &key(7)).unwrap()
     }
 
     #[test]
@@ -175,7 +181,8 @@ mod tests {
         let (first, other) = (notice(), key(8));
         let id = check(&first, &terms(), key(7).public()).unwrap();
         assert_eq!(notice(), first, "and one signature for each key");
-        let again = sign(&terms(), &records(9, 4), Digest::of(b"m"), Digest::of(b"s"), &other).unwrap();
+        let again =
+            sign(&terms(), &records(9, 4), Digest::of(b"m"), Digest::of(b"s"), model(), &other).unwrap();
         assert_eq!(check(&again, &terms(), other.public()).unwrap(), id);
         assert!(matches!(check(&again, &terms(), key(7).public()), Err(Error::Signature(_))));
     }
@@ -219,7 +226,7 @@ mod tests {
     #[test]
     fn records_of_other_steps_are_not_committed() {
         for other in [records(9, 3), records(9, 5), records(8, 4), records(10, 3)] {
-            let made = sign(&terms(), &other, Digest::of(b"m"), Digest::of(b"s"), &key(7));
+            let made = sign(&terms(), &other, Digest::of(b"m"), Digest::of(b"s"), model(), &key(7));
             assert!(matches!(made, Err(Error::Steps { .. })));
         }
     }

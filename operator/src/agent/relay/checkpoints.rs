@@ -7,8 +7,9 @@ use muster_proof::dsse;
 use muster_proof::key::PublicKey;
 use muster_proof::records::{self, Payload as _};
 use muster_proof::steps::{self, Records, StepRecord};
+use muster_trainer::checkpoint::{self, SignedError, check_signed};
+use muster_trainer::commit;
 use muster_trainer::protocol::{CheckpointNotice, Conflict, Terms};
-use muster_trainer::{checkpoint, commit};
 
 use super::Relay;
 use super::bindings::{self, BindingError};
@@ -72,6 +73,9 @@ pub enum CommitError {
     /// It is not what the interval's commit must be.
     #[error(transparent)]
     Commit(#[from] commit::Error),
+    /// What is said of its files is not signed by the bound key, or not what the manifest says.
+    #[error(transparent)]
+    Model(#[from] SignedError),
     /// Not signed by the bound key alone.
     #[error("BadCommit: commit: {0}; sign it with the key that is bound to rank 0")]
     Signature(#[from] dsse::Error),
@@ -150,7 +154,7 @@ impl Relay {
         let is_new = state.newest().is_none_or(|newest| newest.step < step);
         // The blobs of what was committed before may have gone up, and from here.
         if is_new {
-            check(&self.blobs, &state, &notice).await?;
+            check(&self.blobs, &state, &notice, key).await?;
         }
         let terms = self.terms(unit, &state, notice.step).await?;
         if let Some(known) = state.checkpoints.iter().find(|known| known.step == step)
@@ -178,7 +182,12 @@ impl Relay {
         }
         let (manifest, state_root, attempt) = (notice.manifest, notice.state_root, worker.attempt);
         self.answer_for(&state, &terms, record, state_root, &notice.records).await?;
-        let committed = Committed { commit: notice.commit, records: notice.records };
+        let committed = Committed {
+            commit: notice.commit,
+            model: notice.model,
+            key: key.clone(),
+            records: notice.records,
+        };
         unit.keep(step, committed).await.map_err(PutError::from)?;
         let commit = Commit { step, manifest, state_root, record, attempt, durable: false };
         let recorded = unit.update(|state| self.record(state, worker, key, &terms, commit));
@@ -242,7 +251,12 @@ fn is_after(commit: &records::Commit, terms: &Terms) -> bool {
 }
 
 /// Everything that can be said of a checkpoint without computing.
-async fn check(blobs: &BlobDir, state: &UnitState, notice: &CheckpointNotice) -> Result<(), CommitError> {
+async fn check(
+    blobs: &BlobDir,
+    state: &UnitState,
+    notice: &CheckpointNotice,
+    key: &PublicKey,
+) -> Result<(), CommitError> {
     let Some(payload) = &state.payload else { return Err(CommitError::Manifest("no such unit".to_owned())) };
     if !is_boundary(payload, notice.step) {
         return Err(CommitError::NotABoundary(notice.step));
@@ -267,7 +281,7 @@ async fn check(blobs: &BlobDir, state: &UnitState, notice: &CheckpointNotice) ->
             Some(got) => return Err(CommitError::Size { digest: file.sha256, got, want: file.size }),
         }
     }
-    Ok(())
+    Ok(check_signed(&notice.model, &manifest, &notice.manifest, key)?)
 }
 
 /// Splits off what `keep_last` no longer covers of what is durable. The newest durable one always stays: the next round may

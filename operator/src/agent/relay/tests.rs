@@ -8,9 +8,11 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use muster_core::attempt::Desired;
 use muster_proof::Digest;
+use muster_proof::dsse::Envelope;
 use muster_proof::key::SigningKey;
+use muster_proof::model_signing::PAYLOAD_TYPE;
 use muster_proof::steps::{Bits, Records, StepRecord};
-use muster_trainer::checkpoint::{FILES, FileEntry, Manifest};
+use muster_trainer::checkpoint::{FILES, FileEntry, Manifest, sign_files};
 use muster_trainer::protocol::{
     Assignment, CheckpointNotice, Conflict, Join, Joined, KeyBinding, OtherRound, Peer, SelfAnswer, Terms,
 };
@@ -184,7 +186,17 @@ impl Agent {
             StatusCode::OK => answer.json().await.unwrap(),
             _ => made_up(step),
         };
-        commit::sign(&terms, &records(&terms), *manifest, Digest::of(b"state"), key).unwrap()
+        let model = self.model(manifest, key).await;
+        commit::sign(&terms, &records(&terms), *manifest, Digest::of(b"state"), model, key).unwrap()
+    }
+
+    /// The files of a checkpoint whose manifest was put, signed.
+    async fn model(&self, manifest: &Digest, key: &SigningKey) -> Envelope {
+        let bytes = self.blobs.read(manifest, 1 << 14).await.unwrap();
+        match bytes.and_then(|bytes| Manifest::parse(&bytes).ok()) {
+            Some(parsed) => sign_files(&parsed, manifest, key).unwrap(),
+            None => Envelope::sign(PAYLOAD_TYPE, b"{}", key).unwrap(),
+        }
     }
 
     async fn terms(&self, pod: &str, step: u64) -> Response {

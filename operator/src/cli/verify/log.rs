@@ -137,6 +137,10 @@ pub(crate) async fn verify(
             report.add("log", Came::Incomplete, format!("entries cannot be read: {error}"), None);
             return Ok(report);
         }
+        Err(error @ LeavesError::Tiles(_)) => {
+            report.add("log", Came::Refuted, error.to_string(), None);
+            return Ok(report);
+        }
         Err(LeavesError::Wrong { file, problem }) => {
             report.add("log", Came::Refuted, problem, Some(&file));
             return Ok(report);

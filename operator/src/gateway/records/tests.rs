@@ -3,8 +3,9 @@ use axum::body::Body;
 use axum::http::Request;
 use muster_proof::hub_keys;
 use muster_proof::key::SigningKey;
-use muster_proof::records::fields::{ChainLength, IntervalSteps, Islands, Step};
-use muster_proof::records::{Beacon, Job, Payload, Tier, Visibility};
+use muster_proof::model_signing;
+use muster_proof::records::fields::{ChainLength, Epoch, Interval, IntervalSteps, Island, Islands, Step};
+use muster_proof::records::{Beacon, Commit, Job, Payload, Tier, Visibility};
 use muster_proof::tlog::note::{Algorithm, KeyName, NoteKey};
 use serde::de::DeserializeOwned;
 use tower::ServiceExt;
@@ -14,8 +15,9 @@ use crate::gateway::access::Wanted;
 use crate::log::Submission;
 use crate::log::admit::WellFormed;
 use crate::log::testing::MemoryDisk;
-use crate::store::Namespace;
 use crate::store::testing::{On, store, team};
+use crate::store::{Entry, Namespace, Noted};
+use crate::wire::gateway::CheckpointSignature;
 
 const JOB: &str = "4f2a9c1b-0000-4000-8000-000000000000";
 const OTHER_JOB: &str = "5f2a9c1b-0000-4000-8000-000000000000";
@@ -70,6 +72,8 @@ fn job(uid: &str, spec: Digest) -> Job {
 
 struct Site {
     router: Router,
+    store: Arc<Store>,
+    log: Arc<Log>,
     ids: Vec<Digest>,
     spec: Digest,
     _dir: tempfile::TempDir,
@@ -93,8 +97,9 @@ async fn site() -> Site {
         log.append(Submission { envelope, known: vec![hub.public().clone()] }).await.unwrap();
     }
     let fake = Arc::new(Fake);
-    let router = router(Arc::new(store), Door::new(fake.clone(), fake), log);
-    Site { router, ids, spec, _dir: dir }
+    let store = Arc::new(store);
+    let router = router(store.clone(), Door::new(fake.clone(), fake), log.clone());
+    Site { router, store, log, ids, spec, _dir: dir }
 }
 
 impl Site {
@@ -140,4 +145,66 @@ async fn what_is_of_another_job_is_not_there() {
     let (status, body) = site.ask("team-a", "/v1/namespaces/team-a/jobs/new/records").await;
     assert_eq!(status, 404);
     assert!(String::from_utf8_lossy(&body).contains("NotLogged"));
+}
+
+/// Logs a commit of step 20 that says this of its manifest, and notes it as the gateway does.
+async fn committed(site: &Site, key: &SigningKey, says: Digest, manifest: &Digest) -> Envelope {
+    let commit = Commit {
+        job: JobId(Digest::of(b"job")),
+        island: Island::new(0).unwrap(),
+        epoch: Epoch::new(1).unwrap(),
+        interval: Interval::new(0).unwrap(),
+        first_step: Step::new(1).unwrap(),
+        last_step: Step::new(20).unwrap(),
+        previous: Digest::of(b"before"),
+        state_root: Digest::of(b"state"),
+        record_seal: Digest::of(b"seal"),
+        manifest: says,
+    };
+    let envelope = commit.sign(key).unwrap();
+    let record = envelope.record_id();
+    let submission = Submission { envelope: envelope.clone(), known: vec![key.public().clone()] };
+    let index = site.log.append(submission).await.unwrap();
+    site.store.note_commit(JOB, 20, &Noted::Logged(Entry { record, index })).await.unwrap();
+    site.store.record_checkpoint(JOB, 20, manifest).await.unwrap();
+    envelope
+}
+
+#[tokio::test]
+async fn a_tenant_reads_what_is_signed_of_a_checkpoint() {
+    let site = site().await;
+    let (key, other) = (SigningKey::generate([3; 32]).unwrap(), SigningKey::generate([4; 32]).unwrap());
+    let path = "/v1/namespaces/team-a/jobs/kjv/checkpoints/20/signature";
+    assert_eq!(site.ask("team-a", path).await.0, 404);
+    let manifest = Digest::of(b"manifest");
+    let commit = committed(&site, &key, manifest, &manifest).await;
+    let answer: CheckpointSignature = site.get(path).await;
+    assert_eq!((answer.index, &answer.commit, answer.model), (3, &commit, None));
+    assert_eq!(answer.log, site.log.key().to_string());
+    let sign = |manifest: Digest, key: &SigningKey| {
+        let files = [("config.json", Digest::of(b"x")), ("manifest.json", manifest)];
+        model_signing::sign(&files, "step-00000020", key).unwrap().envelope().clone()
+    };
+    // What is left of another signer or another state is not this commit's.
+    for model in [sign(manifest, &other), sign(Digest::of(b"other"), &key), commit.clone()] {
+        site.store.leave_model(JOB, 20, &model).await.unwrap();
+        assert_eq!(site.get::<CheckpointSignature>(path).await.model, None);
+    }
+    let good = sign(manifest, &key);
+    site.store.leave_model(JOB, 20, &good).await.unwrap();
+    assert_eq!(site.get::<CheckpointSignature>(path).await.model, Some(good));
+    // For whom the records are, and no others.
+    assert_eq!(site.ask("team-b", path).await.0, 403);
+    for bad in ["40", "020", "x", "-1"] {
+        let (status, _) = site.ask("team-a", &path.replace("/20/", &format!("/{bad}/"))).await;
+        assert!([400, 404].contains(&status), "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn a_commit_of_other_bits_is_not_the_checkpoints() {
+    let site = site().await;
+    let key = SigningKey::generate([3; 32]).unwrap();
+    committed(&site, &key, Digest::of(b"undone"), &Digest::of(b"manifest")).await;
+    assert_eq!(site.ask("team-a", "/v1/namespaces/team-a/jobs/kjv/checkpoints/20/signature").await.0, 404);
 }

@@ -11,6 +11,7 @@ use muster_proof::records::{self, Payload as _};
 use muster_trainer::checkpoint::Manifest;
 
 use super::Units;
+use super::models::Said;
 use super::read_back::Error as ReadError;
 use super::work::{Found, Work};
 use crate::gateway::access::{Agent, Refusal};
@@ -18,6 +19,7 @@ use crate::gateway::blobs::store_refusal;
 use crate::gateway::log;
 use crate::log::Submission;
 use crate::store::{Entry, Noted, Recorded, Whole};
+use crate::wire::gateway::CheckpointCommit;
 
 /// A commit that fits its unit, its step and its manifest. Its signature, and what was before it, the log looks at.
 struct Claim {
@@ -34,13 +36,14 @@ impl<W: Work> Units<W> {
         agent: &Agent,
         unit: &Found,
         step: u64,
-        manifest: &Digest,
-        envelope: Envelope,
+        request: CheckpointCommit,
     ) -> Result<Entry, Refusal> {
         self.fence(agent, unit).await?;
         let payload = &unit.payload;
         check_step(payload, step)?;
-        let claim = claim(payload, step, manifest, envelope)?;
+        let CheckpointCommit { manifest, commit, model, key } = request;
+        let (manifest, said) = (&manifest, Said::by(&commit, model, key)?);
+        let claim = claim(payload, step, manifest, commit)?;
         let store = |error| store_refusal(&error);
         let job = &payload.job_uid;
         let mut noted = self.store.noted_commit(job, step).await.map_err(store)?;
@@ -57,6 +60,7 @@ impl<W: Work> Units<W> {
             Some(there) if there == *manifest => {
                 if let Some(Noted::Logged(entry)) = noted.filter(|noted| is_of(noted, &claim.record)) {
                     self.settle(unit, manifest).await?;
+                    self.leave_again(job, step, manifest, entry, &said).await?;
                     return Ok(entry);
                 }
             }
@@ -64,6 +68,7 @@ impl<W: Work> Units<W> {
             None => {}
         }
         let (files, parsed) = self.whole(unit, step, manifest).await?;
+        said.check(&parsed, manifest)?;
         self.check_root(agent, unit, &claim, &parsed).await?;
         // Once more, here where it counts: the files took a while to look at.
         self.fence(agent, unit).await?;
@@ -78,6 +83,7 @@ impl<W: Work> Units<W> {
         let submission = Submission { envelope: claim.envelope, known: Vec::new() };
         let index = self.log.append(submission).await.map_err(|error| log::refused(&error))?;
         let entry = Entry { record: claim.record, index };
+        self.leave(job, step, entry, &said).await?;
         self.store.note_commit(job, step, &Noted::Logged(entry)).await.map_err(store)?;
         self.record(job, step, manifest, there.filter(|_| undone)).await?;
         self.store.name_unit_puts(unit.key(), &files).await.map_err(store)?;
@@ -120,7 +126,7 @@ impl<W: Work> Units<W> {
     }
 
     /// What the log has of a record.
-    async fn logged(&self, record: Digest) -> Result<Option<(u64, Envelope)>, Refusal> {
+    pub(super) async fn logged(&self, record: Digest) -> Result<Option<(u64, Envelope)>, Refusal> {
         let log = self.log.clone();
         let found = tokio::task::spawn_blocking(move || log.entry(&record)).await;
         let found = found.map_err(|error| Refusal::unavailable(format!("the log: {error}")))?;

@@ -13,7 +13,7 @@ use muster_proof::dsse::Envelope;
 use muster_proof::key::{PublicKey, SigningKey};
 use muster_proof::records::fields::{Epoch, Interval, Island, JobId, Step};
 use muster_proof::records::{self, Payload as _};
-use muster_trainer::checkpoint::FileEntry;
+use muster_trainer::checkpoint::{FileEntry, sign_files};
 use muster_trainer::dataset::Manifest;
 use rstest::rstest;
 use serde_json::json;
@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use tower::ServiceExt;
 
 mod audits;
+mod models;
 mod past;
 mod read_back;
 mod undone;
@@ -200,7 +201,17 @@ impl Site {
         let found = work::find(self.work.as_ref(), provider, unit).await.unwrap();
         let parsed = self.store.checkpoint_manifest(manifest).await.ok().flatten();
         let root = parsed.map_or(Digest::of(b"state"), |parsed| parsed.state_root());
-        send_commit(unit, step, manifest, &signed(&found.payload, step, manifest, root))
+        let model = self.model(manifest, &bound()).await;
+        let commit = signed(&found.payload, step, manifest, root);
+        send_said(unit, step, manifest, &commit, &model, bound().public())
+    }
+
+    /// The files of the checkpoint with this manifest, signed; anything if it is none.
+    async fn model(&self, manifest: &Digest, key: &SigningKey) -> Envelope {
+        match self.store.checkpoint_manifest(manifest).await {
+            Ok(Some(parsed)) => sign_files(&parsed, manifest, key).unwrap(),
+            _ => no_model(),
+        }
     }
 
     /// Puts a checkpoint as an agent does; gives its manifest.
@@ -265,8 +276,25 @@ fn signed(payload: &Payload, step: u64, manifest: &Digest, root: Digest) -> Enve
     commit.sign(&bound()).unwrap()
 }
 
+fn no_model() -> Envelope {
+    Envelope::sign("x", b"{}", &bound()).unwrap()
+}
+
+/// For what is refused before its files are looked at.
 fn send_commit(unit: &str, step: u64, manifest: &Digest, commit: &Envelope) -> Request<Body> {
-    let body = serde_json::to_vec(&json!({"manifest": manifest, "commit": commit})).unwrap();
+    send_said(unit, step, manifest, commit, &no_model(), bound().public())
+}
+
+fn send_said(
+    unit: &str,
+    step: u64,
+    manifest: &Digest,
+    commit: &Envelope,
+    model: &Envelope,
+    key: &PublicKey,
+) -> Request<Body> {
+    let body = json!({"manifest": manifest, "commit": commit, "model": model, "key": key});
+    let body = serde_json::to_vec(&body).unwrap();
     Request::post(format!("/v1/units/{unit}/checkpoints/{step}")).body(Body::from(body)).unwrap()
 }
 

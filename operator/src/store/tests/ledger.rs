@@ -1,4 +1,7 @@
 //! What is remembered of the log.
+use muster_proof::dsse::Envelope;
+use muster_proof::key::SigningKey;
+
 use super::*;
 use crate::store::keys::{Entry, MAX_RECORD, ProviderKeys};
 
@@ -65,4 +68,31 @@ async fn commits_grants_and_the_end_are_remembered_as_long_as_the_job(#[values(O
     assert!(store.noted_end(JOB).await.unwrap());
     store.forget_job(JOB).await.unwrap();
     assert!(noted(20).await.is_none() && grant().await.is_none() && !store.noted_end(JOB).await.unwrap());
+}
+
+#[rstest]
+#[tokio::test]
+async fn what_is_signed_of_the_files_stays_with_the_checkpoint(#[values(On::Dir, On::Bucket)] on: On) {
+    let (_dir, store) = store(on).await;
+    let key = SigningKey::generate([1; 32]).unwrap();
+    let signed = |text: &str| Envelope::sign("x", text.as_bytes(), &key).unwrap();
+    let model = async |step| store.model(JOB, step).await.unwrap();
+    assert_eq!(model(20).await, None);
+    for text in ["first", "second"] {
+        store.leave_model(JOB, 20, &signed(text)).await.unwrap();
+        assert_eq!(model(20).await, Some(signed(text)), "the last one stays");
+    }
+    assert!(store.leave_model(JOB, 20, &signed(&"x".repeat(16 << 10))).await.is_err());
+    assert!(store.leave_model("..", 20, &signed("x")).await.is_err() && store.model("..", 20).await.is_err());
+    // It goes with its checkpoint, with a rollback, and with the job.
+    store.forget_checkpoint(JOB, 20).await.unwrap();
+    assert_eq!(model(20).await, None);
+    for step in [20, 40] {
+        store.note_commit(JOB, step, &Noted::Begun(Digest::of(b"commit"))).await.unwrap();
+        store.leave_model(JOB, step, &signed("x")).await.unwrap();
+    }
+    store.roll_back(JOB, 0, 2, 20).await.unwrap();
+    assert_eq!((model(20).await, model(40).await), (Some(signed("x")), None));
+    store.forget_job(JOB).await.unwrap();
+    assert_eq!(model(20).await, None);
 }

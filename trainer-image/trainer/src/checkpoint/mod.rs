@@ -13,6 +13,7 @@ mod parts;
 mod save;
 mod scalars;
 mod seal;
+mod signed;
 mod store;
 
 pub use config::{model_spec, render as render_config};
@@ -24,6 +25,7 @@ pub(crate) use save::write_tensors;
 pub use save::{Saved, hand_over, save};
 pub use scalars::{MAX_SCALARS, Scalars};
 pub use seal::seal;
+pub use signed::{SignedError, check_signed, sign_files, signed_files};
 pub use store::{Found, Store, resolve_dir};
 
 use std::path::Path;

@@ -34,7 +34,7 @@ impl Store {
 
     /// The directory of the checkpoint of state `step`.
     pub fn path(&self, step: u64) -> PathBuf {
-        self.dir.join(format!("step-{step:08}"))
+        self.dir.join(dir_name(step))
     }
 
     /// The steps that have a directory, ascending. Nothing is said about their contents.
@@ -155,4 +155,9 @@ pub fn resolve_dir(dir: &Path) -> Result<PathBuf, Error> {
         Some(step) => Ok(store.path(*step)),
         None => Err(Error::Missing(dir.display().to_string())),
     }
+}
+
+/// The name of the directory of a state.
+pub(super) fn dir_name(step: u64) -> String {
+    format!("step-{step:08}")
 }

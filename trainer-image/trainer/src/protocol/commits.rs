@@ -62,6 +62,9 @@ pub struct CheckpointNotice {
     pub state_root: Digest,
     /// The log's record `commit`, signed by rank 0's bound key.
     pub commit: Envelope,
+    /// The statement of `model.sig` about the checkpoint's files, signed by the same key
+    /// ([`crate::checkpoint::sign_files`]).
+    pub model: Envelope,
     /// Those of the interval, in the order of its steps. They stay at the agent: the commit has no more than their seal.
     pub records: Vec<StepRecord>,
 }

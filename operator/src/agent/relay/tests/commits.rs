@@ -88,14 +88,21 @@ async fn terms_are_those_of_the_interval_that_is_next() {
     assert_eq!(agent.terms("pod-0", 50).await.status(), StatusCode::GONE);
 }
 
+fn parsed(step: u64, training: Digest) -> (Manifest, Digest) {
+    let (digest, blobs) = checkpoint(step, training);
+    (Manifest::parse(blobs.last().unwrap()).unwrap(), digest)
+}
+
 #[tokio::test]
 async fn a_commit_counts_if_the_bound_key_has_signed_what_the_terms_say() {
     let (_world, agent) = World::new().await;
     let training = agent.unit().state().await.payload.unwrap().training_digest;
     let manifest = agent.upload(20, training).await;
     let terms: Terms = json(agent.terms("pod-0", 20).await).await;
+    let (own, _) = parsed(20, training);
     let sign = |terms: &Terms, key: &SigningKey| {
-        commit::sign(terms, &records(terms), manifest, Digest::of(b"state"), key).unwrap()
+        let model = sign_files(&own, &manifest, key).unwrap();
+        commit::sign(terms, &records(terms), manifest, Digest::of(b"state"), model, key).unwrap()
     };
     let good = sign(&terms, &key(7));
     // What the terms say has changed, or never was so: ask for them and sign anew.
@@ -121,12 +128,13 @@ async fn a_commit_counts_if_the_bound_key_has_signed_what_the_terms_say() {
     let mut record_missing = good.clone();
     record_missing.records.pop();
     let salted = Terms { salt: made_up(20).salt, ..terms.clone() };
+    let model = good.model.clone();
     let another_root =
-        commit::sign(&terms, &records(&terms), manifest, Digest::of(b"other"), &key(7)).unwrap();
+        commit::sign(&terms, &records(&terms), manifest, Digest::of(b"other"), model, &key(7)).unwrap();
     let another_root = CheckpointNotice { state_root: Digest::of(b"state"), ..another_root };
     let mut two = good.clone();
     two.commit.add_signature(&key(8)).unwrap();
-    let other_kind = muster_proof::dsse::Envelope::sign("application/json", b"{}", &key(7)).unwrap();
+    let other_kind = Envelope::sign("application/json", b"{}", &key(7)).unwrap();
     for (notice, what) in [
         (sign(&terms, &key(8)), "another key"),
         (two, "two keys"),
@@ -141,11 +149,30 @@ async fn a_commit_counts_if_the_bound_key_has_signed_what_the_terms_say() {
         let text = answer.text().await.unwrap();
         assert!(text.contains("BadCommit"), "{what}: {text}");
     }
+    // What it says of the files.
+    let (other, other_digest) = parsed(40, training);
+    let mut two = good.model.clone();
+    two.add_signature(&key(8)).unwrap();
+    let bent = Envelope::sign(PAYLOAD_TYPE, good.model.unverified_payload(), &key(8)).unwrap();
+    for (model, what) in [
+        (bent, "another key"),
+        (two, "two keys"),
+        (sign_files(&other, &other_digest, &key(7)).unwrap(), "another checkpoint"),
+        (sign_files(&own, &other_digest, &key(7)).unwrap(), "another manifest"),
+        (Envelope::sign(PAYLOAD_TYPE, b"{}", &key(7)).unwrap(), "no statement"),
+        (good.commit.clone(), "another kind"),
+    ] {
+        let answer = agent.say("pod-0", &CheckpointNotice { model, ..good.clone() }).await;
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{what}");
+        let text = answer.text().await.unwrap();
+        assert!(text.contains("BadModel"), "{what}: {text}");
+    }
     assert_eq!(agent.unit().state().await.checkpoints, []);
     assert!(agent.unit().committed_at(20).await.unwrap().is_none());
     assert_eq!(agent.say("pod-0", &good).await.status(), StatusCode::ACCEPTED);
     let committed = agent.unit().committed_at(20).await.unwrap().unwrap();
     assert_eq!((&committed.commit, &committed.records), (&good.commit, &good.records));
+    assert_eq!((&committed.model, &committed.key), (&good.model, key(7).public()));
     let state = agent.unit().state().await;
     assert_eq!(state.checkpoints[0].record, good.commit.record_id());
     assert_eq!(state.bindings.keys().copied().collect::<Vec<_>>(), [1]);
@@ -174,7 +201,8 @@ async fn the_same_step_is_the_same_record_whoever_signs_it() {
     let mut other = records(&terms).as_slice().to_vec();
     other[0].loss = Bits::of(7.5);
     let other = Records::new(1, other).unwrap();
-    let notice = commit::sign(&terms, &other, manifest, Digest::of(b"state"), &key(8)).unwrap();
+    let model = agent.model(&manifest, &key(8)).await;
+    let notice = commit::sign(&terms, &other, manifest, Digest::of(b"state"), model, &key(8)).unwrap();
     let answer = agent.say("pod-2", &notice).await;
     assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
     assert!(answer.text().await.unwrap().contains("not reproducible"));

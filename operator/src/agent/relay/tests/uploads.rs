@@ -34,6 +34,10 @@ async fn the_next_round_starts_from_the_newest_commit_even_if_the_hub_is_down() 
         assert!(locked(&world.hub.blobs).contains_key(&Digest::of(blob)));
     }
     assert_eq!(locked(&world.hub.commits).get(&20), Some(&manifest));
+    let (model, signer) = locked(&world.hub.models).remove(&20).unwrap();
+    assert_eq!(&signer, key(7).public());
+    let parsed = Manifest::parse(blobs.last().unwrap()).unwrap();
+    muster_trainer::checkpoint::check_signed(&model, &parsed, &manifest, key(7).public()).unwrap();
     assert_eq!(agent.commit("pod-0", 20, &manifest).await.status(), StatusCode::OK);
     agent.shutdown.trigger();
     uploading.await.unwrap();

@@ -5,7 +5,8 @@ use crate::wire::log::Logged;
 /// The commit of a checkpoint that was put, with this StateRoot in it.
 async fn try_commit(site: &Site, step: u64, manifest: &Digest, root: Digest) -> (u16, Refused) {
     let payload = work::find(site.work.as_ref(), "east", UNIT).await.unwrap().payload;
-    let request = send_commit(UNIT, step, manifest, &signed(&payload, step, manifest, root));
+    let (commit, model) = (signed(&payload, step, manifest, root), site.model(manifest, &bound()).await);
+    let request = send_said(UNIT, step, manifest, &commit, &model, bound().public());
     let answer = site.send(request).await;
     let status = answer.status().as_u16();
     let nothing = Refused { reason: String::new(), message: String::new() };

@@ -3,7 +3,7 @@
 use muster_proof::Digest;
 use muster_proof::records::fields::{Epoch, Interval, Island, JobId, Nonce, Step};
 use muster_proof::records::{Commit, Payload as _};
-use muster_trainer::checkpoint::Manifest;
+use muster_trainer::checkpoint::{Manifest, check_signed};
 use muster_trainer::commit::{self, Error};
 use muster_trainer::protocol::{CheckpointNotice, Conflict, Terms};
 
@@ -97,6 +97,7 @@ pub fn take(state: &mut State, notice: &CheckpointNotice) -> Answer {
             return json(409, &conflict);
         }
     };
+    check_signed(&notice.model, &manifest, &notice.manifest, &key).unwrap();
     let id = match commit::check(notice, &terms, &key) {
         Ok(id) => id,
         Err(Error::Terms(_)) => return json(409, &Conflict::TermsChanged {}),

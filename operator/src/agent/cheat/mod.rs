@@ -1,6 +1,18 @@
 //! Lies of a provider's own agent, for tests of whoever must notice them. Only in builds with the feature `cheats`, which no
 //! image has that anybody is asked to run; there `MUSTER_CHEAT` names one. It is handed on to the pods, whose image is
 //! `MUSTER_CHEAT_IMAGE` instead of the one that was asked for: a trainer may have lies of its own.
+//!
+//! | file | what |
+//! |---|---|
+//! | here | lies of one place in the agent |
+//! | `records` | lies about commits, key bindings and seals, told on their way to the log |
+//! | `theirs` | what such a lie is made of: records of others, and older ones of our own |
+pub mod records;
+mod theirs;
+
+#[cfg(test)]
+mod tests;
+
 use k8s_openapi::api::core::v1::EnvVar;
 use muster_proof::Digest;
 
@@ -9,8 +21,13 @@ const LIE: &str = "MUSTER_CHEAT";
 /// What pods run instead of what they were asked to.
 const IMAGE: &str = "MUSTER_CHEAT_IMAGE";
 
+/// Which lie is told.
+fn told() -> Option<String> {
+    std::env::var(LIE).ok()
+}
+
 fn tells(lie: &str) -> bool {
-    std::env::var(LIE).is_ok_and(|told| told == lie)
+    told().is_some_and(|told| told == lie)
 }
 
 /// The image of a pod.
@@ -20,7 +37,7 @@ pub fn image(asked: String) -> String {
 
 /// What pods are told of it.
 pub fn environment() -> Option<EnvVar> {
-    let value = std::env::var(LIE).ok()?;
+    let value = told()?;
     tracing::warn!(lie = value, "this agent cheats");
     Some(EnvVar { name: LIE.to_owned(), value: Some(value), value_from: None })
 }
