@@ -8,6 +8,7 @@ STORE=$RUN/store
 KUBECONFIG_ADMIN=$RUN/kubeconfig
 # The root namespace's end of the bridge that joins the clusters.
 MUSTER_HOST=${MUSTER_HOST:-${CLUSTER_SUBNET:-10.77.0}.1}
+CLUSTER_STATE=${CLUSTER_STATE:-/var/lib/muster-${CLUSTER_INSTANCE:-dev}}
 TARGET=${CARGO_TARGET_DIR:-$REPO/target}
 MUSTER_BIN=$(absolute "${MUSTER_BIN:-$TARGET/debug}")
 MUSTER=$MUSTER_BIN/muster

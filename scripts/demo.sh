@@ -41,6 +41,7 @@ RUN_DIR=$RUN "$here/image.sh" >/dev/null
 built=$SECONDS
 
 step "Clusters: a hub and two members, real Kubernetes each in its own network namespace"
+"$here/stack.sh" claim
 make -s clusters
 RUN_DIR=$RUN "$here/image.sh" >/dev/null
 

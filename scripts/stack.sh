@@ -10,6 +10,7 @@
 #                                      default east
 #   stack.sh stop-api | start-api      the hub's API server, for the outage tests
 #   stack.sh tenant NAMESPACE          a namespace with somebody who may use it: .run/tenant-NAMESPACE.kubeconfig
+#   stack.sh claim     before `make clusters`: clusters that another checkout's stack has used and left are taken down
 #   stack.sh status | logs
 #
 # Settings: MUSTER_RUN (state, default .run), MUSTER_BIN (folder of muster and muster-trainer), MUSTER_TRAINER_IMAGE,
@@ -259,9 +260,28 @@ invite() {
         --out "$RUN/$provider.token"
 }
 
+# Clusters belong to the machine, a stack to a checkout: objects, volumes and keys of another one would not fit this one's state.
+claimed_by() { # whose stack the clusters have, if it is another's
+    local whose
+    whose=$(cat "$CLUSTER_STATE/stack" 2>/dev/null) && [ "$whose" != "$RUN" ] && echo "$whose"
+}
+claim() {
+    local whose pid
+    whose=$(claimed_by) || return 0
+    for pid in "$whose"/*.pid; do
+        if [ -e "$pid" ] && RUN=$whose alive "$(basename "$pid" .pid)"; then
+            die "the clusters serve the stack of ${whose%/.run}, which runs: end it there (scripts/stack.sh down), or use clusters of your own (CLUSTER_INSTANCE, CLUSTER_SUBNET)"
+        fi
+    done
+    say "the clusters hold what the stack of ${whose%/.run} left behind: taking them down"
+    make -s -C "$REPO" clusters-down
+}
+
 up() {
     local began=$SECONDS provider ready=1
     need_clusters
+    ! claimed_by >/dev/null || die "the clusters have the stack of $(claimed_by): scripts/stack.sh claim, then make clusters"
+    echo "$RUN" >"$CLUSTER_STATE/stack"
     for provider in $(providers); do provider_ready "$provider" || ready=0; done
     if [ "$ready" = 1 ] && alive hub && alive gateway && [ "$(cat "$RUN/applied" 2>/dev/null)" = "$(manifests_hash)" ]; then
         # The same binaries and arguments? Then this does nothing.
@@ -318,6 +338,7 @@ down() {
         admin "$name" delete persistentvolume muster-agent --ignore-not-found --timeout=30s >/dev/null 2>&1 || true
     done
     find "$RUN" -mindepth 1 -maxdepth 1 ! -name logs -exec rm -rf {} +
+    claimed_by >/dev/null || rm -f "$CLUSTER_STATE/stack"
     say "stack is down"
 }
 status() {
@@ -336,6 +357,7 @@ done
 case $command in
 up) up ;;
 down) down ;;
+claim) claim ;;
 start-hub) need_clusters && start_hub && { wait_for 60 "the hub to publish its keys" hub_serves || failed hub; } ;;
 stop-hub) end hub "$signal" ;;
 start-gateway) need_clusters && start_gateway && { wait_for 60 "the gateway to publish its address" gateway_serves || failed gateway; } ;;
@@ -353,7 +375,7 @@ logs)
     for name in $(providers); do admin "$name" logs --namespace="$LENT" -l "$AGENT_PODS" --tail=50 || true; done
     ;;
 *)
-    sed -n '2,21p' "$0" >&2
+    sed -n '2,22p' "$0" >&2
     exit 64
     ;;
 esac

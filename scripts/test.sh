@@ -70,7 +70,7 @@ clusters_down() {
     [ "${TEST_KEEP:-}" != 1 ] || return 0
     # What a person would want after a failure, before it goes.
     mkdir -p "$LOGS/clusters"
-    cp -r "${CLUSTER_STATE:-/var/lib/muster-${CLUSTER_INSTANCE:-dev}}"/*/log "$LOGS/clusters" 2>/dev/null
+    cp -r "$CLUSTER_STATE"/*/log "$LOGS/clusters" 2>/dev/null
     "$here/stack.sh" down >>"$LOGS/test-down.log" 2>&1
     make -s clusters-down >>"$LOGS/test-down.log" 2>&1
 }
@@ -91,6 +91,7 @@ scenarios() {
     local log=$LOGS/test-e2e.log code=0 line
     # Tests alone do not leave every program where the scenarios look for it.
     check build cargo build --locked --workspace || return
+    check claim "$here/stack.sh" claim || return
     check clusters make -s clusters || return
     check image env RUN_DIR="$RUN" "$here/image.sh" || return
     check stack "$here/stack.sh" up || return
