@@ -78,7 +78,7 @@ fn body_seeds() -> Vec<Vec<u8>> {
     [
         r#"{"address":"10.244.0.7:4242"}"#.to_owned(),
         format!(
-            r#"{{"step":20,"manifest":"{digest}","stateRoot":"{digest}","commit":{{"payload":"e30=","payloadType":"x","signatures":[{{"keyid":"{digest}","sig":"AAAA"}}]}},"model":{{"payload":"e30=","payloadType":"x","signatures":[]}},"records":[{{"gradNorm":"3fc00000","learningRate":"3dcccccd","loss":"40000000","step":20}}]}}"#
+            r#"{{"step":20,"manifest":"{digest}","stateRoot":"{digest}","commit":{{"payload":"e30=","payloadType":"x","signatures":[{{"keyid":"{digest}","sig":"AAAA"}}]}},"model":{{"payload":"e30=","payloadType":"x","signatures":[{{"keyid":"{digest}","sig":"AAAA"}}]}},"records":[{{"gradNorm":"3fc00000","learningRate":"3dcccccd","loss":"40000000","step":20}}]}}"#
         ),
         r#"{"step":20,"loss":"1.25","tokensPerSecond":1000}"#.to_owned(),
     ]

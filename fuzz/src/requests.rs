@@ -10,11 +10,10 @@ use muster::gateway::door::Door;
 use muster::gateway::urls::Urls;
 use muster::gateway::{units, users};
 use muster::store::{Namespace, Store};
-use muster::wire::gateway::Refused;
+use muster::wire::gateway::{CheckpointCommit, Refused};
 use muster_api::v1alpha1::WorkUnit;
 use muster_core::envelope;
 use muster_proof::Digest;
-use muster_proof::dsse::Envelope;
 use muster_proof::key::SigningKey;
 use muster_proof::records::fields::{Epoch, Interval, Island, JobId, Step};
 use muster_proof::records::{self, Payload as _};
@@ -232,8 +231,10 @@ fn unit(data: &[u8]) {
 }
 
 /// Of the unit's first interval.
-fn commit(manifest: Digest) -> Option<Envelope> {
-    let digest = Digest::of(b"x");
+fn commit(checkpoint: &[u8]) -> Option<CheckpointCommit> {
+    let (digest, manifest) = (Digest::of(b"x"), Digest::of(checkpoint));
+    let key = SigningKey::generate([7; 32]).ok()?;
+    let files = checkpoint::Manifest::parse(checkpoint).ok()?;
     let commit = records::Commit {
         job: JobId(digest),
         island: Island::new(0).ok()?,
@@ -246,21 +247,25 @@ fn commit(manifest: Digest) -> Option<Envelope> {
         record_seal: digest,
         manifest,
     };
-    commit.sign(&SigningKey::generate([7; 32]).ok()?).ok()
+    Some(CheckpointCommit {
+        manifest,
+        commit: commit.sign(&key).ok()?,
+        model: checkpoint::sign_files(&files, &manifest, &key).ok()?,
+        key: key.public().clone(),
+    })
 }
 
 fn agent_seeds() -> Vec<Vec<u8>> {
     let Some(fixed) = fixed() else { return Vec::new() };
     let (hex, spec) = (Digest::of(b"hello").to_hex(), Digest::of(&fixed.spec).to_hex());
     let (blobs, manifest) = (format!("/v1/units/{UNIT}/blobs/sha256"), Digest::of(&fixed.checkpoint));
-    let commit = commit(manifest).and_then(|commit| serde_json::to_string(&commit).ok()).unwrap_or_default();
+    let commit = commit(&fixed.checkpoint).and_then(|commit| serde_json::to_string(&commit).ok());
+    let commit = commit.unwrap_or_default();
     [
         format!("PUT {blobs}/{hex}\ncontent-length: 5\n\nhello"),
         format!("GET {blobs}/{spec}\nrange: bytes=2-9\nif-none-match: \"x\"\n\n"),
         format!("HEAD {blobs}/{spec}\nif-match: *\n\n"),
-        format!(
-            "POST /v1/units/{UNIT}/checkpoints/20\n\n{{\"manifest\":\"{manifest}\",\"commit\":{commit}}}"
-        ),
+        format!("POST /v1/units/{UNIT}/checkpoints/20\n\n{commit}"),
         format!("POST /v1/units/{UNIT}/checkpoints/20\n\n{{\"manifest\":\"{manifest}\"}}"),
         format!("POST /v1/units/%2e%2e/checkpoints/18446744073709551616\n\n{{\"manifest\":\"{manifest}\"}}"),
     ]

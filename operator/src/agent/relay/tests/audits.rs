@@ -139,11 +139,12 @@ async fn a_replay_that_nobody_waits_for_ends() {
 async fn what_a_pod_says_of_a_replay_is_checked_as_ever() {
     let (_world, agent, _) = replaying().await;
     let (manifest, blobs) = checkpoint(40, audit().training_digest);
-    let good = agent.notice("audit-0", 40, &manifest, &key(7)).await;
-    assert_eq!(agent.say("audit-0", &good).await.status(), StatusCode::CONFLICT, "no blobs");
+    let early = agent.notice("audit-0", 40, &manifest, &key(7)).await;
+    assert_eq!(agent.say("audit-0", &early).await.status(), StatusCode::CONFLICT, "no blobs");
     for bytes in &blobs {
         agent.put("audit-0", &Digest::of(bytes), bytes).await;
     }
+    let good = agent.notice("audit-0", 40, &manifest, &key(7)).await;
     let forged = agent.notice("audit-0", 40, &manifest, &key(8)).await;
     assert_eq!(agent.say("audit-0", &forged).await.status(), StatusCode::BAD_REQUEST);
     assert_eq!(agent.say("audit-1", &good).await.status(), StatusCode::FORBIDDEN, "rank 1");

@@ -113,7 +113,7 @@ async fn of_what_does_not_hold_nothing_is_written() {
         (CheckpointSignature { log: other_log.to_owned(), ..good() }, "log"),
         (CheckpointSignature { log: String::new(), ..good() }, ""),
         (CheckpointSignature { index: 0, ..good() }, "not the commit's"),
-        (CheckpointSignature { index: 3, ..good() }, "under this head"),
+        (CheckpointSignature { index: 3, ..good() }, "has no proof for 3"),
         (CheckpointSignature { index: u64::MAX, ..good() }, "so long"),
         (CheckpointSignature { commit: signed(Digest::of(b"one"), root, 3), index: 0, ..good() }, "manifest"),
         (CheckpointSignature { commit: signed(site.digest, Digest::of(b"x"), 3), ..good() }, "stateRoot"),
@@ -123,7 +123,7 @@ async fn of_what_does_not_hold_nothing_is_written() {
                 model: Some(sign_files(&site.manifest, &site.digest, &key(4)).unwrap()),
                 ..good()
             },
-            "model",
+            "is signed by key",
         ),
         (
             CheckpointSignature {
