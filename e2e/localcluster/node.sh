@@ -152,7 +152,6 @@ ctr_of() { # ctr_of CLUSTER ARGS...: containerd's client, in the kubelet's names
 
 ensure_containerd() {
     local cluster=$1
-    ensure_mounts "$cluster"
     write_node_config "$cluster"
     start_containerd "$cluster"
     wait_for 60 "containerd of $cluster" ctr_of "$cluster" version || component_failed "$cluster" containerd

@@ -42,6 +42,8 @@ up() {
     ensure_pki "$cluster"
     ensure_kubeconfigs "$cluster"
     if has_node "$cluster"; then
+        # Whole before anything enters it: what starts meanwhile would find the folders half covered.
+        ensure_mounts "$cluster"
         ensure_containerd "$cluster" & # while the API server starts
         local containerd=$!
     fi
