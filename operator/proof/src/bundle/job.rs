@@ -296,11 +296,13 @@ fn manifests(
     }
     for file in bundle.manifests.iter().filter(|file| !used.contains(&file.sha256)) {
         good = false;
-        report.refute("checkpoints", "no commit that counts names this manifest", Some(&file.name()));
+        let what = format!("{FILE} lists this manifest, and no commit that counts names it");
+        report.refute("checkpoints", what, Some(&file.name()));
     }
     for file in bundle.states.iter().filter(|file| !led.contains(&(file.sha256, file.size))) {
         good = false;
-        report.refute("checkpoints", "no manifest of the bundle names this file", Some(&file.name()));
+        let what = format!("{FILE} lists this file, and no manifest of the bundle names it");
+        report.refute("checkpoints", what, Some(&file.name()));
     }
     let last = states.values().filter(|state| state.manifest.is_some()).max_by_key(|state| state.step);
     if let Some(last) =
@@ -350,7 +352,7 @@ fn openings(report: &mut Report, reader: &Reader<'_>, bundle: &Bundle, story: &S
         if seal != state.record_seal {
             good = false;
             let what = format!(
-                "the step records of interval {} are not those that its commit has sealed",
+                "the step records of interval {}, with the salt in {FILE}, are not those that its commit has sealed",
                 state.interval
             );
             report.refute("openings", what, Some(&name));

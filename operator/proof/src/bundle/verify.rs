@@ -123,7 +123,7 @@ fn digests(report: &mut Report, files: &dyn Files, bundle: &Bundle) {
             }
             Ok(Some((digest, _))) => format!("{role}: its bytes are not those of its name, but {digest}"),
             Ok(None) => {
-                report.lacks("files", format!("{role}: it is listed and not there"), Some(&name));
+                report.lacks("files", format!("{role}: {FILE} lists it, and it is not there"), Some(&name));
                 wrong += 1;
                 continue;
             }
