@@ -31,6 +31,7 @@ fmt: ## Format all code
 lint: ## Check formatting and lints; warnings fail
 	@cargo fmt --all --check
 	@cargo clippy --locked --workspace --all-targets -- --deny warnings
+	@cargo clippy --locked --package muster --package muster-trainer --package muster-sidecar --all-targets --features muster/cheats,muster-trainer/cheats -- --deny warnings
 
 ##@ Real clusters (root; settings in e2e/localcluster/README.md)
 

@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use muster_proof::Digest;
 use muster_proof::dsse::Envelope;
 use muster_proof::key::SigningKey;
+use muster_proof::model_signing;
 use muster_proof::records::fields::{Attempt, Unfit};
 use muster_proof::records::{self, AuditSeal, Commit, KeyBinding, Payload as _};
 use tokio::fs::File;
@@ -153,8 +154,8 @@ impl Liar {
         self.note(what, answer.as_ref());
     }
 
-    async fn claim(&self, what: &'static str, (unit, step): (&str, i64), manifest: Digest, commit: Envelope) {
-        let answer = self.hub.commit(unit, step, &CheckpointCommit { manifest, commit }).await;
+    async fn claim(&self, what: &'static str, (unit, step): (&str, i64), commit: CheckpointCommit) {
+        let answer = self.hub.commit(unit, step, &commit).await;
         self.note(what, answer.as_ref());
     }
 
@@ -173,38 +174,39 @@ impl Liar {
         Ok(key)
     }
 
-    async fn copied(&self, at: (&str, i64), honest: &Envelope) -> Result<(), Trouble> {
+    async fn copied(&self, at: (&str, i64), honest: &CheckpointCommit) -> Result<(), Trouble> {
         let mut theirs = self.theirs.lock().await;
         theirs.advance(&*self.log).await?;
-        let ours = Commit::from_payload(honest.unverified_payload())?;
+        let ours = Commit::from_payload(honest.commit.unverified_payload())?;
         let found = theirs.commits(self.own(), false).next();
         let (envelope, commit) = found.ok_or(Trouble::Nothing("commit of another provider"))?;
-        self.claim("another provider's commit, as it is", at, commit.manifest, envelope.clone()).await;
+        let as_it_is = theirs.said(envelope, &commit, honest).ok_or(Trouble::Nothing("key of theirs"))?;
+        self.claim("another provider's commit, as it is", at, as_it_is).await;
         let key = self.bound(&theirs, &ours).await?;
         let Commit { state_root, record_seal, manifest, .. } = commit;
         let copy = Commit { state_root, record_seal, manifest, ..ours };
-        self.claim("another provider's state and seal, signed by us", at, manifest, copy.sign(&key)?).await;
+        self.claim("another provider's state and seal, signed by us", at, ours_of(honest, &copy, &key)?)
+            .await;
         Ok(())
     }
 
-    async fn twice(&self, at: (&str, i64), honest: &Envelope) -> Result<(), Trouble> {
+    async fn twice(&self, at: (&str, i64), honest: &CheckpointCommit) -> Result<(), Trouble> {
         let mut theirs = self.theirs.lock().await;
         theirs.advance(&*self.log).await?;
-        let ours = Commit::from_payload(honest.unverified_payload())?;
+        let ours = Commit::from_payload(honest.commit.unverified_payload())?;
         let key = self.bound(&theirs, &ours).await?;
-        let manifest = ours.manifest;
         let other = Commit { record_seal: Digest::of(b"other records"), ..ours.clone() };
-        self.claim("a second commit, of other records", at, manifest, other.sign(&key)?).await;
+        self.claim("a second commit, of other records", at, ours_of(honest, &other, &key)?).await;
         let (state_root, manifest) = (Digest::of(b"another state"), Digest::of(b"another manifest"));
         let other = Commit { state_root, manifest, ..ours };
-        self.claim("a second commit, of another state", at, manifest, other.sign(&key)?).await;
+        self.claim("a second commit, of another state", at, ours_of(honest, &other, &key)?).await;
         Ok(())
     }
 
-    async fn replayed(&self, at: (&str, i64), honest: &Envelope) -> Result<(), Trouble> {
+    async fn replayed(&self, at: (&str, i64), honest: &CheckpointCommit) -> Result<(), Trouble> {
         let mut theirs = self.theirs.lock().await;
         theirs.advance(&*self.log).await?;
-        let ours = Commit::from_payload(honest.unverified_payload())?;
+        let ours = Commit::from_payload(honest.commit.unverified_payload())?;
         let older = |other_job: bool| {
             let fits = move |it: &Commit| {
                 if other_job { it.job != ours.job } else { it.job == ours.job && it.epoch != ours.epoch }
@@ -215,11 +217,11 @@ impl Liar {
         if job.is_none() && epoch.is_none() {
             return Err(Trouble::Nothing("commit of ours of another job or epoch"));
         }
-        if let Some((envelope, commit)) = job {
-            self.claim("a commit of another job", at, commit.manifest, envelope.clone()).await;
+        if let Some(said) = job.and_then(|(envelope, commit)| theirs.said(envelope, &commit, honest)) {
+            self.claim("a commit of another job", at, said).await;
         }
-        if let Some((envelope, commit)) = epoch {
-            self.claim("a commit of another epoch", at, commit.manifest, envelope.clone()).await;
+        if let Some(said) = epoch.and_then(|(envelope, commit)| theirs.said(envelope, &commit, honest)) {
+            self.claim("a commit of another epoch", at, said).await;
         }
         Ok(())
     }
@@ -278,6 +280,18 @@ impl Liar {
     }
 }
 
+/// A commit by a key of ours, with the honest statement about files under the same key.
+fn ours_of(
+    honest: &CheckpointCommit,
+    commit: &Commit,
+    key: &SigningKey,
+) -> Result<CheckpointCommit, Trouble> {
+    let model = Envelope::sign(model_signing::PAYLOAD_TYPE, honest.model.unverified_payload(), key)
+        .map_err(records::Error::from)?;
+    let (manifest, commit) = (commit.manifest, commit.sign(key)?);
+    Ok(CheckpointCommit { manifest, commit, model, key: key.public().clone() })
+}
+
 impl HubBlobs for Liar {
     fn get<'a>(&'a self, unit: &'a str, digest: Digest) -> BoxFuture<'a, Result<Option<Blob>, HubError>> {
         self.hub.get(unit, digest)
@@ -306,13 +320,13 @@ impl HubBlobs for Liar {
         Box::pin(async move {
             let at = (unit, step);
             match self.lie {
-                Lie::CopiedCommit => self.tried(self.copied(at, &commit.commit).await),
-                Lie::ReplayedCommit => self.tried(self.replayed(at, &commit.commit).await),
+                Lie::CopiedCommit => self.tried(self.copied(at, commit).await),
+                Lie::ReplayedCommit => self.tried(self.replayed(at, commit).await),
                 _ => {}
             }
             let answer = self.hub.commit(unit, step, commit).await;
             match self.lie {
-                Lie::CommitsTwice if answer.is_ok() => self.tried(self.twice(at, &commit.commit).await),
+                Lie::CommitsTwice if answer.is_ok() => self.tried(self.twice(at, commit).await),
                 Lie::LateBinding => self.release(answer.as_ref()),
                 _ => {}
             }

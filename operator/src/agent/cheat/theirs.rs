@@ -9,6 +9,7 @@ use muster_proof::tlog::entry::Entry;
 
 use crate::bundle::leaves::{LeavesError, entries};
 use crate::log::client::LogClient;
+use crate::wire::gateway::CheckpointCommit;
 
 /// So many of the newest are looked at the first time: fewer than the requests that a gateway takes from one agent at once.
 const NEWEST: u64 = 128;
@@ -69,6 +70,20 @@ impl Theirs {
     pub fn commits(&self, identity: Digest, own: bool) -> impl Iterator<Item = (&Envelope, Commit)> {
         let bound: BTreeSet<_> = self.bindings(identity, own).map(|binding| binding.key.key_id()).collect();
         self.all().filter(move |(record, _)| signer(record).is_some_and(|signer| bound.contains(&signer)))
+    }
+
+    /// A commit that is in the log, as who has not made it can hand it in: its statement about files is not in the log.
+    pub fn said(
+        &self,
+        envelope: &Envelope,
+        commit: &Commit,
+        honest: &CheckpointCommit,
+    ) -> Option<CheckpointCommit> {
+        let by = signer(envelope)?;
+        let mut bindings = self.all().map(|(_, binding): (_, KeyBinding)| binding.key);
+        let key = bindings.find(|key| key.key_id() == by)?;
+        let (manifest, commit) = (commit.manifest, envelope.clone());
+        Some(CheckpointCommit { manifest, commit, model: honest.model.clone(), key })
     }
 
     /// A seal that another identity key has signed.

@@ -8,7 +8,7 @@ use muster_proof::records::ProviderKey;
 use muster_proof::records::fields::*;
 use muster_proof::steps::{self, Bits, Records, StepRecord};
 use muster_proof::tlog::note::{Algorithm, KeyName, NoteKey};
-use muster_trainer::checkpoint::FileEntry;
+use muster_trainer::checkpoint::{FileEntry, Manifest, sign_files};
 use muster_trainer::commit;
 use muster_trainer::protocol::Terms;
 use tempfile::TempDir;
@@ -132,7 +132,8 @@ impl Agent {
             files.push(FileEntry { path, size, sha256 });
         }
         let bytes = state_manifest(payload.training_digest, last, "", files);
-        let state_root = muster_trainer::checkpoint::Manifest::parse(&bytes).unwrap().state_root();
+        let parsed = Manifest::parse(&bytes).unwrap();
+        let state_root = parsed.state_root();
         let manifest = self.put(bytes).await;
         let epoch = payload.epoch.unsigned_abs();
         let of = steps::Interval { job: payload.job, island: 0, epoch, interval };
@@ -147,11 +148,17 @@ impl Agent {
             salt: self.salts.of(&of),
         };
         let (records, sidecar) = (records_of(first, last), sidecar(lent));
-        let notice = commit::sign(&terms, &records, manifest, state_root, &sidecar).unwrap();
+        let model = sign_files(&parsed, &manifest, &sidecar).unwrap();
+        let notice = commit::sign(&terms, &records, manifest, state_root, model, &sidecar).unwrap();
         let record = notice.commit.record_id();
         self.answers.keep_commit(&record, records.root(), terms.salt).unwrap();
         let step = last.cast_signed();
-        let committed = crate::agent::commits::Committed { commit: notice.commit, records: notice.records };
+        let committed = crate::agent::commits::Committed {
+            commit: notice.commit,
+            model: notice.model,
+            key: sidecar.public().clone(),
+            records: notice.records,
+        };
         unit.keep(step, committed).await.unwrap();
         let commit = state::Commit { step, manifest, state_root, record, attempt: 1, durable: false };
         let pod = "6f2a9c1b-0000-4000-8000-000000000000".to_owned();
