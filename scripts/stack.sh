@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # The operator on clusters that run already (`make clusters`): objects applied; gateway, hub and its auditor as host processes under
 # tokens of their own ServiceAccounts and nothing else; in each member an agent, which is a Deployment there and joins through the
-# gateway with a single-use token.
+# gateway with a single-use token; and the witness of a third owner, north, who lends nothing and has no cluster.
 #
 #   stack.sh up            everything, until all providers are Ready; repairs what is missing, quick when nothing is
 #   stack.sh down          ends what this script started and removes its state, logs aside
-#   stack.sh start-hub | start-gateway | start-auditor | start-agent [PROVIDER]
-#   stack.sh stop-hub | stop-gateway | stop-auditor | stop-agent [PROVIDER]     --kill as last word: SIGKILL. PROVIDER:
+#   stack.sh start-hub | start-gateway | start-auditor | start-witness | start-agent [PROVIDER]
+#   stack.sh stop-hub | stop-gateway | stop-auditor | stop-witness | stop-agent [PROVIDER]     --kill as last word: SIGKILL. PROVIDER:
 #                                      default east
 #   stack.sh stop-api | start-api      the hub's API server, for the outage tests
 #   stack.sh tenant NAMESPACE          a namespace with somebody who may use it: .run/tenant-NAMESPACE.kubeconfig
@@ -25,6 +25,7 @@ source "$here/common.sh"
 
 CTL=$REPO/e2e/localcluster/ctl.sh
 LENT=muster-lent
+WITNESS=north
 AGENT_PODS=app.kubernetes.io/part-of=muster,app.kubernetes.io/component=agent
 GATEWAY_LISTEN=${MUSTER_GATEWAY_LISTEN:-$MUSTER_HOST:8443}
 METRICS_LISTEN=${MUSTER_METRICS_LISTEN:-127.0.0.1:8444}
@@ -150,6 +151,18 @@ start_auditor() {
     launch auditor "$MUSTER" auditor --kubeconfig "$RUN/auditor.kubeconfig" --state "$RUN/hub" --store "$STORE" \
         --work "$RUN/auditor"
 }
+# The admin's part and the owner's, for who only looks: no cluster of his own, so a host process.
+start_witness() {
+    admin hub apply --server-side --force-conflicts -f "$REPO/manifests/examples/provider-$WITNESS.yaml" >/dev/null
+    if [ ! -d "$RUN/agent-$WITNESS/identity" ] ||
+        [ -z "$(admin hub get computeprovider "$WITNESS" -o jsonpath='{.spec.acceptedKeys}')" ]; then
+        end "$WITNESS" TERM
+        "$MUSTER" provider create-token "$WITNESS" --auto-accept --kubeconfig "$KUBECONFIG_ADMIN" --context hub \
+            --out "$RUN/$WITNESS.token"
+    fi
+    launch "$WITNESS" "$MUSTER" agent witness --state "$RUN/agent-$WITNESS" --join-token-file "$RUN/$WITNESS.token"
+}
+witness_ready() { alive "$WITNESS" && is_ready "$WITNESS"; }
 # What the owner of a member does: a kustomization over manifests/member that says which images, how much, and the token.
 member_kustomization() { # member_kustomization PROVIDER FOLDER
     local provider=$1 folder=$2 image agent_image
@@ -244,10 +257,10 @@ auditor_serves() {
 published() { admin hub get configmap "$1" --namespace=muster-system >/dev/null 2>&1; }
 hub_serves() { alive hub && published muster-hub-public; }
 gateway_serves() { alive gateway && published muster-gateway-public; }
-provider_ready() { # provider_ready PROVIDER
-    agent_runs "$1" && [ "$(admin hub get computeprovider "$1" \
-        -o jsonpath='{.status.conditions[?(@.type=="Ready")].status}' 2>/dev/null)" = True ]
+is_ready() { # is_ready PROVIDER
+    [ "$(admin hub get computeprovider "$1" -o jsonpath='{.status.conditions[?(@.type=="Ready")].status}' 2>/dev/null)" = True ]
 }
+provider_ready() { agent_runs "$1" && is_ready "$1"; } # provider_ready PROVIDER
 # The admin's part: a provider and a token for its one agent. A key that joined keeps its place without.
 invite() {
     local provider=$1
@@ -283,11 +296,13 @@ up() {
     ! claimed_by >/dev/null || die "the clusters have the stack of $(claimed_by): scripts/stack.sh claim, then make clusters"
     echo "$RUN" >"$CLUSTER_STATE/stack"
     for provider in $(providers); do provider_ready "$provider" || ready=0; done
+    witness_ready || ready=0
     if [ "$ready" = 1 ] && alive hub && alive gateway && [ "$(cat "$RUN/applied" 2>/dev/null)" = "$(manifests_hash)" ]; then
         # The same binaries and arguments? Then this does nothing.
         start_gateway
         start_hub
         start_auditor
+        start_witness
         for provider in $(providers); do start_agent "$provider"; done
     else
         apply_manifests
@@ -300,11 +315,13 @@ up() {
             invite "$provider"
             start_agent "$provider"
         done
+        start_witness
         manifests_hash >"$RUN/applied"
     fi
     for provider in $(providers); do
         wait_for 90 "ComputeProvider $provider to be Ready" provider_ready "$provider" || failed_agent "$provider"
     done
+    wait_for 60 "ComputeProvider $WITNESS to be Ready" witness_ready || failed "$WITNESS"
     wait_for 60 "the hub's auditor to say that it is up" auditor_serves || failed auditor
     [ "$ready" = 1 ] ||
         say "stack is up after $((SECONDS - began)) s: gateway at https://$GATEWAY_LISTEN, providers $(providers | paste -sd' ')"
@@ -364,6 +381,8 @@ start-gateway) need_clusters && start_gateway && { wait_for 60 "the gateway to p
 stop-gateway) end gateway "$signal" ;;
 start-auditor) need_clusters && start_auditor && { wait_for 60 "the hub's auditor to say that it is up" auditor_serves || failed auditor; } ;;
 stop-auditor) end auditor "$signal" ;;
+start-witness) need_clusters && start_witness && { wait_for 60 "ComputeProvider $WITNESS to be Ready" witness_ready || failed "$WITNESS"; } ;;
+stop-witness) end "$WITNESS" "$signal" ;;
 start-agent) need_clusters && start_agent "$provider" ;;
 stop-agent) need_clusters && stop_agent "$provider" "$signal" ;;
 stop-api) "$CTL" stop-apiserver hub ;;
@@ -375,7 +394,7 @@ logs)
     for name in $(providers); do admin "$name" logs --namespace="$LENT" -l "$AGENT_PODS" --tail=50 || true; done
     ;;
 *)
-    sed -n '2,22p' "$0" >&2
+    sed -n '2,23p' "$0" >&2
     exit 64
     ;;
 esac

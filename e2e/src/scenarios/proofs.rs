@@ -46,16 +46,19 @@ pub async fn bundle(world: &World) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// The log's key and the two agents' witnesses, both needed. A person would have them from their owners.
+/// The log's key and the witnesses that the bundle names, of which two must have cosigned. A person would have them from their
+/// owners.
 fn policy_of(bundle: &Path) -> Result<String> {
     let list: Value = serde_json::from_slice(&fs::read(bundle.join("bundle.json"))?)?;
     let log = list["hints"]["log"].as_str().context("no hints.log")?;
-    let mut policy = format!("log {log}\n");
     let witnesses = list["hints"]["witnesses"].as_array().context("no hints.witnesses")?;
-    for (provider, key) in ["east", "west"].iter().zip(witnesses) {
-        policy += &format!("witness {provider} {}\n", key.as_str().unwrap_or_default());
+    let (mut policy, mut group) = (format!("log {log}\n"), String::from("group two 2"));
+    for (at, key) in witnesses.iter().enumerate() {
+        policy += &format!("witness w{at} {}\n", key.as_str().unwrap_or_default());
+        group += &format!(" w{at}");
     }
-    Ok(policy + "group both all east west\nquorum both\n")
+    ensure!(witnesses.len() >= 2, "{} witnesses", witnesses.len());
+    Ok(format!("{policy}{group}\nquorum two\n"))
 }
 
 async fn verify(world: &World, bundle: &Path, policy: &Path, job: &str) -> Result<Output> {

@@ -10,8 +10,12 @@ use muster_proof::Digest;
 pub struct JobAudits {
     /// Leaves of the log that this is about: all below it were read.
     pub seen_log: u64,
-    /// The job has ended in the log, and no window, draw, audit or rollback of it is open.
+    /// The job has ended in the log, no window, draw, audit or rollback of it is open, and its verdicts are `counted`.
     pub settled: bool,
+    /// Enough owners have cosigned a head of the log that has all verdicts of the job so far.
+    pub counted: bool,
+    /// Which witnesses are waited for, once that has taken a while.
+    pub unwitnessed: Option<String>,
     /// A job-end was logged and is not undone by a rollback since.
     pub training_ended: bool,
     /// Draws that an audit came of; a second auditor's draw is part of the first one's audit.

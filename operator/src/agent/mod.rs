@@ -44,12 +44,14 @@ pub mod hub_client;
 pub mod hub_keys;
 pub mod identity;
 pub mod join;
+mod joined;
 pub mod kept;
 pub mod log;
 pub mod logs;
 pub mod member;
 pub mod membership;
 pub mod observe;
+pub mod onlooker;
 pub mod pin;
 pub mod policy;
 pub mod provider_key;
@@ -78,6 +80,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use joined::JoinArgs;
 use policy::{LoadError, Policies};
 pub use run::run;
 use switch::Switch;
@@ -90,10 +93,8 @@ pub const ARITHMETIC: &[&str] = &["f32-chain"];
 /// Flags of `muster agent run`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct AgentArgs {
-    /// File with the join token from the hub's admin (`muster provider create-token`); read only until the agent has
-    /// joined. The variable MUSTER_JOIN_TOKEN may hold the token instead
-    #[arg(long, value_name = "FILE")]
-    pub join_token_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub join: JoinArgs,
     #[command(flatten)]
     pub member: MemberArgs,
     /// Where the relay listens
@@ -101,9 +102,6 @@ pub struct AgentArgs {
     pub relay_listen: SocketAddr,
     #[command(flatten)]
     pub relay: RelayAddress,
-    /// State directory; keep it over restarts
-    #[arg(long, value_name = "DIR")]
-    pub state: PathBuf,
     #[command(flatten)]
     pub policy: PolicyArgs,
 }

@@ -45,19 +45,10 @@ pub async fn run(
     witness: Arc<Witness>,
     shutdown: Shutdown,
 ) {
-    let mut written: Option<ProviderReportStatus> = None;
-    let (mut at, mut checked) = (Instant::now(), Instant::now());
+    let mut writer = Writer::new(api);
     let mut version: Option<String> = None;
     loop {
-        if checked.elapsed() > CHECK {
-            checked = Instant::now();
-            if let Some(known) = &written
-                && !stands(&api, known).await
-            {
-                tracing::warn!("the hub's report is not the one that was written; writing it again");
-                written = None;
-            }
-        }
+        writer.check().await;
         if version.is_none() {
             version = member.version().await.ok();
         }
@@ -76,7 +67,61 @@ pub async fn run(
             room: room(&policies, &holding),
             log: witness.standing(),
         };
-        let status = compose(&offer, version.as_deref(), quotas, written.as_ref());
+        let status = compose(&offer, version.as_deref(), quotas, writer.written.as_ref());
+        writer.write(status).await;
+        tokio::select! {
+            biased;
+            () = shutdown.wait() => return,
+            () = units.changed.notified() => {}
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+/// The same for an agent that lends nothing.
+pub async fn of_witness(api: Api<ProviderReport>, witness: Arc<Witness>, shutdown: Shutdown) {
+    let mut writer = Writer::new(api);
+    loop {
+        writer.check().await;
+        let status = compose_witness(&witness.standing(), writer.written.as_ref());
+        writer.write(status).await;
+        tokio::select! {
+            biased;
+            () = shutdown.wait() => return,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+/// Writes what has changed.
+struct Writer {
+    api: Api<ProviderReport>,
+    written: Option<ProviderReportStatus>,
+    at: Instant,
+    checked: Instant,
+}
+
+impl Writer {
+    fn new(api: Api<ProviderReport>) -> Self {
+        Self { api, written: None, at: Instant::now(), checked: Instant::now() }
+    }
+
+    /// Now and then: whether what was written still stands.
+    async fn check(&mut self) {
+        if self.checked.elapsed() <= CHECK {
+            return;
+        }
+        self.checked = Instant::now();
+        if let Some(known) = &self.written
+            && !stands(&self.api, known).await
+        {
+            tracing::warn!("the hub's report is not the one that was written; writing it again");
+            self.written = None;
+        }
+    }
+
+    async fn write(&mut self, status: ProviderReportStatus) {
+        let Self { api, written, at, .. } = self;
         let changed = written.as_ref().is_none_or(|written| !same(written, &status));
         // The text of a condition may flicker with the member's API; what placement uses is written at once.
         let urgent = written.as_ref().is_none_or(|w| {
@@ -87,16 +132,10 @@ pub async fn run(
             let request =
                 async { api.patch_status(REPORT, &PatchParams::default(), &Patch::Merge(&patch)).await };
             match tokio::time::timeout(TIMEOUT, request).await {
-                Ok(Ok(_)) => (written, at) = (Some(status), Instant::now()),
+                Ok(Ok(_)) => (*written, *at) = (Some(status), Instant::now()),
                 Ok(Err(error)) => tracing::warn!(%error, "report not written yet"),
                 Err(_) => tracing::warn!("report not written yet: no answer"),
             }
-        }
-        tokio::select! {
-            biased;
-            () = shutdown.wait() => return,
-            () = units.changed.notified() => {}
-            () = tokio::time::sleep(LOOK) => {}
         }
     }
 }
@@ -176,19 +215,8 @@ fn compose(
             ("True", "Quota", format!("{workers} workers are offered within {n} ResourceQuotas{room}"))
         }
     };
-    let now = Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default());
-    let condition = |kind: &str, status: &str, reason: &str, message: &str| {
-        let old = before
-            .and_then(|before| before.conditions.iter().find(|c| c.type_ == kind && c.status == status));
-        Condition {
-            type_: kind.to_owned(),
-            status: status.to_owned(),
-            reason: reason.to_owned(),
-            message: sanitise::line(message, 512),
-            observed_generation: None,
-            last_transition_time: old.map_or_else(|| now.clone(), |old| old.last_transition_time.clone()),
-        }
-    };
+    let now = now();
+    let condition = conditions(before, &now);
     let loaded = match (&offer.problem, &offer.closed) {
         (Some(problem), _) => condition("PolicyLoaded", "False", "Invalid", problem),
         (None, Some(closed)) => condition("PolicyLoaded", "True", "Loaded", closed),
@@ -217,6 +245,46 @@ fn compose(
         }),
         log_head: log_head(&offer.log),
         conditions: vec![condition("CapacityKnown", known, reason, &message), loaded, consistent],
+    }
+}
+
+/// Of an agent that lends nothing.
+fn compose_witness(log: &Standing, before: Option<&ProviderReportStatus>) -> ProviderReportStatus {
+    let now = now();
+    let (status, reason, message) = consistency(log);
+    let consistent = conditions(before, &now)(LOG_CONSISTENT, status, reason, &message);
+    ProviderReportStatus {
+        observed_at: Some(now.clone()),
+        agent_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        protocols: Vec::new(),
+        kubernetes_version: None,
+        devices: Vec::new(),
+        accepts: None,
+        log_head: log_head(log),
+        conditions: vec![consistent],
+    }
+}
+
+fn now() -> Time {
+    Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default())
+}
+
+/// Makes conditions that keep since when they are so.
+fn conditions(
+    before: Option<&ProviderReportStatus>,
+    now: &Time,
+) -> impl Fn(&str, &str, &str, &str) -> Condition {
+    move |kind, status, reason, message| {
+        let old = before
+            .and_then(|before| before.conditions.iter().find(|c| c.type_ == kind && c.status == status));
+        Condition {
+            type_: kind.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message: sanitise::line(message, 512),
+            observed_generation: None,
+            last_transition_time: old.map_or_else(|| now.clone(), |old| old.last_transition_time.clone()),
+        }
     }
 }
 

@@ -1,14 +1,11 @@
 //! Wiring: reads the configuration, opens the state directory, starts the tasks.
-use std::fs::File;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use muster_api::names::PROVIDER_NAMESPACE_PREFIX;
-use muster_proof::Digest;
 use tokio::sync::watch;
 
 use super::answers::Answers;
@@ -20,11 +17,8 @@ use super::heartbeat::Pulse;
 use super::hub::{Contact, View};
 use super::hub_blobs::{HttpBlobs, HubBlobs};
 use super::hub_keys::HubKeys;
-use super::identity::Identity;
-use super::join::JoinError;
 use super::kept::KeptLogs;
 use super::member::Member;
-use super::membership::Membership;
 use super::provider_key::Announcer;
 use super::relay::{Relay, Secrets};
 use super::render::Site;
@@ -35,19 +29,15 @@ use super::streams::Streams;
 use super::switch::Switch;
 use super::units::Units;
 use super::witness::Witness;
-use super::{AgentArgs, hub, hub_client, join, pin, relay_address, report, upload};
+use super::{AgentArgs, hub, hub_client, joined, pin, relay_address, report, upload};
 use crate::log::client::HttpLog;
 use crate::runtime::Shutdown;
 use crate::runtime::blobdir::BlobDir;
 use crate::runtime::client::{Target, install_crypto};
-use crate::runtime::files;
 use crate::runtime::tls::Authority;
-use crate::wire::join_token::{JoinToken, MAX_BYTES};
 
 /// How often litter is looked for.
 const SWEEP: Duration = Duration::from_secs(3600);
-/// Holds a join token, for those who cannot make a file.
-const TOKEN_VARIABLE: &str = "MUSTER_JOIN_TOKEN";
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -66,36 +56,23 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     let client = target.client().await?;
     let relay_at = relay_address::find(&args.relay, &client, &args.member.namespace, &shutdown).await?;
     let Some(relay_at) = relay_at else { return Ok(()) };
-    // 2. What we remember. One agent per state directory: two would make attempts behind each other's back.
-    let state_dir = StateDir::open(&args.state)?;
-    let _lock = lock(&args.state)?;
-    let policies = args.policy.load(Arc::new(Switch::open(&args.state)))?;
+    // 2. What we remember.
+    let state_dir = StateDir::open(&args.join.state)?;
+    let _lock = joined::lock(&args.join.state)?;
+    let policies = args.policy.load(Arc::new(Switch::open(&args.join.state)))?;
     let policies = policies.context("say what is lent: --policy FILE, or --allow-image and --workers")?;
     let policies = Arc::new(policies);
-    let blobs = Arc::new(BlobDir::open(&args.state.join("blobs")).await?);
+    let blobs = Arc::new(BlobDir::open(&args.join.state.join("blobs")).await?);
     let units = Arc::new(Units::open(state_dir)?);
-    let contact = Arc::new(Contact::open(args.state.join("contact")));
-    let kept = Arc::new(KeptLogs::open(&args.state)?);
+    let contact = Arc::new(Contact::open(args.join.state.join("contact")));
+    let kept = Arc::new(KeptLogs::open(&args.join.state)?);
     // 3. Who we are, and whom we talk to.
-    let (identity, membership) = match Membership::load(&args.state)? {
-        Some(membership) => {
-            let identity = Arc::new(Identity::existing(&args.state)?);
-            let membership = join_again(&args, &identity, membership, &shutdown).await?;
-            (identity, membership)
-        }
-        None => {
-            let (identity, token) = (Arc::new(Identity::open(&args.state)?), token(&args)?);
-            let patience = join::Patience::UntilJoined;
-            let membership = join::join(&args.state, &identity, &token, patience, &shutdown).await?;
-            (identity, membership)
-        }
-    };
-    tracing::info!(fingerprint = %identity.fingerprint(), "this agent's key");
-    let trusted = Arc::new(HubKeys::open(&args.state)?);
-    let fence = Arc::new(Fence::open(&args.state)?);
+    let (identity, membership) = args.join.membership(&shutdown).await?;
+    let trusted = Arc::new(HubKeys::open(&args.join.state)?);
+    let fence = Arc::new(Fence::open(&args.join.state)?);
     let gateway = Gateway::new(pin::pinned(&identity, &membership.ca)?, &membership.url);
     let session = Session::new(gateway, identity.clone(), &membership.provider);
-    let witness = Arc::new(Witness::open(&args.state, &membership.provider, &membership.log)?);
+    let witness = Arc::new(Witness::open(&args.join.state, &membership.provider, &membership.log)?);
     let namespace = format!("{PROVIDER_NAMESPACE_PREFIX}{}", membership.provider);
     let hub = hub_client::client(&membership, &identity, &session, &namespace)?;
     let hub_blobs: Arc<dyn HubBlobs> =
@@ -103,12 +80,12 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     #[cfg(feature = "cheats")]
     let hub_blobs =
         super::cheat::records::on_the_way(hub_blobs, HttpLog::new(session.clone()), identity.signing());
-    let authority = Authority::open(&args.state.join("relay-ca"), "muster relay")?;
-    let answers = Arc::new(Answers::open(&args.state, identity.signing().clone())?);
+    let authority = Authority::open(&args.join.state.join("relay-ca"), "muster relay")?;
+    let answers = Arc::new(Answers::open(&args.join.state, identity.signing().clone())?);
     let secrets = Secrets {
         signer: authority.signer()?,
         identity: identity.signing().clone(),
-        salts: Salts::open(&args.state)?,
+        salts: Salts::open(&args.join.state)?,
         answers: answers.clone(),
     };
     let site = Site {
@@ -206,7 +183,7 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
         };
         tokio::spawn(pulse.run(shutdown.clone()));
         let lease: Api<Lease> = Api::namespaced(hub.clone(), &namespace);
-        tokio::spawn(hub::renew(lease, holder()?, contact, shutdown.clone()));
+        tokio::spawn(hub::renew(lease, joined::holder()?, contact, shutdown.clone()));
         let reports = Api::namespaced(hub.clone(), &namespace);
         tokio::spawn(report::run(reports, policies, units, member, witness, shutdown.clone()));
         let view = controller.view.clone();
@@ -215,51 +192,6 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     }
     relay.await??;
     Ok(())
-}
-
-/// The token, from where it was put. It is in no message and no log.
-fn token(args: &AgentArgs) -> anyhow::Result<JoinToken> {
-    if let Some(path) = &args.join_token_file {
-        let bytes = files::read_capped(path, MAX_BYTES as u64 + 2).context("--join-token-file")?;
-        let text = String::from_utf8(bytes).map_err(|_| anyhow::anyhow!("--join-token-file: not a text"))?;
-        return JoinToken::parse(&text).with_context(|| format!("--join-token-file {}", path.display()));
-    }
-    match std::env::var(TOKEN_VARIABLE) {
-        Ok(text) => JoinToken::parse(&text).context(TOKEN_VARIABLE),
-        Err(_) => bail!(
-            "--state {}: this agent has not joined a hub yet; have its admin run `muster provider create-token` and pass \
-             the token with --join-token-file",
-            args.state.display()
-        ),
-    }
-}
-
-/// A newer token in the place of the one that was used: the provider was made anew, or the gateway has another CA or address.
-/// What is known stays if the token turns out to be of no use.
-async fn join_again(
-    args: &AgentArgs,
-    identity: &Identity,
-    known: Membership,
-    shutdown: &Shutdown,
-) -> anyhow::Result<Membership> {
-    // Who has joined needs no token any more, so none, or one that cannot be read, is no trouble.
-    let Some(token) = token(args).ok().filter(|token| token.hash() != known.token) else { return Ok(known) };
-    if token.provider != known.provider {
-        bail!(
-            "the join token is for provider {}, but --state {} is provider {}'s; give each its own state directory",
-            token.provider,
-            args.state.display(),
-            known.provider
-        );
-    }
-    match join::join(&args.state, identity, &token, join::Patience::Once, shutdown).await {
-        Ok(membership) => Ok(membership),
-        Err(error @ JoinError::Stopped) => Err(error.into()),
-        Err(error) => {
-            tracing::warn!(%error, "the new join token is of no use; going on as before");
-            Ok(known)
-        }
-    }
 }
 
 /// A revocation must not wait for the next look at a unit.
@@ -307,23 +239,4 @@ async fn sweep(units: Arc<Units>, blobs: Arc<BlobDir>, answers: Arc<Answers>, sh
             () = tokio::time::sleep(SWEEP) => {}
         }
     }
-}
-
-fn random() -> anyhow::Result<[u8; 32]> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
-    Ok(bytes)
-}
-
-/// Differs between processes: two agents of one provider can tell each other apart.
-fn holder() -> anyhow::Result<String> {
-    Ok(format!("agent-{}", &Digest::from_bytes(random()?).to_hex()[..12]))
-}
-
-fn lock(state: &Path) -> anyhow::Result<File> {
-    let path = state.join("lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path)?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-        .with_context(|| format!("--state {}: another agent uses it", state.display()))?;
-    Ok(file)
 }

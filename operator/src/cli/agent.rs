@@ -22,6 +22,8 @@ pub struct AgentCommand {
 enum Verb {
     /// Take signed WorkUnits from the hub and run them on this cluster
     Run(Box<AgentRun>),
+    /// Cosign the hub's log for an owner who lends nothing: no cluster is needed
+    Witness(Box<AgentWitness>),
     /// Print the fingerprint of the agent's key, to tell it to the hub's admin
     Fingerprint(State),
     /// End everything lent and offer nothing, now and after every restart, until `muster agent resume`
@@ -41,6 +43,14 @@ struct AgentRun {
 }
 
 #[derive(Debug, Args)]
+struct AgentWitness {
+    #[command(flatten)]
+    log: Log,
+    #[command(flatten)]
+    args: agent::onlooker::WitnessArgs,
+}
+
+#[derive(Debug, Args)]
 struct State {
     /// State directory of the agent
     #[arg(long, value_name = "DIR")]
@@ -51,6 +61,7 @@ impl AgentCommand {
     pub fn run(self) -> Outcome {
         match self.verb {
             Verb::Run(command) => serve(&command.log, agent::run(command.args)),
+            Verb::Witness(command) => serve(&command.log, agent::onlooker::run(command.args)),
             Verb::Fingerprint(at) => {
                 files::create_private_dir(&at.state)?;
                 // A key is made only for who has not joined yet: another key would be a stranger to the hub.

@@ -31,6 +31,8 @@ pub struct Tally {
     pub open: u32,
     /// Why an audit waits for somebody who could do it.
     pub no_auditor: Option<String>,
+    /// Which witnesses verdicts wait for.
+    pub unwitnessed: Option<String>,
 }
 
 impl Audits {
@@ -39,7 +41,8 @@ impl Audits {
     pub fn of(book: Option<&JobAudits>) -> Self {
         let Some(book) = book else { return Self::Unknown };
         let JobAudits { drawn, matched, faults, open, .. } = *book;
-        let tally = Tally { drawn, matched, faults, open, no_auditor: book.no_auditor.clone() };
+        let (no_auditor, unwitnessed) = (book.no_auditor.clone(), book.unwitnessed.clone());
+        let tally = Tally { drawn, matched, faults, open, no_auditor, unwitnessed };
         if book.settled { Self::Settled(tally) } else { Self::Open(tally) }
     }
 
@@ -62,10 +65,11 @@ impl Audits {
                 say(Status::Unknown, "AuditsOpen", "the hub has not read the log yet".to_owned())
             }
             Self::Settled(tally) => say(Status::True, "AllDrawnMatched", tally.to_string()),
-            Self::Open(tally) => match &tally.no_auditor {
-                Some(why) => say(Status::False, "AuditorUnavailable", format!("{why}; {tally}")),
-                None if tally.faults > 0 => say(Status::False, FAULT_FOUND, tally.to_string()),
-                None => say(Status::Unknown, "AuditsOpen", tally.to_string()),
+            Self::Open(tally) => match (&tally.no_auditor, &tally.unwitnessed) {
+                (Some(why), _) => say(Status::False, "AuditorUnavailable", format!("{why}; {tally}")),
+                (None, Some(why)) => say(Status::False, "WitnessesUnavailable", format!("{why}; {tally}")),
+                _ if tally.faults > 0 => say(Status::False, FAULT_FOUND, tally.to_string()),
+                _ => say(Status::Unknown, "AuditsOpen", tally.to_string()),
             },
         }
     }

@@ -26,6 +26,8 @@ pub struct Field {
     pub silent: BTreeSet<Digest>,
     /// Whether the hub's own auditor is up.
     pub hub_auditor: bool,
+    /// Entries under the newest head that counts ([`super::Quorum`]): a verdict waits until all that it rests on is there.
+    pub counted: u64,
     /// Whether windows are closed and draws made. A paused hub ends what is drawn and begins nothing.
     pub draws: bool,
 }
@@ -64,6 +66,13 @@ pub enum Todo {
         audit: Digest,
         /// Who.
         auditor: ProviderName,
+    },
+    /// A verdict rests on entries that no head that counts has.
+    AwaitWitnesses {
+        /// Record id of the draw.
+        draw: Digest,
+        /// A head with so many entries has them.
+        size: u64,
     },
     /// Nobody is left to ask but the hub's own auditor, and that one is not up or has given up.
     NoAuditor {

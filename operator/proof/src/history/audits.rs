@@ -184,9 +184,18 @@ impl History {
         }
     }
 
-    pub(super) fn take_audit_seal(&mut self, it: &AuditSeal, signer: Digest) {
+    pub(super) fn take_audit_seal(&mut self, index: u64, it: &AuditSeal, signer: Digest) {
         if let Some(assign) = self.assigns.get_mut(&it.audit) {
             assign.seal = Some((it.seal, signer));
+        }
+        self.hear(index, &it.audit);
+    }
+
+    /// Something was said in the audit of this assignment.
+    fn hear(&mut self, index: u64, audit: &Digest) {
+        let draw = self.assigns.get(audit).and_then(|assign| self.draws.get(&assign.draw));
+        if let Some(commit) = draw.map(|draw| draw.commit).and_then(|commit| self.commits.get_mut(&commit)) {
+            commit.heard = index;
         }
     }
 
@@ -208,9 +217,10 @@ impl History {
         if seal == claim.seal { Ok(signer) } else { Err(Refusal::DoesNotOpen) }
     }
 
-    pub(super) fn take_opening(&mut self, it: &Opening) {
+    pub(super) fn take_opening(&mut self, index: u64, it: &Opening) {
         if let Some(commit) = self.commits.get_mut(&it.commit) {
             commit.opened = Some(it.record_root);
+            commit.heard = index;
         }
     }
 
@@ -231,11 +241,12 @@ impl History {
         if own == seal { Ok(signer) } else { Err(Refusal::DoesNotOpen) }
     }
 
-    pub(super) fn take_audit_opening(&mut self, id: Digest, it: &AuditOpening) {
+    pub(super) fn take_audit_opening(&mut self, (id, index): (Digest, u64), it: &AuditOpening) {
         if let Some(assign) = self.assigns.get_mut(&it.audit) {
             assign.opened = Some((it.state_root, it.record_root));
             assign.opening = Some(id);
             self.openings.insert(id, it.audit);
         }
+        self.hear(index, &it.audit);
     }
 }

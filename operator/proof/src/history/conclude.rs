@@ -39,6 +39,20 @@ impl Audit<'_> {
     }
 }
 
+impl Plan<'_> {
+    /// Logs a verdict, once a head that counts has what it rests on.
+    fn decide(&mut self, audit: Audit<'_>, verdict: Verdict) {
+        let size = audit.commit.heard.saturating_add(1);
+        if size <= self.field.counted {
+            return self.log(Unsigned::Verdict(verdict));
+        }
+        let waits = Todo::AwaitWitnesses { draw: audit.id, size };
+        if !self.todo.contains(&waits) {
+            self.todo.push(waits);
+        }
+    }
+}
+
 impl History {
     /// Plans for a draw that has no verdict.
     pub(super) fn plan_audit(&self, plan: &mut Plan<'_>, id: Digest, draw: &DrawState) {
@@ -107,7 +121,7 @@ impl History {
     ) {
         let void = !counts(plan.state, audit.commit, &audit.draw.commit);
         match given_up {
-            Some(_) if void => plan.log(Unsigned::Verdict(audit.verdict(VerdictKind::Inconclusive))),
+            Some(_) if void => plan.decide(audit, audit.verdict(VerdictKind::Inconclusive)),
             None if plan.field.hub_auditor => {
                 plan.todo.push(Todo::AwaitSeal { audit: id, auditor: hub.auditor.clone() });
             }
@@ -127,7 +141,7 @@ impl History {
         let next = self.next_auditor(draw, audit.draw);
         let hub_asked = self.live_assigns(audit.draw).any(|assign| assign.owner.is_none());
         if next.is_none() && hub_asked {
-            return plan.log(Unsigned::Verdict(audit.verdict(VerdictKind::Inconclusive)));
+            return plan.decide(audit, audit.verdict(VerdictKind::Inconclusive));
         }
         if next.is_none() && !plan.field.hub_auditor {
             plan.todo.push(Todo::NoAuditor { draw: audit.id });
@@ -168,7 +182,7 @@ impl History {
     /// All who will ever open have opened: a verdict, or one more auditor.
     fn conclude(&self, plan: &mut Plan<'_>, audit: Audit<'_>) {
         if self.agreement(audit.draw).is_ok() {
-            return plan.log(Unsigned::Verdict(audit.verdict(VerdictKind::Match)));
+            return plan.decide(audit, audit.verdict(VerdictKind::Match));
         }
         let Some(((state, records), evidence)) = self.majority(audit.draw) else {
             return self.ask(plan, audit, (audit.id, audit.draw), AssignReason::Dispute);
@@ -183,12 +197,12 @@ impl History {
         for assign in wrong.filter(|assign| convicted.insert(&assign.auditor)) {
             let grounds = grounds(assign.opened.is_none());
             let verdict = audit.convicts(VerdictKind::AuditorFault, &assign.auditor, grounds);
-            plan.log(Unsigned::Verdict(verdict));
+            plan.decide(audit, verdict);
         }
         if convicted.is_empty() {
             let silent = audit.commit.opened.is_none();
             let verdict = audit.convicts(VerdictKind::Fault, &audit.commit.provider, grounds(silent));
-            plan.log(Unsigned::Verdict(verdict));
+            plan.decide(audit, verdict);
         }
     }
 

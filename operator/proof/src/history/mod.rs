@@ -22,6 +22,7 @@ mod conclude;
 mod due;
 mod keys;
 mod open;
+mod quorum;
 mod refusal;
 mod signers;
 mod state;
@@ -33,6 +34,7 @@ mod windows;
 pub use agenda::{Field, GivenUp, Todo, Unsigned};
 pub use due::Due;
 pub use open::Open;
+pub use quorum::Quorum;
 pub use refusal::Refusal;
 pub use view::{AssignView, AuditView, PathInterval, SecondView, StartView, VerdictView};
 
@@ -173,9 +175,9 @@ impl History {
             Record::WindowClose(it) => self.take_window_close(id, it),
             Record::Draw(it) => self.take_draw((id, index), it),
             Record::AuditAssign(it) => self.take_audit_assign((id, index), it),
-            Record::AuditSeal(it) => self.take_audit_seal(it, signer),
-            Record::Opening(it) => self.take_opening(it),
-            Record::AuditOpening(it) => self.take_audit_opening(id, it),
+            Record::AuditSeal(it) => self.take_audit_seal(index, it, signer),
+            Record::Opening(it) => self.take_opening(index, it),
+            Record::AuditOpening(it) => self.take_audit_opening((id, index), it),
             Record::Verdict(it) => self.take_verdict((id, index), it),
         }
     }

@@ -195,6 +195,8 @@ pub(super) struct CommitState {
     pub opened: Option<Digest>,
     /// The draw whose audit it is in, or was.
     pub audit: Option<Digest>,
+    /// Index of the newest seal or opening of that audit, or its own.
+    pub heard: u64,
 }
 
 #[derive(Debug, Clone)]

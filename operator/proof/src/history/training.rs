@@ -230,7 +230,8 @@ impl History {
             grant.size = window_size(tier, standing);
         }
         let claim = it.clone();
-        let state = CommitState { claim, index, provider, owner, rerun, opened: None, audit: None };
+        let state =
+            CommitState { claim, index, provider, owner, rerun, opened: None, audit: None, heard: index };
         self.commits.insert(id, state);
     }
 

@@ -149,7 +149,7 @@ impl World {
     /// The hub's and the trainer's part, once; what is waited for then.
     async fn turn(&self) -> Vec<Todo> {
         self.follower.advance(&self.ledger).await.unwrap();
-        let field = Field { hub_auditor: true, draws: true, ..Field::default() };
+        let field = Field { hub_auditor: true, draws: true, counted: u64::MAX, ..Field::default() };
         let length = self.job.beacon.length.get();
         let preimage = |index: u64| Some(links(&Digest::of(b"seed"), length - 1 - index));
         let agenda =

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use kube::ResourceExt;
 use muster_api::v1alpha1::{Audit, TrainingJob};
 use muster_proof::Digest;
-use muster_proof::history::{AuditView, Field, Todo, Unsigned};
+use muster_proof::history::{AuditView, Field, Quorum, Todo, Unsigned};
 use muster_proof::records::{Job, Payload as _};
 use muster_proof::selection;
 
@@ -24,11 +24,16 @@ const ROUNDS: usize = 64;
 /// Nothing may have happened in the log, and yet a provider may have come.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
+/// Witnesses look at the log with their heartbeats: so long nothing is said of waiting for them.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// What is remembered of a job between two looks.
 #[derive(Default)]
 pub struct Known {
     draws: Option<Draws>,
     waits: Waits,
+    /// Since when verdicts wait for witnesses.
+    unwitnessed: Option<Instant>,
     /// Audit objects as they were written; `None` before the first look at them.
     pub(super) written: Option<std::collections::BTreeMap<String, Audit>>,
     /// Entries of the log at the last look, when it was, whether something is open, and whether it is waited for somebody.
@@ -131,6 +136,7 @@ impl Known {
                 given_up,
                 silent: self.waits.unopened(patience, now),
                 hub_auditor: site.hub_auditor,
+                counted: ctx.follower.witnessed().counted,
                 draws: true,
             };
             let preimage = |index| draws.preimage(index);
@@ -161,11 +167,17 @@ impl Known {
         let audits: Vec<AuditView> = audits.map_err(|refusal| Error::Log(refusal.to_string()))?;
         let no_auditor = no_auditor(&agenda, &candidates, site.hub_auditor);
         let notes = ctx.follower.notes(&id).unwrap_or_default();
-        let of = sum::Of { id, job: &draws.job, notes: &notes, audits: &audits };
+        let witnessed = ctx.follower.witnessed();
+        let of = sum::Of { id, job: &draws.job, notes: &notes, audits: &audits, counted: witnessed.counted };
         let sum = ctx.follower.with(|history| sum(history, of, no_auditor.clone()));
         let sum = sum.ok_or(Error::Incomplete("log", "fold"))?;
-        let sum = sum.map_err(|refusal| Error::Log(refusal.to_string()))?;
-        let (seen, settled) = (sum.seen_log, sum.settled);
+        let mut sum = sum.map_err(|refusal| Error::Log(refusal.to_string()))?;
+        let unseen = agenda.iter().any(|todo| matches!(todo, Todo::AwaitWitnesses { .. })) || !sum.counted;
+        self.unwitnessed = self.unwitnessed.filter(|_| unseen).or_else(|| unseen.then(Instant::now));
+        if self.unwitnessed.is_some_and(|since| since.elapsed() >= PATIENCE) {
+            sum.unwitnessed = Some(unwitnessed(witnessed.newest));
+        }
+        let (seen, settled, counted) = (sum.seen_log, sum.settled, sum.counted);
         ctx.audits.put(&uid, sum);
         if let Some(error) = refused {
             return Err(error.into());
@@ -177,7 +189,7 @@ impl Known {
             let names = objects::Names { units: &replaying, no_auditor: no_auditor.as_deref() };
             objects::settle(ctx, job, &audits, names, &mut self.written).await?;
         }
-        let progress = match (settled, waits) {
+        let progress = match (settled, waits || !counted) {
             (true, _) => Progress::Settled,
             (false, true) => Progress::Busy,
             (false, false) => Progress::Quiet,
@@ -219,6 +231,19 @@ fn describe(record: &Unsigned) -> (&'static str, String) {
         Unsigned::Rollback(it) => {
             ("the rollback", format!("to interval {}, epoch {} on", it.to_interval, it.epoch))
         }
+    }
+}
+
+/// Which witnesses are missing, in words.
+fn unwitnessed(newest: Option<Quorum>) -> String {
+    match newest {
+        None => "no provider's agent has cosigned a head of the log yet".to_owned(),
+        Some(quorum) => format!(
+            "agents of {} of {} owners have cosigned the log's newest head, and verdicts count with {}",
+            quorum.cosigned,
+            quorum.owners,
+            quorum.needed()
+        ),
     }
 }
 

@@ -16,6 +16,8 @@ pub struct Of<'a> {
     pub notes: &'a JobNotes,
     /// Its audits.
     pub audits: &'a [AuditView],
+    /// Entries under the newest head that counts.
+    pub counted: u64,
 }
 
 /// See the module. `no_auditor` says why an audit waits for somebody, if it does.
@@ -23,7 +25,7 @@ pub struct Of<'a> {
 /// # Errors
 /// [`Refusal::Unknown`] for a job that the log does not have.
 pub fn sum(history: &History, of: Of<'_>, no_auditor: Option<String>) -> Result<JobAudits, Refusal> {
-    let Of { id, job, notes, audits } = of;
+    let Of { id, job, notes, audits, counted } = of;
     let open = history.open(id)?;
     let ended = |kind| {
         let with = |audit: &&AuditView| audit.verdict.as_ref().is_some_and(|verdict| verdict.kind == kind);
@@ -44,7 +46,9 @@ pub fn sum(history: &History, of: Of<'_>, no_auditor: Option<String>) -> Result<
             interval: signed(it.to_interval.get()),
         }
     });
-    let settled = open.is_empty();
+    // What nobody has seen could still be taken back.
+    let counted = verdicts().map(|verdict| verdict.index).all(|index| index < counted);
+    let settled = open.is_empty() && counted;
     let mut pinned = history.pinned(id)?;
     if let Some(back) = rollback.as_ref().filter(|back| !settled && back.step > 0) {
         pinned.extend(u64::try_from(back.step));
@@ -53,6 +57,8 @@ pub fn sum(history: &History, of: Of<'_>, no_auditor: Option<String>) -> Result<
     Ok(JobAudits {
         seen_log: history.next_index(),
         settled,
+        counted,
+        unwitnessed: None,
         training_ended: !open.contains(&Open::Training),
         drawn: count(audits.len()),
         matched: ended(VerdictKind::Match),

@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 
 use futures::stream::{self, StreamExt as _};
 use muster_proof::dsse::Envelope;
-use muster_proof::history::History;
+use muster_proof::history::{History, Quorum};
 use muster_proof::records::fields::{JobId, ProviderName};
 use muster_proof::selection::Standing;
-use muster_proof::tlog::checkpoint::SignedCheckpoint;
+use muster_proof::tlog::checkpoint::{Checkpoint, SignedCheckpoint};
 use muster_proof::tlog::entry::Entry;
 use muster_proof::tlog::frontier::Frontier;
 
 use super::notes::{JobNotes, Notes};
+use super::witnessed::{self, Seen, Witnessed, WitnessedError};
 use super::{Connected, Ledger, LedgerError};
 use crate::bundle::leaves::{LeavesError, entries};
 use crate::log::client::LogClient;
@@ -43,6 +44,9 @@ struct Read {
     frontier: Frontier,
     /// Entries under the newest head that was verified, and not in the fold yet.
     ahead: VecDeque<(u64, Entry)>,
+    /// That head.
+    head: Option<Checkpoint>,
+    witnessed: Witnessed,
 }
 
 /// What the log has of a provider.
@@ -97,6 +101,13 @@ impl Follower {
         read.as_ref().map(|read| look(&read.history))
     }
 
+    /// What the owners' witnesses say of what was read.
+    #[must_use]
+    pub fn witnessed(&self) -> Witnessed {
+        let read = self.read.read().unwrap_or_else(PoisonError::into_inner);
+        read.as_ref().map(|read| read.witnessed).unwrap_or_default()
+    }
+
     /// What was noted of a job that has audits.
     #[must_use]
     pub fn notes(&self, job: &JobId) -> Option<JobNotes> {
@@ -128,17 +139,50 @@ impl Follower {
                 notes: Notes::default(),
                 frontier: Frontier::new(),
                 ahead: VecDeque::new(),
+                head: None,
+                witnessed: Witnessed::default(),
             };
             read.get_or_insert_with(new).frontier.clone()
         };
-        if let Some((frontier, new)) = verified(ledger, &connected, frontier).await? {
+        if let Some((head, frontier, new)) = verified(ledger, &connected, frontier).await? {
             let mut read = self.read.write().unwrap_or_else(PoisonError::into_inner);
             if let Some(read) = read.as_mut() {
+                read.head = Some(head);
                 read.frontier = frontier;
                 read.ahead.extend(new);
             }
         }
-        self.fold(ledger, &connected).await
+        let size = self.fold(ledger, &connected).await?;
+        self.ask_witnesses(ledger, &connected, size).await?;
+        Ok(size)
+    }
+
+    /// Whether a newer head counts by now.
+    async fn ask_witnesses(
+        &self,
+        ledger: &Ledger,
+        connected: &Connected,
+        size: u64,
+    ) -> Result<(), FollowError> {
+        let (known, head, witnesses) = {
+            let read = self.read.read().unwrap_or_else(PoisonError::into_inner);
+            let Some(read) = read.as_ref() else { return Ok(()) };
+            (read.witnessed, read.head.clone(), read.history.witnesses())
+        };
+        let Some(head) = head.filter(|_| known.counted < size) else { return Ok(()) };
+        let seen = Seen { log: connected.log.as_ref(), key: &connected.head_key, head: &head, witnesses };
+        let nobody = Quorum { owners: usize::MAX, cosigned: 0 };
+        let quorum = |head: &SignedCheckpoint| self.with(|history| history.quorum(head)).unwrap_or(nobody);
+        let new = match witnessed::look(&seen, known, quorum).await {
+            Ok(new) => new,
+            Err(WitnessedError::Client(error)) => return Err(away(ledger, error).await),
+            Err(error) => return Err(FollowError::Broken(error.to_string())),
+        };
+        let mut read = self.read.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(read) = read.as_mut() {
+            read.witnessed = new;
+        }
+        Ok(())
     }
 
     /// Takes the entries that are ahead into the fold.
@@ -180,7 +224,7 @@ async fn verified(
     ledger: &Ledger,
     connected: &Connected,
     mut frontier: Frontier,
-) -> Result<Option<(Frontier, Vec<(u64, Entry)>)>, FollowError> {
+) -> Result<Option<(Checkpoint, Frontier, Vec<(u64, Entry)>)>, FollowError> {
     let broken = |problem: String| FollowError::Broken(problem);
     let log = connected.log.as_ref();
     let note = match log.checkpoint().await {
@@ -220,7 +264,7 @@ async fn verified(
         let text = format!("the root over its {size} entries is not the one that it has signed");
         return Err(broken(text));
     }
-    Ok((size > before).then_some((frontier, new)))
+    Ok((size > before).then_some((head.checkpoint().clone(), frontier, new)))
 }
 
 /// The envelope that an entry names.

@@ -20,6 +20,7 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 pub mod way;
+pub mod witnessed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,4 +1,5 @@
 //! For tests: a real log in a directory, admitted as the gateway does, without HTTP in between.
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -8,6 +9,8 @@ use muster_proof::dsse::Envelope;
 use muster_proof::key::{PublicKey, SigningKey};
 use muster_proof::records::fields::Nonce;
 use muster_proof::records::{Commit, Job, KeyBinding, Payload, ProviderKey, record_seal};
+use muster_proof::tlog::checkpoint::SignedCheckpoint;
+use muster_proof::tlog::note::{Algorithm, KeyName, NoteKey};
 use muster_proof::tlog::tile::Resource;
 use tempfile::TempDir;
 
@@ -29,6 +32,8 @@ pub struct Local {
     pub down: AtomicBool,
     /// Shown instead of the newest head.
     pub head: Mutex<Option<Vec<u8>>>,
+    /// Providers whose witnesses look at every head.
+    pub awake: Mutex<BTreeSet<String>>,
     hub: Vec<PublicKey>,
     records: Mutex<Vec<Digest>>,
     _dir: TempDir,
@@ -44,6 +49,7 @@ impl Local {
             log,
             down: AtomicBool::new(false),
             head: Mutex::default(),
+            awake: Mutex::default(),
             hub: vec![hub.public().clone()],
             records: Mutex::default(),
             _dir: dir,
@@ -64,6 +70,9 @@ impl Local {
 
     pub async fn append(&self, envelope: Envelope) -> Result<u64, AppendError> {
         let record = envelope.record_id();
+        if let Ok(key) = ProviderKey::from_payload(envelope.unverified_payload()) {
+            self.awake.lock().unwrap().insert(key.provider.to_string());
+        }
         let index = self.log.append(Submission { envelope, known: self.hub.clone() }).await?;
         let mut records = self.records.lock().unwrap();
         if !records.contains(&record) {
@@ -105,8 +114,21 @@ impl LogClient for Local {
         })
     }
 
-    fn cosigned(&self, _: usize) -> BoxFuture<'_, Result<Option<Vec<u8>>, ClientError>> {
-        Box::pin(async { Ok(None) })
+    fn cosigned(&self, least: usize) -> BoxFuture<'_, Result<Option<Vec<u8>>, ClientError>> {
+        Box::pin(async move {
+            self.check()?;
+            let awake = self.awake.lock().unwrap().clone();
+            let Some(head) = self.log.view().published.newest().filter(|_| awake.len() >= least) else {
+                return Ok(None);
+            };
+            let mut head =
+                SignedCheckpoint::open(head.note.as_bytes(), std::slice::from_ref(self.log.key())).unwrap();
+            for witness in awake.iter().map(|provider| witness(provider)) {
+                let line = head.cosign(&witness, 1_700_000_000).unwrap();
+                assert_eq!(head.merge(&[line], &[witness.public().clone()]).unwrap(), 1);
+            }
+            Ok(Some(head.to_string().into_bytes()))
+        })
     }
 
     fn cosign<'a>(&'a self, _: u64, _: &'a str) -> BoxFuture<'a, Result<(), ClientError>> {
@@ -153,17 +175,20 @@ pub fn identity(provider: &str) -> SigningKey {
     SigningKey::generate(*Digest::of(provider.as_bytes()).as_bytes()).unwrap()
 }
 
+/// What its agent cosigns with.
+fn witness(provider: &str) -> NoteKey {
+    let seed = *Digest::of(format!("witness of {provider}").as_bytes()).as_bytes();
+    NoteKey::new(KeyName::new(provider).unwrap(), Algorithm::CosignatureV1, seed)
+}
+
 /// The record of that key, as its agent signs it.
 pub fn own_record(provider: &str, owner: &str) -> Envelope {
-    use muster_proof::tlog::note::{Algorithm, KeyName, NoteKey};
-    let seed = *Digest::of(format!("witness of {provider}").as_bytes()).as_bytes();
-    let witness = NoteKey::new(KeyName::new(provider).unwrap(), Algorithm::CosignatureV1, seed);
     let record = ProviderKey {
         hub: ORIGIN.parse().unwrap(),
         provider: provider.parse().unwrap(),
         owner: owner.parse().unwrap(),
         key: identity(provider).public().clone(),
-        witness: witness.public().to_string().parse().unwrap(),
+        witness: witness(provider).public().to_string().parse().unwrap(),
     };
     record.sign(&identity(provider)).unwrap()
 }

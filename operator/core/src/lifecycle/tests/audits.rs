@@ -4,7 +4,7 @@ use crate::audits::JobAudits;
 use crate::lifecycle::audits::{Store, Tally};
 
 fn tally(drawn: u32, matched: u32, faults: u32) -> Tally {
-    Tally { drawn, matched, faults, open: drawn - matched - faults, no_auditor: None }
+    Tally { drawn, matched, faults, open: drawn - matched - faults, no_auditor: None, unwitnessed: None }
 }
 
 fn fault() -> Failure {
@@ -102,6 +102,10 @@ fn verified(audits: Audits) -> (Status, String) {
 fn verified_says_what_was_found() {
     let none = conditions(&view(None));
     assert!(none.iter().all(|c| c.kind != Kind::Verified), "tier None promises nothing");
+    let unseen = Tally { unwitnessed: Some("1 of 3 owners".into()), ..tally(1, 1, 0) };
+    let condition = Audits::Open(unseen).condition().unwrap();
+    assert_eq!((condition.status, condition.reason.as_str()), (Status::False, "WitnessesUnavailable"));
+    assert_eq!(condition.message, "1 of 3 owners; the drawn interval matches its replay");
     let no_one = Tally { no_auditor: Some("0 eligible auditors".into()), ..tally(1, 0, 0) };
     for (audits, status, text) in [
         (Audits::Unknown, Status::Unknown, "AuditsOpen: the hub has not read the log yet"),

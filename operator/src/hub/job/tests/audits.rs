@@ -6,11 +6,25 @@ use muster_core::lifecycle::conditions::FAULT_FOUND;
 use super::*;
 
 fn open(drawn: u32, matched: u32, faults: u32) -> Audits {
-    Audits::Open(Tally { drawn, matched, faults, open: drawn - matched - faults, no_auditor: None })
+    Audits::Open(Tally {
+        drawn,
+        matched,
+        faults,
+        open: drawn - matched - faults,
+        no_auditor: None,
+        unwitnessed: None,
+    })
 }
 
 fn settled(drawn: u32, matched: u32) -> Audits {
-    Audits::Settled(Tally { drawn, matched, faults: drawn - matched, open: 0, no_auditor: None })
+    Audits::Settled(Tally {
+        drawn,
+        matched,
+        faults: drawn - matched,
+        open: 0,
+        no_auditor: None,
+        unwitnessed: None,
+    })
 }
 
 fn fault() -> Rollback {

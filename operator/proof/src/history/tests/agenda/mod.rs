@@ -160,6 +160,7 @@ impl Play {
                 Todo::AwaitSeal { audit, auditor } => self.auditor_seals(*audit, auditor.as_str()),
                 Todo::AwaitOpening { commit, .. } => self.trainer_opens(*commit),
                 Todo::AwaitAnswer { audit, .. } => self.auditor_opens(*audit),
+                Todo::AwaitWitnesses { size, .. } => self.field.counted = self.field.counted.max(*size),
                 Todo::NoAuditor { .. } | Todo::ChainUsedUp | Todo::Log(_) => {}
             }
             self.waits.push(todo);
