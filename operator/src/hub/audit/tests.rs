@@ -113,6 +113,25 @@ async fn a_wrong_state_is_found_rolled_back_and_run_again_elsewhere() {
     assert_eq!(audits.rollback.as_ref().map(|back| back.verdict_index), Some(verdict_index));
 }
 
+/// All is replayed and shown, and of three owners one looks: nobody is judged, and the job is not verified, before a second does.
+#[tokio::test]
+async fn a_verdict_waits_for_the_owners_witnesses() {
+    let mut world = World::new(&["east", "west", "north"]).await;
+    world.train("east", right(40)).await;
+    *world.log.awake.lock().unwrap() = ["east".to_owned()].into();
+    for _ in 0..10 {
+        world.pass().await;
+        world.members().await;
+    }
+    let audits = world.book();
+    assert!(audits.training_ended && audits.drawn >= 2 && audits.open == audits.drawn, "{audits:?}");
+    let newest = world.ctx.follower.witnessed().newest.unwrap();
+    assert_eq!((newest.owners, newest.cosigned, newest.needed()), (3, 1, 2));
+    world.log.awake.lock().unwrap().insert("west".to_owned());
+    let audits = world.settle().await;
+    assert!(audits.matched == audits.drawn && audits.open == 0, "{audits:?}");
+}
+
 #[tokio::test]
 async fn who_declines_is_followed_by_the_next() {
     let mut world = World::new(&["east", "west", "north"]).await;

@@ -10,6 +10,7 @@ use crate::{dsse, records};
 
 mod agenda;
 mod audit;
+mod quorum;
 mod training;
 
 /// Refused for this reason, and nothing has changed.
@@ -78,6 +79,10 @@ fn salt(interval: u64) -> Nonce {
 impl World {
     /// The hub's keys and the providers are in the log.
     fn with_providers() -> Self {
+        Self::with_providers_of(&PROVIDERS)
+    }
+
+    fn with_providers_of(providers: &[(&str, &str, u8)]) -> Self {
         let mut job = samples::job();
         job.tier = Tier::Gold;
         job.beacon =
@@ -86,7 +91,7 @@ impl World {
         let id = job_id(&job.to_payload().unwrap());
         let mut world = Self { history, index: 0, job, id, drawn: 0 };
         world.push(&hub_keys::sign(1, &[hub().public()], &hub()).unwrap()).unwrap();
-        for (provider, owner, _) in PROVIDERS {
+        for (provider, owner, _) in providers {
             let record = world.provider_key(provider, owner);
             world.push(&record.sign_both(&hub(), &identity(provider)).unwrap()).unwrap();
         }

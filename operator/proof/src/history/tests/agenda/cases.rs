@@ -368,3 +368,28 @@ fn all_islands_go_back_the_verdicts_own_first() {
     assert!(!play.agenda().iter().any(|todo| back.contains(todo)));
     assert_eq!(play.history().lowest_epoch(play.world.id, 1), 1);
 }
+
+/// All seals and openings are there, and who gave them could still be shown another log: nobody is judged by them.
+#[test]
+fn a_verdict_waits_for_a_head_that_counts() {
+    for cheat in [Trainer::Honest, Trainer::WrongState] {
+        let mut play = Play::new("unseen", gold(12)).owners(&THREE).trains("east", cheat, 1);
+        play.train = vec!["east", "west"];
+        play.seen = false;
+        play.run();
+        assert_eq!(play.verdicts(), []);
+        let waits: Vec<_> = play.agenda();
+        let size = waits.iter().filter_map(|todo| match todo {
+            Todo::AwaitWitnesses { size, .. } => Some(*size),
+            _ => None,
+        });
+        let least = size.min().unwrap();
+        play.field.counted = least - 1;
+        assert!(!play.agenda().iter().any(|todo| matches!(todo, Todo::Log(_))), "one entry is missing");
+        play.field.counted = least;
+        assert!(play.agenda().iter().any(|todo| matches!(todo, Todo::Log(_))));
+        play.seen = true;
+        let play = play.settles();
+        assert_eq!(path(&play), right_path(&play, 12));
+    }
+}

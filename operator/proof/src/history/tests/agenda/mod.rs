@@ -58,6 +58,8 @@ struct Play {
     /// Record ids in the order of the log.
     log: Vec<Digest>,
     waits: Vec<Todo>,
+    /// Whether witnesses look.
+    seen: bool,
 }
 
 /// The state that interval `k` leads to from `start`, and its records.
@@ -105,6 +107,7 @@ impl Play {
             cancelled: false,
             log: Vec::new(),
             waits: Vec::new(),
+            seen: true,
         }
     }
 
@@ -160,7 +163,10 @@ impl Play {
                 Todo::AwaitSeal { audit, auditor } => self.auditor_seals(*audit, auditor.as_str()),
                 Todo::AwaitOpening { commit, .. } => self.trainer_opens(*commit),
                 Todo::AwaitAnswer { audit, .. } => self.auditor_opens(*audit),
-                Todo::AwaitWitnesses { size, .. } => self.field.counted = self.field.counted.max(*size),
+                Todo::AwaitWitnesses { size, .. } if self.seen => {
+                    self.field.counted = self.field.counted.max(*size);
+                }
+                Todo::AwaitWitnesses { .. } => {}
                 Todo::NoAuditor { .. } | Todo::ChainUsedUp | Todo::Log(_) => {}
             }
             self.waits.push(todo);
