@@ -100,9 +100,16 @@ impl Failed {
     /// # Errors
     /// A disk that is full or fails.
     pub fn write(&self, path: &Path) -> Result<(), FailedError> {
+        Ok(files::write_atomic(path, &self.to_bytes()?)?)
+    }
+
+    /// The bytes of the file.
+    ///
+    /// # Errors
+    /// Does not fail for records that were checked.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, FailedError> {
         let records = self.records.as_slice().to_vec();
-        let bytes = serde_json::to_vec(&File { before: self.before, records, step: self.step() })?;
-        Ok(files::write_atomic(path, &bytes)?)
+        Ok(serde_json::to_vec(&File { before: self.before, records, step: self.step() })?)
     }
 
     /// Reads a file that anybody may have written.
@@ -110,7 +117,15 @@ impl Failed {
     /// # Errors
     /// [`FailedError`].
     pub fn read(path: &Path) -> Result<Self, FailedError> {
-        let File { before, records, step } = serde_json::from_slice(&files::read_plain(path, MAX_FILE)?)?;
+        Self::parse(&files::read_plain(path, MAX_FILE)?)
+    }
+
+    /// Reads the bytes of a file.
+    ///
+    /// # Errors
+    /// [`FailedError`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, FailedError> {
+        let File { before, records, step } = serde_json::from_slice(bytes)?;
         Self::new(step, before, records)
     }
 
