@@ -42,7 +42,7 @@ all_of cheats-agent cargo test --locked --package muster --lib --features cheats
 log=$LOGS/cheats-weak.log
 "${cheats[@]}" cheats,weak-verifier >"$log" 2>&1
 # Those that must notice; a build that does not compile is not a test that fails.
-for test in each_lie_is_a_fault_and_the_job_ends_with_the_right_bits a_copied_state_has_no_records both_parties_lie; do
+for test in each_lie_is_a_fault_and_the_job_ends_with_the_right_bits a_false_failure_is_a_fault_and_the_job_goes_on a_copied_state_has_no_records both_parties_lie; do
     grep -qE "^test .*::$test \.\.\. FAILED$" "$log"
     result "a weak verifier fails $test" $?
 done

@@ -38,6 +38,7 @@ fn bodies(data: &[u8]) {
     body::<wire::Heartbeat>(data);
     body::<wire::ManifestRef>(data);
     body::<wire::CheckpointCommit>(data);
+    body::<wire::UnitFailure>(data);
     body::<wire::HubPublic>(data);
     body::<streams::StreamRequest>(data);
     body::<streams::StreamRefusal>(data);

@@ -8,9 +8,10 @@ use muster_proof::steps::{Bits, Records, StepRecord};
 use muster_proof::{Digest, jcs};
 use muster_trainer::binding;
 use muster_trainer::exchange::{HELLO, Identity, wire};
+use muster_trainer::failed::{self, Failed};
 use muster_trainer::protocol::handover::{self, Answer, Line, Written};
 use muster_trainer::protocol::{
-    CheckpointNotice, Command, Conflict, Event, Join, Joined, KeyBinding, Peer, Terms,
+    CheckpointNotice, Command, Conflict, Event, FailureNotice, Join, Joined, KeyBinding, Peer, Terms,
 };
 use muster_trainer::{checkpoint, commit, dataset, peers, records, safetensors};
 
@@ -30,6 +31,7 @@ pub fn targets() -> Vec<Target> {
         Target { name: "handover-line", run: handover_lines, seeds: handover_seeds },
         Target { name: "relay-signed", run: signed, seeds: signed_seeds },
         Target { name: "records", run: step_records, seeds: records_seeds },
+        Target { name: "failed-step", run: failed_step, seeds: failed_seeds },
         Target { name: "terms", run: terms, seeds: terms_seeds },
     ]
 }
@@ -128,6 +130,27 @@ fn step_records(data: &[u8]) {
     }
 }
 
+/// What a worker says of a step that is not finite, and what the relay is told of it: the record that is checked is the one of
+/// these terms and records, and the state before decides its root.
+fn failed_step(data: &[u8]) {
+    let (Some(terms), Some(key)) = (own_terms(), signer()) else { return };
+    if let Ok(failed) = Failed::parse(data) {
+        let taken = u64::try_from(failed.records().as_slice().len()).unwrap_or(u64::MAX);
+        assert!(failed.step() > taken);
+        let fits = (failed.step(), taken) == (19, 0) || (failed.step(), taken) == (20, 1);
+        let signed = failed.sign(&terms, &key);
+        assert_eq!(signed.is_ok(), fits);
+        if let Ok(notice) = signed {
+            assert!(failed::check(&notice, &terms, key.public()).is_ok());
+        }
+    }
+    if let Ok(notice) = serde_json::from_slice::<FailureNotice>(data)
+        && let Ok(id) = failed::check(&notice, &terms, key.public())
+    {
+        assert_eq!((id, notice.before), (notice.failure.record_id(), Digest::of(b"s")));
+    }
+}
+
 /// Whatever terms a relay gives: a commit that is signed after them is one that they check, and for no other records.
 fn terms(data: &[u8]) {
     let _ = serde_json::from_slice::<Conflict>(data).is_ok();
@@ -170,6 +193,16 @@ fn terms_seeds() -> Vec<Vec<u8>> {
 
 fn records_seeds() -> Vec<Vec<u8>> {
     own_records().and_then(|records| records::to_bytes(&records).ok()).into_iter().collect()
+}
+
+/// Step 20, after step 19.
+fn failed_seeds() -> Vec<Vec<u8>> {
+    let record = own_records().and_then(|records| records.as_slice().first().copied());
+    let failed = Failed::new(20, Digest::of(b"s"), record.into_iter().collect()).ok();
+    let signed = own_terms().zip(signer()).zip(failed.as_ref());
+    let notice = signed.and_then(|((terms, key), failed)| failed.sign(&terms, &key).ok());
+    let file = failed.as_ref().and_then(|failed| failed.to_bytes().ok());
+    file.into_iter().chain(notice.and_then(|notice| serde_json::to_vec(&notice).ok())).collect()
 }
 
 const TOKEN: &str = "a token";
@@ -372,6 +405,10 @@ mod tests {
         let notice = serde_json::from_slice::<CheckpointNotice>(notice).unwrap();
         commit::check(&notice, &own_terms().unwrap(), signer().unwrap().public()).unwrap();
         records::parse(&records_seeds()[0]).unwrap();
+        let [file, notice] = &failed_seeds()[..] else { panic!() };
+        assert_eq!(Failed::parse(file).unwrap().step(), 20);
+        let notice = serde_json::from_slice::<FailureNotice>(notice).unwrap();
+        failed::check(&notice, &own_terms().unwrap(), signer().unwrap().public()).unwrap();
         serde_json::from_slice::<Conflict>(&terms_seeds()[1]).unwrap();
     }
 }

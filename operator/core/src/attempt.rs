@@ -7,6 +7,7 @@
 //! Rules, in the order in which they matter:
 //! 1. attempt n+1 is made only after no pod of any earlier attempt can still run;
 //! 2. any pod's end that is not exit 0 ends its attempt: the survivors cannot go on without it;
+//!    but once the relay was told that a step is not finite, no pod is needed any more, and the log decides;
 //! 3. the job's own faults stop a unit quickly ([`Class::Permanent`], or a few attempts without a new checkpoint),
 //!    the world's faults (evictions, kills, lost nodes) are met with another attempt.
 
@@ -191,6 +192,24 @@ pub struct Stop {
     pub message: String,
 }
 
+/// A step that is not finite, as a pod has told the relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FailedStep {
+    /// Which.
+    pub step: i64,
+    /// How far that is.
+    pub standing: Standing,
+}
+
+/// How far what was told is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// On its way to the log: no pod is needed for that.
+    Waits,
+    /// The log has it.
+    Logged,
+}
+
 /// What is the case now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct World {
@@ -206,6 +225,8 @@ pub struct World {
     pub step: i64,
     /// What the relay says if worker processes of the current attempt die again and again inside their pods.
     pub crash_loop: Option<String>,
+    /// The step that is not finite, once the relay was told of one.
+    pub failed: Option<FailedStep>,
     /// The newest attempt number that the hub's status knows, for an agent that lost its state.
     pub known_attempt: i64,
     /// What the unit must wait for before it may start, if anything: capacity.

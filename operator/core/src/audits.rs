@@ -36,6 +36,8 @@ pub struct JobAudits {
     pub pinned: BTreeSet<i64>,
     /// Manifests of all checkpoints that were ever committed at those steps: one that was rolled back is replayed from, too.
     pub pinned_manifests: BTreeSet<Digest>,
+    /// The step that is not finite, if the job has ended in one that counts.
+    pub failure: Option<LoggedFailure>,
     /// The intervals that count now, in order, without a gap from the first.
     pub path: Vec<PathEntry>,
 }
@@ -55,6 +57,17 @@ pub struct Rollback {
     pub provider: Option<String>,
     /// The interval it was about.
     pub interval: i64,
+}
+
+/// A step that is not finite, says whoever trained.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoggedFailure {
+    /// Which.
+    pub step: i64,
+    /// Record id of the failure.
+    pub record: Digest,
+    /// Whether an audit has found the same.
+    pub matched: bool,
 }
 
 /// One interval that counts.

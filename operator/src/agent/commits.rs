@@ -1,5 +1,5 @@
 //! What a pod has committed, a file for each interval: the commit and the checkpoint's files as they were signed, and the step
-//! records that the commit's seal hides.
+//! records that the commit's seal hides; of an interval that ended in a step that is not finite the failure in their place.
 //! Kept until the unit is forgotten, for an audit may ask for the records of any interval. Not in the unit's own file, which
 //! is written anew with every change.
 use std::io;
@@ -29,6 +29,16 @@ pub struct Committed {
     pub records: Vec<StepRecord>,
 }
 
+/// How an interval without a commit ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Ended {
+    /// The failure, signed.
+    pub failure: Envelope,
+    /// Of the interval's steps that were taken. Secret.
+    pub records: Vec<StepRecord>,
+}
+
 /// The directory of them.
 #[derive(Debug, Clone)]
 pub struct Commits {
@@ -51,12 +61,31 @@ impl Commits {
     /// # Errors
     /// Any error of the file system; what was there before stays.
     pub fn save(&self, unit: &str, step: i64, committed: &Committed) -> io::Result<()> {
-        let path = self.path(unit, step);
+        self.write(&self.path(unit, step), committed)
+    }
+
+    /// Makes it durable, by its failed step.
+    ///
+    /// # Errors
+    /// Any error of the file system; what was there before stays.
+    pub fn save_failure(&self, unit: &str, step: i64, ended: &Ended) -> io::Result<()> {
+        self.write(&self.failed(unit, step), ended)
+    }
+
+    /// The one of this failed step.
+    ///
+    /// # Errors
+    /// Any error of the file system but absence; a file that holds something else.
+    pub fn load_failure(&self, unit: &str, step: i64) -> io::Result<Option<Ended>> {
+        files::load_json(&self.failed(unit, step), MAX_FILE)
+    }
+
+    fn write(&self, path: &Path, value: &impl Serialize) -> io::Result<()> {
         if let Some(dir) = path.parent().filter(|dir| !dir.is_dir()) {
             files::create_private_dir(dir)?;
             files::sync_dir(&self.root)?;
         }
-        files::write_atomic(&path, &serde_json::to_vec(committed)?, Access::Private)
+        files::write_atomic(path, &serde_json::to_vec(value)?, Access::Private)
     }
 
     /// The one of this step.
@@ -78,6 +107,10 @@ impl Commits {
     fn path(&self, unit: &str, step: i64) -> PathBuf {
         self.root.join(unit).join(format!("step-{step:08}.json"))
     }
+
+    fn failed(&self, unit: &str, step: i64) -> PathBuf {
+        self.root.join(unit).join(format!("failed-{step:08}.json"))
+    }
 }
 
 #[cfg(test)]
@@ -98,6 +131,9 @@ mod tests {
             StepRecord { eval_loss: None, grad_norm: number, learning_rate: number, loss: number, step: 1 };
         let key = SigningKey::generate([7; 32]).unwrap();
         let [commit, model] = ["x", "y"].map(|kind| Envelope::sign(kind, b"{}", &key).unwrap());
+        let ended = Ended { failure: commit.clone(), records: vec![record] };
+        commits.save_failure("a-0-1", 21, &ended).unwrap();
+        assert_eq!(commits.load_failure("a-0-1", 21).unwrap(), Some(ended));
         let one = Committed { commit, model, key: key.public().clone(), records: vec![record] };
         commits.save("a-0-1", 20, &one).unwrap();
         commits.save("b-0-1", 20, &one).unwrap();
@@ -109,6 +145,7 @@ mod tests {
         assert!(commits.load("a-0-1", 20).unwrap_err().to_string().contains("step-00000020.json"));
         commits.forget("a-0-1").unwrap();
         commits.forget("a-0-1").unwrap();
+        assert_eq!(commits.load_failure("a-0-1", 21).unwrap(), None);
         assert_eq!(commits.load("a-0-1", 20).unwrap(), None);
         assert!(commits.load("b-0-1", 20).unwrap().is_some());
     }

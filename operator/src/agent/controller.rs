@@ -17,7 +17,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::Api;
 use muster_api::v1alpha1::{WorkUnit, WorkUnitPhase};
-use muster_core::attempt::{self, Action, Attempts, Condition, Decision, Desired, Plan, World, decide};
+use muster_core::attempt::{
+    self, Action, Attempts, Condition, Decision, Desired, FailedStep, Plan, Standing, World, decide,
+};
 use muster_core::envelope::Payload;
 use muster_core::policy::Logs;
 
@@ -243,6 +245,10 @@ impl Controller {
             checkpoint_step: state.checkpoint_step(),
             step: progress.map_or(0, |progress| progress.step),
             crash_loop: rounds_now.and_then(rounds::crash_loop),
+            failed: state.failure.as_ref().map(|failed| FailedStep {
+                step: failed.step,
+                standing: if failed.durable { Standing::Logged } else { Standing::Waits },
+            }),
             known_attempt: i64::from(known_attempt),
             waits_for: self.waits_for(payload).await,
             jobs,

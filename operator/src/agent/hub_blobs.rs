@@ -18,7 +18,7 @@ use super::gateway::{Gateway, GatewayError, read, refusal};
 use super::policy::Policies;
 use super::session::Session;
 use crate::log::client::{ClientError, HttpLog, LogClient as _};
-use crate::wire::gateway::CheckpointCommit;
+use crate::wire::gateway::{CheckpointCommit, UnitFailure};
 use crate::wire::log::Logged;
 
 /// A download that breaks is taken up again this often in a row without a byte in between.
@@ -69,7 +69,7 @@ impl HubError {
 /// A blob's bytes as they come.
 pub type Blob = BoxStream<'static, Result<Bytes, HubError>>;
 
-/// The five things the agent does with the hub's store for a unit. A trait, so that the relay's tests can take the hub away.
+/// The six things the agent does with the hub's store for a unit. A trait, so that the relay's tests can take the hub away.
 pub trait HubBlobs: Send + Sync + std::fmt::Debug {
     /// A blob, or `None` if the hub does not have it for this unit.
     fn get<'a>(&'a self, unit: &'a str, digest: Digest) -> BoxFuture<'a, Result<Option<Blob>, HubError>>;
@@ -89,6 +89,13 @@ pub trait HubBlobs: Send + Sync + std::fmt::Debug {
         unit: &'a str,
         step: i64,
         commit: &'a CheckpointCommit,
+    ) -> BoxFuture<'a, Result<Logged, HubError>>;
+    /// Ends the job in this step, which is not finite; returns once the log has the failure.
+    fn fail<'a>(
+        &'a self,
+        unit: &'a str,
+        step: i64,
+        failure: &'a UnitFailure,
     ) -> BoxFuture<'a, Result<Logged, HubError>>;
     /// Has the log take another record.
     fn submit<'a>(&'a self, record: &'a Envelope) -> BoxFuture<'a, Result<Logged, HubError>>;
@@ -240,6 +247,24 @@ impl HubBlobs for HttpBlobs {
             match answer.status() {
                 StatusCode::OK => read("POST /v1/units/.../checkpoints/...", answer).await.map_err(lost),
                 _ => Err(refused(Method::POST, format!("checkpoint {step}"), answer).await),
+            }
+        })
+    }
+
+    fn fail<'a>(
+        &'a self,
+        unit: &'a str,
+        step: i64,
+        failure: &'a UnitFailure,
+    ) -> BoxFuture<'a, Result<Logged, HubError>> {
+        Box::pin(async move {
+            let path = format!("/v1/units/{unit}/failures/{step}");
+            let build =
+                |gateway: &Gateway| -> RequestBuilder { gateway.request(Method::POST, &path).json(failure) };
+            let answer = bounded(STALL, self.session.send(build)).await?;
+            match answer.status() {
+                StatusCode::OK => read("POST /v1/units/.../failures/...", answer).await.map_err(lost),
+                _ => Err(refused(Method::POST, format!("failure of step {step}"), answer).await),
             }
         })
     }

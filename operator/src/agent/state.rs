@@ -39,6 +39,9 @@ pub struct UnitState {
     pub rounds: Rounds,
     /// Committed checkpoints, oldest first, their blobs all in the cache or at the hub.
     pub checkpoints: Vec<Commit>,
+    /// The step that is not finite, once a pod has said so: after it nothing is committed.
+    #[serde(default)]
+    pub failure: Option<Failed>,
     /// By attempt: the binding of its rank 0's key. Of attempts before the current one those whose commits still wait.
     #[serde(default)]
     pub bindings: BTreeMap<i64, Binding>,
@@ -90,6 +93,20 @@ pub struct Commit {
     /// The attempt whose pod of rank 0 signed the commit; 0 if only the hub knows that any more.
     pub attempt: i64,
     /// The log has it, and the gateway has recorded it as the job's.
+    pub durable: bool,
+}
+
+/// A step that is not finite, where the commit of its interval would stand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Failed {
+    /// The step that cannot be taken.
+    pub step: i64,
+    /// Its record id.
+    pub record: Digest,
+    /// The attempt whose pod of rank 0 signed it.
+    pub attempt: i64,
+    /// The log has it.
     pub durable: bool,
 }
 

@@ -17,7 +17,7 @@ use super::gateway::GatewayError;
 use super::hub_blobs::{Blob, HubBlobs, HubError};
 use super::units::locked;
 use crate::log::client::ClientError;
-use crate::wire::gateway::CheckpointCommit;
+use crate::wire::gateway::{CheckpointCommit, UnitFailure};
 use crate::wire::log::Logged;
 
 /// A payload for two workers, 100 steps, a checkpoint every 20.
@@ -182,6 +182,26 @@ impl HubBlobs for MemoryBlobs {
             locked(&self.models).insert(step, (commit.model.clone(), commit.key.clone()));
             let logged = self.log(&commit.commit);
             locked(&self.calls).push(format!("step {step}"));
+            Ok(logged)
+        })
+    }
+
+    fn fail<'a>(
+        &'a self,
+        _unit: &'a str,
+        step: i64,
+        failure: &'a UnitFailure,
+    ) -> BoxFuture<'a, Result<Logged, HubError>> {
+        Box::pin(async move {
+            self.check()?;
+            if let Some(reason) = locked(&self.refuses).pop_front() {
+                let (reason, message) = (reason.to_owned(), "as the test wants".to_owned());
+                let source = GatewayError::Refused { status: 409, reason, message, retry_after: None };
+                let method = reqwest::Method::POST;
+                return Err(HubError::Answer { method, what: step.to_string(), source });
+            }
+            let logged = self.log(&failure.failure);
+            locked(&self.calls).push(format!("failed {step}"));
             Ok(logged)
         })
     }

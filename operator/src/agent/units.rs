@@ -11,7 +11,7 @@ use muster_proof::Digest;
 use muster_proof::dsse::Envelope;
 use tokio::sync::{Notify, watch};
 
-use super::commits::Committed;
+use super::commits::{Committed, Ended};
 use super::state::{StateDir, UnitState};
 use super::status::Wanted;
 
@@ -127,6 +127,26 @@ impl Unit {
         let (dir, name) = (self.dir.clone(), self.name.clone());
         let save = move || dir.commits.save(&name, step, &committed);
         tokio::task::spawn_blocking(save).await.map_err(io::Error::other)?
+    }
+
+    /// Keeps how the unit's last interval has ended; durable when this returns.
+    ///
+    /// # Errors
+    /// It could not be saved.
+    pub async fn keep_failure(&self, step: i64, ended: Ended) -> io::Result<()> {
+        let (dir, name) = (self.dir.clone(), self.name.clone());
+        let save = move || dir.commits.save_failure(&name, step, &ended);
+        tokio::task::spawn_blocking(save).await.map_err(io::Error::other)?
+    }
+
+    /// The failure of a step.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn failure_at(&self, step: i64) -> io::Result<Option<Ended>> {
+        let (dir, name) = (self.dir.clone(), self.name.clone());
+        let load = move || dir.commits.load_failure(&name, step);
+        tokio::task::spawn_blocking(load).await.map_err(io::Error::other)?
     }
 
     /// What was committed for a step, by this unit or by one that it continues.

@@ -1,6 +1,7 @@
 //! Brings committed checkpoints to the hub, the oldest first, for each commit names the one before it, and keeps the cache
 //! small. A checkpoint is durable when the log has its commit and the gateway has recorded it as the job's: that its bytes are
-//! there is not enough, for a superseded unit may have put them. Of a replay only the seal goes there.
+//! there is not enough, for a superseded unit may have put them. After the last of them goes the failure, if there is one. Of a
+//! replay only the seal goes there.
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +15,11 @@ use super::commits::Committed;
 use super::hub_blobs::{HubBlobs, HubError};
 use super::relay::bindings;
 use super::relay::checkpoints::prune;
-use super::state::{Commit, UnitState};
+use super::state::{Commit, Failed, UnitState};
 use super::units::{Unit, Units};
 use crate::runtime::blobdir::BlobDir;
 use crate::runtime::{Shutdown, backoff};
-use crate::wire::gateway::CheckpointCommit;
+use crate::wire::gateway::{CheckpointCommit, UnitFailure};
 
 /// A blob that no unit leads to may be part of a checkpoint that is still being sent, or a dataset that the next unit
 /// of its job asks for; after this it is litter.
@@ -43,6 +44,8 @@ enum UploadError {
     Manifest(Digest),
     #[error("the commit of step {0} is not in the state directory any more; restore it from a backup")]
     NoCommit(i64),
+    #[error("the failure of step {0} is not in the state directory any more; restore it from a backup")]
+    NoFailure(i64),
     #[error("the binding of the key of attempt {0} is not in the state directory any more")]
     NoBinding(i64),
     #[error("the log has taken record {got} for step {step}, not {want}")]
@@ -64,6 +67,28 @@ pub struct Site {
     pub hub: Arc<dyn HubBlobs>,
 }
 
+/// What the log does not have yet.
+#[derive(Debug, Clone)]
+enum Owed {
+    Commit(Commit),
+    Failure(Failed),
+}
+
+impl Owed {
+    /// The oldest; a failure is the last of its unit.
+    fn oldest(state: &UnitState) -> Option<Self> {
+        let failure = || state.failure.clone().filter(|failed| !failed.durable).map(Self::Failure);
+        state.oldest_waiting().cloned().map(Self::Commit).or_else(failure)
+    }
+
+    fn step(&self) -> i64 {
+        match self {
+            Self::Commit(commit) => commit.step,
+            Self::Failure(failed) => failed.step,
+        }
+    }
+}
+
 /// Uploads a unit's checkpoints, or seals its replay, until it is forgotten.
 pub async fn run(unit: Arc<Unit>, site: Site, shutdown: Shutdown) {
     let Site { units, blobs, answers, hub } = site;
@@ -76,40 +101,34 @@ pub async fn run(unit: Arc<Unit>, site: Site, shutdown: Shutdown) {
         // Nothing of a superseded unit is taken, nor of one that a restored hub does not count: it need not be tried.
         let is_taken = state.superseded.is_none() && state.orphaned.is_none() && state.continued_as.is_none();
         let is_audit = state.is_audit();
-        let due = state.oldest_waiting().filter(|_| is_taken).cloned();
+        let due = Owed::oldest(&state).filter(|_| is_taken);
         let pause = match &due {
             None => Duration::from_secs(3600),
-            Some(commit) => {
-                match deliver(&unit, commit, again, is_audit.then_some(&*answers), &blobs, &*hub).await {
+            Some(owed) => {
+                let step = owed.step();
+                match deliver(&unit, owed, again, is_audit.then_some(&*answers), &blobs, &*hub).await {
                     Ok(index) => {
-                        tracing::info!(
-                            unit = unit.name(),
-                            step = commit.step,
-                            index,
-                            "durable at the hub, and in the log"
-                        );
+                        tracing::info!(unit = unit.name(), step, index, "durable at the hub, and in the log");
                         (failures, again, waits) = (0, Again::No, false);
-                        settle(&unit, &units, &blobs, commit).await
+                        match owed {
+                            Owed::Commit(commit) => settle(&unit, &units, &blobs, commit).await,
+                            Owed::Failure(_) => settle_failure(&unit).await,
+                        }
                     }
                     Err(error) if let Some(why) = error.is_over() => {
-                        tracing::warn!(
-                            unit = unit.name(),
-                            step = commit.step,
-                            why,
-                            "superseded; nothing more is uploaded"
-                        );
+                        tracing::warn!(unit = unit.name(), step, why, "superseded; nothing more is uploaded");
                         end(&unit, why).await
                     }
                     Err(error) if error.is_early() => {
                         if !std::mem::replace(&mut waits, true) {
-                            tracing::info!(unit = unit.name(), step = commit.step, %error, "the job waits for its audits");
+                            tracing::info!(unit = unit.name(), step, %error, "the job waits for its audits");
                         }
                         PATIENT
                     }
                     Err(error) => {
                         failures += 1;
                         again = if error.reason() == Some("WrongStateRoot") { Again::Yes } else { Again::No };
-                        tracing::warn!(unit = unit.name(), step = commit.step, %error, "checkpoint not uploaded yet");
+                        tracing::warn!(unit = unit.name(), step, %error, "checkpoint or failure not uploaded yet");
                         let jitter = backoff::jitter_of(unit.name());
                         let cap = if error.is_stubborn() { STUBBORN } else { Duration::from_secs(15) };
                         backoff::delay(Duration::from_secs(1), cap, failures, jitter)
@@ -190,19 +209,34 @@ async fn end(unit: &Unit, why: String) -> Duration {
     }
 }
 
-/// What the unit owes: the checkpoint, or the seal of a replay.
+/// What the unit owes: the checkpoint, the failure, or the seal of a replay.
 async fn deliver(
     unit: &Unit,
-    commit: &Commit,
+    owed: &Owed,
     again: Again,
     sealed: Option<&Answers>,
     blobs: &BlobDir,
     hub: &dyn HubBlobs,
 ) -> Result<u64, UploadError> {
-    match sealed {
-        Some(answers) => Ok(seal::submit(unit, answers, hub).await?),
-        None => push(unit, commit, again, blobs, hub).await,
+    match (sealed, owed) {
+        (Some(answers), _) => Ok(seal::submit(unit, answers, hub).await?),
+        (None, Owed::Commit(commit)) => push(unit, commit, again, blobs, hub).await,
+        (None, Owed::Failure(failed)) => push_failure(unit, failed, hub).await,
     }
+}
+
+/// The binding of the key that signed it, unless the log has it, then the failure; its index in the log.
+async fn push_failure(unit: &Unit, failed: &Failed, hub: &dyn HubBlobs) -> Result<u64, UploadError> {
+    try_bind(unit, failed.attempt, hub).await?;
+    let ended = unit.failure_at(failed.step).await?;
+    let ended = ended.filter(|ended| ended.failure.record_id() == failed.record);
+    let ended = ended.ok_or(UploadError::NoFailure(failed.step))?;
+    let logged = hub.fail(unit.name(), failed.step, &UnitFailure { failure: ended.failure }).await?;
+    if logged.record_id != failed.record {
+        let (step, got, want) = (failed.step, logged.record_id, failed.record);
+        return Err(UploadError::OtherRecord { step, got, want });
+    }
+    Ok(logged.index)
 }
 
 /// Files first, then the manifest: whoever finds the manifest finds the rest. Then the binding of the key that signed the
@@ -225,13 +259,7 @@ async fn push(
         let (file, size) = blobs.file(&digest).await?.ok_or(UploadError::Lost(digest))?;
         hub.put(name, digest, file, size).await?;
     }
-    match bind(unit, commit.attempt, hub).await {
-        // Whether a newer epoch is there, which is what mostly is behind it, the answer to the commit says.
-        Err(UploadError::Hub(HubError::Log(error))) if !error.is_transient() => {
-            tracing::warn!(unit = name, attempt = commit.attempt, %error, "the log refuses the binding of the key");
-        }
-        bound => bound?,
-    }
+    try_bind(unit, commit.attempt, hub).await?;
     let committed = unit.committed_at(commit.step).await?;
     let committed = committed.filter(|committed| committed.commit.record_id() == commit.record);
     let Committed { commit: record, model, key, records: _ } =
@@ -243,6 +271,17 @@ async fn push(
         return Err(UploadError::OtherRecord { step, got, want });
     }
     Ok(logged.index)
+}
+
+/// As [`bind`]. Whether a newer epoch is there, which is what mostly is behind a refusal, the answer to the commit says.
+async fn try_bind(unit: &Unit, attempt: i64, hub: &dyn HubBlobs) -> Result<(), UploadError> {
+    match bind(unit, attempt, hub).await {
+        Err(UploadError::Hub(HubError::Log(error))) if !error.is_transient() => {
+            tracing::warn!(unit = unit.name(), attempt, %error, "the log refuses the binding of the key");
+            Ok(())
+        }
+        bound => bound,
+    }
 }
 
 /// Has the log take the binding of rank 0's key of an attempt.
@@ -286,6 +325,25 @@ async fn settle(unit: &Unit, units: &Units, blobs: &BlobDir, commit: &Commit) ->
             unit.durable.send_replace(commit.step);
             let old: Vec<Digest> = old.into_iter().map(|commit| commit.manifest).collect();
             remove_checkpoints(units, blobs, &old).await;
+            Duration::ZERO
+        }
+        Err(error) => {
+            tracing::error!(unit = unit.name(), %error, "cannot save the unit's state");
+            Duration::from_secs(5)
+        }
+    }
+}
+
+/// Records that the log has the failure: the unit is over, which its controller says.
+async fn settle_failure(unit: &Unit) -> Duration {
+    let settled = unit.update(|state| {
+        if let Some(failed) = &mut state.failure {
+            failed.durable = true;
+        }
+    });
+    match settled.await {
+        Ok(()) => {
+            unit.wake.notify_one();
             Duration::ZERO
         }
         Err(error) => {

@@ -58,7 +58,7 @@ pub struct AuditorArgs {
 /// What computing an interval came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Computed {
-    /// StateRoot at its end.
+    /// StateRoot at its end; what stands for it if a step before is not finite.
     pub state_root: Digest,
     /// Root of the tree over its step records.
     pub record_root: Digest,

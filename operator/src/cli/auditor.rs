@@ -64,10 +64,9 @@ impl Replay for Processes {
             isa: self.isa.clone(),
         };
         async move {
-            let state_root = interval.compute(&stop, &mut Progress::quiet()).await;
-            let state_root = state_root.map_err(|failure| failure.to_string())?;
-            let records = interval.records().map_err(|failure| failure.to_string())?;
-            Ok(Computed { state_root, record_root: records.root() })
+            let came = interval.compute(&stop, &mut Progress::quiet()).await;
+            let came = came.map_err(|failure| failure.to_string())?;
+            Ok(Computed { state_root: came.state_root, record_root: came.records.root() })
         }
         .boxed()
     }

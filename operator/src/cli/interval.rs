@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use muster_proof::Digest;
 use muster_proof::steps::Records;
+use muster_trainer::failed::{FAILED_FILE, Failed};
 use muster_trainer::protocol::ExitCode;
 use muster_trainer::records;
 
@@ -28,33 +29,58 @@ pub(super) struct Interval {
     pub isa: String,
 }
 
+/// What an interval comes to.
+#[derive(Debug, Clone)]
+pub(super) struct Computed {
+    /// StateRoot after its last step, also if it ends before in a step that is not finite: then what stands for that.
+    pub state_root: Digest,
+    /// Of its steps, that were taken.
+    pub records: Records,
+    /// The step that is not finite, if there is one.
+    pub failed: Option<u64>,
+}
+
 impl Interval {
-    /// The StateRoot after the last step.
+    /// Computes it.
     ///
     /// # Errors
     /// The trainer's own code if it refuses, 143 after `stop`, 3 if it came to nothing.
-    pub async fn compute(&self, stop: &Shutdown, progress: &mut Progress) -> Result<Digest, Failure> {
+    pub async fn compute(&self, stop: &Shutdown, progress: &mut Progress) -> Result<Computed, Failure> {
         let end = workers::run(&self.launch(), stop, progress).await?;
         progress.close();
         match end {
-            End::Finished { step, state_root } if step == self.last => Ok(state_root),
+            End::Finished { step, state_root } if step == self.last => {
+                let records = records::read(&records::path(&self.out, self.last), self.last);
+                let records = records.map_err(|error| {
+                    incomplete(Failure::new(format!("the step records of the replay: {error}")))
+                })?;
+                Ok(Computed { state_root, records, failed: None })
+            }
             End::Finished { step, .. } => {
                 let text = format!("the trainer ended after step {step}, not {}", self.last);
                 Err(incomplete(Failure::new(text)))
             }
             End::Stopped => Err(Failure::with_code(ExitCode::Stopped.code(), "stopped")),
+            End::Refused { code, .. } if code == ExitCode::NonFinite.code() => self.failed(),
             End::Refused { code, message } => Err(Failure::with_code(code, message)),
             End::Crashed(crash) => Err(incomplete(Failure::new(crash.message))),
         }
     }
 
-    /// The records of its steps, once it was computed.
-    ///
-    /// # Errors
-    /// They cannot be read.
-    pub fn records(&self) -> Result<Records, Failure> {
-        let read = records::read(&records::path(&self.out, self.last), self.last);
-        read.map_err(|error| incomplete(Failure::new(format!("the step records of the replay: {error}"))))
+    /// What the trainer has left of a step that is not finite.
+    fn failed(&self) -> Result<Computed, Failure> {
+        let lacks =
+            |problem: String| incomplete(Failure::new(format!("the failed step of the replay: {problem}")));
+        let failed = Failed::read(&self.out.join(FAILED_FILE)).map_err(|error| lacks(error.to_string()))?;
+        let (step, taken) = (failed.step(), failed.records().as_slice().len() as u64);
+        if step > self.last || step - taken != self.start + 1 {
+            return Err(lacks(format!("step {step} after {taken} is not of this interval")));
+        }
+        Ok(Computed {
+            state_root: failed.state_root(),
+            records: failed.records().clone(),
+            failed: Some(step),
+        })
     }
 
     fn launch(&self) -> Launch {

@@ -12,7 +12,7 @@ use muster_trainer::checkpoint::Store;
 use muster_trainer::resolved::{MAX_SPEC, read_spec};
 use serde::Serialize;
 
-use super::interval::Interval;
+use super::interval::{Computed, Interval};
 use super::local::progress::Progress;
 use super::output::{Output, line, note};
 use super::run::block_on;
@@ -103,7 +103,10 @@ impl ReplayCommand {
             // The trainer's events would stand among ours.
             interval.compute(&stop, &mut Progress::new(Output::Text, state.step)).await
         };
-        let computed = block_on(train)??;
+        let came = block_on(train)??;
+        if let Some(step) = came.failed {
+            note(format_args!("step {step} is not finite here"));
+        }
         let replayed = Replayed {
             result: "",
             job: bundle.job.0,
@@ -112,26 +115,21 @@ impl ReplayCommand {
             first_step: state.first_step,
             last_step: state.step,
             committed: state.state_root,
-            computed,
-            records: opened(&dir, &bundle, &state, &interval)?,
+            computed: came.state_root,
+            records: opened(&dir, &bundle, &state, &came),
         };
         self.say(replayed)
     }
 
     fn wanted(&self, report: &Report) -> Result<State, Failure> {
         let found = report.states.iter().find(|s| (s.island, s.interval) == (self.island, self.interval));
-        let state = found.cloned().ok_or_else(|| {
+        found.cloned().ok_or_else(|| {
             let text = format!(
                 "no commit that counts is of island {}, interval {}; the job has {} intervals, {} are committed",
                 self.island, self.interval, report.counts.intervals, report.counts.committed
             );
             Failure::usage(text)
-        })?;
-        if state.manifest.is_none() {
-            let text = "this interval ended in a step whose numbers are not finite; that is not replayed yet";
-            return Err(incomplete(Failure::new(text)));
-        }
-        Ok(state)
+        })
     }
 
     /// Spec and start state in `out`.
@@ -210,13 +208,9 @@ impl ReplayCommand {
 }
 
 /// Whether the step records that were computed are those that the bundle opens.
-fn opened(dir: &Dir, bundle: &Bundle, state: &State, interval: &Interval) -> Result<Option<bool>, Failure> {
-    let Some(opening) = bundle.openings.iter().find(|opening| opening.commit == state.commit) else {
-        return Ok(None);
-    };
-    let bytes = dir.read(&opening.records.name(), MAX_FILE).ok().flatten();
-    let Some(theirs) = bytes.and_then(|bytes| Records::parse(state.first_step, &bytes).ok()) else {
-        return Ok(None);
-    };
-    Ok(Some(interval.records()?.root() == theirs.root()))
+fn opened(dir: &Dir, bundle: &Bundle, state: &State, came: &Computed) -> Option<bool> {
+    let opening = bundle.openings.iter().find(|opening| opening.commit == state.commit)?;
+    let bytes = dir.read(&opening.records.name(), MAX_FILE).ok().flatten()?;
+    let theirs = Records::parse(state.first_step, &bytes).ok()?;
+    Some(came.records.root() == theirs.root())
 }

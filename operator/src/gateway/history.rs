@@ -165,7 +165,10 @@ pub fn may_submit(member: &Member, envelope: &Envelope) -> Result<(), Refusal> {
         return Ok(());
     }
     let text = match states.contains(&kind) {
-        true => "commits go to /v1/units/{unit}/checkpoints/{step}".to_owned(),
+        true => {
+            "commits go to /v1/units/{unit}/checkpoints/{step}, failures to /v1/units/{unit}/failures/{step}"
+                .to_owned()
+        }
         false => format!("a record of type {kind:?} is not for this caller to log"),
     };
     Err(Refusal::new(StatusCode::FORBIDDEN, "NotHere", text))

@@ -6,6 +6,7 @@
 //! | `follow` | the answer over a real API server; every WorkUnit seen raises the fence |
 //! | `quota` | how large checkpoints of a job are, and how much a unit may have under way |
 //! | `commit` | what a checkpoint must satisfy to become the job's |
+//! | `failure` | what a step that is not finite must satisfy to stand in its place |
 //! | `models` | what its signer says of its files |
 //! | `read_back` | its StateRoot, from what the store has |
 //! | `urls` | URLs of single blobs; uploads that went past the gateway |
@@ -13,6 +14,7 @@
 //!
 //! The fence is checked here, where effects happen: whatever its agent believes, a superseded unit puts and commits nothing.
 mod commit;
+mod failure;
 mod follow;
 mod kept;
 mod models;
@@ -49,7 +51,7 @@ use super::urls::Urls;
 use crate::log::Log;
 use crate::runtime::blobdir::drain;
 use crate::store::Store;
-use crate::wire::gateway::CheckpointCommit;
+use crate::wire::gateway::{CheckpointCommit, UnitFailure};
 use crate::wire::log::Logged;
 
 struct Units<W> {
@@ -85,6 +87,7 @@ pub fn router<W: Work>(store: Arc<Store>, work: Arc<W>, urls: Arc<Urls>, log: Ar
         .route("/v1/units/{unit}/blobs/sha256/{hex}/publish", post(urls::publish::<W>))
         .route("/v1/units/{unit}/urls", post(urls::url::<W>))
         .route("/v1/units/{unit}/checkpoints/{step}", post(commit::<W>))
+        .route("/v1/units/{unit}/failures/{step}", post(fail::<W>))
         .route("/v1/units/{unit}/attempts/{attempt}/logs/{rank}", put(kept::keep::<W>))
         // Blobs are streamed and have a limit of their own, JSON is read with one.
         .layer(DefaultBodyLimit::disable())
@@ -156,14 +159,32 @@ async fn commit<W: Work>(
     Path((unit, step)): Path<(String, String)>,
     body: Body,
 ) -> Result<Json<Logged>, Refusal> {
-    let number = step.parse::<u64>().ok().filter(|number| number.to_string() == step);
-    let step = number.ok_or_else(|| {
-        Refusal::new(StatusCode::BAD_REQUEST, "BadRequest", "the path ends with a step, a number")
-    })?;
+    let step = number(&step)?;
     let request: CheckpointCommit = json(body).await?;
     let unit = units.unit(&agent, &unit).await?;
     let entry = units.commit(&agent, &unit, step, request).await?;
     Ok(Json(Logged { index: entry.index, record_id: entry.record }))
+}
+
+async fn fail<W: Work>(
+    State(units): State<Arc<Units<W>>>,
+    Extension(agent): Extension<Agent>,
+    Path((unit, step)): Path<(String, String)>,
+    body: Body,
+) -> Result<Json<Logged>, Refusal> {
+    let step = number(&step)?;
+    let UnitFailure { failure } = json(body).await?;
+    let unit = units.unit(&agent, &unit).await?;
+    let entry = units.fail(&agent, &unit, step, failure).await?;
+    Ok(Json(Logged { index: entry.index, record_id: entry.record }))
+}
+
+/// A step in a path, in its one spelling.
+fn number(step: &str) -> Result<u64, Refusal> {
+    let number = step.parse::<u64>().ok().filter(|number| number.to_string() == step);
+    number.ok_or_else(|| {
+        Refusal::new(StatusCode::BAD_REQUEST, "BadRequest", "the path ends with a step, a number")
+    })
 }
 
 impl<W: Work> Units<W> {

@@ -193,6 +193,14 @@ pub struct CheckpointCommit {
     pub key: PublicKey,
 }
 
+/// `POST /v1/units/{unit}/failures/{step}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UnitFailure {
+    /// The failure record, signed by the bound key.
+    pub failure: Envelope,
+}
+
 /// `GET /v1/namespaces/{ns}/jobs/{job}/checkpoints/{step}/signature`: what `model.sig` and `commit.tlog-proof` are made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -3,7 +3,7 @@
 use crate::env::{Env, Failed};
 use crate::graph::Graph;
 use crate::isa::{Isa, IsaUnavailable, Level};
-use crate::ops::{Moments, clip_factor, update};
+use crate::ops::{Moments, clip_factor, update, would_be_finite};
 use crate::schedule::Schedule;
 use crate::spec::HyperParameters;
 use crate::state::State;
@@ -99,6 +99,8 @@ pub struct Optimizer {
     schedule: Schedule,
     env: Env,
     sums: Vec<f32>,
+    /// The step after which the state was left with small numbers only.
+    calm_after: Option<u64>,
 }
 
 impl Optimizer {
@@ -117,6 +119,7 @@ impl Optimizer {
             schedule: Schedule::new(hyper),
             env,
             sums: vec![],
+            calm_after: None,
         })
     }
 
@@ -127,8 +130,9 @@ impl Optimizer {
         Ok(crate::ops::gradient_norm(&mut self.env, &self.graph, gradient, &mut self.sums)?)
     }
 
-    /// Step `state.step + 1` with the reduced gradient. On an error the state is spoilt: a caller that
-    /// goes on must go back to a checkpoint.
+    /// Step `state.step + 1` with the reduced gradient, of the state that the step before has left. On
+    /// [`OptimError::NonFinite`] the state is the one before the step: what failed names it. On another error it is spoilt:
+    /// a caller that goes on must go back to a checkpoint.
     pub fn step(&mut self, state: &mut State, gradient: &[f32]) -> Result<StepStats, OptimError> {
         let step = state.step + 1;
         for (what, len) in [("w", state.w.len()), ("m", state.m.len()), ("v", state.v.len())] {
@@ -140,14 +144,17 @@ impl Optimizer {
         }
         let factor = clip_factor(self.hyper.clip_norm, norm);
         let lr = self.schedule.rate(step);
-        state.b1p *= self.hyper.beta1;
-        state.b2p *= self.hyper.beta2;
-        let moments = Moments::new(&self.hyper, state.b1p, state.b2p, factor, lr);
-        let finite = update(&mut self.env, &self.graph, &moments, state, gradient)?;
-        if !finite {
+        let (b1p, b2p) = (state.b1p * self.hyper.beta1, state.b2p * self.hyper.beta2);
+        let moments = Moments::new(&self.hyper, b1p, b2p, factor, lr);
+        // The update is in place, so what would spoil the state is found before. Small numbers, as all sound runs have
+        // them, need no look.
+        let is_sure = self.calm_after == Some(state.step) && moments.is_harmless(norm);
+        if !is_sure && !would_be_finite(&mut self.env, &self.graph, &moments, state, gradient)? {
             return Err(NonFinite { step, what: Quantity::State }.into());
         }
-        state.step = step;
+        let calm = update(&mut self.env, &self.graph, &moments, state, gradient)?;
+        self.calm_after = calm.then_some(step);
+        (state.b1p, state.b2p, state.step) = (b1p, b2p, step);
         Ok(StepStats { norm, lr, factor })
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use muster_trainer::failure::Failure;
 use muster_trainer::files::{FileError, Named as _};
-use muster_trainer::protocol::handover::{self, Answer, Line};
+use muster_trainer::protocol::handover::{self, Answer};
 
 use crate::take::Taker;
 use crate::warn;
@@ -114,7 +114,7 @@ fn hear(stream: UnixStream, taker: &Taker, answers: &Answers) -> io::Result<()> 
     let mut from = BufReader::new(&stream);
     let end = loop {
         match handover::read(&mut from) {
-            Ok(Some(Line::Written(written))) => taker.push(written),
+            Ok(Some(line)) => taker.push(line),
             Ok(None) => break Ok(()),
             Err(error) => break Err(error),
         }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use muster_proof::Digest;
 use muster_proof::steps::Records;
 use muster_trainer::checkpoint::{self, FILES, MANIFEST_FILE, MAX_MANIFEST, Manifest};
+use muster_trainer::failed::Failed;
 use muster_trainer::failure::Failure;
 use muster_trainer::files::{self, FileError, Named as _, NewDir};
 use muster_trainer::protocol::ExitCode;
@@ -96,6 +97,28 @@ impl Kept {
         drop(remove(&self.links(step)));
     }
 
+    /// What the worker of a round says of a step that is not finite. It lies where the worker has left it.
+    ///
+    /// # Errors
+    /// [`ExitCode::BadCheckpoint`]: nothing, or something else.
+    pub fn failed(&self, round: u32, step: u64) -> Result<Failed, Failure> {
+        let path = self.work.failed(round, step);
+        let bad = |problem: &dyn std::fmt::Display| {
+            Failure::new(ExitCode::BadCheckpoint, format!("{}: {problem}", path.display()))
+        };
+        let failed = Failed::read(&path).map_err(|error| bad(&error))?;
+        if failed.step() == step {
+            Ok(failed)
+        } else {
+            Err(bad(&format_args!("is of step {}", failed.step())))
+        }
+    }
+
+    /// The failure is durable: its records are secret, and stay no longer than they are needed.
+    pub fn forget_failed(&self, round: u32, step: u64) {
+        drop(fs::remove_file(self.work.failed(round, step)));
+    }
+
     /// Everything up to this step is durable: nothing of it is needed any more.
     ///
     /// # Errors
@@ -170,6 +193,22 @@ mod tests {
         let one = Bits::of(1.0);
         let record = StepRecord { eval_loss: None, grad_norm: one, learning_rate: one, loss: one, step };
         Records::new(step, vec![record]).unwrap()
+    }
+
+    #[test]
+    fn a_failed_step_is_read_until_it_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let work = Work::new(dir.path());
+        let kept = Kept::open(&work).unwrap();
+        fs::create_dir_all(work.handovers()).unwrap();
+        assert_eq!(kept.failed(1, 6).unwrap_err().code, ExitCode::BadCheckpoint);
+        let failed = Failed::new(6, Digest::of(b"state"), records(5).as_slice().to_vec()).unwrap();
+        failed.write(&work.failed(1, 6)).unwrap();
+        assert_eq!(kept.failed(1, 6).unwrap(), failed);
+        fs::copy(work.failed(1, 6), work.failed(1, 7)).unwrap();
+        assert!(kept.failed(1, 7).unwrap_err().message.contains("is of step 6"));
+        kept.forget_failed(1, 6);
+        assert!(kept.failed(1, 6).is_err());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Checkpoints that are not durable yet, in the order of their steps: which is next, and who waits for room.
+//! Checkpoints, and a failure, that are not durable yet, in the order of their steps: which is next, and who waits for room.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,37 @@ pub struct Sealed {
     pub manifest: Digest,
 }
 
-/// Where a checkpoint is on its way.
+/// A step that is not finite, as the worker's file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failed {
+    /// The round whose worker wrote it.
+    pub round: u32,
+    /// The step that cannot be taken.
+    pub step: u64,
+    /// Digest of the state before it.
+    pub before: Digest,
+}
+
+/// How an interval has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Item {
+    /// With a checkpoint.
+    Checkpoint(Sealed),
+    /// In a step that is not finite.
+    Failure(Failed),
+}
+
+impl Item {
+    /// The state, or the failed step.
+    pub fn step(&self) -> u64 {
+        match self {
+            Self::Checkpoint(sealed) => sealed.step,
+            Self::Failure(failed) => failed.step,
+        }
+    }
+}
+
+/// Where it is on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// The relay has not taken it.
@@ -31,15 +61,15 @@ pub enum Stage {
 /// What the uploading thread does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Next {
-    /// With which checkpoint.
-    pub sealed: Sealed,
+    /// With what.
+    pub item: Item,
     /// [`Stage::Waiting`]: bring it. [`Stage::Accepted`]: all are; ask whether this last one is durable.
     pub stage: Stage,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    items: VecDeque<(Sealed, Stage)>,
+    items: VecDeque<(Item, Stage)>,
     /// Why nothing more can be durable.
     refused: Option<Failure>,
 }
@@ -51,7 +81,7 @@ impl Inner {
 
     fn next(&self) -> Option<Next> {
         let first = self.items.iter().find(|(_, stage)| *stage == Stage::Waiting);
-        first.or(self.items.back()).map(|(sealed, stage)| Next { sealed: *sealed, stage: *stage })
+        first.or(self.items.back()).map(|(item, stage)| Next { item: *item, stage: *stage })
     }
 }
 
@@ -76,12 +106,12 @@ impl Queue {
         inner.refused.clone().map_or(Ok(()), Err)
     }
 
-    /// Adds a checkpoint at the place of its step. One that is there already stays as it is.
-    pub fn push(&self, sealed: Sealed) {
+    /// Adds one at the place of its step. One that is there already stays as it is.
+    pub fn push(&self, item: Item) {
         let mut inner = self.inner();
-        let at = inner.items.partition_point(|(other, _)| other.step < sealed.step);
-        if inner.items.get(at).is_none_or(|(other, _)| other.step != sealed.step) {
-            inner.items.insert(at, (sealed, Stage::Waiting));
+        let at = inner.items.partition_point(|(other, _)| other.step() < item.step());
+        if inner.items.get(at).is_none_or(|(other, _)| other.step() != item.step()) {
+            inner.items.insert(at, (item, Stage::Waiting));
         }
         drop(inner);
         self.shared.1.notify_all();
@@ -106,8 +136,8 @@ impl Queue {
 
     /// The relay has the checkpoint of this step.
     pub fn accepted(&self, step: u64) {
-        self.change(|(sealed, stage)| {
-            if sealed.step == step {
+        self.change(|(item, stage)| {
+            if item.step() == step {
                 *stage = Stage::Accepted;
             }
         });
@@ -116,9 +146,9 @@ impl Queue {
     /// The relay has none from this step on, or none that counts. Whether that step is here.
     pub fn back_to(&self, step: u64) -> bool {
         let mut is_here = false;
-        self.change(|(sealed, stage)| {
-            is_here |= sealed.step == step;
-            if sealed.step >= step {
+        self.change(|(item, stage)| {
+            is_here |= item.step() == step;
+            if item.step() >= step {
                 *stage = Stage::Waiting;
             }
         });
@@ -127,7 +157,7 @@ impl Queue {
 
     /// Everything up to this step is durable.
     pub fn durable(&self, step: u64) {
-        self.inner().items.retain(|(sealed, _)| sealed.step > step);
+        self.inner().items.retain(|(item, _)| item.step() > step);
         self.shared.1.notify_all();
     }
 
@@ -135,7 +165,7 @@ impl Queue {
     pub fn refuse(&self, why: Failure) -> Vec<u64> {
         let mut inner = self.inner();
         inner.refused.get_or_insert(why);
-        let steps = inner.items.drain(..).map(|(sealed, _)| sealed.step).collect();
+        let steps = inner.items.drain(..).map(|(item, _)| item.step()).collect();
         drop(inner);
         self.shared.1.notify_all();
         steps
@@ -146,7 +176,7 @@ impl Queue {
         self.inner().waiting() > 0
     }
 
-    fn change(&self, change: impl FnMut(&mut (Sealed, Stage))) {
+    fn change(&self, change: impl FnMut(&mut (Item, Stage))) {
         self.inner().items.iter_mut().for_each(change);
         self.shared.1.notify_all();
     }
@@ -158,13 +188,13 @@ mod tests {
 
     use super::*;
 
-    fn sealed(step: u64) -> Sealed {
-        Sealed { step, state_root: Digest::of(b"r"), manifest: Digest::of(b"m") }
+    fn sealed(step: u64) -> Item {
+        Item::Checkpoint(Sealed { step, state_root: Digest::of(b"r"), manifest: Digest::of(b"m") })
     }
 
     fn next(queue: &Queue) -> (u64, Stage) {
-        let Next { sealed, stage } = queue.next();
-        (sealed.step, stage)
+        let Next { item, stage } = queue.next();
+        (item.step(), stage)
     }
 
     #[test]

@@ -16,13 +16,13 @@ use muster_trainer::checkpoint::{
 use muster_trainer::failure::Failure;
 use muster_trainer::files::{self, Named as _};
 use muster_trainer::protocol::ExitCode;
-use muster_trainer::protocol::handover::{Answer, Written};
+use muster_trainer::protocol::handover::{Answer, FailedStep, Line, Written};
 use muster_trainer::records::{self, RECORDS_FILE};
 use muster_trainer::work::Work;
 
 use crate::hear::Answers;
 use crate::kept::{Kept, bad_records};
-use crate::queue::Sealed;
+use crate::queue::{self, Item, Sealed};
 use crate::upload::Uploads;
 use crate::warn;
 
@@ -38,7 +38,7 @@ pub enum Taken {
 /// The thread that takes hand-overs, in the order in which it was told of them.
 #[derive(Debug, Clone)]
 pub struct Taker {
-    to: Sender<Written>,
+    to: Sender<Line>,
     /// Those that it has not finished.
     open: Arc<AtomicUsize>,
     thread: Arc<JoinHandle<()>>,
@@ -61,10 +61,10 @@ impl Taker {
     }
 
     /// Notes a hand-over; never waits.
-    pub fn push(&self, written: Written) {
+    pub fn push(&self, line: Line) {
         self.open.fetch_add(1, Ordering::Relaxed);
         // A thread that died ends the process soon.
-        let _ = self.to.send(written);
+        let _ = self.to.send(line);
     }
 
     /// Whether a hand-over is not finished.
@@ -87,27 +87,55 @@ struct Take {
 }
 
 impl Take {
-    fn run(&self, from: &Receiver<Written>, open: &AtomicUsize) {
+    fn run(&self, from: &Receiver<Line>, open: &AtomicUsize) {
         // A state that is wrong ends the pod. What its worker has written meanwhile must not push out what shows why.
         let mut fault: Option<Failure> = None;
-        for written in from {
-            let step = written.step;
-            let taken = match &fault {
-                None => take(&self.work, &self.kept, written),
-                Some(failure) => Err(failure.clone()),
-            };
-            match taken {
-                Ok(Taken::Sealed(sealed)) => self.pass_on(written, sealed),
-                Ok(Taken::Durable) => self.answers.send(&Answer::Durable { step }),
-                Err(failure) => {
-                    warn(&format!("the state of step {step} is no checkpoint: {failure}"));
-                    self.answers.send(&Answer::refused(step, failure.code.code(), &failure.message));
-                    let is_there = self.work.handover(written.round, step).is_dir();
-                    fault =
-                        fault.or((failure.code == ExitCode::BadCheckpoint && is_there).then_some(failure));
-                }
+        for line in from {
+            match line {
+                Line::Written(written) => self.state(written, &mut fault),
+                Line::Failed(failed) => self.failed(failed, fault.as_ref()),
             }
             open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn state(&self, written: Written, fault: &mut Option<Failure>) {
+        let step = written.step;
+        let taken = match fault {
+            None => take(&self.work, &self.kept, written),
+            Some(failure) => Err(failure.clone()),
+        };
+        match taken {
+            Ok(Taken::Sealed(sealed)) => self.pass_on(written, sealed),
+            Ok(Taken::Durable) => self.answers.send(&Answer::Durable { step }),
+            Err(failure) => {
+                warn(&format!("the state of step {step} is no checkpoint: {failure}"));
+                self.answers.send(&Answer::refused(step, failure.code.code(), &failure.message));
+                let is_there = self.work.handover(written.round, step).is_dir();
+                if failure.code == ExitCode::BadCheckpoint && is_there {
+                    fault.get_or_insert(failure);
+                }
+            }
+        }
+    }
+
+    /// A step that is not finite. There is nothing to make of it; the states before it are on their way already.
+    fn failed(&self, FailedStep { round, step }: FailedStep, fault: Option<&Failure>) {
+        let read = match fault {
+            None => self.kept.failed(round, step),
+            Some(failure) => Err(failure.clone()),
+        };
+        match read {
+            Ok(failed) => {
+                let before = failed.before();
+                self.uploads.push(Item::Failure(queue::Failed { round, step, before }));
+            }
+            // Told once more after its answer was lost.
+            Err(_) if step <= self.kept.durable_step() => self.answers.send(&Answer::Durable { step }),
+            Err(failure) => {
+                warn(&format!("step {step}: {failure}"));
+                self.answers.send(&Answer::refused(step, failure.code.code(), &failure.message));
+            }
         }
     }
 
@@ -123,7 +151,7 @@ impl Take {
             .room()
             .and_then(|()| self.kept.link(step, &manifest, &store.path(step)).map_err(disk));
         match linked {
-            Ok(()) => self.uploads.push(sealed),
+            Ok(()) => self.uploads.push(Item::Checkpoint(sealed)),
             Err(Failure { code, message }) => {
                 warn(&format!("checkpoint of step {step} is not uploaded: {message}"));
                 self.answers.send(&Answer::refused(step, code.code(), &message));

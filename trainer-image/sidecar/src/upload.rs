@@ -1,4 +1,4 @@
-//! Checkpoints to the relay and their commits, oldest first. A thread of its own tries for ever: a relay that is down
+//! Checkpoints to the relay and their commits, oldest first, and the failure of the interval after them, if there is one. A thread of its own tries for ever: a relay that is down
 //! delays durability, and only when too much waits for it also training. Nothing is given up.
 //!
 //! A commit is signed after the relay's terms and with the step records, which are read from the disk for it. If the
@@ -16,13 +16,13 @@ use muster_trainer::commit;
 use muster_trainer::failure::Failure;
 use muster_trainer::files;
 use muster_trainer::protocol::handover::Answer;
-use muster_trainer::protocol::{CheckpointNotice, Conflict, ExitCode, Terms};
+use muster_trainer::protocol::{CheckpointNotice, Conflict, ExitCode, FailureNotice, Terms};
 use muster_trainer::relay::{self, Known, Unavailable};
 
 use crate::bind::{Binder, Unbound};
 use crate::hear::Answers;
 use crate::kept::Kept;
-use crate::queue::{Next, Queue, Sealed, Stage};
+use crate::queue::{self, Item, Next, Queue, Sealed, Stage};
 use crate::warn;
 
 /// First and longest pause between tries.
@@ -60,9 +60,9 @@ impl Uploads {
         self.queue.room()
     }
 
-    /// Adds a checkpoint whose records, manifest and links are kept.
-    pub fn push(&self, sealed: Sealed) {
-        self.queue.push(sealed);
+    /// Adds a checkpoint whose records, manifest and links are kept, or a failure.
+    pub fn push(&self, item: Item) {
+        self.queue.push(item);
     }
 
     /// Whether a checkpoint is not at the relay. One that is there is left to it when the process ends.
@@ -83,7 +83,22 @@ struct Uploader {
     kept: Kept,
     answers: Arc<Answers>,
     /// What was said last, to be said again until it is durable.
-    notice: Option<CheckpointNotice>,
+    notice: Option<Notice>,
+}
+
+/// What is said of an interval's end.
+enum Notice {
+    Checkpoint(CheckpointNotice),
+    Failure(FailureNotice),
+}
+
+impl Notice {
+    fn step(&self) -> u64 {
+        match self {
+            Self::Checkpoint(notice) => notice.step,
+            Self::Failure(notice) => notice.failed_step,
+        }
+    }
 }
 
 /// What came of one try.
@@ -111,12 +126,11 @@ impl Uploader {
         let (mut pause, mut ask) = (PAUSE.0, PAUSE.0);
         loop {
             let next = self.queue.next();
-            let step = next.sealed.step;
             match self.bring(&next) {
                 Ok(sent) => {
                     pause = PAUSE.0;
                     ask = if next.stage == Stage::Waiting { PAUSE.0 } else { (ask * 2).min(ASK) };
-                    match self.settle(step, sent) {
+                    match self.settle(&next.item, sent) {
                         Then::Go => {}
                         Then::Ask => self.queue.idle(ask),
                         Then::Pause => thread::sleep(PAUSE.0),
@@ -124,7 +138,7 @@ impl Uploader {
                 }
                 Err(error) => {
                     if pause == PAUSE.0 {
-                        warn(&format!("checkpoint of step {step}: {error}; trying again"));
+                        warn(&format!("{}: {error}; trying again", name(&next.item)));
                     }
                     thread::sleep(pause);
                     pause = (pause * 2).min(PAUSE.1);
@@ -133,11 +147,15 @@ impl Uploader {
         }
     }
 
-    fn settle(&mut self, step: u64, sent: Sent) -> Then {
+    fn settle(&mut self, item: &Item, sent: Sent) -> Then {
+        let step = item.step();
         match sent {
             Sent::Durable => {
                 if let Err(error) = self.kept.durable(step) {
                     warn(&format!("what is durable stays: {error}"));
+                }
+                if let Item::Failure(failed) = item {
+                    self.kept.forget_failed(failed.round, step);
                 }
                 self.notice = None;
                 self.queue.durable(step);
@@ -160,20 +178,20 @@ impl Uploader {
                         "the relay wants the interval that ends with step {first} first, and of that nothing is here; \
                          a new attempt trains it again"
                     );
-                    self.refuse(step, ExitCode::PeerLost, why);
+                    self.refuse(item, ExitCode::PeerLost, why);
                 }
                 Then::Pause
             }
             Sent::Refused(code, why) => {
-                self.refuse(step, code, why);
+                self.refuse(item, code, why);
                 Then::Go
             }
         }
     }
 
     /// Each commit names the one before, so what comes after one that is refused is refused, too.
-    fn refuse(&self, step: u64, code: ExitCode, why: String) {
-        warn(&format!("checkpoint of step {step}: {why}"));
+    fn refuse(&self, item: &Item, code: ExitCode, why: String) {
+        warn(&format!("{}: {why}", name(item)));
         for step in self.queue.refuse(Failure::new(code, why.clone())) {
             self.answers.send(&Answer::refused(step, code.code(), &why));
         }
@@ -181,8 +199,8 @@ impl Uploader {
 
     /// One try: what the relay lacks is put, then the checkpoint is announced with its commit.
     fn bring(&mut self, next: &Next) -> Result<Sent, Unavailable> {
-        if next.stage == Stage::Waiting
-            && let Some(refused) = self.put_all(&next.sealed)?
+        if let (Stage::Waiting, Item::Checkpoint(sealed)) = (next.stage, &next.item)
+            && let Some(refused) = self.put_all(sealed)?
         {
             return Ok(refused);
         }
@@ -193,14 +211,17 @@ impl Uploader {
             // Another pod or key stands where this one should: only a new attempt helps.
             Err(Unbound::Refused(why)) => return Ok(Sent::Refused(ExitCode::PeerLost, why)),
         }
-        let notice = match self.notice.take().filter(|notice| notice.step == next.sealed.step) {
+        let notice = match self.notice.take().filter(|notice| notice.step() == next.item.step()) {
             Some(notice) => notice,
-            None => match self.sign(&next.sealed)? {
+            None => match self.sign(&next.item)? {
                 Ok(notice) => notice,
                 Err(sent) => return Ok(sent),
             },
         };
-        let answer = self.binder.relay().checkpoint(&notice)?;
+        let answer = match &notice {
+            Notice::Checkpoint(notice) => self.binder.relay().checkpoint(notice)?,
+            Notice::Failure(notice) => self.binder.relay().failure(notice)?,
+        };
         match answer.status {
             200 => return Ok(Sent::Durable),
             202 => {
@@ -216,7 +237,7 @@ impl Uploader {
                 Ok(Conflict::NotNext { step }) => return Ok(Sent::First(step)),
                 Ok(Conflict::BlobMissing {}) => {
                     self.notice = Some(notice);
-                    self.queue.back_to(next.sealed.step);
+                    self.queue.back_to(next.item.step());
                 }
                 Err(_) => self.notice = Some(notice),
             },
@@ -226,37 +247,62 @@ impl Uploader {
         Err(answer.unexpected())
     }
 
-    /// The commit of a checkpoint after the terms of the relay, or why there is none.
-    fn sign(&mut self, sealed: &Sealed) -> Result<Result<CheckpointNotice, Sent>, Unavailable> {
-        let answer = self.binder.relay().terms(sealed.step)?;
+    /// The commit or failure after the terms of the relay, or why there is none.
+    fn sign(&mut self, item: &Item) -> Result<Result<Notice, Sent>, Unavailable> {
+        let step = item.step();
+        let answer = match item {
+            Item::Checkpoint(_) => self.binder.relay().terms(step)?,
+            Item::Failure(_) => self.binder.relay().terms_of_failed(step)?,
+        };
         let terms: Terms = match answer.status {
             200 => answer.json()?,
+            400 if matches!(item, Item::Failure(_)) => {
+                return Ok(Err(damaged(answer.unexpected().to_string())));
+            }
             403 if !self.binder.disowned() => return Ok(Err(damaged(answer.unexpected().to_string()))),
             410 => return Ok(Err(over())),
             409 => match answer.json()? {
-                Conflict::NotNext { step } if step != sealed.step => return Ok(Err(Sent::First(step))),
+                Conflict::NotNext { step: first } if first != step => return Ok(Err(Sent::First(first))),
                 _ => return Err(answer.unexpected()),
             },
             _ => return Err(answer.unexpected()),
         };
-        if terms.last_step.get() != sealed.step {
-            return Err(Unavailable(format!(
-                "gave the terms of step {} for {}",
-                terms.last_step, sealed.step
-            )));
+        let (first, last) = (terms.first_step.get(), terms.last_step.get());
+        let fits = match item {
+            Item::Checkpoint(_) => last == step,
+            Item::Failure(_) => (first..=last).contains(&step),
+        };
+        if !fits {
+            return Err(Unavailable(format!("gave the terms of the steps {first} to {last} for {step}")));
         }
+        Ok(match item {
+            Item::Checkpoint(sealed) => self.sign_commit(&terms, sealed).map(Notice::Checkpoint),
+            Item::Failure(failed) => self.sign_failure(&terms, failed).map(Notice::Failure),
+        })
+    }
+
+    fn sign_failure(&self, terms: &Terms, failed: &queue::Failed) -> Result<FailureNotice, Sent> {
+        let read = self.kept.failed(failed.round, failed.step);
+        let read = read.map_err(|Failure { code, message }| Sent::Refused(code, message))?;
+        if read.before() != failed.before {
+            return Err(damaged("the file was changed on the disk".into()));
+        }
+        read.sign(terms, self.binder.key()).map_err(|error| damaged(error.to_string()))
+    }
+
+    fn sign_commit(&self, terms: &Terms, sealed: &Sealed) -> Result<CheckpointNotice, Sent> {
         let records = match self.kept.records(sealed.step) {
             Ok(records) => records,
-            Err(Failure { code, message }) => return Ok(Err(Sent::Refused(code, message))),
+            Err(Failure { code, message }) => return Err(Sent::Refused(code, message)),
         };
-        let Some((manifest, digest)) = self.kept_manifest(sealed) else { return Ok(Err(changed())) };
+        let Some((manifest, digest)) = self.kept_manifest(sealed) else { return Err(changed()) };
         let key = self.binder.key();
         let signed = sign_files(&manifest, &digest, key).map_err(|error| error.to_string());
         let signed = signed.and_then(|model| {
-            commit::sign(&terms, &records, digest, sealed.state_root, model, key)
+            commit::sign(terms, &records, digest, sealed.state_root, model, key)
                 .map_err(|error| error.to_string())
         });
-        Ok(signed.map_err(damaged))
+        signed.map_err(damaged)
     }
 
     /// The manifest of a checkpoint, as it was when it was made.
@@ -310,6 +356,14 @@ impl Uploader {
             410 => Ok(Some(over())),
             _ => Err(answer.unexpected()),
         }
+    }
+}
+
+/// For people.
+fn name(item: &Item) -> String {
+    match item {
+        Item::Checkpoint(sealed) => format!("checkpoint of step {}", sealed.step),
+        Item::Failure(failed) => format!("failure of step {}", failed.step),
     }
 }
 

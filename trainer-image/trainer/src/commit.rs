@@ -129,7 +129,7 @@ fn other_terms(got: &Commit, terms: &Terms) -> Option<&'static str> {
     ])
 }
 
-fn first_wrong<const N: usize>(fields: [(&'static str, bool); N]) -> Option<&'static str> {
+pub(crate) fn first_wrong<const N: usize>(fields: [(&'static str, bool); N]) -> Option<&'static str> {
     fields.into_iter().find_map(|(field, same)| (!same).then_some(field))
 }
 

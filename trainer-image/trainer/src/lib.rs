@@ -11,6 +11,7 @@
 //! | [`worker`] | one process of a training run |
 //! | [`pod`] | process 1 of a pod: rounds, hand-over to the sidecar |
 //! | [`records`], [`commit`] | what the steps of an interval report, and what is signed of it |
+//! | [`failed`] | the same of an interval that ends in a step that is not finite |
 //! | [`relay`], [`binding`], [`work`] | what supervisor and sidecar share: the agent's relay, its key, the scratch directory |
 //! | [`inference`] | logits, gradients, text from a trained model |
 //! | [`cli`] | the command line |
@@ -27,6 +28,7 @@ pub mod cli;
 pub mod commit;
 pub mod dataset;
 pub mod exchange;
+pub mod failed;
 pub mod failure;
 pub mod files;
 pub mod inference;

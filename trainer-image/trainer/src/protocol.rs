@@ -10,7 +10,7 @@
 mod commits;
 pub mod handover;
 
-pub use commits::{CheckpointNotice, Conflict, MAX_NOTICE, Terms};
+pub use commits::{CheckpointNotice, Conflict, FailureNotice, MAX_NOTICE, Terms};
 
 use std::net::SocketAddr;
 
@@ -123,6 +123,15 @@ pub enum Event {
         /// The state it holds.
         step: u64,
         /// Its directory.
+        path: String,
+    },
+    /// A step is not finite, and what there is to say of it is durable on disk. Rank 0 only; an error follows.
+    Failed {
+        /// The step that cannot be taken.
+        step: u64,
+        /// What stands for the state after it.
+        state_root: Digest,
+        /// A [`crate::failed`] file: the job directory's, or with `--handover` one for the sidecar.
         path: String,
     },
     /// Stopped at an interval boundary on request; rank 0's checkpoint of `step`, or its hand-over, is durable.
@@ -328,6 +337,16 @@ mod tests {
         let written = Event::Written { step: 9, path: "/work/handover/1-9".into() };
         let line = r#"{"event":"written","step":9,"path":"/work/handover/1-9"}"#;
         assert_eq!(serde_json::to_string(&written).unwrap(), line);
+        let failed = Event::Failed {
+            step: 7,
+            state_root: digest("failed"),
+            path: "/work/handover/1-7.failed.json".into(),
+        };
+        let line = format!(
+            r#"{{"event":"failed","step":7,"stateRoot":"{}","path":"/work/handover/1-7.failed.json"}}"#,
+            digest("failed")
+        );
+        assert_eq!(serde_json::to_string(&failed).unwrap(), line);
         let drain: Command = serde_json::from_str(r#"{"command":"drain"}"#).unwrap();
         assert_eq!(drain, Command::Drain {});
         let key = digest("key");

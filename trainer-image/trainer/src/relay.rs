@@ -19,7 +19,7 @@ use ureq::{Agent, Body};
 
 use crate::failure::Failure;
 use crate::files;
-use crate::protocol::{CheckpointNotice, Join, KeyBinding, MAX_BODY, Progress};
+use crate::protocol::{CheckpointNotice, FailureNotice, Join, KeyBinding, MAX_BODY, Progress};
 
 /// Where the relay is and how it is spoken to, as the agent's template sets it.
 #[derive(Debug, Clone, clap::Args)]
@@ -229,6 +229,22 @@ impl Relay {
     /// [`Unavailable`].
     pub fn terms(&self, step: u64) -> Result<Answer, Unavailable> {
         answer(self.get(&format!("/v1/terms?step={step}"))?)
+    }
+
+    /// What the failure of the interval that this step is of must say.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub fn terms_of_failed(&self, step: u64) -> Result<Answer, Unavailable> {
+        answer(self.get(&format!("/v1/terms?failedStep={step}"))?)
+    }
+
+    /// Says that a step is not finite.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub fn failure(&self, notice: &FailureNotice) -> Result<Answer, Unavailable> {
+        self.post("/v1/failures", notice)
     }
 
     /// Announces a checkpoint whose blobs were all put.

@@ -5,6 +5,7 @@
 //!   spec.json, data/          the supervisor's: what it fetched
 //!   out/                      the worker's job directory; under checkpoints/ only the state that its round starts from
 //!   handover/<round>-<step>/  a state on its way from the worker to the sidecar, with the records of its interval
+//!   handover/<round>-<step>.failed.json  that this step is not finite, on the same way
 //!   handover/sidecar.sock     where the sidecar listens for the supervisor
 //!   job/checkpoints/          the sidecar's: finished checkpoints, the last few
 //!   uploads/                  the sidecar's: checkpoints on their way to the relay
@@ -64,6 +65,11 @@ impl Work {
         handover(&self.handovers(), round, step)
     }
 
+    /// What the worker of round `round` says of its step `step`, which is not finite.
+    pub fn failed(&self, round: u32, step: u64) -> PathBuf {
+        failed(&self.handovers(), round, step)
+    }
+
     /// The sidecar's socket.
     pub fn socket(&self) -> PathBuf {
         self.handovers().join("sidecar.sock")
@@ -113,3 +119,11 @@ pub fn waiting(dir: &Path, but: &Path) -> Result<usize, FileError> {
 pub fn handover(dir: &Path, round: u32, step: u64) -> PathBuf {
     dir.join(format!("{round}-{step}"))
 }
+
+/// What the worker of round `round` says under `dir` of its step `step`, which is not finite. Of this nothing waits.
+pub fn failed(dir: &Path, round: u32, step: u64) -> PathBuf {
+    dir.join(format!("{round}-{step}{FAILED}"))
+}
+
+/// How the names of such files end.
+pub const FAILED: &str = ".failed.json";

@@ -4,8 +4,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::end::{describe, most_telling};
 use super::{
-    Attempts, Class, Desired, End, Failure, Job, MAX_FRUITLESS, MAX_OUT_OF_MEMORY, Memory, Obstacle, Outcome,
-    Plan, Pod, PodState, Reason, World,
+    Attempts, Class, Desired, End, FailedStep, Failure, Job, MAX_FRUITLESS, MAX_OUT_OF_MEMORY, Memory,
+    Obstacle, Outcome, Plan, Pod, PodState, Reason, Standing, World,
 };
 
 /// What a pod of a doomed attempt gets between SIGTERM and SIGKILL. Not 0: that would take the object away before the
@@ -123,6 +123,9 @@ fn conclude(plan: &Plan, memory: &mut Memory, world: &World) {
         memory.outcome = Some(Outcome::Stopped);
         return;
     }
+    if let Some(failed) = world.failed {
+        return conclude_failed(plan, memory, world, failed);
+    }
     let running = memory.attempt > 0 && !memory.over;
     if running {
         conclude_attempt(plan, memory, world);
@@ -134,6 +137,29 @@ fn conclude(plan: &Plan, memory: &mut Memory, world: &World) {
     {
         memory.outcome = Some(Outcome::Stopped);
     }
+}
+
+/// The relay was told of a step that is not finite. What the pods still do is of no use; of rank 0's, which says why, the end
+/// is waited for, and it ends once the log has it.
+fn conclude_failed(plan: &Plan, memory: &mut Memory, world: &World, failed: FailedStep) {
+    let rank_0 = current(&world.pods, memory).find(|pod| pod.rank == 0).map(|pod| &pod.state);
+    if failed.standing == Standing::Waits || matches!(rank_0, Some(PodState::Waiting(_) | PodState::Running))
+    {
+        return;
+    }
+    memory.over = true;
+    if plan.attempts == Attempts::One {
+        memory.outcome = Some(Outcome::Succeeded);
+        return;
+    }
+    let message = format!("step {} is not finite; lower the learning rate or check the data", failed.step);
+    let own = End { reason: Reason::NonFinite, exit_code: Some(65), message };
+    let end = match rank_0 {
+        Some(PodState::Ended(end)) if end.reason == Reason::NonFinite => end,
+        _ => &own,
+    };
+    memory.last_failure = Some(describe(plan, memory.attempt, Some(0), end));
+    memory.outcome = Some(Outcome::Failed);
 }
 
 /// Looks at the running attempt's Job and pods.

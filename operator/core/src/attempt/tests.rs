@@ -24,6 +24,7 @@ fn world(now: i64) -> World {
         checkpoint_step: 0,
         step: 0,
         crash_loop: None,
+        failed: None,
         known_attempt: 0,
         waits_for: None,
         jobs: vec![],
@@ -354,6 +355,59 @@ fn a_unit_waits_for_room_and_ends_by_the_agents_own_reasons() {
     let both = with(1, [PodState::Running, PodState::Running], World { stop: Some(stop), ..world(5) });
     let over = decide(&plan(), &running(1, 0), &both);
     assert_eq!((over.phase, over.ready.reason, over.actions.len()), ("Draining", "GraceExpired", 3));
+}
+
+/// The relay was told that a step is not finite: from then on the log decides, whatever becomes of the pods.
+#[test]
+fn a_failure_that_was_told_ends_the_unit_when_the_log_has_it() {
+    use Standing::{Logged, Waits};
+    let world = |standing, rank_0, rank_1| World {
+        failed: Some(FailedStep { step: 7, standing }),
+        jobs: vec![job(1)],
+        pods: vec![pod(1, 0, rank_0), pod(1, 1, rank_1)],
+        ..world(20)
+    };
+    let not_finite = || {
+        let message = "step 7: the gradient norm is not finite".to_owned();
+        PodState::Ended(End { reason: Reason::NonFinite, exit_code: Some(65), message })
+    };
+    let memory = running(1, 0);
+    let outcome = |world: &World| decide(&plan(), &memory, world).memory.outcome;
+    for (rank_0, rank_1) in [
+        (PodState::Running, PodState::Running),
+        (PodState::Running, not_finite()),
+        (not_finite(), PodState::Running),
+        (ended(Reason::Killed), ended(Reason::NodeLost)),
+    ] {
+        let waits = decide(&plan(), &memory, &world(Waits, rank_0, rank_1));
+        assert_eq!((waits.memory.outcome, waits.memory.over), (None, false));
+        assert_eq!(waits.actions, []);
+    }
+    assert_eq!(
+        outcome(&world(Logged, PodState::Running, not_finite())),
+        None,
+        "its last words are waited for"
+    );
+    let told = decide(&plan(), &memory, &world(Logged, not_finite(), PodState::Running)).memory;
+    assert_eq!(told.outcome, Some(Outcome::Failed));
+    let failure = told.last_failure.unwrap();
+    assert_eq!((failure.reason.as_str(), failure.exit_code, failure.rank), ("NonFinite", Some(65), Some(0)));
+    assert!(failure.message.contains("the gradient norm"), "{}", failure.message);
+    // Its pods are lost, and nobody need find it once more.
+    for rank_0 in [ended(Reason::Killed), ended(Reason::PodLost)] {
+        let told = decide(&plan(), &memory, &world(Logged, rank_0, PodState::Running)).memory;
+        let failure = told.last_failure.unwrap();
+        assert_eq!((told.outcome, failure.exit_code), (Some(Outcome::Failed), Some(65)));
+        assert!(failure.message.contains("step 7 is not finite"), "{}", failure.message);
+    }
+    let gone = World { pods: vec![], jobs: vec![], ..world(Logged, PodState::Running, PodState::Running) };
+    assert_eq!(outcome(&gone), Some(Outcome::Failed));
+    // A replay that comes to it has done what it was asked.
+    let replay = Plan { attempts: Attempts::One, ..plan() };
+    let sealed = decide(&replay, &memory, &world(Logged, not_finite(), PodState::Running));
+    assert_eq!(sealed.memory.outcome, Some(Outcome::Succeeded));
+    let stopped = World { desired: Desired::Stop, ..world(Waits, PodState::Running, PodState::Running) };
+    assert_eq!(outcome(&stopped), Some(Outcome::Stopped));
 }
 
 #[test]

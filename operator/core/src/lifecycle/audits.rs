@@ -96,6 +96,15 @@ impl fmt::Display for Tally {
     }
 }
 
+/// A step that is not finite, as the log has it from whoever trained: it ends the job, unless a verdict undoes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedStep {
+    /// Which.
+    pub step: u64,
+    /// Whether its audit has found the same.
+    pub matched: bool,
+}
+
 /// What a verdict has undone, as long as no unit goes on from there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rollback {

@@ -13,6 +13,8 @@ pub const FAULT_FOUND: &str = "FaultFound";
 pub const RECOVERING: &str = "Recovering";
 /// Reason of `Progressing` when there is nothing left to train.
 const ALL_STEPS_DONE: &str = "AllStepsDone";
+/// Reason of `Progressing` while a step that is said not to be finite is audited.
+const NOT_FINITE: &str = "NotFinite";
 
 /// metav1.Condition without the times.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,6 +178,8 @@ pub enum Stage {
     Training,
     /// All are durable, and the audits are waited for.
     Settling,
+    /// This one is not finite, and its audit is waited for.
+    Failing(u64),
 }
 
 /// What the job did at the last look: the difference between a start (or a resumption) and a recovery.
@@ -195,17 +199,27 @@ pub fn conditions(view: &View<'_>) -> Vec<Condition> {
     if matches!(view.accepted, Acceptance::Resolved(_)) {
         match view.outcome {
             Some(outcome) => all.push(ended(outcome)),
-            None if view.stage == Stage::Settling => all.push(condition(
-                Kind::Progressing,
-                Status::False,
-                ALL_STEPS_DONE,
-                format!("all {} steps are done and the result is durable", view.steps),
-            )),
-            None => {
-                all.extend(placed(view));
-                all.extend(progressing(view));
-                all.extend(suspended(view.pause));
-            }
+            None => match view.stage {
+                Stage::Settling => all.push(condition(
+                    Kind::Progressing,
+                    Status::False,
+                    ALL_STEPS_DONE,
+                    format!("all {} steps are done and the result is durable", view.steps),
+                )),
+                Stage::Failing(step) => all.push(condition(
+                    Kind::Progressing,
+                    Status::False,
+                    NOT_FINITE,
+                    format!(
+                        "step {step} is not finite, says whoever trained it; the job fails if an audit finds the same"
+                    ),
+                )),
+                Stage::Training => {
+                    all.extend(placed(view));
+                    all.extend(progressing(view));
+                    all.extend(suspended(view.pause));
+                }
+            },
         }
         all.extend(view.audits.condition());
     }
@@ -230,7 +244,7 @@ pub fn phase(conditions: &[Condition]) -> Phase {
         Phase::Suspended
     } else if is(Kind::Progressing, Status::True) {
         Phase::Running
-    } else if because(Kind::Progressing, ALL_STEPS_DONE) {
+    } else if because(Kind::Progressing, ALL_STEPS_DONE) || because(Kind::Progressing, NOT_FINITE) {
         Phase::Settling
     } else if is(Kind::Progressing, Status::False) {
         Phase::Recovering

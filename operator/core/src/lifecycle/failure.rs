@@ -52,7 +52,7 @@ pub struct Rule {
 }
 
 impl Rule {
-    fn matches(&self, failure: &Failure) -> bool {
+    pub(super) fn matches(&self, failure: &Failure) -> bool {
         self.on_reasons.contains(&failure.reason)
             || failure.exit_code.is_some_and(|code| self.on_exit_codes.contains(&code))
     }

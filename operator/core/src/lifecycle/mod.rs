@@ -8,8 +8,11 @@ pub mod audits;
 pub mod conditions;
 pub mod failure;
 
-pub use audits::{Audits, Rollback};
+pub use audits::{Audits, FailedStep, Rollback};
 pub use failure::{Action, Failure, Rule, Verdict};
+
+/// What a trainer ends with that found a step not finite.
+const NON_FINITE: i32 = 65;
 
 /// What the hub asks of a unit. Ordered: it only ever moves to the right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -157,6 +160,8 @@ pub struct Facts {
     pub unit: Option<Unit>,
     /// How far its audits are.
     pub audits: Audits,
+    /// The step that is not finite, if the log has one that counts.
+    pub failed: Option<FailedStep>,
     /// The newest rollback, while no unit of its epoch or a later one was made.
     pub rollback: Option<Rollback>,
 }
@@ -199,7 +204,7 @@ pub enum Next {
     },
     /// Make the store forget what a verdict undid, then look again.
     RollBack,
-    /// All steps are durable: say so in the log, and wait for the audits.
+    /// All steps are durable, or one is not finite: say so in the log, and wait for the audits.
     Settle,
     /// Record the end.
     Finish(Outcome),
@@ -230,24 +235,28 @@ pub fn decide(facts: &Facts) -> Decision {
         };
         return Decision { desired: let_end(facts), next };
     }
-    // 3. Out of time.
+    // 3. The log has it that a step is not finite, and nothing follows on that.
+    if let Some(failed) = &facts.failed {
+        return after_failed_step(facts, failed);
+    }
+    // 4. Out of time.
     if facts.deadline == Deadline::Passed {
         let message = "activeDeadlineSeconds of running time are used up; the last checkpoint stays as \
                        checkpoints policy says. Raise spec.activeDeadlineSeconds in a new TrainingJob";
         return finish(facts, Outcome::Failed { reason: "DeadlineExceeded".into(), message: message.into() });
     }
     let Some(unit) = &facts.unit else {
-        // 4. No unit: the first start, or a resume long after the last unit was removed.
+        // 5. No unit: the first start, or a resume long after the last unit was removed.
         let after = facts.rollback.as_ref().map(|rollback| rollback.why.clone());
         return Decision { desired: None, next: again(facts, facts.restarts, after) };
     };
-    // 5. It is of an epoch before a rollback: what it does is void.
+    // 6. It is of an epoch before a rollback: what it does is void.
     if let Some(rollback) = facts.rollback.as_ref().filter(|rollback| unit.epoch < rollback.epoch) {
         // Not the job's fault, so it does not count, whatever the unit has come to meanwhile.
         let next = again(facts, unit.restarts(), Some(rollback.why.clone()));
         return Decision { desired: Some(Desired::Stop), next };
     }
-    // 6. Its provider is out: its key opens nothing any more, so its unit can neither report nor commit. What it may still
+    // 7. Its provider is out: its key opens nothing any more, so its unit can neither report nor commit. What it may still
     //    compute until its grace ends is void.
     if unit.tenure == Tenure::Revoked && !unit.phase.ended() {
         return after_revocation(facts, unit);
@@ -255,17 +264,39 @@ pub fn decide(facts: &Facts) -> Decision {
     if unit.phase.ended() || unit.member == Member::Gone {
         return after_end(facts, unit);
     }
-    // 7. Its member is silent: it goes elsewhere if there is an elsewhere.
+    // 8. Its member is silent: it goes elsewhere if there is an elsewhere.
     if let Some(next) = move_away(facts, unit) {
         return Decision { desired: Some(unit.desired), next };
     }
-    // 8. It lives: only a wish or the provider's leaving changes anything.
+    // 9. It lives: only a wish or the provider's leaving changes anything.
     let asked = match (facts.wish, unit.tenure) {
         (_, Tenure::Ends | Tenure::Revoked) => Desired::Stop,
         (Wish::Suspend, _) | (_, Tenure::Leaves) => Desired::Drain,
         (Wish::Run, Tenure::Keeps) => Desired::Run,
     };
     Decision { desired: Some(asked.max(unit.desired)), next: Next::Wait }
+}
+
+/// A provider's word alone ends no job that is audited: it waits until the failure's audit has found the same. If it finds
+/// something else, a rollback follows.
+fn after_failed_step(facts: &Facts, failed: &FailedStep) -> Decision {
+    if facts.audits != Audits::None && !failed.matched {
+        return Decision { desired: let_end(facts), next: Next::Settle };
+    }
+    let said = facts.unit.as_ref().and_then(|unit| unit.failure.clone());
+    let said = said.filter(|said| said.exit_code == Some(NON_FINITE)).unwrap_or_else(|| Failure {
+        rank: None,
+        exit_code: Some(NON_FINITE),
+        reason: "NonFinite".into(),
+        message: format!("step {} is not finite", failed.step),
+    });
+    // The tenant's rules are about what may be tried again; the log takes nothing after it.
+    match failure::judge(&said, &[]) {
+        Verdict::Permanent { reason, message } => finish(facts, Outcome::Failed { reason, message }),
+        Verdict::Again | Verdict::AgainFree => {
+            finish(facts, Outcome::Failed { reason: said.reason.clone(), message: said.to_string() })
+        }
+    }
 }
 
 /// A new epoch, unless a person wants the job to rest.
@@ -315,7 +346,7 @@ fn after_end(facts: &Facts, unit: &Unit) -> Decision {
     if asked_to_stop {
         return and(again(facts, unit.restarts(), None));
     }
-    let failure = why_ended(facts, unit);
+    let failure = unless_unlogged(facts, why_ended(facts, unit));
     let counted = match failure::judge(&failure, &facts.rules) {
         Verdict::Permanent { reason, message } => {
             return and(Next::Finish(Outcome::Failed { reason, message }));
@@ -334,6 +365,20 @@ fn after_end(facts: &Facts, unit: &Unit) -> Decision {
     }
     // A paused job stays paused, whatever its unit died of.
     and(again(facts, counted, Some(failure)))
+}
+
+/// That a step is not finite ends an audited job only by a record that can be audited. Who says so and has logged none, as an
+/// older image or a pod that was lost in between, is as good as lost.
+fn unless_unlogged(facts: &Facts, failure: Failure) -> Failure {
+    let is_ruled = facts.rules.iter().any(|rule| rule.matches(&failure));
+    if failure.exit_code != Some(NON_FINITE) || facts.audits == Audits::None || is_ruled {
+        return failure;
+    }
+    let message = format!(
+        "{}; the log has no record of that step which could be audited, so it is run again as after a lost worker",
+        failure.message
+    );
+    by_hub("NonFinite", message)
 }
 
 fn why_ended(facts: &Facts, unit: &Unit) -> Failure {

@@ -32,6 +32,7 @@ fn facts(unit: Option<Unit>) -> Facts {
         restarts: 0,
         unit,
         audits: Audits::None,
+        failed: None,
         rollback: None,
     }
 }

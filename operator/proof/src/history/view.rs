@@ -5,9 +5,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::open::{Open, counts};
-use super::state::{
-    AssignState, Claim, CommitState, DrawState, IslandState, JobState, ProviderState, VerdictState,
-};
+use super::state::{AssignState, Claim, DrawState, IslandState, JobState, ProviderState, VerdictState};
 use super::{History, Refusal};
 use crate::Digest;
 use crate::records::fields::{OwnerName, ProviderName};
@@ -40,7 +38,7 @@ pub struct AuditView {
     pub interval: u64,
     /// Its first step.
     pub first_step: u64,
-    /// Its last step.
+    /// Its last step, also if a failure ended it before: a replay does not know, and goes as far as it can.
     pub last_step: u64,
     /// Record id of the commit.
     pub commit: Digest,
@@ -224,7 +222,7 @@ impl History {
             epoch: claim.epoch,
             interval: claim.interval,
             first_step: claim.first,
-            last_step: claim.last,
+            last_step: job.job.steps_of(claim.interval).map_or(claim.last, |(_, last)| last),
             commit: draw.commit,
             commit_index: commit.index,
             counts: counts(job, commit, &draw.commit),
@@ -262,20 +260,29 @@ impl History {
     /// The intervals of an island that count now, from 0 on. Empty for a job or island that is not there.
     pub fn path(&self, job: JobId, island: u64) -> Vec<PathInterval> {
         let path = self.island_at(job, island).map(|island| island.path.as_slice()).unwrap_or_default();
-        let commits = path.iter().filter_map(|id| Some((*id, self.commits.get(id)?)));
-        let view = |(record, commit): (Digest, &CommitState)| PathInterval {
+        path.iter().filter_map(|id| self.path_interval(id)).collect()
+    }
+
+    /// The failure that an island has ended with, if it counts.
+    pub fn failure(&self, job: JobId, island: u64) -> Option<PathInterval> {
+        let last = self.island_at(job, island)?.path.last()?;
+        self.path_interval(last).filter(|last| last.failed)
+    }
+
+    fn path_interval(&self, record: &Digest) -> Option<PathInterval> {
+        let commit = self.commits.get(record)?;
+        Some(PathInterval {
             interval: commit.claim.interval,
             first: commit.claim.first,
             last: commit.claim.last,
             epoch: commit.claim.epoch,
             provider: commit.provider.clone(),
-            record,
+            record: *record,
             index: commit.index,
             state_root: commit.claim.root,
             manifest: commit.claim.manifest,
             failed: commit.claim.failed,
-        };
-        commits.map(view).collect()
+        })
     }
 
     fn island_at(&self, job: JobId, island: u64) -> Option<&IslandState> {

@@ -18,7 +18,7 @@ use crate::agent::hub_blobs::{Blob, HubBlobs, HubError};
 use crate::agent::units::locked;
 use crate::bundle::leaves::LeavesError;
 use crate::log::client::{ClientError, LogClient};
-use crate::wire::gateway::CheckpointCommit;
+use crate::wire::gateway::{CheckpointCommit, UnitFailure};
 use crate::wire::log::Logged;
 
 /// An attempt that no pod has is that many behind a real one.
@@ -332,6 +332,15 @@ impl HubBlobs for Liar {
             }
             answer
         })
+    }
+
+    fn fail<'a>(
+        &'a self,
+        unit: &'a str,
+        step: i64,
+        failure: &'a UnitFailure,
+    ) -> BoxFuture<'a, Result<Logged, HubError>> {
+        self.hub.fail(unit, step, failure)
     }
 
     fn submit<'a>(&'a self, record: &'a Envelope) -> BoxFuture<'a, Result<Logged, HubError>> {

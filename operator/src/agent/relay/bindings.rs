@@ -58,7 +58,8 @@ fn record(payload: &Payload, worker: &Worker, key: &PublicKey) -> Result<KeyBind
 /// Drops the records of attempts that commit nothing more and of which nothing waits.
 pub fn forget_old(state: &mut UnitState) {
     let waiting = state.checkpoints.iter().filter(|commit| !commit.durable).map(|commit| commit.attempt);
-    let oldest = waiting.chain([state.memory.attempt]).min().unwrap_or(0);
+    let failed = state.failure.iter().filter(|failed| !failed.durable).map(|failed| failed.attempt);
+    let oldest = waiting.chain(failed).chain([state.memory.attempt]).min().unwrap_or(0);
     state.bindings.retain(|attempt, _| *attempt >= oldest);
 }
 

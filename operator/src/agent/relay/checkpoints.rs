@@ -6,7 +6,7 @@ use muster_proof::Digest;
 use muster_proof::dsse;
 use muster_proof::key::PublicKey;
 use muster_proof::records::{self, Payload as _};
-use muster_proof::steps::{self, Records, StepRecord};
+use muster_proof::steps::{self, Records};
 use muster_trainer::checkpoint::{self, SignedError, check_signed};
 use muster_trainer::commit;
 use muster_trainer::protocol::{CheckpointNotice, Conflict, Terms};
@@ -110,6 +110,11 @@ impl From<TermsError> for CommitError {
         match error {
             TermsError::NotNext(_) => Self::TermsChanged,
             TermsError::NotABoundary(step) => Self::NotABoundary(step),
+            TermsError::Committed(step) => Self::Field {
+                field: "failedStep",
+                got: step.to_string(),
+                want: "a step after the last commit".to_owned(),
+            },
             TermsError::Over => Self::Over,
             TermsError::Io(error) => Self::Cache(error.into()),
             error @ TermsError::Unfit(_) => Self::Terms(error),
@@ -181,7 +186,8 @@ impl Relay {
             return Err(CommitError::Busy);
         }
         let (manifest, state_root, attempt) = (notice.manifest, notice.state_root, worker.attempt);
-        self.answer_for(&state, &terms, record, state_root, &notice.records).await?;
+        let records = Records::new(terms.first_step.get(), notice.records.clone())?;
+        self.answer_for(&state, &terms, (record, state_root, records.root())).await?;
         let committed = Committed {
             commit: notice.commit,
             model: notice.model,
@@ -198,16 +204,13 @@ impl Relay {
     }
 
     /// Keeps what an audit will ask for: what opens a commit, or, of a replay, what it has found.
-    async fn answer_for(
+    pub(super) async fn answer_for(
         &self,
         state: &UnitState,
         terms: &Terms,
-        record: Digest,
-        state_root: Digest,
-        records: &[StepRecord],
+        (record, state_root, root): (Digest, Digest, Digest),
     ) -> Result<(), CommitError> {
-        let records = Records::new(terms.first_step.get(), records.to_vec())?;
-        let (answers, salt, root) = (self.answers.clone(), terms.salt, records.root());
+        let (answers, salt) = (self.answers.clone(), terms.salt);
         let assignment =
             state.payload.as_ref().and_then(|payload| payload.audit).map(|audit| audit.assignment);
         let keep = move || match assignment {

@@ -7,12 +7,14 @@
 //! | [`rounds`] | rendezvous, start checkpoint, list of peers |
 //! | [`blobs`] | the cache, read through from the hub; what a pod may read |
 //! | [`terms`], [`checkpoints`] | what a commit must say, and what a checkpoint must satisfy |
+//! | `failures` | the same of a step that is not finite |
 //! | [`bindings`] | the bound key as a record of the log |
 //! | [`routes`] | HTTP |
 
 pub mod bindings;
 pub mod blobs;
 pub mod checkpoints;
+mod failures;
 pub mod identity;
 pub mod rounds;
 mod routes;

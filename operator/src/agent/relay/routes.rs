@@ -16,8 +16,8 @@ use muster_proof::key::PublicKey;
 use muster_trainer::binding;
 use muster_trainer::peers;
 use muster_trainer::protocol::{
-    Assignment, CheckpointNotice, Conflict, Desired, Join, Joined, KeyBinding, MAX_BODY, MAX_NOTICE,
-    OtherRound, ProgressAnswer, SelfAnswer, Start,
+    Assignment, CheckpointNotice, Conflict, Desired, FailureNotice, Join, Joined, KeyBinding, MAX_BODY,
+    MAX_NOTICE, OtherRound, ProgressAnswer, SelfAnswer, Start,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -55,6 +55,7 @@ pub(super) fn router(relay: Arc<Relay>) -> Router {
         .route("/v1/blobs/sha256/{hex}", get(get_blob).head(head_blob).put(put_blob))
         .route("/v1/terms", get(terms))
         .route("/v1/checkpoints", post(checkpoint).layer(DefaultBodyLimit::max(MAX_NOTICE)))
+        .route("/v1/failures", post(failure).layer(DefaultBodyLimit::max(MAX_NOTICE)))
         .route("/v1/progress", post(progress))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(relay)
@@ -232,9 +233,10 @@ async fn put_blob(State(relay): State<Arc<Relay>>, Path(hex): Path<String>, requ
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct TermsQuery {
-    step: u64,
+    step: Option<u64>,
+    failed_step: Option<u64>,
 }
 
 async fn terms(
@@ -245,15 +247,22 @@ async fn terms(
     let (worker, unit) = worker(&relay, &headers).await?;
     let state = unit.state().await;
     committer(&worker, &state)?;
-    match relay.terms(&unit, &state, query.step).await {
+    let (step, terms) = match (query.step, query.failed_step) {
+        (Some(step), None) => (step, relay.terms(&unit, &state, step).await),
+        (None, Some(step)) => (step, relay.terms_of_failed(&state, step)),
+        _ => return Err(said(StatusCode::BAD_REQUEST, "say either step or failedStep")),
+    };
+    match terms {
         Ok(terms) => Ok(Json(terms).into_response()),
         Err(TermsError::NotNext(step)) => {
             Err(refuse((StatusCode::CONFLICT, Json(Conflict::NotNext { step }))))
         }
-        Err(error @ TermsError::NotABoundary(_)) => Err(said(StatusCode::BAD_REQUEST, &error.to_string())),
+        Err(error @ (TermsError::NotABoundary(_) | TermsError::Committed(_))) => {
+            Err(said(StatusCode::BAD_REQUEST, &error.to_string()))
+        }
         Err(TermsError::Over) => Err(over()),
         Err(error) => {
-            tracing::error!(unit = unit.name(), step = query.step, %error, "no terms");
+            tracing::error!(unit = unit.name(), step, %error, "no terms");
             Err(said(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()))
         }
     }
@@ -278,6 +287,19 @@ async fn checkpoint(State(relay): State<Arc<Relay>>, headers: HeaderMap, body: B
         return Err(refuse(error));
     }
     let durable = i64::try_from(step).is_ok_and(|step| *unit.durable.borrow() >= step);
+    Ok(if durable { StatusCode::OK } else { StatusCode::ACCEPTED }.into_response())
+}
+
+async fn failure(State(relay): State<Arc<Relay>>, headers: HeaderMap, body: Bytes) -> Answer {
+    let (worker, unit) = worker(&relay, &headers).await?;
+    let notice = parse::<FailureNotice>(&body)?;
+    let key = committer(&worker, &unit.state().await)?;
+    let step = notice.failed_step;
+    if let Err(error) = relay.fail(&unit, &worker, &key, notice).await {
+        tracing::warn!(unit = unit.name(), step, %error, "failure refused");
+        return Err(refuse(error));
+    }
+    let durable = unit.state().await.failure.is_some_and(|failed| failed.durable);
     Ok(if durable { StatusCode::OK } else { StatusCode::ACCEPTED }.into_response())
 }
 

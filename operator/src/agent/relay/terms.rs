@@ -23,6 +23,9 @@ pub enum TermsError {
     /// No interval ends there.
     #[error("step: {0} is neither the end of an interval nor the last step")]
     NotABoundary(u64),
+    /// It is said not to be finite, and has been committed.
+    #[error("failedStep: the interval of step {0} is committed already: training is not reproducible here")]
+    Committed(u64),
     /// The log has all there is.
     #[error("everything is committed")]
     Over,
@@ -47,9 +50,16 @@ pub struct Due {
     pub previous: Digest,
 }
 
-/// The interval after the newest commit, or after what the unit starts from; `None` after the last.
+/// The interval that is to be committed next; `None` after the last, and after one that ended in a failure.
 #[must_use]
 pub fn due(state: &UnitState, payload: &Payload) -> Option<Due> {
+    next(state, payload).filter(|_| state.failure.is_none())
+}
+
+/// The interval after the newest commit, or after what the unit starts from, which may have ended in a failure; `None` after the
+/// last.
+#[must_use]
+pub fn next(state: &UnitState, payload: &Payload) -> Option<Due> {
     let (steps, size) = (payload.last_step().unsigned_abs(), payload.interval_steps.unsigned_abs().max(1));
     let (begin, previous) = match state.newest() {
         Some(newest) if payload.start.is_none_or(|start| start.step <= newest.step) => {
@@ -102,6 +112,20 @@ pub(super) fn is_boundary(payload: &Payload, step: u64) -> bool {
 }
 
 impl Relay {
+    /// The terms of the interval that this step is of: the next, of which a failure may be known already.
+    ///
+    /// # Errors
+    /// [`TermsError`].
+    pub(super) fn terms_of_failed(&self, state: &UnitState, step: u64) -> Result<Terms, TermsError> {
+        let payload = state.payload.as_ref().ok_or(TermsError::Over)?;
+        let next = next(state, payload).ok_or(TermsError::Over)?;
+        match step {
+            _ if step < next.first => Err(TermsError::Committed(step)),
+            _ if step > next.last => Err(TermsError::NotNext(next.last)),
+            _ => Ok(terms_of(payload, &next, &self.salts)?),
+        }
+    }
+
     /// The terms of the interval that ends with this step: the next, or one that was committed here before.
     ///
     /// # Errors
@@ -135,7 +159,7 @@ mod tests {
     use muster_core::envelope::CheckpointRef;
 
     use super::*;
-    use crate::agent::state::Commit;
+    use crate::agent::state::{Commit, Failed};
     use crate::agent::testing::{audit, payload};
 
     fn commit(step: i64) -> Commit {
@@ -157,6 +181,13 @@ mod tests {
         assert_eq!(due(&state, &payload), want(2, 41, 50, commit(40).record), "the last one is shorter");
         state.checkpoints.push(commit(50));
         assert_eq!(due(&state, &payload), None);
+        state.checkpoints.pop();
+        let (step, record) = (45, Digest::of(b"failure"));
+        state.failure = Some(Failed { step, record, attempt: 1, durable: false });
+        assert_eq!(due(&state, &payload), None, "nothing follows on a failure");
+        assert_eq!(next(&state, &payload), want(2, 41, 50, commit(40).record));
+        state.failure = None;
+        state.checkpoints.push(commit(50));
         // What the hub says is newer than what is known here.
         state.checkpoints.truncate(1);
         payload.start = Some(CheckpointRef { step: 40, manifest: Digest::of(b"m") });

@@ -32,6 +32,7 @@ mod audits;
 mod blobs;
 mod commits;
 mod continued;
+mod failures;
 mod joining;
 mod keys;
 mod uploads;

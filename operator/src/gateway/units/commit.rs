@@ -305,7 +305,7 @@ fn check_step(payload: &Payload, step: u64) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn wrong_step(text: String) -> Refusal {
+pub(super) fn wrong_step(text: String) -> Refusal {
     Refusal::new(StatusCode::CONFLICT, "WrongStep", text)
 }
 

@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use tower::ServiceExt;
 
 mod audits;
+mod failures;
 mod models;
 mod past;
 mod read_back;
@@ -308,9 +309,13 @@ impl Admit for OnePerInterval {
     }
 
     fn admit(&mut self, _: u64, envelope: &Envelope) -> Result<(), admit::Refusal> {
-        let commit = records::Commit::from_payload(envelope.unverified_payload()).unwrap();
+        let at = match records::Record::parse(envelope).unwrap() {
+            records::Record::Commit(commit) => (commit.interval.get(), commit.epoch.get()),
+            records::Record::Failure(failure) => (failure.interval.get(), failure.epoch.get()),
+            other => panic!("{other:?}"),
+        };
         // Of each epoch: a rollback frees an interval for the next.
-        match self.0.insert((commit.interval.get(), commit.epoch.get())) {
+        match self.0.insert(at) {
             true => Ok(()),
             false => Err(admit::Refusal::conflict("Known", "the interval has a commit")),
         }

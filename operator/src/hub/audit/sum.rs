@@ -1,5 +1,5 @@
 //! What the audits of a job have come to, out of the log. Pure.
-use muster_core::audits::{JobAudits, PathEntry, Rollback};
+use muster_core::audits::{JobAudits, LoggedFailure, PathEntry, Rollback};
 use muster_proof::history::{AuditView, History, Open, Refusal};
 use muster_proof::records::{Job, JobId, VerdictKind};
 
@@ -49,6 +49,14 @@ pub fn sum(history: &History, of: Of<'_>, no_auditor: Option<String>) -> Result<
     // What nobody has seen could still be taken back.
     let counted = verdicts().map(|verdict| verdict.index).all(|index| index < counted);
     let settled = open.is_empty() && counted;
+    let failure = history.failure(id, 0).map(|it| LoggedFailure {
+        step: signed(it.last),
+        record: it.record,
+        matched: audits.iter().any(|audit| {
+            let verdict = audit.verdict.as_ref();
+            audit.commit == it.record && verdict.is_some_and(|verdict| verdict.kind == VerdictKind::Match)
+        }),
+    });
     let mut pinned = history.pinned(id)?;
     if let Some(back) = rollback.as_ref().filter(|back| !settled && back.step > 0) {
         pinned.extend(u64::try_from(back.step));
@@ -67,6 +75,7 @@ pub fn sum(history: &History, of: Of<'_>, no_auditor: Option<String>) -> Result<
         no_auditor: no_auditor.filter(|_| !settled),
         convicted: convicted.collect(),
         rollback,
+        failure,
         pinned_manifests: manifests.copied().collect(),
         pinned: pinned.into_iter().map(signed).collect(),
         path: history.path(id, 0).into_iter().map(entry).collect(),

@@ -5,12 +5,15 @@ mod world;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use muster_api::v1alpha1::{AuditPhase, AuditVerdict, AuditorState, Desired, FaultKind, WorkUnitKind};
+use muster_api::v1alpha1::{
+    AuditPhase, AuditVerdict, AuditorState, Desired, FaultKind, JobCheckpoint, WorkUnitKind,
+};
 use muster_core::audits::Rollback;
 use serde_json::json;
-use world::{JOB, World, hub, right, wrong};
+use world::{JOB, World, hub, not_finite, right, wrong};
 
 use super::Audits;
+use crate::hub::job::gather;
 
 #[tokio::test]
 async fn an_honest_job_is_drawn_replayed_and_settled() {
@@ -130,6 +133,47 @@ async fn a_verdict_waits_for_the_owners_witnesses() {
     world.log.awake.lock().unwrap().insert("west".to_owned());
     let audits = world.settle().await;
     assert!(audits.matched == audits.drawn && audits.open == 0, "{audits:?}");
+}
+
+/// A failure stands in its interval's place: whoever replays finds the same, and does not know before.
+#[tokio::test]
+async fn a_step_that_is_not_finite_is_believed_when_replays_find_the_same() {
+    let mut world = World::new(&["east", "west", "north"]).await;
+    let newest = world.fail((1, "east")).await;
+    world.says.values_mut().for_each(|says| *says = not_finite);
+    world.pass().await;
+    let before = world.book();
+    let failure = before.failure.as_ref().unwrap();
+    assert_eq!((failure.step, failure.matched, before.training_ended), (33, false, false));
+    assert!(before.pinned.contains(&20), "its replays start from there");
+    let payloads = world.units().into_iter().map(|(_, unit)| gather::payload(&unit).unwrap().audit.unwrap());
+    assert!(payloads.clone().any(|audit| audit.interval == 1), "it is drawn before the job's end is logged");
+    assert!(payloads.filter(|audit| audit.interval == 1).all(|audit| audit.last_step == 40));
+    world.end(&newest).await.unwrap();
+    let audits = world.settle().await;
+    assert!(audits.failure.as_ref().is_some_and(|failure| failure.matched), "{audits:?}");
+    assert_eq!((audits.faults, audits.path.len(), audits.path[1].manifest), (0, 2, None));
+}
+
+/// A provider that would like to be rid of a job, or its tenant of it.
+#[tokio::test]
+async fn a_false_failure_is_a_fault_and_the_job_goes_on() {
+    let mut world = World::new(&["east", "west", "north"]).await;
+    let newest = world.fail((1, "east")).await;
+    world.end(&newest).await.unwrap();
+    for _ in 0..20 {
+        world.pass().await;
+        if world.book().rollback.is_some() {
+            break;
+        }
+        world.members().await;
+    }
+    let audits = world.book();
+    let back = audits.rollback.as_ref().unwrap();
+    assert_eq!((back.step, back.interval, back.provider.as_deref()), (20, 1, Some("east")));
+    assert_eq!((audits.failure.clone(), audits.training_ended, audits.path.len()), (None, false, 1));
+    let start = JobCheckpoint { log_index: None, ..newest };
+    world.grant(back.epoch, "west", Some(&start)).await;
 }
 
 #[tokio::test]

@@ -7,12 +7,14 @@ use muster_api::v1alpha1::{AssuranceTier, Audits as AuditsStatus, JobCheckpoint,
 use muster_core::audits::{JobAudits, Rollback};
 use muster_core::lifecycle::audits::Store as InStore;
 use muster_core::lifecycle::conditions::{FAULT_FOUND, RECOVERING};
-use muster_core::lifecycle::{self, Audits, Failure};
+use muster_core::lifecycle::{self, Audits, FailedStep, Failure, Unit};
 use muster_proof::Digest;
+use muster_trainer::protocol::ExitCode;
 
 use super::{Look, key};
 use crate::hub::context::Context;
 use crate::hub::error::Error;
+use crate::hub::ledger::grants::{self, Reading};
 use crate::store::Entry;
 
 /// The log is about to be read, or just was.
@@ -101,6 +103,33 @@ pub async fn pending(
         store: if is_done { InStore::Settled } else { InStore::Behind },
         why: why(rollback),
     }))
+}
+
+/// The step that is not finite, if the log has one that counts. A unit that has ended so has logged it before, so the log is
+/// read on to there: what it says must not be taken for a lost worker.
+///
+/// # Errors
+/// The log cannot be read now, and a unit of an audited job has ended so.
+pub async fn failed(
+    ctx: &Context,
+    job: &TrainingJob,
+    uid: &str,
+    book: Option<&JobAudits>,
+    unit: Option<&Unit>,
+) -> Result<Option<FailedStep>, Error> {
+    if let Some(known) = book.and_then(|book| book.failure.as_ref()) {
+        let step = u64::try_from(known.step).unwrap_or(0);
+        return Ok(Some(FailedStep { step, matched: known.matched }));
+    }
+    let said = unit.filter(|unit| unit.phase.ended()).and_then(|unit| unit.failure.as_ref());
+    let is_said =
+        said.is_some_and(|failure| failure.exit_code == Some(i32::from(ExitCode::NonFinite.code())));
+    let logged = match grants::failure(ctx, uid, if is_said { Reading::On } else { Reading::AsItIs }).await {
+        // Without audits the provider is believed anyway.
+        Err(_) if !is_audited(job) => None,
+        logged => logged?,
+    };
+    Ok(logged.map(|logged| FailedStep { step: logged.last, matched: false }))
 }
 
 /// In words, for conditions and events.

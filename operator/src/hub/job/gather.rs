@@ -72,6 +72,7 @@ pub async fn gather(look: &Look<'_>) -> Result<Gathered, Error> {
         }
         None => (None, None),
     };
+    let failed = audits::failed(ctx, job, &look.uid, book.as_deref(), unit.as_ref()).await?;
     let (active_seconds, running) = active(&status, now);
     let left = job.spec.active_deadline_seconds.map(|limit| limit - active_seconds);
     let facts = Facts {
@@ -84,6 +85,7 @@ pub async fn gather(look: &Look<'_>) -> Result<Gathered, Error> {
         restarts: status.restarts.map_or(0, small),
         unit,
         audits: audits::standing(job, book.as_deref()),
+        failed,
         rollback,
     };
     Ok(Gathered {

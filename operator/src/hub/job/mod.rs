@@ -314,6 +314,9 @@ async fn settle(look: &Look<'_>, seen: &Gathered) -> Result<Acted, Error> {
     // What an unread log would say of the last step is not known.
     let log_again = match seen.facts.audits {
         Audits::Unknown => Some(LOG_AGAIN),
+        _ if seen.facts.failed.is_some() => {
+            end::log_end(look, muster_proof::records::Outcome::Failed).await?
+        }
         _ => end::log_end(look, muster_proof::records::Outcome::Completed).await?,
     };
     Ok(Acted::Awaits([lingers, log_again].into_iter().flatten().min().unwrap_or(audits::SOON)))

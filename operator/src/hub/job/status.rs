@@ -88,7 +88,12 @@ pub fn of_job(
         old.phase,
         Some(TrainingJobPhase::Running | TrainingJobPhase::Recovering | TrainingJobPhase::Settling)
     );
-    let is_done = matches!(decision.next, Next::Settle | Next::Finish(Outcome::Succeeded));
+    let is_done = match decision.next {
+        // A step that is not finite leads to no result.
+        Next::Settle => seen.facts.failed.is_none(),
+        Next::Finish(Outcome::Succeeded) => true,
+        _ => false,
+    };
     let outcome = match &decision.next {
         Next::Finish(outcome) => Some(outcome),
         _ => None,
@@ -107,7 +112,11 @@ pub fn of_job(
         before: if trained { Before::Trained } else { Before::Still },
         steps: seen.facts.steps,
         durable_step: seen.facts.durable_step.unwrap_or(0),
-        stage: if decision.next == Next::Settle { Stage::Settling } else { Stage::Training },
+        stage: match (&decision.next, &seen.facts.failed) {
+            (Next::Settle, Some(failed)) => Stage::Failing(failed.step),
+            (Next::Settle, None) => Stage::Settling,
+            _ => Stage::Training,
+        },
         audits: seen.facts.audits.clone(),
         outcome,
     });

@@ -92,6 +92,7 @@ fn look_at(
         restarts: 0,
         unit,
         audits,
+        failed: None,
         rollback,
     };
     let decision = decide(&facts);

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use muster_api::v1alpha1::{JobCheckpoint, Resolved, TrainingJob};
 use muster_proof::Digest;
 use muster_proof::dsse::{self, Envelope};
+use muster_proof::history::PathInterval;
 use muster_proof::records::fields::{Epoch, Island, JobId, Step};
 use muster_proof::records::{GrantEnd, GrantEndReason, Job, JobEnd, Outcome, Payload, Record, job_id};
 
 use super::LedgerError;
+use super::follow::FollowError;
 use super::records::{self, StartState, Who, number};
 use crate::hub::context::Context;
 use crate::hub::job::unit::Logged;
@@ -192,6 +194,34 @@ pub async fn end_grant(
     Ok(ctx.store.note_grant(job_uid, island, Granted::Ended(epoch)).await?)
 }
 
+/// How far the log is read before it is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// To its newest head.
+    On,
+    /// Not at all: what was read so far is enough.
+    AsItIs,
+}
+
+/// The failure that a job has ended with in the log, if it counts.
+///
+/// # Errors
+/// The log cannot be read on. One that cannot be believed says nothing.
+pub async fn failure(
+    ctx: &Context,
+    job_uid: &str,
+    reading: Reading,
+) -> Result<Option<PathInterval>, LedgerError> {
+    // Of a job that another hub's state directory knows nothing can be said here; who acts on it says so.
+    let Ok(names) = names(ctx, job_uid) else { return Ok(None) };
+    if reading == Reading::On
+        && let Err(FollowError::Ledger(error)) = ctx.follower.advance(&ctx.ledger).await
+    {
+        return Err(error);
+    }
+    Ok(ctx.follower.with(|history| history.failure(names.id, 0)).flatten())
+}
+
 /// Logs the end of a job that trains no more.
 ///
 /// # Errors
@@ -209,21 +239,28 @@ pub async fn end_job(
     // Who gives up a job whose last step is committed gives up nothing.
     let is_complete =
         newest.is_some_and(|newest| u64::try_from(newest.step).is_ok_and(|step| step >= names.steps));
-    let outcome = if is_complete { Outcome::Completed } else { outcome };
-    let grant = match outcome {
-        Outcome::Completed => GrantEndReason::Completed,
-        // That a step cannot be taken is not a record of its own yet, so no grant ends with it.
-        Outcome::Failed => GrantEndReason::Released,
-        Outcome::Cancelled => GrantEndReason::Cancelled,
+    // A step that is not finite is further than any checkpoint, and the end whoever gave the job up.
+    let failure = if is_complete { None } else { failure(ctx, job_uid, Reading::On).await? };
+    let (outcome, grant) = match outcome {
+        _ if is_complete => (Outcome::Completed, GrantEndReason::Completed),
+        _ if failure.is_some() => (Outcome::Failed, GrantEndReason::Failed),
+        Outcome::Completed => (outcome, GrantEndReason::Completed),
+        Outcome::Failed => (outcome, GrantEndReason::Released),
+        Outcome::Cancelled => (outcome, GrantEndReason::Cancelled),
     };
     end_grant(ctx, job_uid, 0, i64::MAX, grant).await?;
-    let from = match start_state(ctx, job_uid, &names, newest).await {
+    let from = match (failure, start_state(ctx, job_uid, &names, newest).await) {
+        (Some(failure), _) => StartState {
+            step: i64::try_from(failure.last).unwrap_or(i64::MAX),
+            state_root: failure.state_root,
+            record: failure.record,
+        },
         // A gateway may have died between the log and the store.
-        Err(LedgerError::Incomplete(_)) => {
+        (None, Err(LedgerError::Incomplete(_))) => {
             repair(ctx, job_uid).await?;
             start_state(ctx, job_uid, &names, newest).await?
         }
-        from => from?,
+        (None, from) => from?,
     };
     let last_step = number("lastStep", from.step, Step::new)?;
     let end = JobEnd { job: names.id, last_step, state_root: from.state_root, record: from.record, outcome };

@@ -8,7 +8,9 @@ use muster_proof::Digest;
 use muster_proof::dsse::Envelope;
 use muster_proof::key::{PublicKey, SigningKey};
 use muster_proof::records::fields::Nonce;
-use muster_proof::records::{Commit, Job, KeyBinding, Payload, ProviderKey, record_seal};
+use muster_proof::records::{
+    Commit, Failure, Job, KeyBinding, Payload, ProviderKey, failed_root, record_seal,
+};
 use muster_proof::tlog::checkpoint::SignedCheckpoint;
 use muster_proof::tlog::note::{Algorithm, KeyName, NoteKey};
 use muster_proof::tlog::tile::Resource;
@@ -222,8 +224,7 @@ pub async fn commit_of(
 ) -> Envelope {
     use muster_proof::records::fields::{Attempt, Epoch, Interval, Island, Rank, Step};
     let job = names(ctx, job_uid).unwrap().id;
-    let bound =
-        SigningKey::generate(*Digest::of(format!("{provider} {epoch}").as_bytes()).as_bytes()).unwrap();
+    let bound = bound(provider, epoch);
     let (island, epoch_of) = (Island::new(0).unwrap(), Epoch::new(epoch).unwrap());
     let binding = KeyBinding {
         job,
@@ -251,6 +252,35 @@ pub async fn commit_of(
         manifest,
     };
     commit.sign(&bound).unwrap()
+}
+
+/// The key of a sidecar.
+fn bound(provider: &str, epoch: u64) -> SigningKey {
+    SigningKey::generate(*Digest::of(format!("{provider} {epoch}").as_bytes()).as_bytes()).unwrap()
+}
+
+/// A failure of the grant of `epoch` in the place of the interval's commit: its first step, and the one that is not finite.
+pub async fn failure_of(
+    ctx: &Context,
+    of: (&str, u64, &str),
+    (interval, first, step): (u64, u64, u64),
+    previous: Digest,
+    (before, records): (Digest, Digest),
+) -> Envelope {
+    let commit = commit_of(ctx, of, (interval, first, step), previous, (before, before, records)).await;
+    let it = Commit::from_payload(commit.unverified_payload()).unwrap();
+    let failure = Failure {
+        job: it.job,
+        island: it.island,
+        epoch: it.epoch,
+        interval: it.interval,
+        first_step: it.first_step,
+        failed_step: it.last_step,
+        previous,
+        state_root: failed_root(&before, it.last_step),
+        record_seal: it.record_seal,
+    };
+    failure.sign(&bound(of.2, of.1)).unwrap()
 }
 
 /// Logs a commit and notes it, as the gateway does.

@@ -10,9 +10,9 @@ use muster_proof::records::{GrantEndReason, Job, Outcome, Payload, Record};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::grants::{Names, Next, end_grant, end_job, grant, job, repair};
+use super::grants::{Names, Next, Reading, end_grant, end_job, failure, grant, job, repair};
 use super::records::Who;
-use super::testing::{Local, ORIGIN, To, commit, identity, log_commit, log_key, own_record};
+use super::testing::{Local, ORIGIN, To, commit, failure_of, identity, log_commit, log_key, own_record};
 use super::*;
 use crate::hub::context::Context;
 use crate::hub::job::unit::Logged;
@@ -297,6 +297,42 @@ async fn the_end_of_a_job_says_how_far_it_came() {
     }
     assert_eq!(site.kinds(size), ["job-end"], "its grant had ended");
     assert!(site.ctx.store.noted_end(JOB).await.unwrap());
+}
+
+/// The log's own end of the job: further than any checkpoint, and the end whoever gives the job up.
+#[tokio::test]
+async fn a_step_that_is_not_finite_ends_grant_and_job() {
+    let site = Site::new().await;
+    site.job().await;
+    log_key(&site.ctx, "east", "acme").await;
+    let first = site.grant(1, None).await.unwrap();
+    let (step, manifest, envelope) = site.committed(1, 0, first.start_record).await;
+    let previous = log_commit(&site.ctx, JOB, step, &envelope).await.record;
+    assert_eq!(failure(&site.ctx, JOB, Reading::On).await.unwrap(), None);
+    let found = (Digest::of(b"state 32"), Digest::of(b"records"));
+    let failed = failure_of(&site.ctx, (JOB, 1, "east"), (1, 21, 33), previous, found).await;
+    let record = site.ctx.ledger.submit("failure", &failed).await.unwrap().record;
+    assert_eq!(failure(&site.ctx, JOB, Reading::AsItIs).await.unwrap(), None, "not read yet");
+    let logged = failure(&site.ctx, JOB, Reading::On).await.unwrap().unwrap();
+    assert_eq!((logged.last, logged.record, logged.manifest), (33, record, None));
+    let size = site.log.size();
+    let newest = newest(20, manifest);
+    let refused = site.grant(2, Some(&newest)).await.unwrap_err();
+    assert!(refused.refusal().is_some(), "nothing follows on it: {refused}");
+    for _ in 0..2 {
+        end_job(&site.ctx, JOB, Some(&newest), Outcome::Cancelled).await.unwrap();
+    }
+    assert_eq!(site.kinds(size), ["grant-end", "job-end"]);
+    let ends = site.log.records().into_iter().filter_map(|id| {
+        let (_, envelope) = site.log.log.entry(&id).unwrap().unwrap();
+        match Record::parse(&envelope).unwrap() {
+            Record::JobEnd(end) => Some((end.last_step.get(), end.record, end.outcome)),
+            _ => None,
+        }
+    });
+    assert_eq!(ends.collect::<Vec<_>>(), [(33, record, Outcome::Failed)]);
+    // Of a job that this state directory does not know nothing is said.
+    assert_eq!(failure(&site.ctx, "5f2a9c1b-0000-4000-8000-000000000000", Reading::On).await.unwrap(), None);
 }
 
 #[tokio::test]

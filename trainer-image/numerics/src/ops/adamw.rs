@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::env::{Env, Failed};
 use crate::graph::Graph;
-use crate::isa::multiversion;
+use crate::isa::{Level, multiversion};
 use crate::pool::Chunks;
 use crate::spec::HyperParameters;
 use crate::state::State;
@@ -13,6 +13,13 @@ pub(crate) const NAME: &str = "adamw";
 
 /// Elements per piece of work.
 const PIECE: usize = 1 << 14;
+
+/// The exponent bits of 2^64. A number is calm below; infinities and NaN are beyond it like all that is near them.
+const WILD: u32 = (127 + 64) << 23;
+/// Calm numbers are below this.
+const CALM: f64 = (1u128 << 64) as f64;
+/// Far enough below the largest f32 for every rounding on the way.
+const SAFE: f64 = 1e37;
 
 /// The numbers of one update, rounded as the spec says: products in f64, the rest in f32.
 #[derive(Clone, Copy)]
@@ -47,15 +54,29 @@ impl Moments {
             lr,
         }
     }
+
+    /// Whether the update of a calm state that was updated before cannot but be finite, by the bounds of its formula alone.
+    /// `norm` is the gradient's. (Moments of squares that came out of an update are not negative, so no root is NaN.)
+    pub(crate) fn is_harmless(&self, norm: f32) -> bool {
+        let [a1, c1, c2] = [self.a1, self.c1, self.c2].map(|x| f64::from(x).abs());
+        // No element is larger than the norm, but for its rounding, and for squares that are too small to show in it.
+        let g = (f64::from(norm) * 1.01 + 1e-18) * f64::from(self.factor).abs();
+        let m = CALM + a1 * g;
+        let v = CALM + f64::from(self.a2).abs() * g * g;
+        let up = m * c1 / f64::from(self.epsilon);
+        let w = CALM + f64::from(self.lr).abs() * (f64::from(self.weight_decay).abs() * CALM + up);
+        // Comparisons with NaN are false.
+        [g, m, v, m * c1, v * c2, up, w].iter().all(|bound| *bound < SAFE)
+    }
 }
 
 multiversion! {
-    /// Updates a run of elements of one tensor; whether all results are finite.
+    /// Updates a run of elements of one tensor; whether all results are calm.
     fn update_run<A>(w: &mut [f32], m: &mut [f32], v: &mut [f32], gradient: &[f32], k: &Moments, decay: f32) -> bool {
         let n = w.len();
         let (m, v, gradient) = (&mut m[..n], &mut v[..n], &gradient[..n]);
         let k = *k;
-        let mut bad = 0u32;
+        let mut wild = 0u32;
         for i in 0..n {
             let g = gradient[i] * k.factor;
             let mi = A::fma(k.b1, m[i], k.a1 * g);
@@ -65,15 +86,33 @@ multiversion! {
             m[i] = mi;
             v[i] = vi;
             w[i] = wi;
-            let not_finite = |x: f32| u32::from(x.to_bits() & 0x7f80_0000 == 0x7f80_0000);
-            bad |= not_finite(mi) | not_finite(vi) | not_finite(wi);
+            let is_wild = |x: f32| u32::from(x.to_bits() & 0x7f80_0000 >= WILD);
+            wild |= is_wild(mi) | is_wild(vi) | is_wild(wi);
         }
-        bad == 0
+        wild == 0
     }
 }
 
-/// Updates parameters and moments; whether all of them are finite afterwards.
+/// Updates parameters and moments; whether all of them are calm afterwards, which those that are not finite never are.
 pub(crate) fn update(
+    env: &mut Env,
+    graph: &Graph,
+    moments: &Moments,
+    state: &mut State,
+    gradient: &[f32],
+) -> Result<bool, Failed> {
+    let calm = AtomicBool::new(true);
+    let level = env.level;
+    env.pool.each(pieces(state), &mut env.scratch, |piece, (w, m, v), _| {
+        if !update_piece(level, graph, moments, piece * PIECE, (w, m, v), gradient) {
+            calm.store(false, Ordering::Relaxed);
+        }
+    })?;
+    Ok(calm.into_inner())
+}
+
+/// Whether [`update`] would leave only finite numbers. The state stays as it is: its root is asked for if not.
+pub(crate) fn would_be_finite(
     env: &mut Env,
     graph: &Graph,
     moments: &Moments,
@@ -82,27 +121,42 @@ pub(crate) fn update(
 ) -> Result<bool, Failed> {
     let finite = AtomicBool::new(true);
     let level = env.level;
-    let pieces = (
-        Chunks::new(&mut state.w, PIECE),
-        Chunks::new(&mut state.m, PIECE),
-        Chunks::new(&mut state.v, PIECE),
-    );
-    env.pool.each(pieces, &mut env.scratch, |piece, (w, m, v), _| {
-        let (first, end) = (piece * PIECE, piece * PIECE + w.len());
-        // Pieces are cut blindly; tensors differ in whether they decay.
-        for tensor in graph.tensors() {
-            let range = tensor.range();
-            let (from, to) = (range.start.max(first), range.end.min(end));
-            if from >= to {
-                continue;
-            }
-            let decay = if tensor.decays() { moments.weight_decay } else { 0.0 };
-            let own = from - first..to - first;
-            let (w, m, v) = (&mut w[own.clone()], &mut m[own.clone()], &mut v[own]);
-            if !update_run(level, w, m, v, &gradient[from..to], moments, decay) {
-                finite.store(false, Ordering::Relaxed);
-            }
+    env.pool.each(pieces(state), &mut env.scratch, |piece, (w, m, v), _| {
+        let (mut w, mut m, mut v) = (w.to_vec(), m.to_vec(), v.to_vec());
+        let calm = update_piece(level, graph, moments, piece * PIECE, (&mut w, &mut m, &mut v), gradient);
+        if !calm && [w, m, v].iter().flatten().any(|x| !x.is_finite()) {
+            finite.store(false, Ordering::Relaxed);
         }
     })?;
     Ok(finite.into_inner())
+}
+
+fn pieces(state: &mut State) -> (Chunks<'_, f32>, Chunks<'_, f32>, Chunks<'_, f32>) {
+    (Chunks::new(&mut state.w, PIECE), Chunks::new(&mut state.m, PIECE), Chunks::new(&mut state.v, PIECE))
+}
+
+/// Updates the elements from `first` on; whether all of them are calm.
+fn update_piece(
+    level: Level,
+    graph: &Graph,
+    moments: &Moments,
+    first: usize,
+    (w, m, v): (&mut [f32], &mut [f32], &mut [f32]),
+    gradient: &[f32],
+) -> bool {
+    let end = first + w.len();
+    let mut calm = true;
+    // Pieces are cut blindly; tensors differ in whether they decay.
+    for tensor in graph.tensors() {
+        let range = tensor.range();
+        let (from, to) = (range.start.max(first), range.end.min(end));
+        if from >= to {
+            continue;
+        }
+        let decay = if tensor.decays() { moments.weight_decay } else { 0.0 };
+        let own = from - first..to - first;
+        let (w, m, v) = (&mut w[own.clone()], &mut m[own.clone()], &mut v[own]);
+        calm &= update_run(level, w, m, v, &gradient[from..to], moments, decay);
+    }
+    calm
 }

@@ -26,7 +26,7 @@ pub use gelu::Gelu;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 
-pub(crate) use adamw::{Moments, update};
+pub(crate) use adamw::{Moments, update, would_be_finite};
 pub(crate) use clip::{clip_factor, gradient_norm};
 
 use std::ops::Range;

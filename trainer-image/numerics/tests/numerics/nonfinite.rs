@@ -69,8 +69,10 @@ fn a_huge_learning_rate_is_found_after_the_update() {
             let mut state = State::genesis(&graph, SEED);
             let gradient: Vec<f32> = (0..graph.parameters()).map(|i| (i % 7) as f32 * 1e-3).collect();
             assert!(optimizer.step(&mut state, &gradient).is_ok(), "1e37 is still finite");
+            let before = state.clone();
             let error = raised(optimizer.step(&mut state, &gradient)).unwrap();
             assert_eq!(error, NonFinite { step: 2, what: Quantity::State });
+            assert_eq!(state, before, "what fails is named by the state before");
         }
     }
 }
@@ -84,10 +86,46 @@ fn one_bad_element_anywhere_is_found() {
             let mut optimizer = Optimizer::new(&graph, &hyper_parameters(), Isa::detect(), 2).unwrap();
             let mut state = State::genesis(&graph, SEED);
             [&mut state.w, &mut state.m, &mut state.v][pick][index] = f32::INFINITY;
+            let before = state.clone();
             let error = raised(optimizer.step(&mut state, &gradient)).unwrap();
             assert_eq!(error.what, Quantity::State);
+            assert_eq!((state.b1p, state.step), (before.b1p, 0));
+            assert!(state == before, "untouched");
         }
     }
+}
+
+/// Whether a step is looked at beforehand or known to be harmless, its bits are the same, and a step that goes wrong after
+/// calm ones is found all the same.
+#[test]
+fn a_calm_run_that_goes_wild_is_found() {
+    let graph = Case::Base.graph(4);
+    let hyper = hyper_parameters();
+    let gradient = vec![1e-4; graph.parameters()];
+    let mut optimizer = Optimizer::new(&graph, &hyper, Isa::detect(), 2).unwrap();
+    let mut state = State::genesis(&graph, SEED);
+    for _ in 0..3 {
+        let mut fresh = Optimizer::new(&graph, &hyper, Isa::detect(), 2).unwrap();
+        let mut other = state.clone();
+        fresh.step(&mut other, &gradient).unwrap();
+        optimizer.step(&mut state, &gradient).unwrap();
+        assert!(state == other);
+    }
+    let mut unclipped = hyper;
+    unclipped.clip_norm = None;
+    let mut optimizer = Optimizer::new(&graph, &unclipped, Isa::detect(), 2).unwrap();
+    optimizer.step(&mut state, &gradient).unwrap();
+    // Its square is just finite, and so is all that follows from it.
+    let mut huge = gradient.clone();
+    huge[7] = 1.8e19;
+    optimizer.step(&mut state, &huge).unwrap();
+    state.w[7] = f32::MAX;
+    let before = state.clone();
+    let mut falls = unclipped;
+    (falls.peak, falls.floor) = (1e30, 1e30);
+    let error = raised(Optimizer::new(&graph, &falls, Isa::detect(), 2).unwrap().step(&mut state, &gradient));
+    assert_eq!(error.map(|error| error.what), Some(Quantity::State));
+    assert!(state == before, "untouched");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::child::Child;
 use super::rounds::{End, GRACE, LINGER, PAUSE, Pod, TICK, after};
 use crate::failure::Failure;
 use crate::peers;
-use crate::protocol::handover::Written;
+use crate::protocol::handover::{FailedStep, Written};
 use crate::protocol::{
     Assignment, Command, Desired, Event, ExitCode, Join, Joined, OtherRound, Peer, Progress,
 };
@@ -157,6 +157,7 @@ impl<'a, 'b> Attend<'a, 'b> {
                     keep_last: self.assignment.keep_last,
                 });
             }
+            Event::Failed { step, .. } => self.pod.handover.fail(FailedStep { round: self.round, step }),
             // Not of a worker that hands its states over.
             Event::Checkpoint { .. } => {}
             Event::Drained { step } => {
@@ -205,7 +206,7 @@ impl<'a, 'b> Attend<'a, 'b> {
 
     /// What the worker's end means.
     fn end(self, exit: i32, next: Option<End>) -> Result<End, Ended> {
-        let Self { pod, round, error, reached, finished, relay_lost, .. } = self;
+        let Self { pod, round, assignment, error, reached, finished, relay_lost, .. } = self;
         let message = error.unwrap_or_else(|| format!("the worker ended with {exit}"));
         let code = ExitCode::from_code(exit);
         if code == Some(ExitCode::Done) {
@@ -229,12 +230,18 @@ impl<'a, 'b> Attend<'a, 'b> {
             return Ok(next);
         }
         match code {
+            // What it ends with is durable first: else nobody would believe it.
+            Some(ExitCode::NonFinite) if assignment.rank == 0 => {
+                pod.settle(&message)?;
+                Err(Failure::new(ExitCode::NonFinite, message).into())
+            }
+            // All have found it. Rank 0 alone says so, and its pod needs the attempt until that is done.
+            Some(ExitCode::NonFinite) => match pod.round_after(round) {
+                Some(next) => Ok(End::Next(next)),
+                None => Err(Failure::new(ExitCode::NonFinite, message).into()),
+            },
             Some(
-                code @ (ExitCode::BadSpec
-                | ExitCode::NonFinite
-                | ExitCode::BadData
-                | ExitCode::BadCheckpoint
-                | ExitCode::Disk),
+                code @ (ExitCode::BadSpec | ExitCode::BadData | ExitCode::BadCheckpoint | ExitCode::Disk),
             ) => {
                 let (farewell, stop) = (after(FAREWELL), &pod.stop);
                 drop(pod.handover.drain(|| farewell() || stop.load(Ordering::Relaxed)));

@@ -18,8 +18,8 @@ use super::rounds::TICK;
 use crate::failure::Failure;
 use crate::files::{self, FileError};
 use crate::protocol::ExitCode;
-use crate::protocol::handover::{self, Answer, Line, Written};
-use crate::work::{WAITING, Work};
+use crate::protocol::handover::{self, Answer, FailedStep, Line, Written};
+use crate::work::{FAILED, WAITING, Work};
 
 /// Between two tries to reach the sidecar.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -32,6 +32,8 @@ struct Queue {
     waiting: VecDeque<Written>,
     /// Checkpoints now, not durable yet; in order.
     sealed: VecDeque<Written>,
+    /// The step that was not finite, until that is durable. Nothing comes after it.
+    failed: Option<FailedStep>,
     /// Step and StateRoot of the newest checkpoint.
     newest: Option<(u64, Digest)>,
     /// Why a state cannot become a checkpoint, or a checkpoint durable: the end of the pod. What comes after it can be
@@ -73,12 +75,16 @@ impl Handover {
             if queue.waiting.len() >= WAITING {
                 queue.full.get_or_insert_with(Instant::now);
             }
-            if let Some(writer) = &mut queue.writer
-                && handover::write(writer, &Line::Written(written)).is_err()
-            {
-                // The reader sees the end of the connection, and tells everything over the next one.
-                drop(writer.shutdown(std::net::Shutdown::Both));
-            }
+            queue.tell(&Line::Written(written));
+        });
+        self.shared.1.notify_all();
+    }
+
+    /// Says that a step is not finite, after all states before it.
+    pub fn fail(&self, failed: FailedStep) {
+        self.with(|queue| {
+            queue.failed = Some(failed);
+            queue.tell(&Line::Failed(failed));
         });
         self.shared.1.notify_all();
     }
@@ -95,6 +101,9 @@ impl Handover {
             let path = files::Named::named(entry, "list", &dir)?.path();
             if path.is_dir() && !known.contains(&path) {
                 discard(&path);
+            } else if path.to_string_lossy().ends_with(FAILED) {
+                // A failed step that was told ends the pod: there is no other round.
+                drop(fs::remove_file(&path));
             }
         }
         Ok(())
@@ -157,7 +166,7 @@ impl Handover {
     fn run(&self) {
         loop {
             let queue = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let idle = |queue: &mut Queue| queue.waiting.is_empty() && queue.sealed.is_empty();
+            let idle = |queue: &mut Queue| queue.is_empty();
             drop(self.shared.1.wait_while(queue, idle).unwrap_or_else(PoisonError::into_inner));
             if let Err(error) = UnixStream::connect(self.work.socket()).and_then(|stream| self.talk(stream)) {
                 let news = self.with(|queue| {
@@ -180,6 +189,9 @@ impl Handover {
         self.with(|queue| {
             for written in queue.sealed.iter().chain(&queue.waiting) {
                 handover::write(&mut writer, &Line::Written(*written))?;
+            }
+            if let Some(failed) = queue.failed {
+                handover::write(&mut writer, &Line::Failed(failed))?;
             }
             queue.lost = None;
             queue.writer = Some(writer);
@@ -211,7 +223,20 @@ impl Queue {
         if let Some(fatal) = &self.fatal {
             return Some(Err(fatal.clone()));
         }
-        (self.waiting.is_empty() && self.sealed.is_empty()).then_some(Ok(()))
+        self.is_empty().then_some(Ok(()))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.sealed.is_empty() && self.failed.is_none()
+    }
+
+    fn tell(&mut self, line: &Line) {
+        if let Some(writer) = &mut self.writer
+            && handover::write(writer, line).is_err()
+        {
+            // The reader sees the end of the connection, and tells everything over the next one.
+            drop(writer.shutdown(std::net::Shutdown::Both));
+        }
     }
 
     fn hear(&mut self, answer: Answer) {
@@ -229,6 +254,7 @@ impl Queue {
             Answer::Durable { step } => {
                 self.sealed.retain(|sealed| sealed.step > step);
                 self.waiting.retain(|written| written.step > step);
+                self.failed = self.failed.filter(|failed| failed.step > step);
                 self.make_room();
             }
             Answer::Refused { step, code, message } => {
@@ -236,6 +262,10 @@ impl Queue {
                 let known = ExitCode::from_code(code.into()).filter(|code| *code != ExitCode::Done);
                 let code = known.unwrap_or(ExitCode::PeerLost);
                 if self.answered(step).is_some() {
+                    self.fatal.get_or_insert(Failure::new(code, message));
+                } else if self.failed.is_some_and(|failed| failed.step == step) {
+                    let message =
+                        format!("that step {step} is not finite cannot be durable at the hub: {message}");
                     self.fatal.get_or_insert(Failure::new(code, message));
                 } else if self.sealed.iter().any(|sealed| sealed.step == step) {
                     let message =
@@ -315,6 +345,20 @@ mod tests {
         assert_eq!((queue.waiting.len(), sealed(&queue)), (1, vec![]));
         // Durable before the answer that it is a checkpoint was heard.
         queue.hear(Answer::Durable { step: 12 });
+        assert!(matches!(queue.settled(), Some(Ok(()))));
+    }
+
+    #[test]
+    fn a_failed_step_is_waited_for_like_a_state() {
+        let mut queue = queue(&[4]);
+        queue.failed = Some(FailedStep { round: 1, step: 7 });
+        queue.hear(checkpoint(4));
+        queue.hear(Answer::Durable { step: 4 });
+        assert!(queue.settled().is_none());
+        let mut refused = Queue { failed: queue.failed, ..Queue::default() };
+        refused.hear(Answer::refused(7, 67, "other records"));
+        assert_eq!(refused.fatal.map(|fatal| fatal.code), Some(ExitCode::BadCheckpoint));
+        queue.hear(Answer::Durable { step: 7 });
         assert!(matches!(queue.settled(), Some(Ok(()))));
     }
 

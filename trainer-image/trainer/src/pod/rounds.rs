@@ -26,6 +26,9 @@ pub(super) const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Dura
 pub(super) const GRACE: Duration = Duration::from_secs(12);
 /// From SIGTERM until what was handed over is not waited for any more. The pod has 30 s; the rest is the sidecar's own.
 pub(super) const LINGER: Duration = Duration::from_secs(20);
+/// How long a rank other than 0 waits for what rank 0 does about a step that is not finite, and how often it asks.
+const OTHERS: Duration = Duration::from_secs(600);
+const ASK: Duration = Duration::from_secs(1);
 /// How often children are reaped and signals looked at.
 pub(super) const TICK: Duration = Duration::from_millis(50);
 /// Wrong bytes for a blob are asked for again so often.
@@ -186,7 +189,7 @@ impl Pod<'_> {
         }
     }
 
-    /// Waits until the last checkpoint is durable: the pod's good end says so. Only a signal shortens the waiting, and a
+    /// Waits until the last checkpoint, or the failure, is durable: the pod's end says so. Only a signal shortens the waiting, and a
     /// sidecar that is gone ends it.
     pub fn settle(&self, words: &str) -> Result<(), Failure> {
         let told = Cell::new(None::<Instant>);
@@ -197,8 +200,23 @@ impl Pod<'_> {
             told.get().is_some_and(|since| since.elapsed() > LINGER)
         };
         self.handover.drain(give_up).map_err(|Failure { code, message }| {
-            Failure::new(code, format!("{words}, but its checkpoint is not durable at the hub: {message}"))
+            Failure::new(code, format!("{words}, but that is not durable at the hub: {message}"))
         })
+    }
+
+    /// The round that another rank has begun after this one; `None` once the attempt is over, or this has taken too long.
+    pub fn round_after(&self, round: u32) -> Option<u32> {
+        let give_up = after(OTHERS);
+        while !give_up() && !self.stop.load(Ordering::Relaxed) {
+            match self.relay.round(round) {
+                Ok(answer) if answer.status == 409 => {
+                    return answer.json::<OtherRound>().ok().map(|other| other.round);
+                }
+                Ok(answer) if answer.status == 410 => return None,
+                Ok(_) | Err(_) => self.sleep(ASK),
+            }
+        }
+        None
     }
 
     /// Counts a round that ended before its time; gives up when rounds lead nowhere.

@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use super::MAX_BODY;
 
-/// The largest body of `POST /v1/checkpoints`, in bytes: the records of the longest interval, and room for the rest.
+/// The largest body of `POST /v1/checkpoints` and `POST /v1/failures`, in bytes: the records of the longest interval, and room for the rest.
 pub const MAX_NOTICE: usize = MAX_RECORDS * (MAX_RECORD + 1) + MAX_BODY;
 
-/// Answer 200 to `GET /v1/terms?step=S`: what the commit of the interval that ends with step S must say. It is the same
-/// for an interval that the relay has a commit of already, until its terms change.
+/// Answer 200 to `GET /v1/terms?step=S`: what the commit of the interval that ends with step S must say; to
+/// `GET /v1/terms?failedStep=S` what the failure of the interval that step S is of. It is the same for an interval that the
+/// relay has a commit or the failure of already, until its terms change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Terms {
@@ -34,7 +35,22 @@ pub struct Terms {
     pub salt: Nonce,
 }
 
-/// Answer 409 to a request about terms or a checkpoint.
+/// Body of `POST /v1/failures`: a step of the interval raised NonFinite. Made by [`crate::failed::Failed::sign`], checked by
+/// [`crate::failed::check`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FailureNotice {
+    /// The step that cannot be taken.
+    pub failed_step: u64,
+    /// StateRoot of the state before it.
+    pub before: Digest,
+    /// The log's record `failure`, signed by rank 0's bound key.
+    pub failure: Envelope,
+    /// Those of the interval's steps that were taken, in their order. They stay at the agent.
+    pub records: Vec<StepRecord>,
+}
+
+/// Answer 409 to a request about terms, a checkpoint or a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reason", rename_all_fields = "camelCase", deny_unknown_fields)]
 pub enum Conflict {

@@ -16,6 +16,18 @@ pub const MAX_MESSAGE: usize = 1024;
 pub enum Line {
     /// A state lies ready.
     Written(Written),
+    /// A step is not finite, and what there is to say of it lies ready: the last line of a pod.
+    Failed(FailedStep),
+}
+
+/// A failed step that lies ready in the file `<round>-<step>.failed.json` of the hand-overs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FailedStep {
+    /// The round whose worker wrote it.
+    pub round: u32,
+    /// The step that cannot be taken.
+    pub step: u64,
 }
 
 /// A state that lies ready in the directory `<round>-<step>` of the hand-overs. There is no path in it, so it cannot
@@ -44,9 +56,9 @@ pub enum Answer {
         /// Digest of its manifest.
         manifest: Digest,
     },
-    /// The checkpoint is durable at the hub, and so are or need not be those before it.
+    /// The checkpoint, or the failure, is durable at the hub, and so are or need not be those before it.
     Durable {
-        /// Which state.
+        /// Which state, or failed step.
         step: u64,
     },
     /// The state will never be a checkpoint, or the checkpoint never durable.
@@ -121,6 +133,8 @@ mod tests {
         let line = Line::Written(Written { round: 2, step: 40, keep_last: 3 });
         let checkpoint = Answer::Checkpoint { step: 40, state_root: digest, manifest: digest };
         assert_eq!(text(&line), r#"{"written":{"round":2,"step":40,"keepLast":3}}"#);
+        let failed = Line::Failed(FailedStep { round: 2, step: 43 });
+        assert_eq!(text(&failed), r#"{"failed":{"round":2,"step":43}}"#);
         let want = format!(r#"{{"checkpoint":{{"step":40,"stateRoot":"{digest}","manifest":"{digest}"}}}}"#);
         assert_eq!(text(&checkpoint), want);
         assert_eq!(text(&Answer::Durable { step: 40 }), r#"{"durable":{"step":40}}"#);
@@ -145,6 +159,7 @@ mod tests {
             "{\"written\":{\"round\":-1,\"step\":4,\"keepLast\":2}}\n",
             "{\"written\":{\"round\":1,\"step\":4}}\n",
             "{\"exit\":{}}\n",
+            "{\"failed\":{\"round\":1,\"step\":4,\"keepLast\":2}}\n",
             "{\"written\":{\"round\":1,\"step\":4,\"keepLast\":2}}{}\n",
             "\n",
             &long,

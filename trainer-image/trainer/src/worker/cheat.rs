@@ -7,6 +7,12 @@ use std::ops::Range;
 use muster_numerics::spec::HyperParameters;
 use muster_numerics::state::State;
 
+use crate::failure::Failure;
+use crate::protocol::ExitCode;
+
+/// The step that is said to fail.
+const FALSE_FAILURE: u64 = 7;
+
 /// Which lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lie {
@@ -22,6 +28,8 @@ enum Lie {
     WrongLearningRate,
     /// The state is right, and the loss of every step is said to be half of what it is.
     FalseLoss,
+    /// A step is said to have raised NonFinite that has not: the job is to end early.
+    FalseFailure,
     /// The chain starts elsewhere: one weight of the start state is another.
     OtherStart,
 }
@@ -44,6 +52,7 @@ impl Cheat {
             "one-ulp" => Some(Lie::OneUlp),
             "wrong-learning-rate" => Some(Lie::WrongLearningRate),
             "false-loss" => Some(Lie::FalseLoss),
+            "false-failure" => Some(Lie::FalseFailure),
             "other-start" => Some(Lie::OtherStart),
             _ => None,
         };
@@ -87,6 +96,15 @@ impl Cheat {
             return now;
         }
         self.stale.as_deref().unwrap_or(now)
+    }
+
+    /// In the middle of the second interval, for whoever trains that far.
+    pub fn fails(&self, step: u64) -> Result<(), Failure> {
+        if !self.is(Lie::FalseFailure) || step < FALSE_FAILURE {
+            return Ok(());
+        }
+        let message = format!("step {step}: the gradient norm is not finite; lower the learning rate");
+        Err(Failure::new(ExitCode::NonFinite, message))
     }
 
     /// Before the weights change.

@@ -10,7 +10,7 @@ use muster_numerics::exec::{ExecError, Executor};
 use muster_numerics::optim::{OptimError, Optimizer, mean_loss};
 use muster_numerics::reduce::SubtreeAccumulator;
 use muster_numerics::state::State;
-use muster_proof::steps::{self, Bits, MAX_RECORDS, Records, StepRecord};
+use muster_proof::steps::{Bits, MAX_RECORDS, Records, StepRecord};
 use rustix::fs::{FlockOperation, flock};
 
 use super::Options;
@@ -21,9 +21,11 @@ use super::metrics::{self, Metrics};
 use super::saver::{Saver, Stored, Target};
 use crate::checkpoint::Store;
 use crate::exchange::{Identity, Listener, Reducer, StepVotes};
+use crate::failed::{FAILED_FILE, Failed};
 use crate::failure::Failure;
 use crate::files::{self, FileError, Named as _};
 use crate::protocol::{Event, ExitCode};
+use crate::{resolved, work};
 
 /// Steps over which the speed is averaged.
 const SPEED_STEPS: usize = 10;
@@ -77,7 +79,7 @@ pub(super) fn train(options: &Options, control: &Control, events: &Arc<Events>) 
     #[cfg(feature = "cheats")]
     run.cheat(options, &job, cheat)?;
     let end = run.steps(options, &mut job, control, events);
-    let Run { reducer, saver, state, .. } = run;
+    let Run { reducer, saver, state, records, .. } = run;
     // Before the saver, which may take long: peers wait for the goodbye. After a step that is not finite too: all
     // find it at the same step, if they get what was sent for it. Not on another failure, where they may be stuck.
     if end.as_ref().err().is_none_or(|failure| failure.code == ExitCode::NonFinite) {
@@ -90,6 +92,12 @@ pub(super) fn train(options: &Options, control: &Control, events: &Arc<Events>) 
         // Nobody has computed it yet.
         Some(Stored::HandedOver) => None,
     };
+    if let (Err(failure), Some(_)) = (&end, &keeper)
+        && failure.code == ExitCode::NonFinite
+    {
+        // After the states before it: each of them is committed first.
+        leave_failed(options, &job, &state, records, events)?;
+    }
     match end? {
         End::Finished => {
             events.send(&Event::Finished { step: state.step, state_root: root.filter(|_| keeper.is_some()) });
@@ -101,6 +109,28 @@ pub(super) fn train(options: &Options, control: &Control, events: &Arc<Events>) 
         }
         End::Stopped => Err(control.stopped(&format!("after step {}", state.step))),
     }
+}
+
+/// Leaves what there is to say of the step after `state`, which is not finite.
+fn leave_failed(
+    options: &Options,
+    job: &Job,
+    state: &State,
+    records: Vec<StepRecord>,
+    events: &Events,
+) -> Result<(), Failure> {
+    let usage = |error: &dyn std::fmt::Display| Failure::usage(error.to_string());
+    let step = state.step + 1;
+    let before = resolved::state_root(&job.graph, state).map_err(|error| usage(&error))?;
+    let failed = Failed::new(step, before, records).map_err(|error| usage(&error))?;
+    let path = match options.handover.as_ref().zip(options.round) {
+        Some((dir, round)) => work::failed(dir, round, step),
+        None => options.out.join(FAILED_FILE),
+    };
+    failed.write(&path).map_err(|error| Failure::new(ExitCode::Disk, error.to_string()))?;
+    let (state_root, path) = (failed.state_root(), path.display().to_string());
+    events.send(&Event::Failed { step, state_root, path });
+    Ok(())
 }
 
 /// Whether the run can end where it is asked to.
@@ -136,6 +166,8 @@ impl Keeper {
         }
         Store::new(out).sweep()?;
         files::remove_unfinished(out).map_err(disk)?;
+        // Of a run before, which may have been another interval's replay.
+        drop(std::fs::remove_file(out.join(FAILED_FILE)));
         write_spec(&out.join("spec.json"), &job.spec_bytes)?;
         Ok(Self { _lock: lock })
     }
@@ -290,10 +322,7 @@ impl Run {
     fn take_records(&mut self) -> Result<Records, Failure> {
         let records = std::mem::take(&mut self.records);
         let first = records.first().map_or(1, |record| record.step);
-        Records::new(first, records).map_err(|error| match error {
-            steps::Error::NotFinite { .. } => Failure::new(ExitCode::NonFinite, error.to_string()),
-            _ => Failure::usage(error.to_string()),
-        })
+        Records::new(first, records).map_err(|error| Failure::usage(error.to_string()))
     }
 
     fn step(
@@ -331,6 +360,13 @@ impl Run {
             self.reducer.exchange(step, control.votes(), &losses, subtrees, &mut self.gradient)?;
         let loss =
             mean_loss(step, &losses).map_err(|error| Failure::new(ExitCode::NonFinite, error.to_string()))?;
+        if !loss.is_finite() {
+            // Finite losses whose sum is not: there would be no record of the step.
+            let message = format!("step {step}: the mean loss is not finite; check the data");
+            return Err(Failure::new(ExitCode::NonFinite, message));
+        }
+        #[cfg(feature = "cheats")]
+        self.cheat.fails(step)?;
         #[cfg(feature = "cheats")]
         self.cheat.before_update(&self.state.w);
         let stats = self.optimizer.step(&mut self.state, &self.gradient).map_err(optim)?;

@@ -6,6 +6,7 @@ use std::sync::{Mutex, OnceLock};
 
 use muster_proof::Digest;
 use muster_trainer::checkpoint::{self, Store};
+use muster_trainer::failed::{FAILED_FILE, Failed};
 use muster_trainer::records;
 
 use crate::common::{INTERVAL, Job, Worker, model, training};
@@ -36,6 +37,8 @@ pub struct Run {
     out: PathBuf,
     /// What its intervals are claimed to come to.
     pub came: Vec<Came>,
+    /// In which step it is claimed to end, if it is not the last.
+    pub failed: Option<Failed>,
 }
 
 impl Run {
@@ -59,9 +62,11 @@ impl Run {
     fn make(lie: Option<&str>) -> Self {
         let out = job().out(lie.unwrap_or("honest"));
         work(&out, lie, &["--keep-last", "99"]);
-        let ends = (1..=STEPS / INTERVAL).map(|k| k * INTERVAL);
+        let failed = Failed::read(&out.join(FAILED_FILE)).ok();
+        let reached = failed.as_ref().map_or(STEPS, |failed| failed.step() - 1);
+        let ends = (1..=reached / INTERVAL).map(|k| k * INTERVAL);
         let came = ends.map(|step| came(&out, step)).collect();
-        Self { out, came }
+        Self { out, came, failed }
     }
 
     /// What an honest replay of interval `k` from this run's own states comes to.
@@ -89,7 +94,8 @@ fn work(out: &Path, lie: Option<&str>, extra: &[&str]) {
         command.env("MUSTER_CHEAT", lie);
     }
     let ended = Worker::spawn(command).end();
-    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let code = if lie == Some("false-failure") { 65 } else { 0 };
+    assert_eq!(ended.code, Some(code), "{ended:?}");
     assert_eq!(ended.stderr.contains("this worker cheats"), lie.is_some(), "{}", ended.stderr);
 }
 

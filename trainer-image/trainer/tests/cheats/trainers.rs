@@ -1,10 +1,13 @@
 //! Lies about the computation: each changes the state or the records, and costs its teller a Fault.
 use muster_proof::records::{EvidenceKind, VerdictKind};
 
+use muster_trainer::failed::Failed;
+
 use crate::runs::{Came, Run};
 use crate::world::{TRAINER, Trainer, World};
 
-/// All that the trainer's cheats are (`worker/cheat.rs`), and whether the state is wrong or only what is said of it.
+/// All that the trainer's cheats are (`worker/cheat.rs`) but the false failure, and whether the state is wrong or only what is
+/// said of it.
 const LIES: [(&str, bool); 7] = [
     ("skips-shard", true),
     ("stale-step", true),
@@ -54,6 +57,23 @@ fn each_lie_is_a_fault_and_the_job_ends_with_the_right_bits() {
         assert_eq!(back, Some(0), "{lie}");
         world.ends_well(&[TRAINER]);
     }
+}
+
+/// Nothing is computed wrongly, and the job is said to be at its end: whoever replays the interval finds that it goes on.
+#[test]
+fn a_false_failure_is_a_fault_and_the_job_goes_on() {
+    let (run, honest) = (Run::cheating("false-failure"), Run::honest());
+    assert_eq!((run.came.as_slice(), run.failed.as_ref().map(Failed::step)), (&honest.came[..1], Some(7)));
+    assert_eq!(run.replay(1), honest.came[1]);
+    let mut world = World::new("false failure");
+    world.start(TRAINER, 1);
+    world.commit((TRAINER, 1), &run, None);
+    world.fail((TRAINER, 1), &run);
+    world.settle();
+    let fault = (VerdictKind::Fault, TRAINER.to_owned(), EvidenceKind::Replays);
+    assert_eq!(world.convicted(), [fault]);
+    assert_eq!(world.rollbacks[0].to_interval.get(), 1, "what was right before stays");
+    world.ends_well(&[TRAINER]);
 }
 
 #[test]

@@ -243,6 +243,30 @@ impl World {
         id
     }
 
+    /// Says of the next interval that it ends in the step in which `run` has failed, and so does the job.
+    pub fn fail(&mut self, (provider, epoch): (&str, u64), run: &Run) {
+        let (failed, tip) = (run.failed.as_ref().expect("a run that has failed"), self.tip());
+        let k = tip.step.get() / INTERVAL;
+        let (epoch_of, interval) = (Epoch::new(epoch).unwrap(), Interval::new(k).unwrap());
+        let (failed_step, state_root) = (Step::new(failed.step()).unwrap(), failed.state_root());
+        let records = failed.records().root();
+        let failure = Failure {
+            job: self.id,
+            island: island(),
+            epoch: epoch_of,
+            interval,
+            first_step: Step::new(k * INTERVAL + 1).unwrap(),
+            failed_step,
+            previous: tip.record,
+            state_root,
+            record_seal: record_seal(self.id, (island(), epoch_of, interval), &records, &salt(k)),
+        };
+        let record = self.push(&failure.sign(&bound(provider, epoch)).unwrap()).unwrap().id;
+        self.claims.insert(record, Claim { run: run.clone(), interval: k, records });
+        let (job, outcome) = (self.id, Outcome::Failed);
+        self.hub(&JobEnd { job, last_step: failed_step, state_root, record, outcome });
+    }
+
     /// A whole grant: all intervals, and the job's end.
     pub fn train(&mut self, provider: &str, epoch: u64, run: &Run) {
         self.start(provider, epoch);

@@ -15,6 +15,7 @@
 mod common;
 
 mod commits;
+mod failures;
 mod relay;
 mod rounds;
 mod sidecar;

@@ -112,9 +112,14 @@ fn defined_ends_end_the_pod() {
     training.optimizer.clip_norm = "0".into();
     (training.steps, training.schedule.warmup_steps) = (60, 0);
     let site = Site::of(Job::with(&common::model(), &training), 2);
-    for pod in site.pods() {
-        pod.end().assert(65, &["is not finite"]);
-    }
+    let mut pods = site.pods().into_iter();
+    pods.next().unwrap().end().assert(65, &["is not finite"]);
+    assert!(site.relay.state().ended, "the log knows before the pod ends");
+    // The other rank has nothing to say, and leaves the attempt to rank 0 until it is over.
+    let mut other = pods.next().unwrap();
+    assert!(other.child.try_wait().unwrap().is_none());
+    site.relay.state().over = true;
+    other.end().assert(65, &["is not finite"]);
 }
 
 /// A worker that dies again and again without a step ends the pod with its code. Here it waits for a peer that never

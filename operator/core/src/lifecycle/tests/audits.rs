@@ -172,3 +172,71 @@ fn a_job_that_nobody_can_audit_is_pending() {
     let recovers = View { before: Before::Trained, ..waits };
     assert_eq!(story(&recovers).0, Phase::Recovering);
 }
+
+/// A provider's word that a step is not finite ends an audited job only when its replay has found the same.
+#[test]
+fn a_step_that_is_not_finite_waits_for_its_audit() {
+    let said = |audits: Audits, failed, phase| Facts {
+        audits,
+        failed,
+        deadline: Deadline::Passed,
+        ..facts(Some(Unit { phase, ..failed_unit() }))
+    };
+    let step = |matched| Some(FailedStep { step: 7, matched });
+    for audits in [Audits::Unknown, Audits::Open(tally(1, 0, 0)), Audits::Settled(tally(1, 1, 0))] {
+        let waits = decide(&said(audits.clone(), step(false), UnitPhase::Failed));
+        assert_eq!(waits, Decision { desired: Some(Desired::Stop), next: Next::Settle });
+        let early = decide(&said(audits.clone(), step(false), UnitPhase::Running));
+        assert_eq!(early, Decision { desired: None, next: Next::Settle }, "its workers end by themselves");
+        assert_eq!(reason_of(&decide(&said(audits, step(true), UnitPhase::Failed))), "NonFinite");
+    }
+    // Nobody is asked: the provider is believed, as is one whose unit is gone by now.
+    assert_eq!(reason_of(&decide(&said(Audits::None, step(false), UnitPhase::Failed))), "NonFinite");
+    let gone = Facts { failed: step(false), ..facts(None) };
+    assert_eq!(reason_of(&decide(&gone)), "NonFinite");
+    // Whatever the tenant would rather try again: the log takes nothing after it.
+    let rules = vec![Rule {
+        name: "nan".into(),
+        on_reasons: vec![],
+        on_exit_codes: vec![65],
+        action: Action::Restart,
+    }];
+    let ruled = Facts { rules, ..said(Audits::None, step(false), UnitPhase::Failed) };
+    assert_eq!(reason_of(&decide(&ruled)), "NonFinite");
+    // A verdict has undone it: on from there, and nothing counted.
+    let undone = Facts {
+        rollback: rollback(Store::Settled),
+        max_restarts: 0,
+        audits: Audits::Open(tally(1, 0, 1)),
+        ..facts(Some(failed_unit()))
+    };
+    assert!(matches!(decide(&undone).next, Next::Place { restarts: 0, after: Some(_) }));
+}
+
+fn failed_unit() -> Unit {
+    failed(65, "NonFinite")
+}
+
+/// Of an older image, or of a pod that was lost in between: nobody can check it, so it ends nothing.
+#[test]
+fn a_provider_that_has_logged_no_failure_is_a_lost_worker() {
+    let open = || Audits::Open(tally(1, 0, 0));
+    let unlogged = Facts { audits: open(), ..facts(Some(failed_unit())) };
+    let Next::Place { restarts: 1, after: Some(why) } = decide(&unlogged).next else { panic!() };
+    assert!(why.message.contains("no record of that step"), "{why}");
+    let spent = Facts { max_restarts: 0, ..unlogged.clone() };
+    assert_eq!(reason_of(&decide(&spent)), "MaxRestarts", "and it ends some day");
+    assert_eq!(reason_of(&decide(&Facts { audits: Audits::None, ..unlogged.clone() })), "NonFinite");
+    let rule =
+        Rule { name: "nan".into(), on_reasons: vec![], on_exit_codes: vec![65], action: Action::FailJob };
+    let ruled = Facts { rules: vec![rule], ..unlogged };
+    assert_eq!(reason_of(&decide(&ruled)), "FailJobRule", "as the tenant says");
+}
+
+#[test]
+fn a_job_whose_failure_is_audited_settles() {
+    let view = View { stage: Stage::Failing(7), audits: Audits::Open(tally(1, 0, 0)), ..view(None) };
+    let (phase, text) = story(&view);
+    assert_eq!(phase, Phase::Settling);
+    assert!(text.contains("step 7 is not finite") && text.contains("1 waits for its verdict"), "{text}");
+}

@@ -290,6 +290,7 @@ fn a_commit_follows_the_one_before_and_comes_once() {
 fn a_failure_is_the_end() {
     let mut world = World::with_grant();
     world.commit(1);
+    assert_eq!(world.history.failure(world.id, 0), None, "a commit is none");
     let next = world.next_commit(1);
     let good = Failure {
         job: world.id,
@@ -328,6 +329,12 @@ fn a_failure_is_the_end() {
     let open = world.history.open(world.id).unwrap();
     assert!(open.contains(&Open::Draw { kind: DrawKind::Failed, subject: failure }), "{open:?}");
     world.draw(DrawKind::Failed, failure);
+    // It is the end as long as it counts, and its replay goes as far as the interval would have gone.
+    let ended = world.history.failure(world.id, 0).unwrap();
+    assert_eq!((ended.record, ended.last, ended.failed), (failure, 27, true));
+    let audits = world.history.audits(world.id).unwrap();
+    let audit = audits.iter().find(|audit| audit.commit == failure).unwrap();
+    assert_eq!((audit.first_step, audit.last_step, audit.state_root), (21, 40, good.state_root));
 }
 
 #[test]

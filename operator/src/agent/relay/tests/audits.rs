@@ -6,7 +6,7 @@ use super::*;
 use crate::agent::testing::audit;
 
 /// The replay of steps 21..=40 by two workers, and the checkpoint that it starts from, at the hub.
-async fn replaying() -> (World, Agent, Digest) {
+pub(super) async fn replaying() -> (World, Agent, Digest) {
     let (world, agent) = World::new().await;
     let known = agent.unit().state().await.payload.unwrap();
     let (manifest, blobs) = checkpoint(20, known.training_digest);

@@ -7,9 +7,9 @@ use muster_api::v1alpha1::{Audit, JobCheckpoint, TrainingJob, WorkUnit};
 use muster_core::audits::JobAudits;
 use muster_core::envelope;
 use muster_proof::Digest;
-use muster_proof::records::fields::Nonce;
+use muster_proof::records::fields::{Nonce, Step};
 use muster_proof::records::{
-    AuditOpening, AuditSeal, GrantEndReason, Opening, Outcome, Payload as _, audit_seal,
+    AuditOpening, AuditSeal, GrantEndReason, Opening, Outcome, Payload as _, audit_seal, failed_root,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -20,7 +20,7 @@ use crate::hub::context::Context;
 use crate::hub::job::gather;
 use crate::hub::ledger::grants::{Names, Next, end_job, grant, job};
 use crate::hub::ledger::records::Who;
-use crate::hub::ledger::testing::{Local, To, commit, identity, log_commit, log_key};
+use crate::hub::ledger::testing::{Local, To, commit, failure_of, identity, log_commit, log_key};
 use crate::hub::ledger::{Ledger, LedgerError};
 use crate::hub::signer::Signer;
 use crate::hub::state::State;
@@ -56,6 +56,11 @@ pub fn right(step: u64) -> Digest {
 
 pub fn wrong(step: u64) -> Digest {
     Digest::of(format!("another state {step}").as_bytes())
+}
+
+/// The right state, of a job whose step 33 is not finite.
+pub fn not_finite(step: u64) -> Digest {
+    if step > 33 { failed_root(&right(32), Step::new(33).unwrap()) } else { right(step) }
 }
 
 fn digest(text: &str) -> String {
@@ -191,6 +196,17 @@ impl World {
             log_index: Some(entry.index as i64),
         };
         (entry.record, checkpoint)
+    }
+
+    /// Logs that step 33 is not finite, after the first interval; the job's newest checkpoint.
+    pub async fn fail(&mut self, (epoch, provider): (u64, &'static str)) -> JobCheckpoint {
+        let start = self.grant(epoch as i64, provider, None).await;
+        let (previous, newest) = self.commit((epoch, provider), 0, start, right(20)).await;
+        let found = (right(32), Digest::of(b"records"));
+        let failure = failure_of(&self.ctx, (JOB, epoch, provider), (1, 21, 33), previous, found).await;
+        let entry = self.ctx.ledger.submit("failure", &failure).await.unwrap();
+        self.commits.push((entry.record, 33, provider));
+        newest
     }
 
     /// The whole job, trained by `provider`, whose last interval ends in this state.

@@ -130,6 +130,7 @@ async fn nothing_is_placed_where_no_key_is_in_the_log() {
         restarts: 0,
         unit: None,
         audits: Audits::None,
+        failed: None,
         rollback: None,
     };
     let seen = Gathered {

@@ -125,7 +125,7 @@ fn a_fault_found_while_it_rests_is_told_too() {
 fn the_audits_of_a_failed_job_are_still_told() {
     let failed = json!({
         "phase": "Failed", "attempt": 1, "step": 7,
-        "lastFailure": {"attempt": 1, "rank": 0, "exitCode": 65, "reason": "NonFinite", "message": "NaN"},
+        "lastFailure": {"attempt": 1, "rank": 0, "exitCode": 66, "reason": "BadData", "message": "corrupt"},
     });
     let made = with_status(unit(&job(&resolved()), 1, None, 0), failed);
     let (over, _) = look_at(&job(&resolved()), Some(made), Some(20), (open(1, 0, 0), None));

@@ -6,6 +6,7 @@ use muster_proof::records::VerdictKind;
 use super::*;
 use crate::hub::ledger::grants;
 
+mod failures;
 mod world;
 
 use world::{PATH, PROVIDERS, Site, false_loss, false_start, right, verified};

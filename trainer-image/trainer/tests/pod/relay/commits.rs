@@ -5,7 +5,8 @@ use muster_proof::records::fields::{Epoch, Interval, Island, JobId, Nonce, Step}
 use muster_proof::records::{Commit, Payload as _};
 use muster_trainer::checkpoint::{Manifest, check_signed};
 use muster_trainer::commit::{self, Error};
-use muster_trainer::protocol::{CheckpointNotice, Conflict, Terms};
+use muster_trainer::failed;
+use muster_trainer::protocol::{CheckpointNotice, Conflict, FailureNotice, Terms};
 
 use super::{Answer, State};
 
@@ -22,6 +23,7 @@ impl State {
     /// The hub was restored: what is not in the log is void, and the grant is another one.
     pub fn restore(&mut self) {
         self.commits.retain(|commit| commit.durable);
+        self.failure = self.failure.take().filter(|_| self.ended);
         self.epoch += 1;
     }
 
@@ -119,5 +121,41 @@ pub fn take(state: &mut State, notice: &CheckpointNotice) -> Answer {
         commit.durable = true;
         checkpoints.push(commit.notice.clone());
     }
+    (200, Vec::new())
+}
+
+pub fn give_terms_of_failed(state: &State, step: u64) -> Answer {
+    let next = state.next();
+    if step > next { json(409, &Conflict::NotNext { step: next }) } else { give_terms(state, next) }
+}
+
+pub fn take_failure(state: &mut State, notice: &FailureNotice) -> Answer {
+    let Some(key) = state.keys.get(&0).cloned() else { return (403, b"no key is bound".to_vec()) };
+    if State::is_next(&mut state.busy) {
+        return (503, b"Busy".to_vec());
+    }
+    let terms = state.terms(state.next()).unwrap();
+    let id = match failed::check(notice, &terms, &key) {
+        Ok(id) => id,
+        Err(Error::Terms(_)) => return json(409, &Conflict::TermsChanged {}),
+        Err(error) => {
+            state.refused.push(error.to_string());
+            return (400, error.to_string().into_bytes());
+        }
+    };
+    state.announced.push((notice.failed_step, id));
+    match &state.failure {
+        Some((known, _)) => assert_eq!(*known, id, "one interval, one record"),
+        None => state.failure = Some((id, notice.clone())),
+    }
+    if state.no_hub || State::is_next(&mut state.not_yet) {
+        return (202, Vec::new());
+    }
+    let State { commits, checkpoints, .. } = state;
+    for commit in commits.iter_mut().filter(|commit| !commit.durable) {
+        commit.durable = true;
+        checkpoints.push(commit.notice.clone());
+    }
+    state.ended = true;
     (200, Vec::new())
 }

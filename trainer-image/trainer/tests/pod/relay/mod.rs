@@ -15,8 +15,8 @@ use muster_proof::key::{PublicKey, SigningKey};
 use muster_trainer::binding;
 use muster_trainer::peers::{self, PeerList};
 use muster_trainer::protocol::{
-    Assignment, CheckpointNotice, Desired, Join, Joined, OtherRound, Peer, Progress, ProgressAnswer,
-    SelfAnswer, Start,
+    Assignment, CheckpointNotice, Desired, FailureNotice, Join, Joined, OtherRound, Peer, Progress,
+    ProgressAnswer, SelfAnswer, Start,
 };
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -51,6 +51,10 @@ pub struct State {
     pub commits: Vec<Committed>,
     /// Those of them that are durable.
     pub checkpoints: Vec<CheckpointNotice>,
+    /// The failure that was accepted, and its record id.
+    pub failure: Option<(Digest, FailureNotice)>,
+    /// Whether it is durable.
+    pub ended: bool,
     /// Step and record id of every notice that was good, as often as it came.
     pub announced: Vec<(u64, Digest)>,
     /// Why notices were not good.
@@ -128,6 +132,8 @@ impl Relay {
             tamper: |_, _| (),
             commits: Vec::new(),
             checkpoints: Vec::new(),
+            failure: None,
+            ended: false,
             announced: Vec::new(),
             refused: Vec::new(),
             progress: Vec::new(),
@@ -278,6 +284,14 @@ fn answer(request: &Request, shared: &(Mutex<State>, Condvar)) -> Answer {
         ("POST", "/v1/checkpoints") => {
             assert_eq!(rank, 0);
             commits::take(&mut state, &serde_json::from_slice(&request.body).unwrap())
+        }
+        ("POST", "/v1/failures") => {
+            assert_eq!(rank, 0);
+            commits::take_failure(&mut state, &serde_json::from_slice(&request.body).unwrap())
+        }
+        ("GET", path) if path.starts_with("/v1/terms?failedStep=") => {
+            assert_eq!(rank, 0);
+            commits::give_terms_of_failed(&state, path.rsplit('=').next().unwrap().parse().unwrap())
         }
         ("GET", path) if path.starts_with("/v1/terms?step=") => {
             assert_eq!(rank, 0);

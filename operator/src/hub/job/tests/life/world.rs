@@ -11,7 +11,7 @@ use super::super::*;
 use crate::hub::audit::Audits as Auditing;
 use crate::hub::context::Context;
 use crate::hub::job::{self as controller, Look};
-use crate::hub::ledger::testing::{Local, To, commit_of, identity, log_commit, log_key};
+use crate::hub::ledger::testing::{Local, To, commit_of, failure_of, identity, log_commit, log_key};
 use crate::hub::ledger::{Ledger, grants};
 use crate::hub::signer::Signer;
 use crate::hub::state::State;
@@ -180,8 +180,37 @@ impl Site {
     /// With what a commit was sealed: east lies about its losses.
     pub async fn records_of(&self, commit: &Digest) -> Digest {
         let (_, envelope) = self.ctx.ledger.entry(commit).await.unwrap().unwrap();
-        let Ok(Record::Commit(commit)) = Record::parse(&envelope) else { panic!("a commit") };
-        records(commit.interval.get(), commit.epoch.get())
+        match Record::parse(&envelope) {
+            Ok(Record::Commit(it)) => records(it.interval.get(), it.epoch.get()),
+            Ok(Record::Failure(it)) => records(it.interval.get(), it.epoch.get()),
+            other => panic!("neither a commit nor a failure: {other:?}"),
+        }
+    }
+
+    /// The unit of `epoch` says that step 47 is not finite, after its commits of the intervals before; the log has it.
+    pub async fn fail(&self, epoch: u64) {
+        let unit = self.unit(epoch);
+        let provider =
+            unit["metadata"]["namespace"].as_str().unwrap().trim_start_matches("muster-p-").to_owned();
+        let id = grants::names(&self.ctx, UID).unwrap().id;
+        self.ctx.follower.advance(&self.ctx.ledger).await.unwrap();
+        let path = self.ctx.follower.with(|history| history.path(id, 0)).unwrap();
+        let found = (Digest::of(b"state"), records(2, epoch));
+        let of = (UID, epoch, provider.as_str());
+        let failure = failure_of(&self.ctx, of, (2, 41, 47), path[1].record, found).await;
+        self.ctx.ledger.submit("failure", &failure).await.unwrap();
+    }
+
+    /// It has ended so.
+    pub fn say_not_finite(&self, epoch: u64) {
+        self.say(epoch, "Failed", 46);
+        let unit = self.unit(epoch);
+        let namespace = unit["metadata"]["namespace"].as_str().unwrap();
+        let name = unit["metadata"]["name"].as_str().unwrap();
+        let path = format!("/apis/muster.dev/v1alpha1/namespaces/{namespace}/workunits/{name}");
+        let said = json!({"attempt": 1, "rank": 0, "exitCode": 65, "reason": "NonFinite",
+            "message": "worker 0: step 47: the gradient norm is not finite"});
+        self.api.change(&path, &json!({"status": {"lastFailure": said}}));
     }
 
     /// The unit of `epoch` commits these intervals, as the gateway writes them down.
