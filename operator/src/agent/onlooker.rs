@@ -2,6 +2,7 @@
 //! revoked as any other; it cosigns the hub's log and says what it saw of it.
 use std::sync::Arc;
 
+use anyhow::bail;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use muster_api::names::PROVIDER_NAMESPACE_PREFIX;
@@ -40,6 +41,10 @@ pub async fn run(args: WitnessArgs) -> anyhow::Result<()> {
     let state = &args.join.state;
     let units = Arc::new(Units::open(StateDir::open(state)?)?);
     let _lock = lock(state)?;
+    if let Some(unit) = units.all().first() {
+        let (state, unit) = (state.display(), unit.name());
+        bail!("--state {state}: unit {unit} is there, so this agent lends; run it with `muster agent run`");
+    }
     let (identity, membership) = args.join.membership(&shutdown).await?;
     let gateway = Gateway::new(pin::pinned(&identity, &membership.ca)?, &membership.url);
     let session = Session::new(gateway, identity.clone(), &membership.provider);
