@@ -111,7 +111,7 @@ fn ours(object: &Value, number: usize) -> Value {
     let mut object = object.clone();
     let name = object["metadata"]["name"].as_str().unwrap();
     match support::kind(&object) {
-        "ComputeProvider" if ["api-test", "east", "west"].contains(&name) => {
+        "ComputeProvider" if ["api-test", "east", "west", "north"].contains(&name) => {
             object["metadata"]["name"] = format!("api-test-{}-{number}", std::process::id()).into();
         }
         "TrainingJob" => object["metadata"]["namespace"] = server::NAMESPACE.into(),

@@ -118,8 +118,13 @@ impl World {
         };
         let candidates = PROVIDERS
             .map(|(provider, owner)| Eligible { owner: text(owner), providers: vec![text(provider)] });
-        let field =
-            Field { candidates: candidates.to_vec(), hub_auditor: true, draws: true, ..Field::default() };
+        let field = Field {
+            candidates: candidates.to_vec(),
+            hub_auditor: true,
+            draws: true,
+            counted: u64::MAX,
+            ..Field::default()
+        };
         let mut world = Self {
             history: History::new(record.hub.clone(), None),
             index: 0,
@@ -318,7 +323,7 @@ impl World {
             Todo::AwaitSeal { audit, auditor } => self.seal(audit, auditor.as_str()),
             Todo::AwaitOpening { commit, provider } => self.open(commit, provider.as_str()),
             Todo::AwaitAnswer { audit, auditor } => self.answer(audit, auditor.as_str()),
-            Todo::NoAuditor { .. } | Todo::ChainUsedUp => panic!("{todo:?}"),
+            Todo::AwaitWitnesses { .. } | Todo::NoAuditor { .. } | Todo::ChainUsedUp => panic!("{todo:?}"),
         }
     }
 

@@ -106,7 +106,9 @@ async fn audited(seed: u32) -> bool {
                         field.silent.insert(audit);
                     }
                 }
-                Todo::NoAuditor { .. } | Todo::ChainUsedUp => panic!("{todo:?}"),
+                Todo::AwaitWitnesses { .. } | Todo::NoAuditor { .. } | Todo::ChainUsedUp => {
+                    panic!("{todo:?}")
+                }
             }
         }
     }
