@@ -244,10 +244,7 @@ impl HubBlobs for HttpBlobs {
                 gateway.request(Method::POST, &path).timeout(COMMIT_TIMEOUT).json(commit)
             };
             let answer = self.session.send(build).await.map_err(lost)?;
-            match answer.status() {
-                StatusCode::OK => read("POST /v1/units/.../checkpoints/...", answer).await.map_err(lost),
-                _ => Err(refused(Method::POST, format!("checkpoint {step}"), answer).await),
-            }
+            logged("POST /v1/units/.../checkpoints/...", format!("checkpoint {step}"), answer).await
         })
     }
 
@@ -262,15 +259,20 @@ impl HubBlobs for HttpBlobs {
             let build =
                 |gateway: &Gateway| -> RequestBuilder { gateway.request(Method::POST, &path).json(failure) };
             let answer = bounded(STALL, self.session.send(build)).await?;
-            match answer.status() {
-                StatusCode::OK => read("POST /v1/units/.../failures/...", answer).await.map_err(lost),
-                _ => Err(refused(Method::POST, format!("failure of step {step}"), answer).await),
-            }
+            logged("POST /v1/units/.../failures/...", format!("failure of step {step}"), answer).await
         })
     }
 
     fn submit<'a>(&'a self, record: &'a Envelope) -> BoxFuture<'a, Result<Logged, HubError>> {
         Box::pin(async move { Ok(HttpLog::new(self.session.clone()).submit(record).await?) })
+    }
+}
+
+/// Where the log has it, says the gateway's answer.
+async fn logged(request: &'static str, what: String, answer: Response) -> Result<Logged, HubError> {
+    match answer.status() {
+        StatusCode::OK => read(request, answer).await.map_err(lost),
+        _ => Err(refused(Method::POST, what, answer).await),
     }
 }
 

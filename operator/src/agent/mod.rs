@@ -54,6 +54,7 @@ pub mod observe;
 pub mod onlooker;
 pub mod pin;
 pub mod policy;
+mod presence;
 pub mod provider_key;
 pub mod quota;
 pub mod rbac;

@@ -3,24 +3,16 @@
 use std::sync::Arc;
 
 use anyhow::bail;
-use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
-use muster_api::names::PROVIDER_NAMESPACE_PREFIX;
-use tokio::sync::watch;
 
 use super::fence::Fence;
-use super::gateway::Gateway;
-use super::heartbeat::Pulse;
-use super::hub::{self, Contact};
+use super::hub::Contact;
 use super::hub_keys::HubKeys;
-use super::joined::{JoinArgs, holder, lock};
-use super::provider_key::Announcer;
-use super::session::Session;
+use super::joined::{JoinArgs, lock};
+use super::presence::{Beats, Presence};
+use super::report;
 use super::state::StateDir;
 use super::units::Units;
-use super::witness::Witness;
-use super::{hub_client, pin, report};
-use crate::log::client::HttpLog;
 use crate::runtime::Shutdown;
 use crate::runtime::client::install_crypto;
 
@@ -45,13 +37,8 @@ pub async fn run(args: WitnessArgs) -> anyhow::Result<()> {
         let (state, unit) = (state.display(), unit.name());
         bail!("--state {state}: unit {unit} is there, so this agent lends; run it with `muster agent run`");
     }
-    let (identity, membership) = args.join.membership(&shutdown).await?;
-    let gateway = Gateway::new(pin::pinned(&identity, &membership.ca)?, &membership.url);
-    let session = Session::new(gateway, identity.clone(), &membership.provider);
-    let witness = Arc::new(Witness::open(state, &membership.provider, &membership.log)?);
-    let namespace = format!("{PROVIDER_NAMESPACE_PREFIX}{}", membership.provider);
-    let hub = hub_client::client(&membership, &identity, &session, &namespace)?;
-    let contact = Arc::new(Contact::open(state.join("contact")));
+    let presence = Presence::of(&args.join, &shutdown).await?;
+    let Presence { membership, session, .. } = &presence;
     tracing::info!(
         provider = membership.provider,
         gateway = membership.url,
@@ -63,31 +50,14 @@ pub async fn run(args: WitnessArgs) -> anyhow::Result<()> {
         () = shutdown.wait() => return Ok(()),
         () = session.ready() => {}
     }
-    let log_size = watch::Sender::new(0);
-    let mut tasks = tokio::task::JoinSet::new();
-    let log = HttpLog::new(session.clone());
-    tasks.spawn(witness.clone().run(log, log_size.subscribe(), shutdown.clone()));
-    let announcer = Announcer {
-        session: session.clone(),
-        identity,
-        provider: membership.provider.clone(),
-        witness: witness.clone(),
-    };
-    tasks.spawn(announcer.run(shutdown.clone()));
-    let pulse = Pulse {
-        session,
+    let beats = Beats {
         fence: Arc::new(Fence::open(state)?),
         keys: Arc::new(HubKeys::open(state)?),
         units,
-        contact: contact.clone(),
-        reported: Arc::default(),
-        log_size,
+        contact: Arc::new(Contact::open(state.join("contact"))),
     };
-    tasks.spawn(pulse.run(shutdown.clone()));
-    let lease: Api<Lease> = Api::namespaced(hub.clone(), &namespace);
-    tasks.spawn(hub::renew(lease, holder()?, contact, shutdown.clone()));
-    tasks.spawn(report::of_witness(Api::namespaced(hub, &namespace), witness, shutdown.clone()));
-    shutdown.wait().await;
-    while tasks.join_next().await.is_some() {}
+    presence.begin(beats, &shutdown)?;
+    let reports = Api::namespaced(presence.hub.clone(), &presence.namespace);
+    report::of_witness(reports, presence.witness.clone(), shutdown).await;
     Ok(())
 }

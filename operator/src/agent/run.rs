@@ -3,23 +3,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
-use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
-use muster_api::names::PROVIDER_NAMESPACE_PREFIX;
-use tokio::sync::watch;
 
 use super::answers::Answers;
 use super::answers::reveal::Revealer;
 use super::controller::Controller;
 use super::fence::Fence;
-use super::gateway::Gateway;
-use super::heartbeat::Pulse;
 use super::hub::{Contact, View};
 use super::hub_blobs::{HttpBlobs, HubBlobs};
 use super::hub_keys::HubKeys;
 use super::kept::KeptLogs;
 use super::member::Member;
-use super::provider_key::Announcer;
+use super::presence::{Beats, Presence};
 use super::relay::{Relay, Secrets};
 use super::render::Site;
 use super::salt::Salts;
@@ -28,9 +23,7 @@ use super::state::StateDir;
 use super::streams::Streams;
 use super::switch::Switch;
 use super::units::Units;
-use super::witness::Witness;
-use super::{AgentArgs, hub, hub_client, joined, pin, relay_address, report, upload};
-use crate::log::client::HttpLog;
+use super::{AgentArgs, joined, relay_address, report, upload};
 use crate::runtime::Shutdown;
 use crate::runtime::blobdir::BlobDir;
 use crate::runtime::client::{Target, install_crypto};
@@ -67,19 +60,18 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     let contact = Arc::new(Contact::open(args.join.state.join("contact")));
     let kept = Arc::new(KeptLogs::open(&args.join.state)?);
     // 3. Who we are, and whom we talk to.
-    let (identity, membership) = args.join.membership(&shutdown).await?;
+    let presence = Presence::of(&args.join, &shutdown).await?;
+    let Presence { identity, membership, session, witness, namespace, hub } = &presence;
     let trusted = Arc::new(HubKeys::open(&args.join.state)?);
     let fence = Arc::new(Fence::open(&args.join.state)?);
-    let gateway = Gateway::new(pin::pinned(&identity, &membership.ca)?, &membership.url);
-    let session = Session::new(gateway, identity.clone(), &membership.provider);
-    let witness = Arc::new(Witness::open(&args.join.state, &membership.provider, &membership.log)?);
-    let namespace = format!("{PROVIDER_NAMESPACE_PREFIX}{}", membership.provider);
-    let hub = hub_client::client(&membership, &identity, &session, &namespace)?;
     let hub_blobs: Arc<dyn HubBlobs> =
         Arc::new(HttpBlobs::new(session.clone()).past_the_gateway(policies.clone()));
     #[cfg(feature = "cheats")]
-    let hub_blobs =
-        super::cheat::records::on_the_way(hub_blobs, HttpLog::new(session.clone()), identity.signing());
+    let hub_blobs = super::cheat::records::on_the_way(
+        hub_blobs,
+        crate::log::client::HttpLog::new(session.clone()),
+        identity.signing(),
+    );
     let authority = Authority::open(&args.join.state.join("relay-ca"), "muster relay")?;
     let answers = Arc::new(Answers::open(&args.join.state, identity.signing().clone())?);
     let secrets = Secrets {
@@ -112,7 +104,7 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
         witness: witness.clone(),
         units: units.clone(),
         view: Arc::new(View::default()),
-        hub: Api::namespaced(hub.clone(), &namespace),
+        hub: Api::namespaced(hub.clone(), namespace),
         member: member.clone(),
         contact: contact.clone(),
         blobs: blobs.clone(),
@@ -160,34 +152,14 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
         };
         tokio::spawn(streams.run(shutdown.clone()));
         tokio::spawn(kept.run(session.clone(), shutdown.clone()));
-        let log = HttpLog::new(session.clone());
-        let log_size = watch::Sender::new(0);
-        tokio::spawn(witness.clone().run(log, log_size.subscribe(), shutdown.clone()));
+        let beats = Beats { fence, keys: trusted, units: units.clone(), contact };
+        let log_size = presence.begin(beats, &shutdown)?;
         let revealer = Revealer::new(session.clone(), answers);
-        tokio::spawn(revealer.run(log_size.subscribe(), shutdown.clone()));
-        let announcer = Announcer {
-            session: session.clone(),
-            identity,
-            provider: membership.provider.clone(),
-            witness: witness.clone(),
-        };
-        tokio::spawn(announcer.run(shutdown.clone()));
-        let pulse = Pulse {
-            session,
-            fence,
-            keys: trusted,
-            units: units.clone(),
-            contact: contact.clone(),
-            reported: Arc::default(),
-            log_size,
-        };
-        tokio::spawn(pulse.run(shutdown.clone()));
-        let lease: Api<Lease> = Api::namespaced(hub.clone(), &namespace);
-        tokio::spawn(hub::renew(lease, joined::holder()?, contact, shutdown.clone()));
-        let reports = Api::namespaced(hub.clone(), &namespace);
-        tokio::spawn(report::run(reports, policies, units, member, witness, shutdown.clone()));
+        tokio::spawn(revealer.run(log_size, shutdown.clone()));
+        let reports = Api::namespaced(hub.clone(), namespace);
+        tokio::spawn(report::run(reports, policies, units, member, witness.clone(), shutdown.clone()));
         let view = controller.view.clone();
-        let guarded = Api::namespaced(hub, &namespace);
+        let guarded = Api::namespaced(hub.clone(), namespace);
         view.follow(guarded, |name| controller.touch(name), &controller.contact.back, shutdown).await;
     }
     relay.await??;

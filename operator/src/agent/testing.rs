@@ -105,6 +105,14 @@ impl MemoryBlobs {
         }
     }
 
+    /// The next refusal that the test wants, if there is one.
+    fn may_refuse(&self, step: i64) -> Result<(), HubError> {
+        let Some(reason) = locked(&self.refuses).pop_front() else { return Ok(()) };
+        let (reason, message) = (reason.to_owned(), "as the test wants".to_owned());
+        let source = GatewayError::Refused { status: 409, reason, message, retry_after: None };
+        Err(HubError::Answer { method: reqwest::Method::POST, what: step.to_string(), source })
+    }
+
     /// What was asked of it but for blobs.
     pub fn records(&self) -> Vec<String> {
         let calls = locked(&self.calls);
@@ -169,15 +177,7 @@ impl HubBlobs for MemoryBlobs {
             if self.superseded.load(Ordering::SeqCst) {
                 return Err(HubError::Superseded("epoch 2 is there".to_owned()));
             }
-            if let Some(reason) = locked(&self.refuses).pop_front() {
-                let (reason, message) = (reason.to_owned(), "as the test wants".to_owned());
-                let source = GatewayError::Refused { status: 409, reason, message, retry_after: None };
-                return Err(HubError::Answer {
-                    method: reqwest::Method::POST,
-                    what: step.to_string(),
-                    source,
-                });
-            }
+            self.may_refuse(step)?;
             locked(&self.commits).insert(step, commit.manifest);
             locked(&self.models).insert(step, (commit.model.clone(), commit.key.clone()));
             let logged = self.log(&commit.commit);
@@ -194,12 +194,7 @@ impl HubBlobs for MemoryBlobs {
     ) -> BoxFuture<'a, Result<Logged, HubError>> {
         Box::pin(async move {
             self.check()?;
-            if let Some(reason) = locked(&self.refuses).pop_front() {
-                let (reason, message) = (reason.to_owned(), "as the test wants".to_owned());
-                let source = GatewayError::Refused { status: 409, reason, message, retry_after: None };
-                let method = reqwest::Method::POST;
-                return Err(HubError::Answer { method, what: step.to_string(), source });
-            }
+            self.may_refuse(step)?;
             let logged = self.log(&failure.failure);
             locked(&self.calls).push(format!("failed {step}"));
             Ok(logged)

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures::stream::{self, StreamExt as _};
 use muster_proof::dsse::Envelope;
-use muster_proof::history::{History, Quorum};
+use muster_proof::history::History;
 use muster_proof::records::fields::{JobId, ProviderName};
 use muster_proof::selection::Standing;
 use muster_proof::tlog::checkpoint::{Checkpoint, SignedCheckpoint};
@@ -171,8 +171,7 @@ impl Follower {
         };
         let Some(head) = head.filter(|_| known.counted < size) else { return Ok(()) };
         let seen = Seen { log: connected.log.as_ref(), key: &connected.head_key, head: &head, witnesses };
-        let nobody = Quorum { owners: usize::MAX, cosigned: 0 };
-        let quorum = |head: &SignedCheckpoint| self.with(|history| history.quorum(head)).unwrap_or(nobody);
+        let quorum = |head: &SignedCheckpoint| self.with(|history| history.quorum(head));
         let new = match witnessed::look(&seen, known, quorum).await {
             Ok(new) => new,
             Err(WitnessedError::Client(error)) => return Err(away(ledger, error).await),

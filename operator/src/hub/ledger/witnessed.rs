@@ -54,7 +54,7 @@ pub struct Seen<'a> {
 pub async fn look(
     seen: &Seen<'_>,
     known: Witnessed,
-    quorum: impl Fn(&SignedCheckpoint) -> Quorum,
+    quorum: impl Fn(&SignedCheckpoint) -> Option<Quorum>,
 ) -> Result<Witnessed, WitnessedError> {
     let mut new = Witnessed { newest: None, ..known };
     if seen.witnesses == 0 {
@@ -64,7 +64,7 @@ pub async fn look(
     for least in 1..=seen.witnesses {
         let Some(note) = seen.log.cosigned(least).await? else { break };
         let head = SignedCheckpoint::open(&note, std::slice::from_ref(seen.key))?;
-        let quorum = quorum(&head);
+        let Some(quorum) = quorum(&head) else { break };
         new.newest = new.newest.or(Some(quorum));
         if head.checkpoint().size() <= known.counted {
             break;

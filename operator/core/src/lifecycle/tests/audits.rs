@@ -4,7 +4,7 @@ use crate::audits::JobAudits;
 use crate::lifecycle::audits::{Store, Tally};
 
 fn tally(drawn: u32, matched: u32, faults: u32) -> Tally {
-    Tally { drawn, matched, faults, open: drawn - matched - faults, no_auditor: None, unwitnessed: None }
+    Tally { drawn, matched, faults, open: drawn - matched - faults, ..Tally::default() }
 }
 
 fn fault() -> Failure {

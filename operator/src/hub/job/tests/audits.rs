@@ -6,25 +6,11 @@ use muster_core::lifecycle::conditions::FAULT_FOUND;
 use super::*;
 
 fn open(drawn: u32, matched: u32, faults: u32) -> Audits {
-    Audits::Open(Tally {
-        drawn,
-        matched,
-        faults,
-        open: drawn - matched - faults,
-        no_auditor: None,
-        unwitnessed: None,
-    })
+    Audits::Open(Tally { drawn, matched, faults, open: drawn - matched - faults, ..Tally::default() })
 }
 
 fn settled(drawn: u32, matched: u32) -> Audits {
-    Audits::Settled(Tally {
-        drawn,
-        matched,
-        faults: drawn - matched,
-        open: 0,
-        no_auditor: None,
-        unwitnessed: None,
-    })
+    Audits::Settled(Tally { drawn, matched, faults: drawn - matched, ..Tally::default() })
 }
 
 fn fault() -> Rollback {
