@@ -11,11 +11,11 @@ mod harness;
 mod hostile;
 mod job;
 mod leftovers;
-mod north;
 mod pods;
 mod process;
 mod proof;
 mod scenarios;
+mod south;
 mod world;
 
 use std::path::PathBuf;

@@ -10,19 +10,19 @@ use crate::cluster::{self, PROVIDER};
 use crate::gateway::{Answer, Caller, Key, Tokens};
 use crate::harness::Verdict;
 use crate::job;
-use crate::north::{self, NORTH, UNITS, token};
+use crate::south::{self, SOUTH, UNITS, token};
 use crate::world::{EAST_NAMESPACE, World, eventually};
 
-const LEASE: &str = "/k8s/apis/coordination.k8s.io/v1/namespaces/muster-p-north/leases/agent";
+const LEASE: &str = "/k8s/apis/coordination.k8s.io/v1/namespaces/muster-p-south/leases/agent";
 
 pub async fn join_and_revoke(world: &World) -> Result<Verdict> {
     let outcome = all(world).await;
-    north::leave(world).await?;
+    south::leave(world).await?;
     outcome
 }
 
 async fn all(world: &World) -> Result<Verdict> {
-    north::make(world).await?;
+    south::make(world).await?;
     let (key, caller) = join(world).await?;
     let tokens = accepted(world, &key, &caller).await?;
     audiences(world, &caller, &tokens).await?;
@@ -45,11 +45,11 @@ async fn join(world: &World) -> Result<(Key, Caller)> {
     let nobody = Caller::new(world, None).await?;
     let (first, second) = (Key::new()?, Key::new()?);
     let caller = Caller::new(world, Some(&first)).await?;
-    expect("no certificate", &nobody.join(NORTH, "AAAA").await?, 401, "")?;
-    expect("a made-up secret", &caller.join(NORTH, &"A".repeat(43)).await?, 401, "TokenUnknown")?;
+    expect("no certificate", &nobody.join(SOUTH, "AAAA").await?, 401, "")?;
+    expect("a made-up secret", &caller.join(SOUTH, &"A".repeat(43)).await?, 401, "TokenUnknown")?;
     let late = token(world, &["--ttl", "1s"]).await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    expect("an expired token", &caller.join(NORTH, &late).await?, 401, "TokenExpired")?;
+    expect("an expired token", &caller.join(SOUTH, &late).await?, 401, "TokenExpired")?;
     let good = token(world, &[]).await?;
     expect("the token of another provider", &caller.join("east", &good).await?, 401, "TokenUnknown")?;
 
@@ -59,7 +59,7 @@ async fn join(world: &World) -> Result<(Key, Caller)> {
         let caller = Caller::new(world, Some(&key)).await?;
         racers.push((key, caller));
     }
-    let answers = futures::future::join_all(racers.iter().map(|(_, caller)| caller.join(NORTH, &good))).await;
+    let answers = futures::future::join_all(racers.iter().map(|(_, caller)| caller.join(SOUTH, &good))).await;
     let answers: Vec<Answer> = answers.into_iter().collect::<Result<_>>()?;
     let winners: Vec<usize> = (0..8).filter(|&i| answers[i].status == 200).collect();
     println!("     8 racers: {}", answers.iter().map(|a| a.status.to_string()).collect::<Vec<_>>().join(" "));
@@ -69,9 +69,9 @@ async fn join(world: &World) -> Result<(Key, Caller)> {
         "a loser was told something else"
     );
     let (key, caller) = racers.swap_remove(winners[0]);
-    expect("the winner again", &caller.join(NORTH, &good).await?, 200, "")?;
+    expect("the winner again", &caller.join(SOUTH, &good).await?, 200, "")?;
     let rival = Caller::new(world, Some(&second)).await?;
-    expect("another key, later", &rival.join(NORTH, &good).await?, 409, "TokenReused")?;
+    expect("another key, later", &rival.join(SOUTH, &good).await?, 409, "TokenReused")?;
     Ok((key, caller))
 }
 
@@ -86,7 +86,7 @@ async fn accepted(world: &World, key: &Key, caller: &Caller) -> Result<Tokens> {
             let arguments = [
                 "provider",
                 "accept",
-                NORTH,
+                SOUTH,
                 "--fingerprint",
                 &print,
                 "--kubeconfig",
@@ -98,8 +98,8 @@ async fn accepted(world: &World, key: &Key, caller: &Caller) -> Result<Tokens> {
         }
     };
     let presented = || async {
-        let north = world.hub.get(PROVIDER, None, NORTH).await?;
-        Ok(north.filter(|north| north["status"]["presentedKey"] == fingerprint))
+        let south = world.hub.get(PROVIDER, None, SOUTH).await?;
+        Ok(south.filter(|south| south["status"]["presentedKey"] == fingerprint))
     };
     eventually("the hub to show the presented key", Duration::from_secs(15), presented).await?;
     let refused = accept(wrong).await?;
@@ -160,13 +160,13 @@ async fn foreign(world: &World, caller: &Caller, tokens: &Tokens) -> Result<()> 
         (Method::PATCH, format!("{UNITS}/x-0-1")),
         (Method::POST, UNITS.to_owned()),
         (Method::DELETE, format!("{UNITS}/x-0-1")),
-        (Method::PATCH, format!("{muster}/namespaces/muster-p-north/providerreports/report")),
+        (Method::PATCH, format!("{muster}/namespaces/muster-p-south/providerreports/report")),
         (Method::GET, format!("{muster}/namespaces/e2e/trainingjobs")),
         (Method::GET, format!("{muster}/computeproviders")),
-        (Method::PATCH, format!("{muster}/computeproviders/north/status")),
+        (Method::PATCH, format!("{muster}/computeproviders/south/status")),
         (Method::GET, "/k8s/api/v1/secrets".to_owned()),
         (Method::GET, "/k8s/api/v1/namespaces/muster-agents/secrets".to_owned()),
-        (Method::POST, "/k8s/api/v1/namespaces/muster-agents/serviceaccounts/north/token".to_owned()),
+        (Method::POST, "/k8s/api/v1/namespaces/muster-agents/serviceaccounts/south/token".to_owned()),
         (Method::GET, "/k8s/api/v1/nodes".to_owned()),
         (Method::GET, "/k8s/metrics".to_owned()),
     ];
@@ -199,7 +199,7 @@ async fn revoked(world: &World, key: &Key, caller: &Caller, tokens: &Tokens) -> 
     let kubeconfig = world.kubeconfig.to_string_lossy();
     let begin = Instant::now();
     let done = world
-        .muster(&["provider", "revoke", NORTH, "--yes", "--kubeconfig", &kubeconfig, "--context", "hub"])
+        .muster(&["provider", "revoke", SOUTH, "--yes", "--kubeconfig", &kubeconfig, "--context", "hub"])
         .await?;
     ensure!(done.code == 0, "revoke exited {}: {}", done.code, done.tail(10));
     let ended = tokio::time::timeout(Duration::from_secs(5), async {
@@ -220,9 +220,9 @@ async fn revoked(world: &World, key: &Key, caller: &Caller, tokens: &Tokens) -> 
         ensure!(answer.status != 200, "a revoked provider got new tokens");
     }
     // Past the gateway its API token has lost its rights, too.
-    let mine = json!({"verb": "list", "group": "muster.dev", "resource": "workunits", "namespace": "muster-p-north"});
+    let mine = json!({"verb": "list", "group": "muster.dev", "resource": "workunits", "namespace": "muster-p-south"});
     let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "metadata": {},
-        "spec": {"user": "system:serviceaccount:muster-agents:north", "resourceAttributes": mine}});
+        "spec": {"user": "system:serviceaccount:muster-agents:south", "resourceAttributes": mine}});
     let answer = world.hub.create(cluster::ACCESS_REVIEW, None, &review).await?;
     ensure!(answer["status"]["allowed"] != true, "its RoleBinding is still there");
     Ok(())

@@ -15,8 +15,8 @@ use crate::gateway::{Caller, Key, Then};
 use crate::harness::Verdict;
 use crate::hostile::{Forge, LABEL, at_epoch};
 use crate::job;
-use crate::north::{self, NORTH};
 use crate::process;
+use crate::south::{self, SOUTH};
 use crate::world::{World, eventually};
 
 /// Where the second gateway listens.
@@ -33,17 +33,17 @@ pub async fn uploads(world: &World) -> Result<Verdict> {
     let units = job::units(world, &done).await?;
     let east = units.first().context("the job has no unit")?;
     let forge = Forge::new(&world.run.join("hub"), east)?;
-    let (_, caller, tokens) = north::join(world).await?;
+    let (_, caller, tokens) = south::join(world).await?;
     // The real hub would sweep up units that are no job's.
     world.stack(&["stop-hub"]).await?;
     let hub = Cluster::connect_current(&world.run.join("hub.kubeconfig"), "the hub's account").await?;
     let site = Site { hub: &hub, caller, token: &tokens.gateway, store: world.run.join("store") };
     let outcome = all(world, &site, forge, east).await;
-    for unit in world.hub.list(WORK_UNIT, Some(north::NAMESPACE), LABEL).await? {
-        hub.delete(WORK_UNIT, Some(north::NAMESPACE), cluster::name(&unit), None).await?;
+    for unit in world.hub.list(WORK_UNIT, Some(south::NAMESPACE), LABEL).await? {
+        hub.delete(WORK_UNIT, Some(south::NAMESPACE), cluster::name(&unit), None).await?;
     }
     world.stack(&["start-hub"]).await?;
-    north::leave(world).await?;
+    south::leave(world).await?;
     outcome
 }
 
@@ -58,7 +58,7 @@ async fn all(world: &World, site: &Site<'_>, mut forge: Forge, east: &Value) -> 
     Ok(Verdict::Passed)
 }
 
-/// North's agent and the store behind its gateway.
+/// South's agent and the store behind its gateway.
 struct Site<'a> {
     hub: &'a Cluster,
     caller: Caller,
@@ -66,7 +66,7 @@ struct Site<'a> {
     store: PathBuf,
 }
 
-/// A unit of north, and its payload.
+/// A unit of south, and its payload.
 struct Unit {
     name: String,
     payload: Value,
@@ -85,13 +85,13 @@ impl Site<'_> {
             Some(unit) => unit.payload.clone(),
             None => forge.payload(),
         };
-        payload["provider"] = NORTH.into();
+        payload["provider"] = SOUTH.into();
         if let Some(epoch) = after.and_then(|unit| unit.payload["epoch"].as_i64()) {
             at_epoch(&mut payload, epoch + 1);
         }
         let mut object = forge.unit(&payload, &payload)?;
-        object["metadata"]["namespace"] = north::NAMESPACE.into();
-        self.hub.create(WORK_UNIT, Some(north::NAMESPACE), &object).await?;
+        object["metadata"]["namespace"] = south::NAMESPACE.into();
+        self.hub.create(WORK_UNIT, Some(south::NAMESPACE), &object).await?;
         Ok(Unit { name: cluster::name(&object).to_owned(), payload })
     }
 
@@ -132,7 +132,7 @@ async fn refused(world: &World, site: &Site<'_>, unit: &Unit, of_east: &str) -> 
         let spec: Digest = unit.payload["spec"].as_str().unwrap_or("").parse()?;
         Ok((status == 404 && caller.head(&unit.blob(&spec), token).await? == 200).then_some(()))
     };
-    eventually("the gateway to know north's unit", Duration::from_secs(10), known).await?;
+    eventually("the gateway to know south's unit", Duration::from_secs(10), known).await?;
 
     let whole = fresh("flipped", FILE);
     let digest = Digest::of(&whole);
