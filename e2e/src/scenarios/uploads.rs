@@ -6,8 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use muster_proof::Digest;
+use muster_proof::dsse::Envelope;
+use muster_proof::key::SigningKey;
+use muster_proof::records::fields::{Epoch, Interval, Island, JobId, Step};
+use muster_proof::records::{Commit, Payload as _};
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::attacks::expect;
 use crate::cluster::{self, Cluster, WORK_UNIT};
@@ -208,9 +212,28 @@ async fn replayed(world: &World, site: &Site<'_>, unit: &Unit) -> Result<()> {
     println!("     replayed without the key: {answer}");
     ensure!(matches!(answer.status, 401 | 403), "replayed without the key: {answer}");
     let path = format!("/v1/units/{}/checkpoints/10", unit.name);
-    let manifest = serde_json::json!({"manifest": Digest::of(b"no manifest")});
-    let answer = site.caller.ask(Method::POST, &path, Some(site.token), Some(manifest)).await?;
+    let commit = commit_of(unit, Digest::of(b"no manifest"))?;
+    let answer = site.caller.ask(Method::POST, &path, Some(site.token), Some(commit)).await?;
     expect("a commit of what is not there", &answer, 409, "BlobMissing")
+}
+
+/// A commit of steps 1 to 10 that fits its unit, by a key that nobody has bound: that is looked at after the blobs.
+fn commit_of(unit: &Unit, manifest: Digest) -> Result<Value> {
+    let key = SigningKey::generate([7; 32])?;
+    let commit = Commit {
+        job: JobId(unit.payload["job"].as_str().unwrap_or("").parse()?),
+        island: Island::new(0)?,
+        epoch: Epoch::new(unit.payload["epoch"].as_u64().unwrap_or(0))?,
+        interval: Interval::new(0)?,
+        first_step: Step::new(1)?,
+        last_step: Step::new(10)?,
+        previous: manifest,
+        state_root: manifest,
+        record_seal: manifest,
+        manifest,
+    };
+    let model = Envelope::sign("application/json", b"{}", &key)?;
+    Ok(json!({"manifest": manifest, "commit": commit.sign(&key)?, "model": model, "key": key.public()}))
 }
 
 /// Eight checkpoints' worth that no commit names, and not a byte more.
@@ -278,18 +301,22 @@ async fn on_disk(world: &World, site: &Site<'_>, forge: &mut Forge, mount: &Path
     scan(mount)
 }
 
-/// The same gateway as the stack's but for its place and its store: it publishes nothing that is new.
+/// The same gateway as the stack's but for its place, its store and a copy of its state, for a log has one writer: it publishes
+/// nothing that is new, and no witness sees what it logs.
 async fn start(world: &World, store: &Path) -> Result<tokio::process::Child> {
     let map = world.hub.get(cluster::CONFIG_MAP, Some("muster-system"), "muster-gateway-public").await?;
     let url = map.context("no address of the gateway")?["data"]["url"].as_str().unwrap_or("").to_owned();
     let log = std::fs::File::create(world.scratch.join("second-gateway.log"))?;
     let at = |name: &str| world.run.join(name);
+    let state = world.scratch.join("second-gateway");
+    let _ = std::fs::remove_dir_all(&state);
+    change(world, "cp", &["-a", &at("gateway").to_string_lossy(), &state.to_string_lossy()]).await?;
     let child = tokio::process::Command::new(&world.muster)
         .arg("gateway")
         .arg("--kubeconfig")
         .arg(at("gateway.kubeconfig"))
         .arg("--state")
-        .arg(at("gateway"))
+        .arg(state)
         .arg("--store")
         .arg(store)
         .args(["--listen", SECOND, "--metrics-listen", SECOND_METRICS, "--public-url", &url])
