@@ -10,8 +10,8 @@
 //! tile's data are its f32 values, row-major, little-endian, bits as they are. One tile can so be shown and
 //! recomputed without the rest of the tensor.
 
+use muster_sha256::{digest, digest_two};
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 
 use crate::hash::{self, h};
 use crate::merkle::TreeHasher;
@@ -87,8 +87,8 @@ pub enum Error {
     Duplicate(String),
 }
 
-/// Computes a tensor root from its values as they come, in row-major order and in pieces of any size. Holds
-/// one SHA-256 state per 64 columns, and no values.
+/// Computes a tensor root from its values as they come, in row-major order and in pieces of any size. Holds the
+/// values of up to 64 rows of a matrix, or of two tiles of a vector: tiles are hashed two at a time.
 #[derive(Debug, Clone)]
 pub struct TensorHasher {
     name: String,
@@ -100,13 +100,14 @@ pub struct TensorHasher {
     elements: usize,
     /// How many values have been hashed.
     seen: usize,
-    /// Where the next value goes: its row in the band, its column, and the tile that this is in.
+    /// Where the next value goes: its row in the band, its column, and the tile of the row that this is in.
     row: usize,
     column: usize,
     tile: usize,
-    /// The tiles of the band of 64 rows being filled, left to right. Grows as values come, so that a hostile
-    /// shape costs nothing.
-    band: Vec<Sha256>,
+    /// The tile of the row that is first in `band`.
+    first: usize,
+    /// The tiles being filled, left to right, as leaves. Grows as values come, so that a hostile shape costs nothing.
+    band: Vec<Leaf>,
     tree: TreeHasher,
 }
 
@@ -131,6 +132,7 @@ impl TensorHasher {
             row: 0,
             column: 0,
             tile: 0,
+            first: 0,
             band: Vec::new(),
             tree: TreeHasher::new(),
         })
@@ -150,19 +152,25 @@ impl TensorHasher {
             // Up to the right edge of the tile this value is in. Counted along: to divide costs as much as to hash a block.
             let edge = self.columns.min((self.tile + 1) * self.tile_columns);
             let (run, rest) = values.split_at(values.len().min(edge - self.column));
-            if self.tile == self.band.len() {
-                self.band.push(Sha256::new_with_prefix([LEAF]));
+            let place = self.tile - self.first;
+            if place == self.band.len() {
+                self.band.push(Leaf::default());
             }
-            update_f32(&mut self.band[self.tile], run);
+            self.band[place].extend(run);
             self.column += run.len();
             values = rest;
             if self.column == self.columns {
                 (self.row, self.column, self.tile) = (self.row + 1, 0, 0);
                 if self.row == TILE_SIDE || (values.is_empty() && self.seen == self.elements) {
+                    self.row = 0;
                     self.close_band();
                 }
             } else if self.column == edge {
                 self.tile += 1;
+                // A vector is one row, and its tiles are whole at once.
+                if self.tile_columns == TILE_LENGTH && place == 1 {
+                    self.close_band();
+                }
             }
         }
         Ok(())
@@ -179,11 +187,10 @@ impl TensorHasher {
         Ok(h(hash::TENSOR, &[&self.header, self.tree.root().as_bytes()]))
     }
 
+    /// Hashes the tiles that were filled.
     fn close_band(&mut self) {
-        self.row = 0;
-        for tile in self.band.drain(..) {
-            self.tree.push_hash(Digest::from_bytes(tile.finalize().into()));
-        }
+        self.first = self.tile;
+        hash_leaves(&mut self.band, |leaf| self.tree.push_hash(leaf));
     }
 
     fn wrong_length(&self, got: usize) -> Error {
@@ -209,15 +216,33 @@ fn header(name: &str, role: Role, shape: &[usize]) -> Result<(Vec<u8>, usize), E
     Ok((header, elements))
 }
 
-/// Values are hashed as they lie in memory, where that is in the order that the definition asks for: a copy would cost a third of
-/// the hashing.
-fn update_f32(sha: &mut Sha256, values: &[f32]) {
-    if cfg!(target_endian = "little") {
-        return sha.update(bytemuck::cast_slice::<f32, u8>(values));
+/// A tile as a leaf of RFC 6962: the prefix, then the values as the definition has them. Its memory is used again.
+#[derive(Debug, Clone, Default)]
+struct Leaf(Vec<u8>);
+
+impl Leaf {
+    fn extend(&mut self, values: &[f32]) {
+        if self.0.is_empty() {
+            self.0.push(LEAF);
+        }
+        if cfg!(target_endian = "little") {
+            self.0.extend_from_slice(bytemuck::cast_slice::<f32, u8>(values));
+        } else {
+            self.0.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        }
     }
-    for value in values {
-        sha.update(value.to_le_bytes());
+}
+
+/// Gives the hashes of the leaves up to the first empty one, in order, and empties all.
+fn hash_leaves(leaves: &mut [Leaf], mut each: impl FnMut(Digest)) {
+    let filled = leaves.iter().take_while(|leaf| !leaf.0.is_empty()).count();
+    for pair in leaves[..filled].chunks(2) {
+        match pair {
+            [one, two] => digest_two(&one.0, &two.0).into_iter().for_each(|hash| each(Digest::from_bytes(hash))),
+            _ => pair.iter().for_each(|one| each(Digest::from_bytes(digest(&one.0)))),
+        }
     }
+    leaves.iter_mut().for_each(|leaf| leaf.0.clear());
 }
 
 /// The tensor root of values that are all in memory, row-major. Independent of any other tensor, so a caller

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use muster_proof::Digest;
-use muster_proof::bundle::{Bundle, Files, MAX_FILE, Options, Outcome as Came, Report, State};
+use muster_proof::bundle::{
+    Bundle, Files, MAX_FILE, Options, Outcome as Came, Report, State, verify_bundle,
+};
 use muster_proof::jcs;
 use muster_proof::steps::Records;
-use muster_trainer::checkpoint::Store;
+use muster_trainer::checkpoint::{self, Store};
 use muster_trainer::resolved::{MAX_SPEC, read_spec};
 use serde::Serialize;
 
@@ -16,7 +18,7 @@ use super::interval::{Computed, Interval};
 use super::local::progress::Progress;
 use super::output::{Output, line, note};
 use super::run::block_on;
-use super::verify::{TrustArgs, check, incomplete, list};
+use super::verify::{TrustArgs, incomplete, list};
 use super::{Failure, Outcome, trainer};
 use crate::bundle::dir::Dir;
 use crate::bundle::states::{Scratch, lay_out};
@@ -82,15 +84,14 @@ struct Replayed {
 impl ReplayCommand {
     pub fn run(self) -> Outcome {
         let trust = self.trust.read()?;
-        let report = check(&self.bundle, &trust, Options::default());
+        let dir = Dir::new(&self.bundle);
+        // The tensors of other states than the one to start from are no part of the interval.
+        let report = verify_bundle(&dir, &trust, Options::default());
         if report.outcome == Came::Refuted {
             let wrong = report.checks.iter().find(|check| check.outcome == Came::Refuted);
             let what = wrong.map(|check| format!("{}: {}", check.name, check.what)).unwrap_or_default();
-            return Err(Failure::new(format!(
-                "the bundle does not hold, so there is nothing to replay: {what}"
-            )));
+            return Err(refuted(what));
         }
-        let dir = Dir::new(&self.bundle);
         let bundle =
             list(&dir).ok_or_else(|| incomplete(Failure::new("the bundle's list cannot be read")))?;
         let state = self.wanted(&report)?;
@@ -171,6 +172,10 @@ impl ReplayCommand {
                      --with-checkpoints while the hub keeps that state"
                 ))
             })?;
+            let root = checkpoint::root_of(&into).map_err(|error| refuted(error.to_string()))?;
+            if root != before.state_root {
+                return Err(refuted(format!("step {start}: the tensors have root {root}")));
+            }
         }
         let interval = Interval {
             program: trainer::find().map_err(incomplete)?,
@@ -205,6 +210,10 @@ impl ReplayCommand {
         }
         Ok(if same { 0 } else { 1 })
     }
+}
+
+fn refuted(what: impl std::fmt::Display) -> Failure {
+    Failure::new(format!("the bundle does not hold, so there is nothing to replay: {what}"))
 }
 
 /// Whether the step records that were computed are those that the bundle opens.

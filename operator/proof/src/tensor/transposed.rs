@@ -1,7 +1,5 @@
 //! A matrix whose values come in the other order.
-use sha2::{Digest as _, Sha256};
-
-use super::{Error, LEAF, Role, TILE_SIDE, header, update_f32};
+use super::{Error, Leaf, Role, TILE_SIDE, hash_leaves, header};
 use crate::hash::{self, h};
 use crate::merkle::TreeHasher;
 use crate::{Digest, tensor};
@@ -77,16 +75,22 @@ impl TransposedHasher {
     }
 
     fn close_band(&mut self) {
-        let mut line = Vec::with_capacity(TILE_SIDE);
+        let wide = self.band.len() / self.rows;
+        let (mut tile, mut leaves) = ([0.0; TILE_SIDE * TILE_SIDE], [Leaf::default(), Leaf::default()]);
         for top in (0..self.rows).step_by(TILE_SIDE) {
-            let mut tile = Sha256::new_with_prefix([LEAF]);
-            for row in top..self.rows.min(top + TILE_SIDE) {
-                line.clear();
-                line.extend(self.band.iter().skip(row).step_by(self.rows));
-                update_f32(&mut tile, &line);
+            let tall = TILE_SIDE.min(self.rows - top);
+            let tile = &mut tile[..tall * wide];
+            for (column, values) in self.band.chunks_exact(self.rows).enumerate() {
+                let places = tile.iter_mut().skip(column).step_by(wide);
+                places.zip(&values[top..top + tall]).for_each(|(place, value)| *place = *value);
             }
-            self.tiles.push(Digest::from_bytes(tile.finalize().into()));
+            let second = top / TILE_SIDE % 2;
+            leaves[second].extend(tile);
+            if second == 1 {
+                hash_leaves(&mut leaves, |leaf| self.tiles.push(leaf));
+            }
         }
+        hash_leaves(&mut leaves, |leaf| self.tiles.push(leaf));
         self.band.clear();
     }
 

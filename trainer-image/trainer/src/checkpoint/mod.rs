@@ -24,7 +24,7 @@ pub use parts::{Layout, Part, PartHasher, TensorFile};
 pub(crate) use save::write_tensors;
 pub use save::{Saved, hand_over, save};
 pub use scalars::{MAX_SCALARS, Scalars};
-pub use seal::seal;
+pub use seal::{root_of, seal};
 pub use signed::{SignedError, check_signed, sign_files, signed_files};
 pub use store::{Found, Store, resolve_dir};
 

@@ -1,8 +1,8 @@
 //! From files to a manifest: the one place where a checkpoint's digests and StateRoot are computed, from the bytes on
 //! the disk, by a worker of `muster local` and by the sidecar of a pod.
 //!
-//! Each file is read twice: once through SHA-256, and once tensor by tensor. No more than a block, and 64 columns of one
-//! matrix, is in memory, for the sidecar's share of it is small and fixed, whatever the model.
+//! Each file is read twice: once through SHA-256, and once tensor by tensor. No more than a block, and 64 rows or columns of
+//! one matrix, is in memory, for the sidecar's share of it is small and fixed, whatever the model.
 
 use std::fs::File;
 use std::ops::Range;
@@ -12,11 +12,13 @@ use std::path::{Path, PathBuf};
 use muster_numerics::graph::Graph;
 use muster_proof::Digest;
 
-use super::{Error, FILES, FileEntry, Layout, Manifest, Scalars, TensorFile, model_of};
+use super::{
+    Error, FILES, FileEntry, Layout, Manifest, Scalars, TensorFile, graph_of, model_of, read_manifest,
+};
 use crate::files::{self, Named as _};
 
-/// Bytes in memory at a time: 8 MiB.
-const BLOCK: usize = 8 << 20;
+/// Bytes in memory at a time: what a core's own cache holds beside the tiles being hashed.
+const BLOCK: usize = 256 << 10;
 
 /// The manifest of the files in `dir`, which are those of a checkpoint of this graph's model. Writes nothing.
 ///
@@ -25,18 +27,35 @@ const BLOCK: usize = 8 << 20;
 pub fn seal(dir: &Path, graph: &Graph, scalars: &Scalars) -> Result<Manifest, Error> {
     // Who starts from the checkpoint refuses any other spelling, and any other model.
     model_of(dir)?;
-    let state_root = state_root(dir, graph, scalars, BLOCK)?;
+    let products = scalars.beta_products();
+    let state_root = state_root(dir, graph, scalars.step(), products, BLOCK)?;
     let mut entries = Vec::new();
     for name in FILES {
         let (sha256, size) = files::digest(&dir.join(name)).map_err(Error::Read)?;
         entries.push(FileEntry { path: name.into(), size, sha256 });
     }
-    let products = scalars.beta_products();
     Manifest::new(scalars.step(), scalars.training_digest(), state_root, products, entries)
         .map_err(Error::State)
 }
 
-fn state_root(dir: &Path, graph: &Graph, scalars: &Scalars, block: usize) -> Result<Digest, Error> {
+/// The StateRoot of the tensors in the checkpoint directory `dir`, of whatever model its `config.json` describes, after the step that
+/// its manifest says. For who has taken the files' digests already: those in the manifest are not looked at.
+///
+/// # Errors
+/// As [`seal`], and [`Error::Missing`].
+pub fn root_of(dir: &Path) -> Result<Digest, Error> {
+    let (manifest, _) = read_manifest(dir)?;
+    let (_, graph) = graph_of(dir)?;
+    state_root(dir, &graph, manifest.step(), manifest.beta_products(), BLOCK)
+}
+
+fn state_root(
+    dir: &Path,
+    graph: &Graph,
+    step: u64,
+    products: [f64; 2],
+    block: usize,
+) -> Result<Digest, Error> {
     let layout = Layout::of(graph)?;
     let files: Vec<_> =
         layout.files().iter().map(|file| Opened::open(dir, file)).collect::<Result<_, _>>()?;
@@ -48,7 +67,7 @@ fn state_root(dir: &Path, graph: &Graph, scalars: &Scalars, block: usize) -> Res
         file.read(part.range.clone(), block, |bytes| hasher.update(bytes))?;
         roots.push(hasher.finish()?);
     }
-    layout.state_root(scalars.step(), scalars.beta_products(), &roots)
+    layout.state_root(step, products, &roots)
 }
 
 /// A file of tensors that has the length and the header that it must have.
@@ -110,8 +129,10 @@ mod tests {
         assert_eq!(Digest::of(&manifest.to_bytes().unwrap()), saved.manifest);
         let want = resolved::state_root(&graph(), &state(3)).unwrap();
         assert_eq!((manifest.state_root(), saved.state_root), (want, want));
+        assert_eq!(root_of(&own).unwrap(), want);
+        let (step, products) = (scalars.step(), scalars.beta_products());
         for block in [1, 4, 7, 250, 2000] {
-            assert_eq!(state_root(&handed, &graph(), &scalars, block).unwrap(), want, "{block}");
+            assert_eq!(state_root(&handed, &graph(), step, products, block).unwrap(), want, "{block}");
         }
     }
 
