@@ -144,6 +144,7 @@ check fmt cargo fmt --all --check
 check clippy cargo clippy --locked --workspace --all-targets -- -D warnings
 cargo_tests
 interop cheats scripts/cheats.sh
+interop wasm scripts/wasm.sh
 if [ "$SUITE" = full ]; then
     s3_tests
     interop interop-go tests/interop/go/run.sh

@@ -238,7 +238,9 @@ fn hash_leaves(leaves: &mut [Leaf], mut each: impl FnMut(Digest)) {
     let filled = leaves.iter().take_while(|leaf| !leaf.0.is_empty()).count();
     for pair in leaves[..filled].chunks(2) {
         match pair {
-            [one, two] => digest_two(&one.0, &two.0).into_iter().for_each(|hash| each(Digest::from_bytes(hash))),
+            [one, two] => {
+                digest_two(&one.0, &two.0).into_iter().for_each(|hash| each(Digest::from_bytes(hash)))
+            }
             _ => pair.iter().for_each(|one| each(Digest::from_bytes(digest(&one.0)))),
         }
     }

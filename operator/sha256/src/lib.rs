@@ -15,9 +15,8 @@ mod x86;
 /// Bytes of a block.
 const BLOCK: usize = 64;
 /// The first state: FIPS 180-4 section 5.3.3.
-const FIRST: [u32; 8] = [
-    0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19,
-];
+const FIRST: [u32; 8] =
+    [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
 /// SHA-256 of each; fastest if both are of the same length.
 #[must_use]

@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use muster_proof::Digest;
-use muster_proof::bundle::{
-    Bundle, Files, MAX_FILE, Options, Outcome as Came, Report, State, verify_bundle,
-};
+use muster_proof::bundle::{Bundle, Files, MAX_FILE, Options, Outcome as Came, Report, State, verify_bundle};
 use muster_proof::jcs;
 use muster_proof::steps::Records;
 use muster_trainer::checkpoint::{self, Store};

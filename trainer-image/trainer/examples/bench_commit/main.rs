@@ -2,9 +2,13 @@
 //! `muster local` wrote, `STEP` one of its checkpoints and `DIR` a place for copies. Prints one line of JSON.
 //!
 //! - `commitSeconds`: from a hand-over on the disk to the signed commit, as the sidecar of a pod makes it: the records are read and
-//!   hashed, the files digested, the StateRoot computed from them, the commit signed. Neither the upload nor moves and `fsync`.
+//!   hashed, the files digested, the StateRoot computed from them, the commit signed. Neither moves nor `fsync`.
+//! - `uploadSeconds` and `uploadCpuSeconds`: the files to a relay on loopback that throws them away; the time, and what of it the
+//!   thread computed, for the network is not always so near.
 //! - `stateRootSeconds` and `sha256Seconds`: the StateRoot of the values in memory, and SHA-256 over the same bytes by the crate
 //!   `sha2`, one thread each, in turns.
+mod upload;
+
 use std::error::Error;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
@@ -14,10 +18,11 @@ use muster_numerics::state::State;
 use muster_proof::Digest;
 use muster_proof::key::SigningKey;
 use muster_proof::records::fields::{Epoch, Interval, Island, JobId, Nonce, Step};
-use muster_trainer::checkpoint::{self, SCALARS_FILE, Scalars, Store};
+use muster_trainer::checkpoint::{self, Manifest, SCALARS_FILE, Scalars, Store};
 use muster_trainer::protocol::Terms;
 use muster_trainer::records::{self, RECORDS_FILE};
 use muster_trainer::{commit, resolved};
+use rustix::time::{ClockId, clock_gettime};
 use sha2::{Digest as _, Sha256};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -31,16 +36,25 @@ fn main() -> Result<()> {
     let of_steps = records::read(&records::path(&out, step), step)?;
     let bytes = bytes(&state);
     let key = SigningKey::generate([7; 32])?;
+    std::fs::create_dir_all(&dir)?;
+    let relay = upload::client(&dir)?;
     let (mut commits, mut roots, mut hashes) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut uploads, mut uploads_computed) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         let handed = dir.join(format!("{}-{round}", std::process::id()));
         checkpoint::hand_over(&handed, &model, &graph, manifest.training_digest(), &state, &of_steps)?;
         let (made, seconds) = timed(|| made(&handed, step, &key));
         // What is timed is the real thing: it comes to the same state.
-        if made? != manifest.state_root() {
+        let made = made?;
+        if made.state_root() != manifest.state_root() {
             return Err("the commit is of another state".into());
         }
         commits.push(seconds);
+        let before = thread_seconds();
+        let (uploaded, seconds) = timed(|| upload::checkpoint(&relay, &handed, &made));
+        uploads_computed.push(thread_seconds() - before);
+        uploaded?;
+        uploads.push(seconds);
         std::fs::remove_dir_all(&handed)?;
 
         let mut root = || -> Result<()> {
@@ -61,6 +75,8 @@ fn main() -> Result<()> {
     let result = serde_json::json!({
         "bytes": bytes.len(),
         "commitSeconds": commits,
+        "uploadSeconds": uploads,
+        "uploadCpuSeconds": uploads_computed,
         "stateRootSeconds": roots,
         "sha256Seconds": hashes,
     });
@@ -68,8 +84,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// From a hand-over to a commit; gives its StateRoot.
-fn made(handed: &Path, step: u64, key: &SigningKey) -> Result<Digest> {
+/// From a hand-over to a commit; gives its manifest.
+fn made(handed: &Path, step: u64, key: &SigningKey) -> Result<Manifest> {
     let scalars = Scalars::parse(&std::fs::read(handed.join(SCALARS_FILE))?)?;
     let records = records::read(&handed.join(RECORDS_FILE), step)?;
     let (_, graph) = checkpoint::graph_of(handed)?;
@@ -87,14 +103,20 @@ fn made(handed: &Path, step: u64, key: &SigningKey) -> Result<Digest> {
     };
     let digest = Digest::of(&manifest.to_bytes()?);
     let model = checkpoint::sign_files(&manifest, &digest, key)?;
-    let notice = commit::sign(&terms, &records, digest, manifest.state_root(), model, key)?;
-    Ok(notice.state_root)
+    commit::sign(&terms, &records, digest, manifest.state_root(), model, key)?;
+    Ok(manifest)
 }
 
 /// What a StateRoot is of, but for names and scalars.
 fn bytes(state: &State) -> Vec<u8> {
     let values = [&state.w, &state.m, &state.v];
     values.into_iter().flatten().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// What this thread has computed so far.
+fn thread_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 fn timed<T>(work: impl FnOnce() -> T) -> (T, f64) {
