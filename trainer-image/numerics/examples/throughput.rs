@@ -35,6 +35,7 @@ fn main() {
         context: number(3, 256),
         vocabulary: number(4, 256),
         tied_embeddings: TiedEmbeddings::Tied,
+        llama: None,
     };
     let shape = StepShape { batch: number(5, 8), shards: number(6, 8) };
     let (threads, steps) = (number(7, cores) as usize, number(8, 6));

@@ -1,6 +1,8 @@
 //! What kernels run in: instruction set, threads, scratch memory that is kept between calls.
 
 use crate::isa::Level;
+use crate::kernel::exact;
+use crate::ops::Table;
 use crate::pool::{Pool, WorkerPanicked};
 
 /// Why an op could not run. Neither is the caller's fault: both point at a defect of this crate.
@@ -28,6 +30,10 @@ pub(crate) struct Env {
     pub shared: Vec<f32>,
     /// Partial sums of column reductions.
     pub partial: Vec<f32>,
+    /// Operands of exact products.
+    pub exact: exact::Scratch,
+    /// Angles of rotary positions.
+    pub rotary: Table,
 }
 
 /// A thread's own scratch. Buffers grow to the largest use and stay.
@@ -45,7 +51,7 @@ impl Env {
     pub(crate) fn new(level: Level, threads: usize) -> std::io::Result<Env> {
         let pool = Pool::new(threads)?;
         let scratch = (0..pool.threads()).map(|_| Scratch::default()).collect();
-        Ok(Env { level, pool, scratch, shared: vec![], partial: vec![] })
+        Ok(Env { level, pool, scratch, shared: vec![], partial: vec![], exact: exact::Scratch::default(), rotary: Table::default() })
     }
 }
 

@@ -61,14 +61,16 @@ pub(crate) fn log<A: Arith>(x: f32) -> f32 {
     A::fma(e, f(0x3f318000), m + y)
 }
 
-/// cos x for |x| < 2^20, f64, + - * / only. Runs once per step, on the host.
-pub(crate) fn cos64(x: f64) -> f64 {
-    let rint = |y: f64| {
-        const ROUND: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52
-        (y + ROUND) - ROUND
-    };
+/// The nearest integer, |y| < 2^51.
+fn rint64(y: f64) -> f64 {
+    const ROUND: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52
+    (y + ROUND) - ROUND
+}
+
+/// (sin x, cos x) for |x| < 2^20, f64, + - * / only. Runs on the host: once per step, and once per table.
+pub(crate) fn sincos64(x: f64) -> (f64, f64) {
     let h = f64::from_bits;
-    let k = rint(x * h(0x3fe4_5f30_6dc9_c883)); // 2 / pi
+    let k = rint64(x * h(0x3fe4_5f30_6dc9_c883)); // 2 / pi
     // pi / 2 in three parts
     let r =
         ((x - k * h(0x3ff9_21fb_5440_0000)) - k * h(0x3dd0_b461_1a60_0000)) - k * h(0x3ba3_198a_2e00_0000);
@@ -81,12 +83,36 @@ pub(crate) fn cos64(x: f64) -> f64 {
     }
     s *= r;
     match (k as i64).rem_euclid(4) {
-        0 => c,
-        1 => -s,
-        2 => -c,
-        _ => s,
+        0 => (s, c),
+        1 => (c, -s),
+        2 => (-s, -c),
+        _ => (-c, s),
     }
 }
+
+/// e^x for |x| < 700, f64, + - * / only.
+pub(crate) fn exp64(x: f64) -> f64 {
+    let h = f64::from_bits;
+    let n = rint64(x * h(0x3ff7_1547_652b_82fe)); // log2 e
+    let r = (x - n * h(LN2[0])) - n * h(LN2[1]);
+    let p = (1..=16).rev().fold(1.0, |p, j| 1.0 + (r * p) / f64::from(j));
+    p * h(((n as i64 + 1023) << 52) as u64)
+}
+
+/// ln x for normal x > 0, f64, + - * / only.
+pub(crate) fn ln64(x: f64) -> f64 {
+    let h = f64::from_bits;
+    let b = x.to_bits() as i64;
+    let e = (b - 0x3fe6_a09e_667f_3bcd) >> 52; // so that m is in [sqrt(1/2), sqrt(2))
+    let m = h((b - (e << 52)) as u64);
+    let s = (m - 1.0) / (m + 1.0);
+    let z = s * s;
+    let p = (0..=11).rev().fold(1.0 / 25.0, |p, j| 1.0 / f64::from(2 * j + 1) + z * p);
+    e as f64 * h(LN2[0]) + ((2.0 * s) * p + e as f64 * h(LN2[1]))
+}
+
+/// ln 2 in two parts, the first with zeros at its end.
+const LN2: [u64; 2] = [0x3fe6_2e42_fee0_0000, 0x3dea_39ef_3579_3c76];
 
 #[cfg(test)]
 mod tests {
@@ -161,10 +187,27 @@ mod tests {
     }
 
     #[test]
-    fn cos64_is_accurate() {
+    fn sincos64_is_accurate() {
         for i in -4000..4000 {
             let x = f64::from(i) * 0.01;
-            assert!((cos64(x) - x.cos()).abs() < 4e-16, "{x}");
+            let (s, c) = sincos64(x);
+            assert!((s - x.sin()).abs() < 4e-16 && (c - x.cos()).abs() < 4e-16, "{x}");
         }
+        for x in [8191.0, 1e5, -999_999.5] {
+            let (s, c) = sincos64(x);
+            assert!((s - x.sin()).abs() < 2e-15 && (c - x.cos()).abs() < 2e-15, "{x}");
+        }
+    }
+
+    #[test]
+    fn exp64_and_ln64_are_accurate() {
+        for i in -3000..3000 {
+            let x = f64::from(i) * 0.01;
+            assert!((exp64(x) / x.exp() - 1.0).abs() < 1e-15, "{x}");
+        }
+        for x in [f64::MIN_POSITIVE, 0.5, 0.7, std::f64::consts::SQRT_2, 1.5, 2.0, 1e4, 5e5, 1e300] {
+            assert!((ln64(x) - x.ln()).abs() <= 4e-16 * x.ln().abs(), "{x}");
+        }
+        assert_eq!(ln64(1.0), 0.0);
     }
 }

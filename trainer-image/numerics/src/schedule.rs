@@ -1,6 +1,6 @@
 //! The learning rate over time (spec 6.1): f64 arithmetic, rounded to f32 at the end.
 
-use crate::math::cos64;
+use crate::math::sincos64;
 use crate::spec::{HyperParameters, ScheduleName};
 
 /// The f64 nearest to pi.
@@ -36,7 +36,7 @@ impl Schedule {
         }
         let x = (t - self.warmup) / (self.steps - self.warmup);
         let rate = match self.name {
-            ScheduleName::Cosine => lo + (0.5 * (hi - lo)) * (1.0 + cos64(PI * x)),
+            ScheduleName::Cosine => lo + (0.5 * (hi - lo)) * (1.0 + sincos64(PI * x).1),
             ScheduleName::Linear => lo + (hi - lo) * (1.0 - x),
             ScheduleName::Constant => hi,
         };

@@ -170,6 +170,7 @@ mod tests {
             context: 8,
             vocabulary: 10,
             tied_embeddings: TiedEmbeddings::Tied,
+            llama: None,
         };
         let graph = Graph::build(&model, StepShape { batch: 2, shards: 1 }, Arithmetic::F32Chain).unwrap();
         let plan = Plan::new(&graph, 16).unwrap();

@@ -15,6 +15,7 @@ fn model(tied: TiedEmbeddings) -> ModelSpec {
         context: 20,
         vocabulary: 37,
         tied_embeddings: tied,
+        llama: None,
     }
 }
 

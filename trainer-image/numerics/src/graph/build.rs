@@ -1,6 +1,6 @@
 //! What every model builder uses: tensors and nodes are added in order, shapes are checked as they are.
 
-use super::{Graph, GraphError, Init, Node, Op, StepShape, Tail, Tensor, TensorId, ValueId};
+use super::{Graph, GraphError, Init, Linear, Node, Op, StepShape, Tail, Tensor, TensorId, ValueId};
 use crate::spec::{Arithmetic, ModelSpec};
 
 /// A graph under construction.
@@ -81,6 +81,18 @@ impl Builder {
         self.graph.values.push(width);
         self.graph.nodes.push(Node { name, op, inputs: inputs.to_vec(), output });
         Ok(output)
+    }
+
+    /// A product with a weight, in the graph's arithmetic.
+    pub(super) fn linear(
+        &mut self,
+        name: String,
+        weight: TensorId,
+        bias: Option<TensorId>,
+        x: ValueId,
+    ) -> Result<ValueId, GraphError> {
+        let arithmetic = self.graph.arithmetic;
+        self.node(name, Op::Linear(Linear { weight, bias, arithmetic }), &[x])
     }
 
     /// Checks what the executor relies on: every tensor gets a gradient, every value is used.

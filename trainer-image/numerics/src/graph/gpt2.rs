@@ -2,8 +2,8 @@
 
 use super::build::{Builder, bad, size};
 use super::{
-    Add, Attention, CrossEntropy, Embedding, Gelu, Graph, GraphError, Init, LayerNorm, Linear, Op, StepShape,
-    TensorId, ValueId,
+    Add, Attention, CrossEntropy, Embedding, Gelu, Graph, GraphError, Init, LayerNorm, Op, StepShape, TensorId,
+    ValueId,
 };
 use crate::spec::{Arithmetic, ModelSpec, TiedEmbeddings};
 
@@ -26,7 +26,7 @@ pub(super) fn build(
     let mut b = Builder::new(model, shape, arithmetic)?;
     let wte = b.matrix("wte".into(), vocabulary, d, normal)?;
     let wpe = b.matrix("wpe".into(), size("model.context", model.context)?, d, normal)?;
-    let mut x = b.node("embedding", Op::Embedding(Embedding { tokens: wte, positions: wpe }), &[])?;
+    let mut x = b.node("embedding", Op::Embedding(Embedding { tokens: wte, positions: Some(wpe) }), &[])?;
     for l in 0..layers {
         let name = |part: &str| format!("h.{l}.{part}");
 
@@ -47,7 +47,7 @@ pub(super) fn build(
         TiedEmbeddings::Tied => wte,
         TiedEmbeddings::Untied => b.matrix("head.weight".into(), vocabulary, d, normal)?,
     };
-    let logits = b.node("head", Op::Linear(Linear { weight: head, bias: None }), &[x])?;
+    let logits = b.linear("head".into(), head, None, x)?;
     b.node("loss", Op::CrossEntropy(CrossEntropy), &[logits])?;
     b.finish()
 }
@@ -68,5 +68,5 @@ fn linear(
 ) -> Result<ValueId, GraphError> {
     let weight = b.matrix(format!("{name}.weight"), out, input, init)?;
     let bias = b.vector(format!("{name}.bias"), out, Init::Zeros)?;
-    b.node(name, Op::Linear(Linear { weight, bias: Some(bias) }), &[x])
+    b.linear(name.into(), weight, Some(bias), x)
 }

@@ -8,8 +8,11 @@
 mod build;
 mod gpt2;
 mod json;
+mod llama;
 
-pub use crate::ops::{Add, Attention, CrossEntropy, Embedding, Gelu, LayerNorm, Linear, Op, Tail};
+pub use crate::ops::{
+    Add, Attention, CrossEntropy, Embedding, Gelu, LayerNorm, Linear, Op, RmsNorm, Rotary, SwiGlu, Tail,
+};
 pub(crate) use json::Json;
 
 use std::ops::Range;
@@ -116,16 +119,6 @@ pub struct Graph {
 /// Why a graph could not be built.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GraphError {
-    /// A part of the op set that is named but not built yet.
-    #[error("{field}: {value} is reserved for a later version; {remedy}")]
-    Reserved {
-        /// Path of the field.
-        field: &'static str,
-        /// Its value.
-        value: &'static str,
-        /// What to use instead.
-        remedy: &'static str,
-    },
     /// A size that is zero, does not divide, or overflows memory.
     #[error("{field}: {problem}")]
     Shape {
@@ -139,24 +132,10 @@ pub enum GraphError {
 impl Graph {
     /// Builds the graph of a model.
     pub fn build(model: &ModelSpec, shape: StepShape, arithmetic: Arithmetic) -> Result<Graph, GraphError> {
-        if arithmetic == Arithmetic::I16Exact {
-            return Err(GraphError::Reserved {
-                field: "training.arithmetic",
-                value: "i16-exact",
-                remedy: "use f32-chain",
-            });
-        }
         match model.architecture {
-            Architecture::Gpt2 => Graph::gpt2(model, shape, arithmetic),
-            Architecture::Llama => {
-                Err(GraphError::Reserved { field: "model.architecture", value: "llama", remedy: "use gpt2" })
-            }
+            Architecture::Gpt2 => gpt2::build(model, shape, arithmetic),
+            Architecture::Llama => llama::build(model, shape, arithmetic),
         }
-    }
-
-    /// GPT-2 (spec 4.9).
-    pub fn gpt2(model: &ModelSpec, shape: StepShape, arithmetic: Arithmetic) -> Result<Graph, GraphError> {
-        gpt2::build(model, shape, arithmetic)
     }
 
     /// Trained tensors in canonical order: the order of initialisation, of the gradient norm, of the

@@ -1,5 +1,6 @@
 //! Kernels that ops share: reductions in their fixed order, element-wise sums, matrix products.
 
+pub(crate) mod exact;
 pub(crate) mod gemm;
 pub(crate) mod reduction;
 

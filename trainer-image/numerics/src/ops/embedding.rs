@@ -1,18 +1,18 @@
-//! embedding: row r of x = tokens at token r + positions at position r (spec 4.1).
+//! embedding: row r of x = tokens at token r, + positions at position r where there is such a table (spec 4.1).
 
 use super::{Backward, Forward, Needs, Operator, cut, operand};
 use crate::env::{Env, Failed};
 use crate::graph::{Json, Tensor, TensorId};
 use crate::pool::Chunks;
 
-/// The first activations, from a token table `[vocabulary, width]` and a position table
-/// `[context, width]`.
+/// The first activations, from a token table `[vocabulary, width]` and, if positions are learnt, a position
+/// table `[context, width]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Embedding {
     /// The token table.
     pub tokens: TensorId,
-    /// The position table.
-    pub positions: TensorId,
+    /// The position table, if there is one.
+    pub positions: Option<TensorId>,
 }
 
 /// Rows per piece of forward work.
@@ -24,17 +24,20 @@ impl Operator for Embedding {
     }
 
     fn fields(&self) -> Vec<(&'static str, Json)> {
-        vec![("tokens", Json::index(self.tokens)), ("positions", Json::index(self.positions))]
+        let positions = self.positions.map(|id| ("positions", Json::index(id)));
+        std::iter::once(("tokens", Json::index(self.tokens))).chain(positions).collect()
     }
 
     fn parameters(&self) -> Vec<TensorId> {
-        vec![self.tokens, self.positions]
+        std::iter::once(self.tokens).chain(self.positions).collect()
     }
 
     fn output_width(&self, inputs: &[usize], tensors: &[Tensor]) -> Result<usize, String> {
-        match (inputs, tensors[self.tokens].cols, tensors[self.positions].cols) {
-            ([], Some(width), Some(other)) if width == other => Ok(width),
-            _ => Err("takes two tables of equal width and no input".into()),
+        let width = tensors[self.tokens].cols;
+        match (inputs, width, self.positions.map(|id| tensors[id].cols)) {
+            ([], Some(width), None) => Ok(width),
+            ([], Some(width), Some(Some(other))) if width == other => Ok(width),
+            _ => Err("takes tables of equal width and no input".into()),
         }
     }
 
@@ -44,12 +47,16 @@ impl Operator for Embedding {
 
     fn forward(&self, env: &mut Env, call: Forward<'_>) -> Result<(), Failed> {
         let tokens = &call.weights[operand(call.parameters, 0)?.clone()];
-        let positions = &call.weights[operand(call.parameters, 1)?.clone()];
+        let positions = call.parameters.get(1).map(|range| &call.weights[range.clone()]);
         let width = call.output.len() / call.rows.count();
         let [x] = cut(call.buffer, [&call.output])?;
         Ok(env.pool.each(Chunks::new(x, PIECE * width), &mut env.scratch, |piece, x, _| {
             for (r, x) in (piece * PIECE..).zip(x.chunks_exact_mut(width)) {
                 let token = &tokens[call.tokens[r] as usize * width..][..width];
+                let Some(positions) = positions else {
+                    x.copy_from_slice(token);
+                    continue;
+                };
                 let position = &positions[r % call.rows.length * width..][..width];
                 for ((x, t), p) in x.iter_mut().zip(token).zip(position) {
                     *x = t + p;
@@ -63,9 +70,7 @@ impl Operator for Embedding {
     fn backward(&self, env: &mut Env, call: Backward<'_>) -> Result<(), Failed> {
         let width = call.d_output.len() / call.rows.count();
         let dx = &call.buffer[call.d_output.clone()];
-        let (d_tokens, d_positions) = (operand(call.d_parameters, 0)?, operand(call.d_parameters, 1)?);
-        let [d_tokens, d_positions] = cut(call.gradients, [d_tokens, d_positions])?;
-
+        let [d_tokens] = cut(call.gradients, [operand(call.d_parameters, 0)?])?;
         let share = d_tokens.len().div_euclid(width).div_ceil(2 * env.pool.threads());
         env.pool.each(Chunks::new(d_tokens, share * width), &mut env.scratch, |piece, table, _| {
             table.fill(0.0);
@@ -77,6 +82,8 @@ impl Operator for Embedding {
                 }
             }
         })?;
+        let Some(d_positions) = call.d_parameters.get(1) else { return Ok(()) };
+        let [d_positions] = cut(call.gradients, [d_positions])?;
         let share = d_positions.len().div_euclid(width).div_ceil(2 * env.pool.threads());
         let length = call.rows.length;
         env.pool.each(Chunks::new(d_positions, share * width), &mut env.scratch, |piece, table, _| {

@@ -1,18 +1,38 @@
-//! linear: y = x W^T (+ b), W `[out, in]` (spec 4.4). Three products, each a chain per element.
+//! linear: y = x W^T (+ b), W `[out, in]` (spec 4.4). Three products, in the graph's arithmetic.
 
 use super::{Backward, Forward, Needs, Operator, cut, one_input, operand};
 use crate::env::{Env, Failed};
 use crate::graph::{Json, Tensor, TensorId};
-use crate::kernel::columns;
-use crate::kernel::gemm::{Matrix, Size, product};
+use crate::kernel::gemm::{self, Matrix, Size};
+use crate::kernel::{columns, exact};
+use crate::spec::Arithmetic;
 
 /// A product with a weight matrix; the language-model head is one without bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Linear {
     /// `[out, in]`.
     pub weight: TensorId,
-    /// `[out]`, where the chains begin.
+    /// `[out]`: where chains begin, or what is added to a rounded product.
     pub bias: Option<TensorId>,
+    /// The graph's: not written with the node.
+    pub arithmetic: Arithmetic,
+}
+
+impl Linear {
+    fn product(
+        &self,
+        env: &mut Env,
+        size: Size,
+        a: Matrix<'_>,
+        b: Matrix<'_>,
+        bias: Option<&[f32]>,
+        c: &mut [f32],
+    ) -> Result<(), Failed> {
+        match self.arithmetic {
+            Arithmetic::F32Chain => gemm::product(env, size, a, b, bias, c),
+            Arithmetic::I16Exact => exact::product(env, size, a, b, bias, c),
+        }
+    }
 }
 
 impl Operator for Linear {
@@ -53,7 +73,7 @@ impl Operator for Linear {
         let weight = &call.weights[operand(call.parameters, 0)?.clone()];
         let bias = call.parameters.get(1).map(|r| &call.weights[r.clone()]);
         let transposed = Matrix::row_major(weight, k).transposed();
-        product(env, Size { m, n, k }, Matrix::row_major(x, k), transposed, bias, y)
+        self.product(env, Size { m, n, k }, Matrix::row_major(x, k), transposed, bias, y)
     }
 
     /// dx = dy W, dW = dy^T x (one chain over all rows of the shard), db = sum of the rows of dy.
@@ -66,11 +86,11 @@ impl Operator for Linear {
         let dy_rows = Matrix::row_major(dy, output);
 
         let size = Size { m: rows, n: input, k: output };
-        product(env, size, dy_rows, Matrix::row_major(weight, input), None, dx)?;
+        self.product(env, size, dy_rows, Matrix::row_major(weight, input), None, dx)?;
 
         let d_weight = &mut call.gradients[operand(call.d_parameters, 0)?.clone()];
         let size = Size { m: output, n: input, k: rows };
-        product(env, size, dy_rows.transposed(), Matrix::row_major(x, input), None, d_weight)?;
+        self.product(env, size, dy_rows.transposed(), Matrix::row_major(x, input), None, d_weight)?;
 
         if let Some(place) = call.d_parameters.get(1) {
             columns(env, dy, output, &mut call.gradients[place.clone()])?;

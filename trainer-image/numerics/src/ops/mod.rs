@@ -14,6 +14,9 @@ mod gelu;
 mod layer_norm;
 mod linear;
 mod reduce;
+mod rms_norm;
+mod rotary;
+mod swiglu;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -25,9 +28,13 @@ pub use embedding::Embedding;
 pub use gelu::Gelu;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
+pub use rms_norm::RmsNorm;
+pub use rotary::Rotary;
+pub use swiglu::SwiGlu;
 
 pub(crate) use adamw::{Moments, update, would_be_finite};
 pub(crate) use clip::{clip_factor, gradient_norm};
+pub(crate) use rotary::Table;
 
 use std::ops::Range;
 
@@ -37,16 +44,22 @@ use crate::graph::{Json, Tensor, TensorId};
 /// An op of the forward graph and the tensors it uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Token and position tables to the first activations.
+    /// Token and, if there is one, position table to the first activations.
     Embedding(Embedding),
     /// Layer normalisation of each row.
     LayerNorm(LayerNorm),
+    /// Each row divided by its root mean square.
+    RmsNorm(RmsNorm),
     /// A product with a weight matrix.
     Linear(Linear),
+    /// Queries and keys turned by their position.
+    Rotary(Rotary),
     /// Causal multi-head attention.
     Attention(Attention),
     /// GELU in its sigmoid form.
     Gelu(Gelu),
+    /// One half gated by the other.
+    SwiGlu(SwiGlu),
     /// The residual sum.
     Add(Add),
     /// Token losses from logits.
@@ -80,6 +93,9 @@ impl Op {
         match self {
             Op::Embedding(op) => op,
             Op::LayerNorm(op) => op,
+            Op::RmsNorm(op) => op,
+            Op::Rotary(op) => op,
+            Op::SwiGlu(op) => op,
             Op::Linear(op) => op,
             Op::Attention(op) => op,
             Op::Gelu(op) => op,

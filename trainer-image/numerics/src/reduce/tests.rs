@@ -139,6 +139,7 @@ fn slices_cover_everything_and_split_no_chunk() {
         context: 70,
         vocabulary: 333,
         tied_embeddings: TiedEmbeddings::Untied,
+        llama: None,
     };
     let graph = Graph::build(&model, StepShape { batch: 2, shards: 2 }, Arithmetic::F32Chain).unwrap();
     for parts in 1..=40 {

@@ -12,7 +12,7 @@ pub use decimal::{DecimalError, parse_decimal};
 pub use digest::{digest_text, is_digest};
 pub use hyper::HyperParameters;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::graph::{Graph, GraphError, StepShape};
 
@@ -49,7 +49,7 @@ pub struct ModelSpec {
     pub architecture: Architecture,
     /// Transformer blocks, 1 to 256.
     pub layers: u64,
-    /// Width of the residual stream, a multiple of 16 and of `heads`, 16 to 65536.
+    /// Width of the residual stream, a multiple of 16 and of `heads` (of twice as many in Llama), 16 to 65536.
     pub width: u64,
     /// Query heads, 1 to 512.
     pub heads: u64,
@@ -59,6 +59,26 @@ pub struct ModelSpec {
     pub vocabulary: u64,
     /// Whether the language-model head is the token embedding.
     pub tied_embeddings: TiedEmbeddings,
+    /// What only [`Architecture::Llama`] has, and must have.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "some")]
+    pub llama: Option<LlamaShape>,
+}
+
+/// A member that is there has a value: `null` would be a second spelling of "absent".
+fn some<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<LlamaShape>, D::Error> {
+    LlamaShape::deserialize(deserializer).map(Some)
+}
+
+/// The part of a model's shape that is Llama's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LlamaShape {
+    /// KV: key/value heads, dividing `heads`.
+    pub kv_heads: u64,
+    /// F: width of the gated layer, 16 to 262144.
+    pub mlp_width: u64,
+    /// Base of the rotary frequencies, 2 to 2^30.
+    pub rope_base: u64,
 }
 
 impl ModelSpec {
@@ -77,7 +97,7 @@ impl ModelSpec {
 pub enum Architecture {
     /// GPT-2 (Radford et al., 2019).
     Gpt2,
-    /// Reserved: named so that a spec of a later version is refused with a reason.
+    /// Llama (Touvron et al., 2023): RMS norm, rotary positions, SwiGLU, grouped key/value heads.
     Llama,
 }
 
@@ -96,7 +116,7 @@ pub enum TiedEmbeddings {
 pub enum Arithmetic {
     /// One f32 fused multiply-add chain per output element.
     F32Chain,
-    /// Reserved: exact products of 16-bit integers.
+    /// Operands quantised to 16-bit integers by powers of two, their dot product exact, one rounding.
     I16Exact,
 }
 

@@ -1,7 +1,7 @@
 //! Every bound of a spec, in the order of the document; the first violation wins.
 
 use super::{
-    Architecture, Arithmetic, FORMAT, HyperParameters, ModelSpec, OPS, SpecError, TrainingSpec, is_digest,
+    Architecture, FORMAT, HyperParameters, LlamaShape, ModelSpec, OPS, SpecError, TrainingSpec, is_digest,
 };
 use crate::order::DataOrder;
 
@@ -25,9 +25,6 @@ pub(super) fn validate(spec: &TrainingSpec) -> Result<(), SpecError> {
 }
 
 pub(super) fn model(m: &ModelSpec) -> Result<(), SpecError> {
-    if m.architecture == Architecture::Llama {
-        return refuse("model.architecture", "llama is reserved for a later version", "use gpt2");
-    }
     range("model.layers", m.layers, 1, 256)?;
     range("model.width", m.width, 16, 65536)?;
     multiple("model.width", m.width, 16, "16")?;
@@ -36,7 +33,19 @@ pub(super) fn model(m: &ModelSpec) -> Result<(), SpecError> {
     range("model.context", m.context, 2, MAX_SHARD_TOKENS)?;
     range("model.vocabulary", m.vocabulary, 2, 1 << 20)?;
     let [v, d, l, t] = [m.vocabulary, m.width, m.layers, m.context].map(u128::from);
-    let parameters = 2 * v * d + t * d + l * 12 * d * d;
+    let parameters = match (m.architecture, &m.llama) {
+        (Architecture::Gpt2, None) => 2 * v * d + t * d + l * 12 * d * d,
+        (Architecture::Llama, Some(own)) => {
+            llama(m, own)?;
+            2 * v * d + l * (4 * d * d + 3 * d * u128::from(own.mlp_width))
+        }
+        (Architecture::Gpt2, Some(_)) => {
+            return refuse("model.llama", "is there, but model.architecture is gpt2", "leave it out");
+        }
+        (Architecture::Llama, None) => {
+            return refuse("model.llama", "is missing", "give kvHeads, mlpWidth and ropeBase");
+        }
+    };
     if parameters > MAX_PARAMETERS {
         return refuse(
             "model",
@@ -45,6 +54,21 @@ pub(super) fn model(m: &ModelSpec) -> Result<(), SpecError> {
         );
     }
     Ok(())
+}
+
+fn llama(m: &ModelSpec, own: &LlamaShape) -> Result<(), SpecError> {
+    // Pairs are turned.
+    multiple("model.width", m.width, 2 * m.heads, "2 * model.heads")?;
+    range("model.llama.kvHeads", own.kv_heads, 1, m.heads)?;
+    if !m.heads.is_multiple_of(own.kv_heads) {
+        return refuse(
+            "model.llama.kvHeads",
+            format!("{} does not divide model.heads, {}", own.kv_heads, m.heads),
+            "make it a divisor",
+        );
+    }
+    range("model.llama.mlpWidth", own.mlp_width, 16, 1 << 18)?;
+    range("model.llama.ropeBase", own.rope_base, 2, 1 << 30)
 }
 
 fn training(spec: &TrainingSpec) -> Result<(), SpecError> {
@@ -69,9 +93,6 @@ fn training(spec: &TrainingSpec) -> Result<(), SpecError> {
         );
     }
     range("training.seed", t.seed, 0, MAX_INTEGER)?;
-    if t.arithmetic == Arithmetic::I16Exact {
-        return refuse("training.arithmetic", "i16-exact is reserved for a later version", "use f32-chain");
-    }
     if t.schedule.warmup_steps > t.steps {
         return refuse(
             "training.schedule.warmupSteps",

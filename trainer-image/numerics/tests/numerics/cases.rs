@@ -8,53 +8,78 @@ use muster_numerics::order::DataOrder;
 use muster_numerics::philox::{DOMAIN_TEST, key, normal, normal_scale, philox4x32};
 use muster_numerics::reduce::{SubtreeAccumulator, SubtreeRef, combine, finish};
 use muster_numerics::spec::{
-    Architecture, Arithmetic, HyperParameters, ModelSpec, ScheduleName, TiedEmbeddings,
+    Architecture, Arithmetic, HyperParameters, LlamaShape, ModelSpec, ScheduleName, TiedEmbeddings,
 };
 use muster_numerics::state::State;
 use sha2::{Digest, Sha256};
 
 pub const SEED: u64 = 0x0123_4567_89ab_cdef;
-pub const BATCH: u64 = 4;
 
 /// A model of the cases, with its genesis rule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Case {
-    Base,
-    Stress,
+    Gpt2,
+    Gpt2Stress,
+    Llama,
+    LlamaStress,
+    LlamaExtra,
 }
 
 impl Case {
     pub fn name(self) -> &'static str {
         match self {
-            Case::Base => "gpt2",
-            Case::Stress => "gpt2-stress",
+            Case::Gpt2 => "gpt2",
+            Case::Gpt2Stress => "gpt2-stress",
+            Case::Llama => "llama",
+            Case::LlamaStress => "llama-stress",
+            Case::LlamaExtra => "llama-extra",
         }
+    }
+
+    /// G: sequences of a step.
+    pub fn batch(self) -> u64 {
+        if self == Case::LlamaExtra { 6 } else { 4 }
+    }
+
+    pub fn steps(self) -> u64 {
+        if self == Case::LlamaExtra { 6 } else { 2 }
     }
 
     pub fn model(self) -> ModelSpec {
-        let (layers, width, context, vocabulary) = match self {
-            Case::Base => (2, 64, 64, 256),
-            Case::Stress => (1, 128, 72, 100),
+        let (layers, width, heads, context, vocabulary) = match self {
+            Case::Gpt2 => (2, 64, 2, 64, 256),
+            Case::Gpt2Stress => (1, 128, 2, 72, 100),
+            Case::Llama => (2, 64, 4, 64, 256),
+            Case::LlamaStress => (1, 160, 2, 72, 100),
+            Case::LlamaExtra => (1, 144, 6, 72, 100),
+        };
+        let own = |kv_heads, mlp_width| Some(LlamaShape { kv_heads, mlp_width, rope_base: 10_000 });
+        let llama = match self {
+            Case::Gpt2 | Case::Gpt2Stress => None,
+            Case::Llama => own(2, 160),
+            Case::LlamaStress => own(1, 104),
+            Case::LlamaExtra => own(2, 104),
         };
         ModelSpec {
-            architecture: Architecture::Gpt2,
+            architecture: if llama.is_some() { Architecture::Llama } else { Architecture::Gpt2 },
             layers,
             width,
-            heads: 2,
+            heads,
             context,
             vocabulary,
-            tied_embeddings: TiedEmbeddings::Tied,
+            tied_embeddings: if llama.is_some() { TiedEmbeddings::Untied } else { TiedEmbeddings::Tied },
+            llama,
         }
     }
 
-    pub fn graph(self, shards: u64) -> Graph {
-        Graph::build(&self.model(), StepShape { batch: BATCH, shards }, Arithmetic::F32Chain).unwrap()
+    pub fn graph(self, shards: u64, arithmetic: Arithmetic) -> Graph {
+        Graph::build(&self.model(), StepShape { batch: self.batch(), shards }, arithmetic).unwrap()
     }
 
-    /// The stress case scatters every tensor, vectors too, so that no bias is zero.
+    /// The stress cases scatter every tensor, vectors too, so that no bias is zero.
     pub fn genesis(self, graph: &Graph) -> State {
         let mut state = State::genesis(graph, SEED);
-        if self == Case::Stress {
+        if !matches!(self, Case::Gpt2 | Case::Llama) {
             let scale = normal_scale(0.02);
             for (t, tensor) in graph.tensors().iter().enumerate() {
                 for (i, w) in (0..).zip(&mut state.w[tensor.range()]) {
@@ -111,19 +136,19 @@ pub struct Line {
     pub params: String,
 }
 
-/// Two steps of a case, each shard on its own executor call, reduced as two workers would.
-pub fn run(case: Case, shards: u64, isa: Isa, threads: usize) -> Vec<Line> {
-    let graph = case.graph(shards);
+/// The steps of a case, each shard on its own executor call, reduced as two workers would.
+pub fn run(case: Case, arithmetic: Arithmetic, shards: u64, isa: Isa, threads: usize) -> Vec<Line> {
+    let graph = case.graph(shards, arithmetic);
     let mut state = case.genesis(&graph);
     let model = case.model();
     let stream = stream(model.context, model.vocabulary);
-    let order = DataOrder::new(SEED, 200, BATCH).unwrap();
+    let order = DataOrder::new(SEED, 200, case.batch()).unwrap();
     let mut executor = Executor::new(&graph, graph.sequences_per_shard(), isa, threads).unwrap();
     let mut optimizer = Optimizer::new(&graph, &hyper_parameters(), isa, threads).unwrap();
     let mut workers = [0..shards / 2, shards / 2..shards]
         .map(|range| (range.clone(), SubtreeAccumulator::new(shards, range, graph.parameters()).unwrap()));
     let mut lines = vec![];
-    for step in 1..=2 {
+    for step in 1..=case.steps() {
         let mut losses = vec![];
         for (range, subtrees) in &mut workers {
             subtrees.reset();
@@ -176,9 +201,13 @@ pub fn vectors() -> String {
     std::fs::read_to_string(path).unwrap()
 }
 
-/// The published lines `<case> f32 S=<shards> step ...`, in order of steps.
-pub fn published(case: Case, shards: u64) -> Vec<Line> {
-    let prefix = format!("{} f32 S={shards} step ", case.name());
+/// The published lines `<case> <arithmetic> S=<shards> step ...`, in order of steps.
+pub fn published(case: Case, arithmetic: Arithmetic, shards: u64) -> Vec<Line> {
+    let arithmetic = match arithmetic {
+        Arithmetic::F32Chain => "f32",
+        Arithmetic::I16Exact => "i16",
+    };
+    let prefix = format!("{} {arithmetic} S={shards} step ", case.name());
     let hex = |text: &str| u32::from_str_radix(text.trim_matches(['(', ')']), 16).unwrap();
     vectors()
         .lines()

@@ -116,6 +116,7 @@ fn gradient_is_that_of_the_loss() {
         context: CONTEXT as u64,
         vocabulary: VOCABULARY as u64,
         tied_embeddings: TiedEmbeddings::Tied,
+        llama: None,
     };
     let shape = StepShape { batch: SEQUENCES as u64, shards: 1 };
     let graph = Graph::build(&model, shape, Arithmetic::F32Chain).unwrap();

@@ -1,7 +1,9 @@
 //! Canonical bytes, digest and layout of the graph.
 
 use muster_numerics::graph::{Graph, Op, StepShape};
-use muster_numerics::spec::{Architecture, Arithmetic, ModelSpec, TiedEmbeddings, digest_text};
+use muster_numerics::spec::{
+    Architecture, Arithmetic, LlamaShape, ModelSpec, TiedEmbeddings, digest_text,
+};
 
 fn small() -> ModelSpec {
     ModelSpec {
@@ -12,6 +14,7 @@ fn small() -> ModelSpec {
         context: 4,
         vocabulary: 8,
         tied_embeddings: TiedEmbeddings::Tied,
+        llama: None,
     }
 }
 
@@ -135,10 +138,55 @@ fn impossible_shapes_are_refused() {
     assert!(message(&|_| {}, 4, 3).starts_with("training.batch: must be a multiple"));
     assert!(message(&|_| {}, 4, 0).starts_with("training.batch: must be a multiple"));
     assert!(message(&|m| (m.width, m.vocabulary) = (1 << 29, 1 << 30), 4, 2).contains("overflow"));
-    assert!(message(&|m| m.architecture = Architecture::Llama, 4, 2).contains("use gpt2"));
-    let i16 = Graph::build(&small(), StepShape { batch: 4, shards: 2 }, Arithmetic::I16Exact);
+    let llama = |m: &mut ModelSpec, kv_heads, mlp_width| {
+        m.architecture = Architecture::Llama;
+        m.llama = Some(LlamaShape { kv_heads, mlp_width, rope_base: 10_000 });
+    };
+    assert_eq!(message(&|m| m.architecture = Architecture::Llama, 4, 2), "model.llama: is missing");
+    assert_eq!(message(&|m| llama(m, 3, 16), 4, 2), "layers.0.attn: kv_heads must divide heads");
+    assert_eq!(message(&|m| llama(m, 0, 16), 4, 2), "model.llama.kvHeads: must be from 1 to 2^30");
     assert_eq!(
-        i16.unwrap_err().to_string(),
-        "training.arithmetic: i16-exact is reserved for a later version; use f32-chain"
+        message(&|m| (llama(m, 1, 16), m.heads = m.width).1, 4, 2),
+        "model.width: must be a multiple of 2 * model.heads"
     );
+}
+
+#[test]
+fn llama_has_its_tensors_in_canonical_order() {
+    let mut model = small();
+    model.architecture = Architecture::Llama;
+    model.tied_embeddings = TiedEmbeddings::Untied;
+    model.llama = Some(LlamaShape { kv_heads: 1, mlp_width: 24, rope_base: 10_000 });
+    let graph = build(&model, 4, 2);
+    let names: Vec<&str> = graph.tensors().iter().map(|t| t.name.as_str()).collect();
+    assert_eq!(names[0], "embed.weight");
+    assert_eq!(
+        names[1..7],
+        [
+            "layers.0.attn_norm.weight",
+            "layers.0.attn.qkv.weight",
+            "layers.0.attn.o.weight",
+            "layers.0.mlp_norm.weight",
+            "layers.0.mlp.gate_up.weight",
+            "layers.0.mlp.down.weight",
+        ]
+    );
+    assert_eq!(names[names.len() - 2..], ["norm.weight", "head.weight"]);
+    let (d, head) = (model.width as usize, model.width as usize / model.heads as usize);
+    assert_eq!(graph.tensors()[2].shape(), [d + 2 * head, d]);
+    assert_eq!(graph.tensors()[5].shape(), [48, d]);
+    assert_eq!(graph.tensors()[6].shape(), [d, 24]);
+    assert_eq!(graph.nodes().len(), 1 + model.layers as usize * 11 + 3);
+    let bytes = String::from_utf8(graph.canonical_bytes()).unwrap();
+    assert!(bytes.contains(r#""base":10000,"heads":2,"#) && !bytes.contains("positions"), "{bytes}");
+}
+
+/// The arithmetic is part of what a graph is.
+#[test]
+fn arithmetics_are_different_graphs() {
+    let of = |arithmetic| Graph::build(&small(), StepShape { batch: 4, shards: 2 }, arithmetic).unwrap();
+    let [chain, exact] = [Arithmetic::F32Chain, Arithmetic::I16Exact].map(of);
+    assert_ne!(chain.digest(), exact.digest());
+    let text = |graph: &Graph| String::from_utf8(graph.canonical_bytes()).unwrap();
+    assert_eq!(text(&chain).replace("f32-chain", "i16-exact"), text(&exact));
 }

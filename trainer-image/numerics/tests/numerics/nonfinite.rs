@@ -4,9 +4,10 @@ use muster_numerics::exec::Executor;
 use muster_numerics::isa::Isa;
 use muster_numerics::optim::{NonFinite, OptimError, Optimizer, Quantity, gradient_norm, mean_loss};
 use muster_numerics::order::DataOrder;
+use muster_numerics::spec::Arithmetic;
 use muster_numerics::state::State;
 
-use super::cases::{BATCH, Case, SEED, batch, hyper_parameters, stream};
+use super::cases::{Case, SEED, batch, hyper_parameters, stream};
 
 fn raised(result: Result<muster_numerics::optim::StepStats, OptimError>) -> Option<NonFinite> {
     match result {
@@ -17,19 +18,27 @@ fn raised(result: Result<muster_numerics::optim::StepStats, OptimError>) -> Opti
 
 #[test]
 fn a_nan_parameter_shows_in_the_shard_loss() {
-    let graph = Case::Base.graph(4);
-    let mut state = State::genesis(&graph, SEED);
-    state.w[graph.tensors()[2].offset] = f32::NAN;
     let stream = stream(64, 256);
-    let order = DataOrder::new(SEED, 200, BATCH).unwrap();
+    let order = DataOrder::new(SEED, 200, 4).unwrap();
     let (tokens, targets) = batch(&order, &stream, 64, 1, 0, 4);
-    for isa in Isa::available() {
-        let mut executor = Executor::new(&graph, 1, isa, 2).unwrap();
-        let mut gradient = vec![0.0; graph.parameters()];
-        let loss = executor.shard_gradient(&state.w, &tokens, &targets, &mut gradient).unwrap();
-        let error = mean_loss(1, &[5.5, loss, 5.5, 5.5]).unwrap_err();
-        assert_eq!(error, NonFinite { step: 1, what: Quantity::ShardLoss(1) });
-        assert!(error.to_string().starts_with("step 1: the loss of shard 1 is not finite"));
+    for case in [Case::Gpt2, Case::Llama] {
+        for arithmetic in [Arithmetic::F32Chain, Arithmetic::I16Exact] {
+            let graph = case.graph(4, arithmetic);
+            // A norm's weight, and one that exact products would quantise to a zero if they did not look.
+            for tensor in ["ln_1.weight", "attn_norm.weight", "attn.qkv.weight"] {
+                let Some(tensor) = graph.tensors().iter().find(|t| t.name.ends_with(tensor)) else { continue };
+                let mut state = State::genesis(&graph, SEED);
+                state.w[tensor.offset] = f32::NAN;
+                for isa in Isa::available() {
+                    let mut executor = Executor::new(&graph, 1, isa, 2).unwrap();
+                    let mut gradient = vec![0.0; graph.parameters()];
+                    let loss = executor.shard_gradient(&state.w, &tokens, &targets, &mut gradient).unwrap();
+                    let error = mean_loss(1, &[5.5, loss, 5.5, 5.5]).unwrap_err();
+                    assert_eq!(error, NonFinite { step: 1, what: Quantity::ShardLoss(1) });
+                    assert!(error.to_string().starts_with("step 1: the loss of shard 1 is not finite"));
+                }
+            }
+        }
     }
 }
 
@@ -41,7 +50,7 @@ fn an_infinite_loss_is_not_averaged_away() {
 
 #[test]
 fn the_norm_is_checked_before_the_update() {
-    let graph = Case::Base.graph(4);
+    let graph = Case::Gpt2.graph(4, Arithmetic::F32Chain);
     for isa in Isa::available() {
         let mut optimizer = Optimizer::new(&graph, &hyper_parameters(), isa, 2).unwrap();
         // Finite, but its squares are not; infinite; not a number.
@@ -58,7 +67,7 @@ fn the_norm_is_checked_before_the_update() {
 
 #[test]
 fn a_huge_learning_rate_is_found_after_the_update() {
-    let graph = Case::Base.graph(4);
+    let graph = Case::Gpt2.graph(4, Arithmetic::F32Chain);
     let mut hyper = hyper_parameters();
     hyper.peak = 1e37;
     hyper.floor = 1e37;
@@ -79,7 +88,7 @@ fn a_huge_learning_rate_is_found_after_the_update() {
 
 #[test]
 fn one_bad_element_anywhere_is_found() {
-    let graph = Case::Base.graph(4);
+    let graph = Case::Gpt2.graph(4, Arithmetic::F32Chain);
     let gradient = vec![1e-4; graph.parameters()];
     for index in [0, 4096, graph.parameters() - 1] {
         for pick in [0, 1, 2] {
@@ -99,7 +108,7 @@ fn one_bad_element_anywhere_is_found() {
 /// calm ones is found all the same.
 #[test]
 fn a_calm_run_that_goes_wild_is_found() {
-    let graph = Case::Base.graph(4);
+    let graph = Case::Gpt2.graph(4, Arithmetic::F32Chain);
     let hyper = hyper_parameters();
     let gradient = vec![1e-4; graph.parameters()];
     let mut optimizer = Optimizer::new(&graph, &hyper, Isa::detect(), 2).unwrap();
@@ -130,7 +139,7 @@ fn a_calm_run_that_goes_wild_is_found() {
 
 #[test]
 fn clipping_acts_only_beyond_the_bound_and_can_be_off() {
-    let graph = Case::Base.graph(4);
+    let graph = Case::Gpt2.graph(4, Arithmetic::F32Chain);
     let gradient = vec![1e-2; graph.parameters()];
     let norm = gradient_norm(&graph, &gradient).unwrap();
     let exact = 1e-2 * (graph.parameters() as f32).sqrt();
@@ -146,7 +155,7 @@ fn clipping_acts_only_beyond_the_bound_and_can_be_off() {
 
 #[test]
 fn wrong_lengths_are_named() {
-    let graph = Case::Base.graph(4);
+    let graph = Case::Gpt2.graph(4, Arithmetic::F32Chain);
     let mut optimizer = Optimizer::new(&graph, &hyper_parameters(), Isa::Portable, 1).unwrap();
     let mut state = State::genesis(&graph, SEED);
     let error = optimizer.step(&mut state, &[0.0; 3]).unwrap_err();

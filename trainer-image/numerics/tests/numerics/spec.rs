@@ -77,7 +77,7 @@ fn bad_values_are_refused_with_field_and_remedy() {
         ("/data/tokens", json!(256), &["data.tokens: ", "no sample", "context + 1"]),
         ("/data/tokens", json!(0), &["data.tokens: "]),
         ("/data/tokens", json!(1u64 << 53), &["data.tokens: ", "out of range"]),
-        ("/model/architecture", json!("llama"), &["model.architecture: llama is reserved", "use gpt2"]),
+        ("/model/architecture", json!("llama"), &["model.llama: is missing", "kvHeads, mlpWidth and ropeBase"]),
         ("/model/architecture", json!("bert"), &["unknown variant `bert`"]),
         ("/model/layers", json!(0), &["model.layers: 0 is out of range; use 1 to 256"]),
         ("/model/layers", json!(257), &["model.layers: "]),
@@ -100,11 +100,6 @@ fn bad_values_are_refused_with_field_and_remedy() {
         ("/training/seed", json!(1u64 << 53), &["training.seed: "]),
         ("/training/seed", json!(-1), &["invalid value"]),
         ("/training/seed", json!(1.5), &["invalid type"]),
-        (
-            "/training/arithmetic",
-            json!("i16-exact"),
-            &["training.arithmetic: i16-exact is reserved", "f32-chain"],
-        ),
         ("/training/arithmetic", json!("bf16"), &["unknown variant"]),
         ("/training/optimizer/name", json!("sgd"), &["unknown variant `sgd`"]),
         ("/training/optimizer/learningRate", json!("0"), &["training.optimizer.learningRate: ", "above 0"]),
@@ -150,6 +145,42 @@ fn rules_between_fields() {
     value["training"]["batch"] = json!(256);
     let message = read(&value).unwrap_err().to_string();
     assert!(message.contains("more than 2^32 times"), "{message}");
+}
+
+#[test]
+fn what_only_llama_has_is_its_own() {
+    let llama = |own: Value| {
+        let mut value = good();
+        value["model"]["architecture"] = json!("llama");
+        value["model"]["llama"] = own;
+        value
+    };
+    let own = json!({"kvHeads": 2, "mlpWidth": 704, "ropeBase": 10_000});
+    let value = llama(own.clone());
+    let spec = read(&value).unwrap();
+    assert_eq!(serde_json::to_value(&spec).unwrap(), value, "writing gives what was read");
+    for (field, bad, part) in [
+        ("kvHeads", json!(3), "model.llama.kvHeads: 3 does not divide model.heads, 4"),
+        ("kvHeads", json!(0), "model.llama.kvHeads: 0 is out of range; use 1 to 4"),
+        ("kvHeads", json!(8), "model.llama.kvHeads: 8 is out of range"),
+        ("mlpWidth", json!(15), "model.llama.mlpWidth: 15 is out of range; use 16 to 262144"),
+        ("ropeBase", json!(1), "model.llama.ropeBase: 1 is out of range"),
+        ("ropeBase", json!(10_000.5), "invalid type"),
+        ("extra", json!(1), "unknown field `extra`"),
+    ] {
+        let mut value = llama(own.clone());
+        value["model"]["llama"][field] = bad;
+        let message = read(&value).unwrap_err().to_string();
+        assert!(message.contains(part), "{field}: {message}");
+    }
+    let mut value = llama(own.clone());
+    value["model"]["architecture"] = json!("gpt2");
+    assert!(read(&value).unwrap_err().to_string().starts_with("model.llama: is there, but"));
+    let mut value = llama(own.clone());
+    (value["model"]["width"], value["model"]["heads"]) = (json!(48), json!(16));
+    value["model"]["llama"]["kvHeads"] = json!(16);
+    assert!(read(&value).unwrap_err().to_string().contains("48 is not a multiple of 2 * model.heads"));
+    assert!(read(&llama(json!(null))).is_err(), "null is no second spelling of absent");
 }
 
 #[test]

@@ -8,6 +8,10 @@ use harness::{Operands, SPREADS, Spread, assert_same, ids, values};
 use reference::Heads;
 
 use super::*;
+use crate::spec::Arithmetic;
+
+const CHAIN: Arithmetic = Arithmetic::F32Chain;
+const EXACT: Arithmetic = Arithmetic::I16Exact;
 
 #[test]
 fn layer_norm() {
@@ -31,21 +35,83 @@ fn layer_norm() {
 }
 
 #[test]
+fn rms_norm() {
+    for (n, d) in [(1, 1), (3, 31), (5, 33), (64, 16), (65, 63), (130, 65), (2, 4097)] {
+        for (seed, spread) in (0..).zip(SPREADS) {
+            let mut case = Operands::new(Op::RmsNorm(RmsNorm { weight: 0 }), 1, n);
+            let w = values(seed, d, spread);
+            let (x, dy) = (values(seed + 20, n * d, spread), values(seed + 30, n * d, spread));
+            let [y, dx, dw] = reference::rms_norm(&x, &w, &dy);
+            case.parameters = vec![(d, None, w)];
+            case.inputs = vec![x];
+            case.d_output = dy;
+            let got = case.run_everywhere();
+            let what = format!("n {n} d {d} {spread:?}");
+            assert_same(&got.output, &y, &what);
+            assert_same(&got.d_inputs[0], &dx, &what);
+            assert_same(&got.d_parameters[0], &dw, &what);
+        }
+    }
+}
+
+#[test]
+fn rotary() {
+    for (sequences, length, heads, kv_heads, head, base) in
+        [(1, 1, 1, 1, 2, 10_000), (2, 33, 2, 2, 16, 10_000), (1, 65, 6, 2, 24, 500_000), (3, 70, 2, 1, 66, 2)]
+    {
+        for (seed, spread) in (0..).zip(SPREADS) {
+            let mut case = Operands::new(Op::Rotary(Rotary { heads, kv_heads, base }), sequences, length);
+            let elements = sequences * length * (heads + 2 * kv_heads) * head;
+            let (x, dy) = (values(seed, elements, spread), values(seed + 1, elements, spread));
+            let [y, dx] = reference::rotary(Heads { sequences, length, heads, kv_heads, head }, base, &x, &dy);
+            case.inputs = vec![x];
+            case.d_output = dy;
+            let got = case.run_everywhere();
+            assert_same(&got.output, &y, &format!("{heads} {kv_heads} {head} {spread:?}"));
+            assert_same(&got.d_inputs[0], &dx, &format!("{heads} {kv_heads} {head} {spread:?}"));
+        }
+    }
+}
+
+#[test]
+fn swiglu() {
+    for (n, f) in [(1, 1), (3, 31), (17, 33), (40, 104), (2, 4097)] {
+        for (seed, spread) in (0..).zip(SPREADS) {
+            let mut case = Operands::new(Op::SwiGlu(SwiGlu), 1, n);
+            let mut x = values(seed, n * 2 * f, spread);
+            let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e20, -1e20, -0.0, 1e-40, -90.0, 88.0];
+            x.iter_mut().skip(7).zip(odd).for_each(|(x, odd)| *x = odd);
+            let dy = values(seed + 1, n * f, spread);
+            let [h, dx] = reference::swiglu(f, &x, &dy);
+            case.inputs = vec![x];
+            case.d_output = dy;
+            let got = case.run_everywhere();
+            assert_same(&got.output, &h, &format!("{n} {f} {spread:?}"));
+            assert_same(&got.d_inputs[0], &dx, &format!("{n} {f} {spread:?}"));
+        }
+    }
+}
+
+#[test]
 fn linear() {
     for (n, input, output) in
         [(1, 1, 1), (7, 31, 33), (65, 16, 17), (70, 63, 48), (33, 65, 100), (3, 4097, 7), (130, 8, 1030)]
     {
         for (seed, spread) in (0..).zip(SPREADS) {
-            for bias in [false, true] {
-                let op = Linear { weight: 0, bias: bias.then_some(1) };
+            for (bias, arithmetic) in [(false, CHAIN), (true, CHAIN), (false, EXACT), (true, EXACT)] {
+                let op = Linear { weight: 0, bias: bias.then_some(1), arithmetic };
                 let mut case = Operands::new(Op::Linear(op), 1, n);
                 let (w, b) = (values(seed, output * input, spread), values(seed + 10, output, spread));
                 let (x, dy) = (values(seed + 20, n * input, spread), values(seed + 30, n * output, spread));
                 let (x_at, w_at) = (|i, k| x[i * input + k], |o, k| w[o * input + k]);
                 let dy_at = |i, k| dy[i * output + k];
-                let y = reference::mm((n, output, input), x_at, |k, j| w_at(j, k), bias.then_some(&b[..]));
-                let dx = reference::mm((n, input, output), dy_at, w_at, None);
-                let dw = reference::mm((output, input, n), |o, r| dy_at(r, o), x_at, None);
+                let mm = |size, a: &dyn Fn(usize, usize) -> f32, b: &dyn Fn(usize, usize) -> f32, bias| match arithmetic {
+                    CHAIN => reference::mm(size, a, b, bias),
+                    EXACT => reference::exact_mm(size, a, b, bias),
+                };
+                let y = mm((n, output, input), &x_at, &|k, j| w_at(j, k), bias.then_some(&b[..]));
+                let dx = mm((n, input, output), &dy_at, &w_at, None);
+                let dw = mm((output, input, n), &|o, r| dy_at(r, o), &x_at, None);
                 let db = reference::cols(&dy, None, output);
                 case.parameters = vec![(output, Some(input), w.clone())];
                 if bias {
@@ -54,7 +120,7 @@ fn linear() {
                 case.inputs = vec![x.clone()];
                 case.d_output = dy.clone();
                 let got = case.run_everywhere();
-                let what = format!("{n} x {input} -> {output} {spread:?}");
+                let what = format!("{n} x {input} -> {output} {spread:?} {arithmetic:?}");
                 assert_same(&got.output, &y, &what);
                 assert_same(&got.d_inputs[0], &dx, &what);
                 assert_same(&got.d_parameters[0], &dw, &what);
@@ -153,7 +219,7 @@ fn a_nan_or_infinite_logit_gives_a_nan_loss() {
 fn embedding() {
     for (sequences, length, vocabulary, width) in [(1, 1, 2, 16), (3, 33, 7, 31), (2, 65, 300, 33)] {
         for (seed, spread) in (0..).zip(SPREADS) {
-            let op = Op::Embedding(Embedding { tokens: 0, positions: 1 });
+            let op = Op::Embedding(Embedding { tokens: 0, positions: Some(1) });
             let mut case = Operands::new(op, sequences, length);
             let n = sequences * length;
             let context = length + 3; // a table may be longer than the sequences
@@ -181,6 +247,27 @@ fn embedding() {
 }
 
 #[test]
+fn embedding_without_positions() {
+    let (n, vocabulary, width) = (70, 9, 33);
+    let mut case = Operands::new(Op::Embedding(Embedding { tokens: 0, positions: None }), 2, n / 2);
+    let table = values(1, vocabulary * width, Spread::Wide);
+    let dy = values(2, n * width, Spread::Wide);
+    case.tokens = ids(3, n, vocabulary as u32);
+    let mut dt = vec![0.0; vocabulary * width];
+    let mut x = vec![];
+    for (r, token) in case.tokens.iter().enumerate() {
+        let row = *token as usize * width..(*token as usize + 1) * width;
+        x.extend_from_slice(&table[row.clone()]);
+        dt[row].iter_mut().zip(&dy[r * width..]).for_each(|(d, dy)| *d += dy);
+    }
+    case.parameters = vec![(vocabulary, Some(width), table)];
+    case.d_output = dy;
+    let got = case.run_everywhere();
+    assert_same(&got.output, &x, "x");
+    assert_same(&got.d_parameters[0], &dt, "tokens");
+}
+
+#[test]
 fn add() {
     let n = 40_000;
     let mut case = Operands::new(Op::Add(Add), 1, n);
@@ -199,7 +286,7 @@ fn add() {
 fn underflowing_chains_end_as_plus_zero() {
     let tiny = f32::from_bits((127 - 100) << 23);
     for n in [1, 2, 33, 300] {
-        let mut case = Operands::new(Op::Linear(Linear { weight: 0, bias: None }), 1, n);
+        let mut case = Operands::new(Op::Linear(Linear { weight: 0, bias: None, arithmetic: CHAIN }), 1, n);
         case.parameters = vec![(3, Some(n), vec![tiny; 3 * n])];
         case.inputs = vec![vec![-tiny; n * n]];
         case.d_output = vec![-tiny; n * 3];
@@ -207,7 +294,7 @@ fn underflowing_chains_end_as_plus_zero() {
         assert!(got.flat().iter().all(|x| x.to_bits() == 0), "{n}: {:?}", &got.flat()[..1]);
     }
     let bias = -0.0f32;
-    let mut case = Operands::new(Op::Linear(Linear { weight: 0, bias: Some(1) }), 1, 1);
+    let mut case = Operands::new(Op::Linear(Linear { weight: 0, bias: Some(1), arithmetic: CHAIN }), 1, 1);
     case.parameters = vec![(1, Some(1), vec![tiny]), (1, None, vec![bias])];
     case.inputs = vec![vec![-tiny]];
     case.d_output = vec![-0.0];
@@ -220,7 +307,7 @@ fn underflowing_chains_end_as_plus_zero() {
 fn nan_and_infinite_operands_stay_in_their_rows() {
     for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let (n, input, output) = (9, 20, 18);
-        let mut case = Operands::new(Op::Linear(Linear { weight: 0, bias: None }), 1, n);
+        let mut case = Operands::new(Op::Linear(Linear { weight: 0, bias: None, arithmetic: CHAIN }), 1, n);
         let mut x = values(1, n * input, Spread::Ordinary);
         x[4 * input + 3] = odd;
         case.parameters = vec![(output, Some(input), values(2, output * input, Spread::Ordinary))];

@@ -32,6 +32,41 @@ pub(crate) fn mm(
     c
 }
 
+/// Spec 2.4: a line's integers and 2^e; NaN for e if a number is not finite.
+fn integers(line: &[f32]) -> (Vec<i64>, f64) {
+    let m = line.iter().map(|x| x.to_bits() & 0x7fff_ffff).max().unwrap();
+    if m >= 0x7f80_0000 {
+        return (vec![0; line.len()], f64::NAN);
+    }
+    let e = match m {
+        0 => 0,
+        _ => (m >> 23).max(14) as i32 - 141 + i32::from((m & 0x7f_ffff) > 0x7e_8000),
+    };
+    let q = line.iter().map(|x| (x * 2f32.powi(-e)).round_ties_even() as i64);
+    (q.collect(), 2f64.powi(e))
+}
+
+/// Spec 2.4 for C = A B.
+pub(crate) fn exact_mm(
+    (m, n, k): (usize, usize, usize),
+    a: impl Fn(usize, usize) -> f32,
+    b: impl Fn(usize, usize) -> f32,
+    bias: Option<&[f32]>,
+) -> Vec<f32> {
+    let columns: Vec<_> =
+        (0..n).map(|j| integers(&(0..k).map(|k| b(k, j)).collect::<Vec<_>>())).collect();
+    let mut c = vec![];
+    for i in 0..m {
+        let (row, scale) = integers(&(0..k).map(|k| a(i, k)).collect::<Vec<_>>());
+        for (j, (column, other)) in columns.iter().enumerate() {
+            let sum: i64 = row.iter().zip(column).map(|(a, b)| a * b).sum();
+            let v = (sum as f64 * (scale * other)) as f32 + 0.0;
+            c.push(bias.map_or(v, |bias| bias[j] + v));
+        }
+    }
+    c
+}
+
 fn halve(mut a: [f32; 32]) -> f32 {
     for s in [16, 8, 4, 2, 1] {
         for l in 0..s {
@@ -98,6 +133,62 @@ pub(crate) fn layer_norm(x: &[f32], w: &[f32], b: &[f32], dy: &[f32]) -> [Vec<f3
         normed.extend(n);
     }
     [y, dx, cols(dy, Some(&normed), d), cols(dy, None, d)]
+}
+
+/// Spec 4.11: y, dx and dw.
+pub(crate) fn rms_norm(x: &[f32], w: &[f32], dy: &[f32]) -> [Vec<f32>; 3] {
+    let d = w.len();
+    let i = 1.0 / d as f32;
+    let eps = f32::from_bits(0x3727c5ac);
+    let (mut y, mut dx, mut normed) = (vec![], vec![], vec![]);
+    for (x, dy) in x.chunks(d).zip(dy.chunks(d)) {
+        let rs = 1.0 / (dot(x, x) * i + eps).sqrt();
+        let n: Vec<f32> = x.iter().map(|x| x * rs).collect();
+        y.extend((0..d).map(|j| n[j] * w[j]));
+        let dn: Vec<f32> = (0..d).map(|j| dy[j] * w[j]).collect();
+        let b = dot(&dn, &n) * i;
+        dx.extend((0..d).map(|j| fma(-n[j], b, dn[j]) * rs));
+        normed.extend(n);
+    }
+    [y, dx, cols(dy, Some(&normed), d)]
+}
+
+/// Spec 4.12: y and dx, for rows of `turned` heads that turn and others that do not.
+pub(crate) fn rotary(shape: Heads, base: u64, x: &[f32], dy: &[f32]) -> [Vec<f32>; 2] {
+    let Heads { length, heads, kv_heads, head, .. } = shape;
+    let (width, half) = ((heads + 2 * kv_heads) * head, head / 2);
+    let (mut y, mut dx) = (x.to_vec(), dy.to_vec());
+    for r in 0..x.len() / width {
+        for h in 0..heads + kv_heads {
+            for j in 0..half {
+                let w = math::exp64(-(((2 * j) as f64 / head as f64) * math::ln64(base as f64)));
+                let (sin, cos) = math::sincos64((r % length) as f64 * w);
+                let (s, c) = (sin as f32, cos as f32);
+                let (at, other) = (r * width + h * head + j, r * width + h * head + j + half);
+                y[at] = fma(x[at], c, -(x[other] * s));
+                y[other] = fma(x[other], c, x[at] * s);
+                dx[at] = fma(dy[at], c, dy[other] * s);
+                dx[other] = fma(dy[other], c, -(dy[at] * s));
+            }
+        }
+    }
+    [y, dx]
+}
+
+/// Spec 4.13: h and dx, for rows of `f` gates and `f` values.
+pub(crate) fn swiglu(f: usize, x: &[f32], dh: &[f32]) -> [Vec<f32>; 2] {
+    let (mut h, mut dx) = (vec![], vec![0.0; x.len()]);
+    for (r, x) in x.chunks(2 * f).enumerate() {
+        for j in 0..f {
+            let (g, u, dh) = (x[j], x[f + j], dh[r * f + j]);
+            let den = 1.0 + exp(-g);
+            let s = 1.0 / den;
+            h.push((g / den) * u);
+            dx[r * 2 * f + f + j] = dh * (g / den);
+            dx[r * 2 * f + j] = (dh * u) * fma(g * s, 1.0 - s, s);
+        }
+    }
+    [h, dx]
 }
 
 /// Spec 4.6: y and dx.

@@ -7,6 +7,7 @@ use super::*;
 use crate::isa::{Emulated, Level};
 use crate::kernel::{rows_dot, rows_sum};
 use crate::math;
+use crate::spec::Arithmetic;
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/ops.txt");
 
@@ -94,7 +95,7 @@ fn ops(out: &mut String) {
     for (seed, spread) in [(60, Spread::Ordinary), (70, Spread::Tiny)] {
         let draw = |i: u32, n: usize| values(seed + i, n, spread);
 
-        let mut c = Operands::new(Op::Embedding(Embedding { tokens: 0, positions: 1 }), 2, 3);
+        let mut c = Operands::new(Op::Embedding(Embedding { tokens: 0, positions: Some(1) }), 2, 3);
         c.parameters = vec![(5, Some(4), draw(0, 20)), (3, Some(4), draw(1, 12))];
         c.tokens = ids(seed, 6, 5);
         c.d_output = draw(2, 24);
@@ -111,7 +112,7 @@ fn ops(out: &mut String) {
         c.d_output = draw(3, 3 * 37);
         case(out, "width 37", &c, &["x"], &["weight", "bias"]);
 
-        let mut c = Operands::new(Op::Linear(Linear { weight: 0, bias: Some(1) }), 1, 5);
+        let mut c = Operands::new(Op::Linear(Linear { weight: 0, bias: Some(1), arithmetic: Arithmetic::F32Chain }), 1, 5);
         c.parameters = vec![(7, Some(19), draw(0, 7 * 19)), (7, None, draw(1, 7))];
         c.inputs = vec![draw(2, 5 * 19)];
         c.d_output = draw(3, 5 * 7);
@@ -136,7 +137,7 @@ fn ops(out: &mut String) {
     }
     // A chain that underflows: +0, not -0.
     let tiny = f32::from_bits((127 - 100) << 23);
-    let mut c = Operands::new(Op::Linear(Linear { weight: 0, bias: None }), 1, 1);
+    let mut c = Operands::new(Op::Linear(Linear { weight: 0, bias: None, arithmetic: Arithmetic::F32Chain }), 1, 1);
     c.parameters = vec![(1, Some(1), vec![tiny])];
     c.inputs = vec![vec![-tiny]];
     c.d_output = vec![tiny];
