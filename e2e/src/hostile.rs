@@ -281,7 +281,7 @@ fn fields(base: &Value) -> Vec<(&'static str, &'static str, Value, &'static str)
         ("a node", "nodeName", json!("control-plane"), bad),
         ("another kind", "kind", json!("Audit"), bad),
         ("another format", "format", json!("muster.workunit/2"), bad),
-        ("another arithmetic", "arithmetic", json!("i16-exact"), "ArithmeticUnsupported"),
+        ("another arithmetic", "arithmetic", json!("bf16"), "ArithmeticUnsupported"),
         ("another device class", "deviceClass", json!("nvidia-h100-80gb"), "OverQuota"),
         ("a spec that is no digest", "spec", json!("../../spec.json"), bad),
         ("-1 steps", "steps", json!(-1), bad),

@@ -30,18 +30,6 @@ pub struct Resolved {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResolveError {
-    /// The schema knows it, this version does not do it yet.
-    #[error("{field}: {value} is not supported by this version; {remedy}")]
-    Unsupported {
-        /// What kind of thing it is; becomes the condition's reason.
-        what: Unsupported,
-        /// Path of the field.
-        field: &'static str,
-        /// What it says.
-        value: String,
-        /// What to write instead.
-        remedy: &'static str,
-    },
     /// A budget, while there are no accounts to draw on.
     #[error("spec.budget: there are no accounts yet, so nothing could be charged; remove the field")]
     Budget,
@@ -79,15 +67,6 @@ pub enum ResolveError {
     Dataset(#[from] muster_trainer::dataset::Error),
 }
 
-/// What this version does not do yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unsupported {
-    /// model.architecture and its parts.
-    Model,
-    /// training.arithmetic.
-    Arithmetic,
-}
-
 impl ResolveError {
     /// Whether the dataset is what does not fit, and not the job by itself.
     #[must_use]
@@ -99,8 +78,6 @@ impl ResolveError {
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::Unsupported { what: Unsupported::Model, .. } => "UnsupportedModel",
-            Self::Unsupported { what: Unsupported::Arithmetic, .. } => "UnsupportedArithmetic",
             Self::Budget => "Forbidden",
             Self::DigestMismatch { .. } => "DigestMismatch",
             Self::Vocabulary { .. } => "VocabularyMismatch",
@@ -113,17 +90,8 @@ impl ResolveError {
 /// Refuses what this version cannot do, before any data is looked at.
 ///
 /// # Errors
-/// [`ResolveError::Unsupported`], [`ResolveError::Budget`], [`ResolveError::Invalid`].
+/// [`ResolveError::Budget`], [`ResolveError::Invalid`].
 pub fn check_supported(spec: &api::TrainingJobSpec) -> Result<(), ResolveError> {
-    let refuse =
-        |what, field, value: String, remedy| Err(ResolveError::Unsupported { what, field, value, remedy });
-    if spec.model.architecture != api::Architecture::Gpt2 {
-        return refuse(Unsupported::Model, "spec.model.architecture", "llama".into(), "use gpt2");
-    }
-    if spec.training.arithmetic != api::Arithmetic::F32Chain {
-        let value = spec.training.arithmetic.as_str().into();
-        return refuse(Unsupported::Arithmetic, "spec.training.arithmetic", value, "use f32-chain");
-    }
     if spec.budget.is_some() {
         return Err(ResolveError::Budget);
     }
@@ -158,7 +126,8 @@ pub fn resolve(spec: &api::TrainingJobSpec, data: &Manifest) -> Result<Resolved,
     Ok(Resolved { spec, bytes, digest, training_digest, genesis, dataset })
 }
 
-/// The resolver below speaks of fields of the resolved spec, which are those of the job: `model.width`.
+/// The resolver below speaks of fields of the resolved spec, which are those of the job: `model.width`. What only Llama has lies one
+/// deeper there.
 fn invalid(name: &str, error: resolved::Error) -> ResolveError {
     match error {
         resolved::Error::Spec(SpecError::Field { field: "data.tokens", problem, remedy }) => {
@@ -167,7 +136,7 @@ fn invalid(name: &str, error: resolved::Error) -> ResolveError {
         resolved::Error::Vocabulary { model, data } => {
             ResolveError::Vocabulary { name: name.into(), model, data }
         }
-        other => ResolveError::Invalid(other.to_string()),
+        other => ResolveError::Invalid(other.to_string().replace("model.llama.", "model.")),
     }
 }
 
@@ -186,6 +155,21 @@ fn model(model: &api::Model) -> Result<numerics::ModelSpec, ResolveError> {
             api::TiedEmbeddings::Tied => numerics::TiedEmbeddings::Tied,
             api::TiedEmbeddings::Untied => numerics::TiedEmbeddings::Untied,
         },
+        llama: match model.architecture {
+            api::Architecture::Gpt2 => None,
+            api::Architecture::Llama => Some(llama(model)?),
+        },
+    })
+}
+
+fn llama(model: &api::Model) -> Result<numerics::LlamaShape, ResolveError> {
+    let mlp_width = model.mlp_width.ok_or_else(|| {
+        ResolveError::Invalid("model.mlpWidth: is missing; llama needs the width of its gated layer".into())
+    })?;
+    Ok(numerics::LlamaShape {
+        kv_heads: count("model.kvHeads", model.kv_heads.unwrap_or(model.heads))?,
+        mlp_width: count("model.mlpWidth", mlp_width)?,
+        rope_base: count("model.ropeBase", model.rope_base.unwrap_or(api::ROPE_BASE))?,
     })
 }
 
@@ -284,6 +268,7 @@ mod tests {
             ("training.shards", json!(1)),
             ("training.optimizer", json!({"learningRate": "6.0e-4"})),
             ("model.tiedEmbeddings", json!("Untied")),
+            ("training.arithmetic", json!("i16-exact")),
         ] {
             let other = resolve(&with(path, value), &data).unwrap();
             assert_ne!(other.training_digest, base.training_digest, "{path}");
@@ -291,12 +276,34 @@ mod tests {
     }
 
     #[test]
+    fn llama_has_as_many_key_heads_as_heads_and_the_usual_base_unless_it_says_so() {
+        let (_dir, data) = data();
+        let of = |changes: &[(&str, Value)]| {
+            let mut job = with("model.architecture", json!("llama"));
+            job.model.mlp_width = Some(40);
+            let mut job = serde_json::to_value(job).unwrap();
+            for (field, value) in changes {
+                job["model"][field] = value.clone();
+            }
+            resolve(&serde_json::from_value(job).unwrap(), &data)
+        };
+        let plain = of(&[]).unwrap();
+        let own = plain.spec.model.llama.unwrap();
+        assert_eq!((own.kv_heads, own.mlp_width, own.rope_base), (plain.spec.model.heads, 40, 10_000));
+        let spelt = of(&[("kvHeads", json!(own.kv_heads)), ("ropeBase", json!(10_000))]).unwrap();
+        assert_eq!(spelt, plain, "a default that is written out changes nothing");
+        let other = of(&[("ropeBase", json!(500_000))]).unwrap();
+        assert_ne!(other.training_digest, plain.training_digest);
+        let error = of(&[("kvHeads", json!(0))]).unwrap_err();
+        assert!(error.to_string().starts_with("spec.model.kvHeads: 0 is out of range"), "{error}");
+    }
+
+    #[test]
     fn every_refusal_has_field_remedy_and_reason() {
         let (_dir, data) = data();
         let zeros = format!("sha256:{}", "0".repeat(64));
         for (path, value, field, reason) in [
-            ("model.architecture", json!("llama"), "spec.model.architecture", "UnsupportedModel"),
-            ("training.arithmetic", json!("i16-exact"), "spec.training.arithmetic", "UnsupportedArithmetic"),
+            ("model.architecture", json!("llama"), "spec.model.mlpWidth", "InvalidSpec"),
             ("budget", json!({"maxMicroCredits": 5}), "spec.budget", "Forbidden"),
             ("data.digest", json!(zeros), "spec.data.digest", "DigestMismatch"),
             ("model.width", json!(17), "spec.model.width", "InvalidSpec"),

@@ -139,7 +139,7 @@ async fn again(world: &World, hub: &Cluster, forge: &mut Forge, ran: &Value) -> 
     let mut image = refused.clone();
     image["image"] = json!(format!("evil/miner@sha256:{}", "cd".repeat(32)));
     let (first, mut second) = (forge.unit(&refused, &image)?, refused.clone());
-    second["arithmetic"] = json!("i16-exact");
+    second["arithmetic"] = json!("bf16");
     let mut third = ran.clone();
     third["workers"] = json!(200);
     hub.create(WORK_UNIT, Some(namespace(&first)), &first).await?;

@@ -82,6 +82,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use joined::JoinArgs;
+use muster_api::v1alpha1::Arithmetic;
 use policy::{LoadError, Policies};
 pub use run::run;
 use switch::Switch;
@@ -89,7 +90,7 @@ use switch::Switch;
 /// The one device class that this version offers.
 pub const DEVICE_CLASS: &str = "cpu";
 /// What the trainer images of this version compute in.
-pub const ARITHMETIC: &[&str] = &["f32-chain"];
+pub const ARITHMETIC: &[&str] = &[Arithmetic::F32Chain.as_str(), Arithmetic::I16Exact.as_str()];
 
 /// Flags of `muster agent run`.
 #[derive(Debug, Clone, clap::Args)]

@@ -239,7 +239,7 @@ fn compose(
         }],
         accepts: Some(Accepts {
             images: offer.policy.image_digests(),
-            arithmetic: vec![Arithmetic::F32Chain],
+            arithmetic: Arithmetic::ALL.to_vec(),
             containers: Containers::Never,
             audits: if offer.policy.audits() { Replays::Any } else { Replays::Never },
         }),

@@ -66,6 +66,7 @@ pub fn model() -> ModelSpec {
         context: 16,
         vocabulary: 256,
         tied_embeddings: TiedEmbeddings::Tied,
+        llama: None,
     }
 }
 

@@ -51,7 +51,15 @@ impl Env {
     pub(crate) fn new(level: Level, threads: usize) -> std::io::Result<Env> {
         let pool = Pool::new(threads)?;
         let scratch = (0..pool.threads()).map(|_| Scratch::default()).collect();
-        Ok(Env { level, pool, scratch, shared: vec![], partial: vec![], exact: exact::Scratch::default(), rotary: Table::default() })
+        Ok(Env {
+            level,
+            pool,
+            scratch,
+            shared: vec![],
+            partial: vec![],
+            exact: exact::Scratch::default(),
+            rotary: Table::default(),
+        })
     }
 }
 

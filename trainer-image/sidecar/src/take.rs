@@ -339,6 +339,7 @@ mod tests {
                 context: 8,
                 vocabulary: 20,
                 tied_embeddings: TiedEmbeddings::Tied,
+                llama: None,
             };
             let shape = StepShape { batch: 1, shards: 1 };
             let graph = Graph::build(&model, shape, Arithmetic::F32Chain).unwrap();

@@ -4,10 +4,10 @@
 //! u64le N | N bytes of JSON, padded with spaces to a multiple of 8 | the values
 //! ```
 //!
-//! The format leaves freedoms (key order, free metadata, the order of the values, holes). Here there are none: keys
-//! sorted, values in the same order without gaps, metadata `{"format":"pt"}`, F32 only. The reader accepts
-//! exactly what the writer writes, so two files with the same tensors are the same bytes, and there is no room to
-//! hide anything in. Other readers see an ordinary file.
+//! The format leaves freedoms (key order, free metadata, holes). Here there are none: keys sorted, values without gaps,
+//! metadata `{"format":"pt"}`, F32 only. The reader accepts exactly what the writer writes, so two files with the same
+//! tensors in the same order are the same bytes, and there is no room to hide anything in; the order of a model's values is
+//! the model's. Other readers see an ordinary file.
 
 use std::collections::BTreeMap;
 
@@ -76,7 +76,7 @@ struct RawEntry {
     data_offsets: [u64; 2],
 }
 
-/// A checked header: sorted, gapless, and the only spelling of its tensors.
+/// A checked header: gapless, and the only spelling of its tensors in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
     entries: Vec<Entry>,
@@ -84,27 +84,24 @@ pub struct Header {
 }
 
 impl Header {
-    /// The header of a file with these tensors (key, shape), in any order.
+    /// The header of a file with these tensors (key, shape), in the order of their values.
     ///
     /// # Errors
     /// [`Error::Tensor`] for a key that occurs twice, a shape without values, or sizes that overflow.
     pub fn new<I: IntoIterator<Item = (String, Vec<u64>)>>(tensors: I) -> Result<Self, Error> {
-        let mut sorted = BTreeMap::new();
+        let mut json = BTreeMap::from([(METADATA.to_owned(), json!({"format": "pt"}))]);
+        let mut entries = Vec::new();
+        let mut at = 0u64;
         for (name, shape) in tensors {
             if name.is_empty() || name == METADATA {
                 return Err(tensor(&name, "not a name a tensor may have"));
             }
-            if sorted.insert(name.clone(), shape).is_some() {
-                return Err(tensor(&name, "occurs twice"));
-            }
-        }
-        let mut json = BTreeMap::from([(METADATA.to_owned(), json!({"format": "pt"}))]);
-        let mut entries = Vec::with_capacity(sorted.len());
-        let mut at = 0u64;
-        for (name, shape) in sorted {
             let size = size_of(&name, &shape)?;
             let end = at.checked_add(size).ok_or_else(|| tensor(&name, "more bytes than can be counted"))?;
-            json.insert(name.clone(), json!({"dtype": DTYPE, "shape": shape, "data_offsets": [at, end]}));
+            let entry = json!({"dtype": DTYPE, "shape": shape, "data_offsets": [at, end]});
+            if json.insert(name.clone(), entry).is_some() {
+                return Err(tensor(&name, "occurs twice"));
+            }
             entries.push(Entry { name, shape, start: at, end });
             at = end;
         }
@@ -147,10 +144,11 @@ impl Header {
             if raw.dtype != DTYPE {
                 return Err(tensor(&name, format!("dtype is {:?}, not {DTYPE}", raw.dtype)));
             }
-            tensors.push((name, raw.shape));
+            tensors.push((raw.data_offsets, name, raw.shape));
         }
-        // Whatever else could differ (order, offsets, metadata, spaces) differs from the one spelling.
-        let header = Self::new(tensors)?;
+        tensors.sort();
+        // Whatever else could differ (gaps, overlaps, metadata, spaces) differs from the one spelling.
+        let header = Self::new(tensors.into_iter().map(|(_, name, shape)| (name, shape)))?;
         if header.bytes != bytes {
             return Err(Error::Header(
                 "keys, offsets, metadata or padding are not in the one spelling".into(),
@@ -159,7 +157,7 @@ impl Header {
         Ok(header)
     }
 
-    /// The tensors in file order.
+    /// The tensors in the order of their values.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
@@ -212,7 +210,7 @@ mod tests {
     use super::*;
 
     fn file() -> Vec<u8> {
-        let header = Header::new([("b".into(), vec![2, 3]), ("a.weight".into(), vec![5])]).unwrap();
+        let header = Header::new([("a.weight".into(), vec![5]), ("b".into(), vec![2, 3])]).unwrap();
         let mut bytes = header.bytes();
         bytes.extend((0..44).map(|i| i as u8));
         bytes

@@ -32,6 +32,9 @@ pub enum Arithmetic {
 }
 
 impl Arithmetic {
+    /// All there are.
+    pub const ALL: [Self; 2] = [Self::F32Chain, Self::I16Exact];
+
     /// The name in the API, and in the resolved spec.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -2,8 +2,8 @@
 
 use super::build::{Builder, bad, size};
 use super::{
-    Add, Attention, CrossEntropy, Embedding, Gelu, Graph, GraphError, Init, LayerNorm, Op, StepShape, TensorId,
-    ValueId,
+    Add, Attention, CrossEntropy, Embedding, Gelu, Graph, GraphError, Init, LayerNorm, Op, StepShape,
+    TensorId, ValueId,
 };
 use crate::spec::{Arithmetic, ModelSpec, TiedEmbeddings};
 

@@ -2,8 +2,8 @@
 
 use super::build::{Builder, bad, size};
 use super::{
-    Add, Attention, CrossEntropy, Embedding, Graph, GraphError, Init, Op, RmsNorm, Rotary, StepShape,
-    SwiGlu, TensorId, ValueId,
+    Add, Attention, CrossEntropy, Embedding, Graph, GraphError, Init, Op, RmsNorm, Rotary, StepShape, SwiGlu,
+    TensorId, ValueId,
 };
 use crate::spec::{Arithmetic, ModelSpec, TiedEmbeddings};
 

@@ -38,7 +38,8 @@ impl Table {
             self.values.clear();
             for position in 0..length {
                 let turned = frequencies.iter().map(|w| sincos64(position as f64 * w));
-                let (sines, cosines): (Vec<f32>, Vec<f32>) = turned.map(|(s, c)| (s as f32, c as f32)).unzip();
+                let (sines, cosines): (Vec<f32>, Vec<f32>) =
+                    turned.map(|(s, c)| (s as f32, c as f32)).unzip();
                 self.values.extend(cosines);
                 self.values.extend(sines);
             }

@@ -26,6 +26,9 @@ pub enum Case {
 }
 
 impl Case {
+    pub const ALL: [Case; 5] =
+        [Case::Gpt2, Case::Gpt2Stress, Case::Llama, Case::LlamaStress, Case::LlamaExtra];
+
     pub fn name(self) -> &'static str {
         match self {
             Case::Gpt2 => "gpt2",
@@ -136,10 +139,36 @@ pub struct Line {
     pub params: String,
 }
 
-/// The steps of a case, each shard on its own executor call, reduced as two workers would.
+/// The steps of a case.
 pub fn run(case: Case, arithmetic: Arithmetic, shards: u64, isa: Isa, threads: usize) -> Vec<Line> {
+    let mut lines = vec![];
+    walk(case, arithmetic, shards, isa, threads, |state, step| {
+        let Some(Step { loss, norm, gradient }) = step else { return };
+        let (loss, norm) = (loss.to_bits(), norm.to_bits());
+        lines.push(Line { loss, norm, grads: digest(gradient), params: digest(&state.w) });
+    });
+    lines
+}
+
+/// What led to a state.
+pub struct Step<'a> {
+    pub loss: f32,
+    pub norm: f32,
+    pub gradient: &'a [f32],
+}
+
+/// Gives the states of a case to `each`, from genesis on. Each shard is its own executor call; they are reduced as two workers would.
+pub fn walk(
+    case: Case,
+    arithmetic: Arithmetic,
+    shards: u64,
+    isa: Isa,
+    threads: usize,
+    mut each: impl FnMut(&State, Option<Step<'_>>),
+) {
     let graph = case.graph(shards, arithmetic);
     let mut state = case.genesis(&graph);
+    each(&state, None);
     let model = case.model();
     let stream = stream(model.context, model.vocabulary);
     let order = DataOrder::new(SEED, 200, case.batch()).unwrap();
@@ -147,7 +176,6 @@ pub fn run(case: Case, arithmetic: Arithmetic, shards: u64, isa: Isa, threads: u
     let mut optimizer = Optimizer::new(&graph, &hyper_parameters(), isa, threads).unwrap();
     let mut workers = [0..shards / 2, shards / 2..shards]
         .map(|range| (range.clone(), SubtreeAccumulator::new(shards, range, graph.parameters()).unwrap()));
-    let mut lines = vec![];
     for step in 1..=case.steps() {
         let mut losses = vec![];
         for (range, subtrees) in &mut workers {
@@ -168,12 +196,9 @@ pub fn run(case: Case, arithmetic: Arithmetic, shards: u64, isa: Isa, threads: u
         let mut gradient = combine(shards, &parts).unwrap();
         finish(&mut gradient, shards);
         let loss = mean_loss(step, &losses).unwrap();
-        let grads = digest(&gradient);
-        let stats = optimizer.step(&mut state, &gradient).unwrap();
-        let (loss, norm) = (loss.to_bits(), stats.norm.to_bits());
-        lines.push(Line { loss, norm, grads, params: digest(&state.w) });
+        let norm = optimizer.step(&mut state, &gradient).unwrap().norm;
+        each(&state, Some(Step { loss, norm, gradient: &gradient }));
     }
-    lines
 }
 
 /// Inputs and targets of one shard.
@@ -201,13 +226,17 @@ pub fn vectors() -> String {
     std::fs::read_to_string(path).unwrap()
 }
 
-/// The published lines `<case> <arithmetic> S=<shards> step ...`, in order of steps.
-pub fn published(case: Case, arithmetic: Arithmetic, shards: u64) -> Vec<Line> {
-    let arithmetic = match arithmetic {
+/// An arithmetic as the published lines call it.
+pub fn short(arithmetic: Arithmetic) -> &'static str {
+    match arithmetic {
         Arithmetic::F32Chain => "f32",
         Arithmetic::I16Exact => "i16",
-    };
-    let prefix = format!("{} {arithmetic} S={shards} step ", case.name());
+    }
+}
+
+/// The published lines `<case> <arithmetic> S=<shards> step ...`, in order of steps.
+pub fn published(case: Case, arithmetic: Arithmetic, shards: u64) -> Vec<Line> {
+    let prefix = format!("{} {} S={shards} step ", case.name(), short(arithmetic));
     let hex = |text: &str| u32::from_str_radix(text.trim_matches(['(', ')']), 16).unwrap();
     vectors()
         .lines()

@@ -7,7 +7,7 @@ use muster_numerics::spec::Arithmetic;
 
 #[test]
 fn genesis_and_first_batches() {
-    for case in [Case::Gpt2, Case::Gpt2Stress, Case::Llama, Case::LlamaStress, Case::LlamaExtra] {
+    for case in Case::ALL {
         let state = case.genesis(&case.graph(case.batch(), Arithmetic::F32Chain));
         let order = DataOrder::new(SEED, 200, case.batch()).unwrap();
         let ids: Vec<Vec<u64>> = (1..=case.steps()).map(|step| order.step_samples(step)).collect();

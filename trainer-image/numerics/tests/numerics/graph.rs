@@ -1,9 +1,7 @@
 //! Canonical bytes, digest and layout of the graph.
 
 use muster_numerics::graph::{Graph, Op, StepShape};
-use muster_numerics::spec::{
-    Architecture, Arithmetic, LlamaShape, ModelSpec, TiedEmbeddings, digest_text,
-};
+use muster_numerics::spec::{Architecture, Arithmetic, LlamaShape, ModelSpec, TiedEmbeddings, digest_text};
 
 fn small() -> ModelSpec {
     ModelSpec {

@@ -26,7 +26,9 @@ fn a_nan_parameter_shows_in_the_shard_loss() {
             let graph = case.graph(4, arithmetic);
             // A norm's weight, and one that exact products would quantise to a zero if they did not look.
             for tensor in ["ln_1.weight", "attn_norm.weight", "attn.qkv.weight"] {
-                let Some(tensor) = graph.tensors().iter().find(|t| t.name.ends_with(tensor)) else { continue };
+                let Some(tensor) = graph.tensors().iter().find(|t| t.name.ends_with(tensor)) else {
+                    continue;
+                };
                 let mut state = State::genesis(&graph, SEED);
                 state.w[tensor.offset] = f32::NAN;
                 for isa in Isa::available() {

@@ -77,7 +77,11 @@ fn bad_values_are_refused_with_field_and_remedy() {
         ("/data/tokens", json!(256), &["data.tokens: ", "no sample", "context + 1"]),
         ("/data/tokens", json!(0), &["data.tokens: "]),
         ("/data/tokens", json!(1u64 << 53), &["data.tokens: ", "out of range"]),
-        ("/model/architecture", json!("llama"), &["model.llama: is missing", "kvHeads, mlpWidth and ropeBase"]),
+        (
+            "/model/architecture",
+            json!("llama"),
+            &["model.llama: is missing", "kvHeads, mlpWidth and ropeBase"],
+        ),
         ("/model/architecture", json!("bert"), &["unknown variant `bert`"]),
         ("/model/layers", json!(0), &["model.layers: 0 is out of range; use 1 to 256"]),
         ("/model/layers", json!(257), &["model.layers: "]),

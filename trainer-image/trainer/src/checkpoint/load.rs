@@ -4,13 +4,13 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 
-use muster_numerics::graph::{Graph, StepShape, Tensor};
+use muster_numerics::graph::{Graph, StepShape};
 use muster_numerics::spec::{Arithmetic, ModelSpec};
 use muster_numerics::state::State;
 use muster_proof::Digest;
 use sha2::{Digest as _, Sha256};
 
-use super::save::{file_shape, layout};
+use super::names::{self, Place};
 use super::{
     CONFIG_FILE, Error, MANIFEST_FILE, MAX_MANIFEST, MODEL_FILE, Manifest, OPTIMIZER_FILE, Orientation,
     config,
@@ -141,29 +141,25 @@ fn read_tensors(
     parts: &mut [(&str, &mut [f32])],
 ) -> Result<(), Error> {
     let path = dir.join(name);
-    let mut tensors: Vec<(String, &Tensor, Orientation, usize)> = Vec::new();
-    for (part, (prefix, _)) in parts.iter().enumerate() {
-        tensors.extend(layout(graph, prefix)?.into_iter().map(|(key, tensor, way)| (key, tensor, way, part)));
-    }
-    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    let prefixes: Vec<&str> = parts.iter().map(|(prefix, _)| *prefix).collect();
+    let places = names::places(graph, &prefixes)?;
 
     let file = File::open(&path).named("open", &path).map_err(Error::Read)?;
     let size = file.metadata().named("inspect", &path).map_err(Error::Read)?.len();
     let mut reader =
         Digesting { file: BufReader::with_capacity(1 << 18, file), sha: Sha256::new(), path: &path };
     let header = read_header(&mut reader, size)?;
-    let keys = header.entries().iter().map(|entry| entry.name.as_str());
-    if !keys.eq(tensors.iter().map(|(key, ..)| key.as_str())) {
+    let pieces = || places.iter().flat_map(|(_, place)| &place.pieces);
+    if !header.entries().iter().map(|entry| &entry.name).eq(pieces().map(|(key, _)| key)) {
         return Err(Error::corrupt(&path, "does not hold the model's tensors"));
     }
-    for (entry, (_, tensor, orientation, _)) in header.entries().iter().zip(&tensors) {
-        let want = file_shape(tensor, *orientation);
-        if entry.shape != want {
+    for (entry, (_, want)) in header.entries().iter().zip(pieces()) {
+        if entry.shape != *want {
             let problem = format!("tensor {}: shape {:?}, the model's is {want:?}", entry.name, entry.shape);
             return Err(Error::corrupt(&path, problem));
         }
     }
-    for (_, tensor, orientation, part) in tensors {
+    for (part, Place { tensor, orientation, .. }) in places {
         let values = &mut parts[part].1[tensor.range()];
         match (orientation, tensor.cols) {
             (Orientation::Transposed, Some(cols)) => {

@@ -19,7 +19,7 @@ mod store;
 pub use config::{model_spec, render as render_config};
 pub use load::{MAX_CONFIG, graph_of, load, model_of, open, read_manifest};
 pub use manifest::{FileEntry, MAX_MANIFEST, Manifest};
-pub use names::{Orientation, file_name};
+pub use names::Orientation;
 pub use parts::{Layout, Part, PartHasher, TensorFile};
 pub(crate) use save::write_tensors;
 pub use save::{Saved, hand_over, save};

@@ -8,9 +8,7 @@ use muster_numerics::graph::{Graph, Tensor};
 use muster_proof::tensor::{self, Role, TensorHasher, TransposedHasher};
 use muster_proof::{Digest, StateRootBuilder};
 
-use super::save::{file_shape, layout};
-use super::{Error, MODEL_FILE, OPTIMIZER_FILE, Orientation};
-use crate::safetensors::Header;
+use super::{Error, MODEL_FILE, OPTIMIZER_FILE, Orientation, names};
 
 /// Which prefix of keys stands for which role, by file.
 const FILES: [(&str, &[(&str, Role)]); 2] = [
@@ -54,26 +52,25 @@ impl Layout {
     /// For the model of this graph.
     ///
     /// # Errors
-    /// [`Error::State`] for a graph that is no GPT-2.
+    /// [`Error::State`] for a graph whose tensors have no names in files.
     pub fn of(graph: &Graph) -> Result<Self, Error> {
         let (mut files, mut parts) = (Vec::new(), Vec::new());
         for (name, roles) in FILES {
-            let mut found = Vec::new();
-            for (prefix, role) in roles {
-                let all = layout(graph, prefix)?.into_iter();
-                found.extend(all.map(|(key, tensor, way)| (key, tensor, way, *role)));
-            }
-            let shapes = found.iter().map(|(key, tensor, way, _)| (key.clone(), file_shape(tensor, *way)));
-            let header = Header::new(shapes).map_err(|error| Error::State(error.to_string()))?;
+            let prefixes = roles.iter().map(|(prefix, _)| *prefix).collect::<Vec<_>>();
+            let places = names::places(graph, &prefixes)?;
+            let header = names::header(&places)?;
             let bytes = header.bytes();
             let after = bytes.len() as u64;
-            for (key, tensor, orientation, role) in found {
-                let entries = header.entries();
-                let place = entries.binary_search_by(|entry| entry.name.as_str().cmp(&key));
-                let entry = place.ok().and_then(|at| entries.get(at));
-                let entry = entry.ok_or_else(|| Error::State(format!("tensor {key} has no place")))?;
-                let range = after + entry.start..after + entry.end;
-                parts.push(Part { file: name, range, tensor: tensor.clone(), role, orientation });
+            let mut entries = header.entries().iter();
+            for (number, place) in places {
+                let mut pieces = entries.by_ref().take(place.pieces.len());
+                let start = pieces.next().map_or(0, |entry| entry.start);
+                let end = start + 4 * place.tensor.elements() as u64;
+                // Its pieces, if there are more, are passed.
+                pieces.for_each(drop);
+                let (tensor, orientation) = (place.tensor.clone(), place.orientation);
+                let role = roles.get(number).map_or(Role::Weight, |(_, role)| *role);
+                parts.push(Part { file: name, range: after + start..after + end, tensor, role, orientation });
             }
             files.push(TensorFile { name, size: header.file_size(), header: bytes });
         }

@@ -8,13 +8,13 @@ use muster_numerics::state::State;
 use muster_proof::Digest;
 use muster_proof::steps::Records;
 
+use super::names::Place;
 use super::{
     CONFIG_FILE, Error, MANIFEST_FILE, MODEL_FILE, OPTIMIZER_FILE, Orientation, SCALARS_FILE, Scalars,
     config, names, seal,
 };
 use crate::files::{NewDir, NewFile};
 use crate::records::{self, RECORDS_FILE};
-use crate::safetensors::Header;
 
 /// Values written at a time.
 const BLOCK: usize = 1 << 14;
@@ -91,31 +91,6 @@ fn write(new: &NewDir, name: &str, bytes: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// The tensors of a file in canonical order: key, canonical tensor, orientation.
-pub(super) fn layout<'g>(
-    graph: &'g Graph,
-    prefix: &str,
-) -> Result<Vec<(String, &'g Tensor, Orientation)>, Error> {
-    graph
-        .tensors()
-        .iter()
-        .map(|tensor| {
-            let (name, orientation) = names::file_name(&tensor.name)
-                .ok_or_else(|| Error::State(format!("tensor {} has no name in a GPT-2 file", tensor.name)))?;
-            Ok((format!("{prefix}{name}"), tensor, orientation))
-        })
-        .collect()
-}
-
-/// The shape of a tensor in its file.
-pub(super) fn file_shape(tensor: &Tensor, orientation: Orientation) -> Vec<u64> {
-    let mut shape: Vec<u64> = tensor.shape().into_iter().map(|n| n as u64).collect();
-    if orientation == Orientation::Transposed {
-        shape.reverse();
-    }
-    shape
-}
-
 /// Writes one safetensors file of the model's tensors: one flat buffer for each prefix of keys. The file is still to be
 /// finished.
 pub(crate) fn write_tensors(
@@ -124,21 +99,14 @@ pub(crate) fn write_tensors(
     graph: &Graph,
     parts: &[(&str, &[f32])],
 ) -> Result<NewFile, Error> {
-    let mut tensors = Vec::new();
-    for (prefix, values) in parts {
-        for (key, tensor, orientation) in layout(graph, prefix)? {
-            tensors.push((key, tensor, orientation, *values));
-        }
-    }
-    let shapes = tensors.iter().map(|(key, tensor, way, _)| (key.clone(), file_shape(tensor, *way)));
-    let header = Header::new(shapes).map_err(|error| Error::State(error.to_string()))?;
-    // The file's order is that of the keys.
-    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    let prefixes: Vec<&str> = parts.iter().map(|(prefix, _)| *prefix).collect();
+    let places = names::places(graph, &prefixes)?;
     let mut file = dir.file(name).map_err(Error::Write)?;
-    file.write(&header.bytes()).map_err(Error::Write)?;
-    for (_, tensor, orientation, values) in tensors {
-        let values = values
-            .get(tensor.range())
+    file.write(&names::header(&places)?.bytes()).map_err(Error::Write)?;
+    for (part, Place { tensor, orientation, .. }) in places {
+        let values = parts
+            .get(part)
+            .and_then(|(_, values)| values.get(tensor.range()))
             .ok_or_else(|| Error::State(format!("tensor {} is not in the state", tensor.name)))?;
         write_values(&mut file, tensor, orientation, values)?;
     }

@@ -2,7 +2,7 @@ use std::fs;
 use std::path::Path;
 
 use muster_numerics::graph::{Graph, StepShape};
-use muster_numerics::spec::{Architecture, Arithmetic, ModelSpec, TiedEmbeddings};
+use muster_numerics::spec::{Architecture, Arithmetic, LlamaShape, ModelSpec, TiedEmbeddings};
 use muster_numerics::state::State;
 use muster_proof::steps::{Bits, Records, StepRecord};
 
@@ -17,7 +17,25 @@ pub(super) fn model() -> ModelSpec {
         context: 8,
         vocabulary: 20,
         tied_embeddings: TiedEmbeddings::Untied,
+        llama: None,
     }
+}
+
+/// Query heads 8 wide in fours, keys and values in twos.
+pub(super) fn llama_model() -> ModelSpec {
+    ModelSpec {
+        architecture: Architecture::Llama,
+        layers: 2,
+        width: 32,
+        heads: 4,
+        tied_embeddings: TiedEmbeddings::Untied,
+        llama: Some(LlamaShape { kv_heads: 2, mlp_width: 40, rope_base: 10_000 }),
+        ..model()
+    }
+}
+
+pub(super) fn llama() -> Graph {
+    Graph::build(&llama_model(), StepShape { batch: 1, shards: 1 }, Arithmetic::I16Exact).unwrap()
 }
 
 pub(super) fn graph() -> Graph {
@@ -25,7 +43,11 @@ pub(super) fn graph() -> Graph {
 }
 
 pub(super) fn state(step: u64) -> State {
-    let mut state = State::genesis(&graph(), 7);
+    state_of(&graph(), step)
+}
+
+fn state_of(graph: &Graph, step: u64) -> State {
+    let mut state = State::genesis(graph, 7);
     state.step = step;
     (state.b1p, state.b2p) = (0.81, 0.9025);
     for (i, (m, v)) in state.m.iter_mut().zip(&mut state.v).enumerate() {
@@ -63,6 +85,32 @@ fn a_state_comes_back_bit_for_bit() {
     assert_eq!(read_manifest(&store.path(2)).unwrap().1, saved.manifest);
     let (opened, _, got, _) = open(&resolve_dir(dir.path()).unwrap()).unwrap();
     assert_eq!((opened, got), (model(), state(2)));
+}
+
+#[test]
+fn a_llama_comes_back_bit_for_bit_and_its_files_give_its_root() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, graph) = (llama_model(), llama());
+    let state = state_of(&graph, 2);
+    let store = Store::new(dir.path());
+    let saved = save(&store.path(2), &model, &graph, job(), &state).unwrap();
+    assert_eq!(saved.state_root, crate::resolved::state_root(&graph, &state).unwrap());
+    assert_eq!(store.load(2, &model, &graph, job()).unwrap().0, state);
+    let (opened, _, got, _) = open(&resolve_dir(dir.path()).unwrap()).unwrap();
+    assert_eq!((opened, got), (model, state.clone()));
+    // Queries, keys and values of the file are the rows of the one product.
+    let bytes = fs::read(store.path(2).join(MODEL_FILE)).unwrap();
+    let (header, values) = crate::safetensors::parse(&bytes).unwrap();
+    let tensor = graph.tensors().iter().find(|t| t.name == "layers.1.attn.qkv.weight").unwrap();
+    let mut rows = Vec::new();
+    for part in ["q", "k", "v"] {
+        let key = format!("model.layers.1.self_attn.{part}_proj.weight");
+        let entry = header.entries().iter().find(|entry| entry.name == key).unwrap();
+        assert_eq!(entry.shape, [if part == "q" { 32 } else { 16 }, 32]);
+        rows.extend_from_slice(&bytes[values + entry.start as usize..values + entry.end as usize]);
+    }
+    let want: Vec<u8> = state.w[tensor.range()].iter().flat_map(|w| w.to_le_bytes()).collect();
+    assert!(rows == want);
 }
 
 #[test]

@@ -31,6 +31,7 @@ fn graph(width: u64) -> Graph {
         context: 8,
         vocabulary: 2000,
         tied_embeddings: TiedEmbeddings::Tied,
+        llama: None,
     };
     Graph::build(&model, StepShape { batch: SHARDS, shards: SHARDS }, Arithmetic::F32Chain).unwrap()
 }

@@ -25,6 +25,11 @@ use crate::v1alpha1::Arithmetic;
     "is required for llama and for llama only",
 ))]
 #[schemars(transform = rules::rule_at(
+    ".ropeBase",
+    "!has(self.ropeBase) || self.architecture == 'llama'",
+    "is for llama only",
+))]
+#[schemars(transform = rules::rule_at(
     ".width",
     "self.architecture != 'llama' || self.width % (2 * self.heads) == 0",
     "must be divisible by 2 * heads for llama, whose rotary positions turn pairs",
@@ -50,6 +55,10 @@ pub struct Model {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 16, max = 262_144))]
     pub mlp_width: Option<i64>,
+    /// Base of the rotary frequencies, for llama. Absent: 10000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 2, max = 1_073_741_824))]
+    pub rope_base: Option<i64>,
     /// Tokens that the network sees at once, and of each training sequence.
     #[schemars(range(min = 2, max = 8192))]
     pub context: i64,
@@ -60,6 +69,9 @@ pub struct Model {
     #[serde(default)]
     pub tied_embeddings: TiedEmbeddings,
 }
+
+/// The base of a Llama's rotary frequencies, if the job names none.
+pub const ROPE_BASE: i64 = 10_000;
 
 /// A family of networks.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash)]

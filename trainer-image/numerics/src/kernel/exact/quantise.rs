@@ -41,8 +41,7 @@ impl Operand {
         self.stride = stride;
         self.integers.resize(rows * stride, 0);
         self.scales.resize(rows, 0.0);
-        let pieces =
-            (Chunks::new(&mut self.integers, LINES * stride), Chunks::new(&mut self.scales, LINES));
+        let pieces = (Chunks::new(&mut self.integers, LINES * stride), Chunks::new(&mut self.scales, LINES));
         Ok(env.pool.each(pieces, &mut env.scratch, |i, (integers, scales), _| {
             lines(level, source.from(i * LINES, 0), k, stride, integers, scales);
         })?)
@@ -146,7 +145,9 @@ mod tests {
 
     #[test]
     fn ties_go_to_even() {
-        for (x, want) in [(0.5, 0), (1.5, 2), (2.5, 2), (-0.5, 0), (-1.5, -2), (32576.0, 32576), (-32575.5, -32576)] {
+        for (x, want) in
+            [(0.5, 0), (1.5, 2), (2.5, 2), (-0.5, 0), (-1.5, -2), (32576.0, 32576), (-32575.5, -32576)]
+        {
             assert_eq!(rounded(x), want, "{x}");
         }
     }

@@ -63,7 +63,8 @@ fn rotary() {
             let mut case = Operands::new(Op::Rotary(Rotary { heads, kv_heads, base }), sequences, length);
             let elements = sequences * length * (heads + 2 * kv_heads) * head;
             let (x, dy) = (values(seed, elements, spread), values(seed + 1, elements, spread));
-            let [y, dx] = reference::rotary(Heads { sequences, length, heads, kv_heads, head }, base, &x, &dy);
+            let [y, dx] =
+                reference::rotary(Heads { sequences, length, heads, kv_heads, head }, base, &x, &dy);
             case.inputs = vec![x];
             case.d_output = dy;
             let got = case.run_everywhere();
@@ -105,9 +106,11 @@ fn linear() {
                 let (x, dy) = (values(seed + 20, n * input, spread), values(seed + 30, n * output, spread));
                 let (x_at, w_at) = (|i, k| x[i * input + k], |o, k| w[o * input + k]);
                 let dy_at = |i, k| dy[i * output + k];
-                let mm = |size, a: &dyn Fn(usize, usize) -> f32, b: &dyn Fn(usize, usize) -> f32, bias| match arithmetic {
-                    CHAIN => reference::mm(size, a, b, bias),
-                    EXACT => reference::exact_mm(size, a, b, bias),
+                let mm = |size, a: &dyn Fn(usize, usize) -> f32, b: &dyn Fn(usize, usize) -> f32, bias| {
+                    match arithmetic {
+                        CHAIN => reference::mm(size, a, b, bias),
+                        EXACT => reference::exact_mm(size, a, b, bias),
+                    }
                 };
                 let y = mm((n, output, input), &x_at, &|k, j| w_at(j, k), bias.then_some(&b[..]));
                 let dx = mm((n, input, output), &dy_at, &w_at, None);

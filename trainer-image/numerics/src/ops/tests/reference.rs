@@ -53,8 +53,7 @@ pub(crate) fn exact_mm(
     b: impl Fn(usize, usize) -> f32,
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
-    let columns: Vec<_> =
-        (0..n).map(|j| integers(&(0..k).map(|k| b(k, j)).collect::<Vec<_>>())).collect();
+    let columns: Vec<_> = (0..n).map(|j| integers(&(0..k).map(|k| b(k, j)).collect::<Vec<_>>())).collect();
     let mut c = vec![];
     for i in 0..m {
         let (row, scale) = integers(&(0..k).map(|k| a(i, k)).collect::<Vec<_>>());

@@ -12,7 +12,7 @@ use crate::spec::Arithmetic;
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/ops.txt");
 
 const HEADER: &str = "\
-# Inputs and outputs of the ops of muster.ops/1, arithmetic f32-chain (docs/spec/numerics.md).
+# Inputs and outputs of the ops of muster.ops/1 (docs/spec/numerics.md); linear in the arithmetic that is named.
 # `case OP MEMBERS` begins a case; then one operand a line: NAME COUNT and that many words, f32 bits in
 # hex (any NaN as 7fc00000) or, for tokens and targets, decimal ids. Matrices are row-major.
 # `y` is the output, `dy` its gradient, `dNAME` the gradient of input or parameter NAME.
@@ -112,11 +112,36 @@ fn ops(out: &mut String) {
         c.d_output = draw(3, 3 * 37);
         case(out, "width 37", &c, &["x"], &["weight", "bias"]);
 
-        let mut c = Operands::new(Op::Linear(Linear { weight: 0, bias: Some(1), arithmetic: Arithmetic::F32Chain }), 1, 5);
-        c.parameters = vec![(7, Some(19), draw(0, 7 * 19)), (7, None, draw(1, 7))];
-        c.inputs = vec![draw(2, 5 * 19)];
-        c.d_output = draw(3, 5 * 7);
-        case(out, "in 19 out 7", &c, &["x"], &["weight", "bias"]);
+        for arithmetic in [Arithmetic::F32Chain, Arithmetic::I16Exact] {
+            let linear = Linear { weight: 0, bias: Some(1), arithmetic };
+            let mut c = Operands::new(Op::Linear(linear), 1, 5);
+            c.parameters = vec![(7, Some(19), draw(0, 7 * 19)), (7, None, draw(1, 7))];
+            c.inputs = vec![draw(2, 5 * 19)];
+            c.d_output = draw(3, 5 * 7);
+            case(out, &format!("in 19 out 7 {}", arithmetic.name()), &c, &["x"], &["weight", "bias"]);
+        }
+
+        let mut c = Operands::new(Op::RmsNorm(RmsNorm { weight: 0 }), 1, 3);
+        c.parameters = vec![(37, None, draw(0, 37))];
+        c.inputs = vec![draw(2, 3 * 37)];
+        c.d_output = draw(3, 3 * 37);
+        case(out, "width 37", &c, &["x"], &["weight"]);
+
+        let mut c = Operands::new(Op::Rotary(Rotary { heads: 4, kv_heads: 2, base: 10_000 }), 2, 5);
+        c.inputs = vec![draw(0, 10 * 8 * 6)];
+        c.d_output = draw(1, 10 * 8 * 6);
+        case(out, "heads 4 kv_heads 2 head 6 base 10000", &c, &["x"], &[]);
+
+        let mut c = Operands::new(Op::SwiGlu(SwiGlu), 1, 2);
+        c.inputs = vec![values(seed, 2 * 2 * 19, Spread::Wide)];
+        c.d_output = draw(1, 2 * 19);
+        case(out, "width 19", &c, &["x"], &[]);
+
+        let mut c = Operands::new(Op::Embedding(Embedding { tokens: 0, positions: None }), 2, 3);
+        c.parameters = vec![(5, Some(4), draw(0, 20))];
+        c.tokens = ids(seed, 6, 5);
+        c.d_output = draw(2, 24);
+        case(out, "vocabulary 5 width 4", &c, &[], &["table"]);
 
         let mut c = Operands::new(Op::Attention(Attention { heads: 4, kv_heads: 2 }), 1, 35);
         c.inputs = vec![draw(0, 35 * 8 * 3)];
@@ -137,11 +162,27 @@ fn ops(out: &mut String) {
     }
     // A chain that underflows: +0, not -0.
     let tiny = f32::from_bits((127 - 100) << 23);
-    let mut c = Operands::new(Op::Linear(Linear { weight: 0, bias: None, arithmetic: Arithmetic::F32Chain }), 1, 1);
+    let mut c =
+        Operands::new(Op::Linear(Linear { weight: 0, bias: None, arithmetic: Arithmetic::F32Chain }), 1, 1);
     c.parameters = vec![(1, Some(1), vec![tiny])];
     c.inputs = vec![vec![-tiny]];
     c.d_output = vec![tiny];
-    case(out, "in 1 out 1", &c, &["x"], &["weight"]);
+    case(out, "in 1 out 1 f32-chain", &c, &["x"], &["weight"]);
+    // Lines whose largest elements are at the borders of the exponent's steps, and a line that is not finite.
+    for bits in
+        [0x3f7e_8000u32, 0x3f7e_8001, (127 - 113) << 23, (127 - 115) << 23, 1, 0x7f7f_ffff, 0x7f80_0000]
+    {
+        let x = f32::from_bits(bits);
+        let mut c = Operands::new(
+            Op::Linear(Linear { weight: 0, bias: None, arithmetic: Arithmetic::I16Exact }),
+            1,
+            2,
+        );
+        c.parameters = vec![(2, Some(3), values(90, 6, Spread::Ordinary))];
+        c.inputs = vec![vec![x, -x / 3.0, x / 1000.0, 0.5, -0.25, 0.0]];
+        c.d_output = vec![1.0, -0.0, 0.0, -0.75];
+        case(out, "in 3 out 2 i16-exact", &c, &["x"], &["weight"]);
+    }
 }
 
 /// Set MUSTER_BLESS=1 to write the file; a change of published bits is a new version of the op set.
