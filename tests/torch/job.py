@@ -19,11 +19,14 @@ def run(*arguments):
     return done.stdout
 
 
-def parameters(*, layers, width, heads, context, vocabulary, tied, batch, shards, steps):
+def parameters(
+    *, layers, width, heads, context, vocabulary, tied, batch, shards, steps, llama=None, arithmetic="f32-chain"
+):
     """Model and training parameters as the resolved spec spells them."""
     return {
         "model": {
-            "architecture": "gpt2",
+            "architecture": "llama" if llama else "gpt2",
+            **({"llama": llama} if llama else {}),
             "layers": layers,
             "width": width,
             "heads": heads,
@@ -36,7 +39,7 @@ def parameters(*, layers, width, heads, context, vocabulary, tied, batch, shards
             "batch": batch,
             "shards": shards,
             "seed": 0,
-            "arithmetic": "f32-chain",
+            "arithmetic": arithmetic,
             "optimizer": {
                 "name": "adamw",
                 "learningRate": "6e-4",

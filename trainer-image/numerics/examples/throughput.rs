@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! cargo run --release -p muster-numerics --example throughput -- \
-//!     [layers width heads context vocabulary batch shards threads steps isa]
+//!     [layers width heads context vocabulary batch shards threads steps] [isa] [llama] [i16-exact]
 //! ```
 //!
+//! Words may stand anywhere. A Llama has half as many key/value heads, if that is whole, and a gated layer of 8/3 of the width.
 //! Defaults: the demo model (4 layers, width 256, 4 heads, context 256, vocabulary 256, batch 8 in 8
 //! shards), all cores, 6 steps. Prints every step, then the best and the median rate.
 
@@ -19,30 +20,38 @@ use muster_numerics::isa::Isa;
 use muster_numerics::optim::{Optimizer, mean_loss};
 use muster_numerics::reduce::{SubtreeAccumulator, SubtreeRef, combine, finish};
 use muster_numerics::spec::{
-    Architecture, Arithmetic, HyperParameters, ModelSpec, ScheduleName, TiedEmbeddings,
+    Architecture, Arithmetic, HyperParameters, LlamaShape, ModelSpec, ScheduleName, TiedEmbeddings,
 };
 use muster_numerics::state::State;
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (arguments, words): (Vec<String>, Vec<String>) =
+        std::env::args().skip(1).partition(|a| a.starts_with(|c: char| c.is_ascii_digit()));
+    let says = |word: &str| words.iter().any(|w| w == word);
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     let number = |i: usize, default: u64| arguments.get(i).map_or(default, |a| a.parse().unwrap());
+    let (width, heads) = (number(1, 256), number(2, 4));
+    let own = LlamaShape {
+        kv_heads: if heads % 2 == 0 { heads / 2 } else { heads },
+        mlp_width: (width * 8 / 3).next_multiple_of(16),
+        rope_base: 10_000,
+    };
     let model = ModelSpec {
-        architecture: Architecture::Gpt2,
+        architecture: if says("llama") { Architecture::Llama } else { Architecture::Gpt2 },
         layers: number(0, 4),
-        width: number(1, 256),
-        heads: number(2, 4),
+        width,
+        heads,
         context: number(3, 256),
         vocabulary: number(4, 256),
         tied_embeddings: TiedEmbeddings::Tied,
-        llama: None,
+        llama: says("llama").then_some(own),
     };
     let shape = StepShape { batch: number(5, 8), shards: number(6, 8) };
     let (threads, steps) = (number(7, cores) as usize, number(8, 6));
-    let name = arguments.get(9).map(String::as_str);
-    let isa = Isa::available().into_iter().find(|isa| Some(isa.name()) == name).unwrap_or(Isa::detect());
+    let isa = Isa::available().into_iter().find(|isa| says(isa.name())).unwrap_or(Isa::detect());
+    let arithmetic = if says("i16-exact") { Arithmetic::I16Exact } else { Arithmetic::F32Chain };
 
-    let graph = Graph::build(&model, shape, Arithmetic::F32Chain).unwrap();
+    let graph = Graph::build(&model, shape, arithmetic).unwrap();
     let hyper = HyperParameters {
         steps: 1000,
         warmup_steps: 10,
@@ -60,7 +69,7 @@ fn main() {
     let mut optimizer = Optimizer::new(&graph, &hyper, isa, threads).unwrap();
     let mut subtrees = SubtreeAccumulator::new(shape.shards, 0..shape.shards, graph.parameters()).unwrap();
     let mut gradient = vec![0.0; graph.parameters()];
-    println!("{} parameters, {isa}, {threads} threads, {model:?}", graph.parameters());
+    println!("{} parameters, {}, {isa}, {threads} threads, {model:?}", graph.parameters(), arithmetic.name());
 
     let tokens = shape.batch * model.context;
     let mut rates = vec![];

@@ -157,36 +157,36 @@ fn fma_by_f64(a: f32, b: f32, c: f32) -> f32 {
 /// instruction set of `level`. The body must call only `#[inline(always)]` code with `A::fma` in it:
 /// what is not inlined would be compiled without the feature.
 macro_rules! multiversion {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident<$a:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident<$a:ident $(, const $c:ident: $ct:ty)*>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments)]
-        $vis fn $name(level: $crate::isa::Level, $($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name<$(const $c: $ct),*>(level: $crate::isa::Level, $($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
             #[allow(clippy::too_many_arguments)]
-            fn body<$a: $crate::isa::Arith>($($arg: $ty),*) $(-> $ret)? $body
+            fn body<$a: $crate::isa::Arith $(, const $c: $ct)*>($($arg: $ty),*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
             #[allow(clippy::too_many_arguments)]
-            fn avx2($($arg: $ty),*) $(-> $ret)? {
-                body::<$crate::isa::Fused>($($arg),*)
+            fn avx2<$(const $c: $ct),*>($($arg: $ty),*) $(-> $ret)? {
+                body::<$crate::isa::Fused $(, $c)*>($($arg),*)
             }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw")]
             #[allow(clippy::too_many_arguments)]
-            fn avx512($($arg: $ty),*) $(-> $ret)? {
-                body::<$crate::isa::Fused>($($arg),*)
+            fn avx512<$(const $c: $ct),*>($($arg: $ty),*) $(-> $ret)? {
+                body::<$crate::isa::Fused $(, $c)*>($($arg),*)
             }
 
             match level.isa() {
                 // SAFETY: a `Level` of `Isa::Avx2` exists only where the CPU reported avx2 and fma.
                 #[cfg(target_arch = "x86_64")]
-                $crate::isa::Isa::Avx2 => unsafe { avx2($($arg),*) },
+                $crate::isa::Isa::Avx2 => unsafe { avx2::<$($c),*>($($arg),*) },
                 // SAFETY: likewise for `Isa::Avx512` and the features named above.
                 #[cfg(target_arch = "x86_64")]
-                $crate::isa::Isa::Avx512 => unsafe { avx512($($arg),*) },
-                _ => body::<$crate::isa::Emulated>($($arg),*),
+                $crate::isa::Isa::Avx512 => unsafe { avx512::<$($c),*>($($arg),*) },
+                _ => body::<$crate::isa::Emulated $(, $c)*>($($arg),*),
             }
         }
     };

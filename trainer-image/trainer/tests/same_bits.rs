@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use common::{INTERVAL, Job, STEPS, run, run_one, start};
 use muster_numerics::isa::Isa;
+use muster_numerics::spec::{Arithmetic, TrainingParameters};
 use muster_trainer::checkpoint::{self, Store};
 use muster_trainer::protocol::{Command, Event};
 use muster_trainer::records;
@@ -47,6 +48,34 @@ fn workers_threads_and_instruction_sets_do_not_show() {
             }
         }
     }
+}
+
+/// The same for every model and arithmetic there is, with odd numbers of workers, and resumed half-way by another number.
+#[test]
+fn every_model_and_arithmetic_has_one_state() {
+    let mut roots = Vec::new();
+    for model in [common::model(), common::llama()] {
+        for arithmetic in [Arithmetic::F32Chain, Arithmetic::I16Exact] {
+            let training = TrainingParameters { arithmetic, ..common::training() };
+            let job = Job::with(&model, &training);
+            let want = run_one(&job, &job.out("first"), &["--isa", "portable"]).root();
+            for isa in Isa::available() {
+                for (workers, threads) in [(1, "2"), (3, "1"), (5, "1"), (7, "2")] {
+                    let out = job.out(&format!("{isa}-{workers}"));
+                    let ended = run(&job, &out, workers, &["--isa", isa.name(), "--threads", threads]);
+                    let what = format!("{:?} {arithmetic:?} {isa} {workers} workers", model.architecture);
+                    assert_eq!(ended[0].root(), want, "{what}");
+                    // From the checkpoint in the middle, by two.
+                    let ended = run(&job, &out, 2, &["--from-step", &INTERVAL.to_string()]);
+                    assert_eq!(ended[0].root(), want, "{what}, resumed");
+                }
+            }
+            roots.push(want);
+        }
+    }
+    roots.sort();
+    roots.dedup();
+    assert_eq!(roots.len(), 4, "each has its own");
 }
 
 /// Also with another number of workers than before, and with intervals cut elsewhere.

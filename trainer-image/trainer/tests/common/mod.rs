@@ -11,8 +11,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use muster_numerics::spec::{
-    Architecture, Arithmetic, ModelSpec, OptimizerName, OptimizerSpec, ScheduleName, ScheduleSpec,
-    TiedEmbeddings, TrainingParameters,
+    Architecture, Arithmetic, LlamaShape, ModelSpec, OptimizerName, OptimizerSpec, ScheduleName,
+    ScheduleSpec, TiedEmbeddings, TrainingParameters,
 };
 use muster_proof::Digest;
 use muster_trainer::protocol::{Command as Line, Event, Peer};
@@ -32,6 +32,17 @@ pub fn model() -> ModelSpec {
         vocabulary: 256,
         tied_embeddings: TiedEmbeddings::Tied,
         llama: None,
+    }
+}
+
+/// Keys and values for every second head.
+pub fn llama() -> ModelSpec {
+    ModelSpec {
+        architecture: Architecture::Llama,
+        heads: 4,
+        tied_embeddings: TiedEmbeddings::Untied,
+        llama: Some(LlamaShape { kv_heads: 2, mlp_width: 40, rope_base: 10_000 }),
+        ..model()
     }
 }
 

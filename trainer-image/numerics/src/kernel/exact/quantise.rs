@@ -1,49 +1,67 @@
-//! From f32 to 16-bit integers and a power of two for each line (spec 2.4).
+//! From f32 to 16-bit integers and a power of two for each line (spec 2.4), packed into panels of `W` lines.
 
-use super::WIDTH;
 use crate::env::{Env, Failed};
 use crate::isa::multiversion;
 use crate::kernel::gemm::Matrix;
 use crate::pool::Chunks;
 
-/// Lines per piece of work.
-const LINES: usize = 16;
+/// Panels per piece of work.
+const PANELS: usize = 4;
 
-/// The rows of a matrix as integers, each line padded with zeros.
+/// The rows of a matrix as integers: `words[panel][k / 2][line]`, the even step of k in the lower half of a word. Missing lines and
+/// a missing last step are zeros.
 #[derive(Debug, Default)]
-pub(crate) struct Operand {
-    integers: Vec<i16>,
-    /// 2^e of each line; NaN for a line with a number that is not finite.
-    scales: Vec<f64>,
-    stride: usize,
+pub(super) struct Operand<const W: usize> {
+    words: Vec<i32>,
+    /// 2^e of each line, a panel at a time; NaN for a line with a number that is not finite.
+    scales: Vec<[f64; W]>,
+    /// Words of a line.
+    depth: usize,
 }
 
-impl Operand {
-    /// Line i.
-    pub(crate) fn line(&self, i: usize) -> &[i16] {
-        &self.integers[i * self.stride..][..self.stride]
+impl<const W: usize> Operand<W> {
+    /// The panel that begins with line i.
+    pub(super) fn panel(&self, i: usize) -> &[i32] {
+        &self.words[i * self.depth..][..W * self.depth]
     }
 
-    /// What an integer of line i stands for.
-    pub(crate) fn scale(&self, i: usize) -> f64 {
-        self.scales[i]
+    /// What an integer of each line of the panel that begins with line i stands for.
+    pub(super) fn scales(&self, i: usize) -> &[f64; W] {
+        &self.scales[i / W]
+    }
+
+    /// The same of one line.
+    pub(super) fn scale(&self, i: usize) -> f64 {
+        self.scales[i / W][i % W]
     }
 
     /// The first `rows` rows and `k` columns of `source`.
-    pub(crate) fn quantise(
+    pub(super) fn quantise(
         &mut self,
         env: &mut Env,
         source: Matrix<'_>,
         rows: usize,
         k: usize,
     ) -> Result<(), Failed> {
-        let (level, stride) = (env.level, k.next_multiple_of(WIDTH));
-        self.stride = stride;
-        self.integers.resize(rows * stride, 0);
-        self.scales.resize(rows, 0.0);
-        let pieces = (Chunks::new(&mut self.integers, LINES * stride), Chunks::new(&mut self.scales, LINES));
-        Ok(env.pool.each(pieces, &mut env.scratch, |i, (integers, scales), _| {
-            lines(level, source.from(i * LINES, 0), k, stride, integers, scales);
+        let (level, depth, panels) = (env.level, k.div_ceil(2), rows.div_ceil(W));
+        self.depth = depth;
+        self.words.resize(panels * W * depth, 0);
+        self.scales.resize(panels, [0.0; W]);
+        let pieces = (
+            Chunks::new(&mut self.words[..panels * W * depth], PANELS * W * depth),
+            Chunks::new(&mut self.scales[..panels], PANELS),
+        );
+        Ok(env.pool.each(pieces, &mut env.scratch, |piece, (words, scales), _| {
+            let panels = words.chunks_exact_mut(W * depth).zip(scales);
+            for (i, (words, scales)) in (piece * PANELS * W..).step_by(W).zip(panels) {
+                let lines = W.min(rows - i);
+                let source = source.from(i, 0);
+                if source.col == 1 {
+                    along(level, source, lines, k, words, scales);
+                } else {
+                    across(level, source, lines, k, words, scales);
+                }
+            }
         })?)
     }
 }
@@ -59,14 +77,7 @@ fn exponent(magnitude: u32) -> Option<i32> {
     }
 }
 
-/// x as an integer, ties to even; |x| <= 32576.
-#[inline(always)]
-fn rounded(x: f32) -> i16 {
-    const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the rounded integer in the low bits
-    ((x + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits())) as i16
-}
-
-/// 2^-e, and 2^e.
+/// 2^-e, and 2^e. A line that is not finite becomes zeros whose scale is NaN, and so is every sum of them.
 #[inline(always)]
 fn factors(magnitude: u32) -> (f32, f64) {
     match exponent(magnitude) {
@@ -75,43 +86,86 @@ fn factors(magnitude: u32) -> (f32, f64) {
     }
 }
 
+#[inline(always)]
+fn magnitude(x: f32) -> u32 {
+    x.to_bits() & 0x7fff_ffff
+}
+
+/// x as an integer, ties to even, |x| <= 32576; 0 of a NaN.
+#[inline(always)]
+fn rounded(x: f32) -> i32 {
+    const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the rounded integer in the low bits
+    let x = if x.abs() <= 32576.0 { x } else { 0.0 };
+    (x + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i32
+}
+
+/// Two steps of a line.
+#[inline(always)]
+fn word(even: f32, odd: f32, factor: f32) -> i32 {
+    (rounded(even * factor) & 0xffff) | (rounded(odd * factor) << 16)
+}
+
 multiversion! {
-    fn lines<A>(source: Matrix<'_>, k: usize, stride: usize, integers: &mut [i16], scales: &mut [f64]) {
-        let Matrix { data, row, col } = source;
-        let n = scales.len();
-        let mut magnitudes = [0u32; LINES];
-        let mut factor = [0.0f32; LINES];
-        if col == 1 {
-            for i in 0..n {
-                let line = &data[i * row..][..k];
-                magnitudes[i] = line.iter().fold(0, |m, x| m.max(x.to_bits() & 0x7fff_ffff));
-            }
-        } else {
-            for step in 0..k {
-                for i in 0..n {
-                    magnitudes[i] = magnitudes[i].max(data[i * row + step * col].to_bits() & 0x7fff_ffff);
-                }
-            }
-        }
-        for i in 0..n {
-            (factor[i], scales[i]) = factors(magnitudes[i]);
-        }
-        for i in 0..n {
-            let out = &mut integers[i * stride..][..stride];
-            if scales[i].is_nan() {
-                out.fill(0);
+    /// One panel of lines that lie one after the other.
+    fn along<A, const W: usize>(
+        source: Matrix<'_>, lines: usize, k: usize, words: &mut [i32], scales: &mut [f64; W],
+    ) {
+        let (words, _) = words.as_chunks_mut::<W>();
+        for i in 0..W {
+            if i >= lines {
+                scales[i] = 1.0;
+                words.iter_mut().for_each(|words| words[i] = 0);
                 continue;
             }
-            if col == 1 {
-                for (q, x) in out.iter_mut().zip(&data[i * row..][..k]) {
-                    *q = rounded(*x * factor[i]);
-                }
+            let line = &source.data[i * source.row..][..k];
+            let (factor, scale) = factors(line.iter().fold(0, |m, x| m.max(magnitude(*x))));
+            scales[i] = scale;
+            let (pairs, rest) = line.as_chunks::<2>();
+            for (words, pair) in words.iter_mut().zip(pairs) {
+                words[i] = word(pair[0], pair[1], factor);
+            }
+            if let ([last], Some(words)) = (rest, words.last_mut()) {
+                words[i] = word(*last, 0.0, factor);
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// One panel of lines that lie side by side: step k of all is one run of memory.
+    fn across<A, const W: usize>(
+        source: Matrix<'_>, lines: usize, k: usize, words: &mut [i32], scales: &mut [f64; W],
+    ) {
+        let Matrix { data, row, col } = source;
+        let step = |k: usize| {
+            let mut x = [0.0f32; W];
+            if row == 1 && lines == W {
+                x.copy_from_slice(&data[k * col..][..W]);
             } else {
-                for step in 0..k {
-                    out[step] = rounded(data[i * row + step * col] * factor[i]);
+                for i in 0..lines {
+                    x[i] = data[i * row + k * col];
                 }
             }
-            out[k..].fill(0);
+            x
+        };
+        let mut magnitudes = [0u32; W];
+        for k in 0..k {
+            let x = step(k);
+            for i in 0..W {
+                magnitudes[i] = magnitudes[i].max(magnitude(x[i]));
+            }
+        }
+        let mut factor = [0.0f32; W];
+        for i in 0..W {
+            (factor[i], scales[i]) = factors(magnitudes[i]);
+        }
+        let (words, _) = words.as_chunks_mut::<W>();
+        for (pair, words) in words.iter_mut().enumerate() {
+            let even = step(2 * pair);
+            let odd = if 2 * pair + 1 < k { step(2 * pair + 1) } else { [0.0; W] };
+            for i in 0..W {
+                words[i] = word(even[i], odd[i], factor[i]);
+            }
         }
     }
 }
@@ -123,18 +177,17 @@ mod tests {
     /// Spec 9.4: where the exponent steps, and the smallest and largest lines.
     #[test]
     fn exponents_at_every_border() {
-        let e = |x: f32| exponent(x.to_bits()).unwrap();
         for (x, largest) in [
-            (f32::from_bits(0x3f7e_8000), 32576.0), // 0x7e8000: just fits
-            (f32::from_bits(0x3f7e_8001), 16288.0), // 0x7e8001: one more
-            (1.0, 16384.0),
-            (f32::MAX, 16384.0),
-            (2f32.powi(-113), 16384.0),
-            (2f32.powi(-115), 4096.0), // the maximum with 14 holds from here on
-            (f32::from_bits(1), 0.0),
+            (f32::from_bits(0x3f7e_8000), 32576), // 0x7e8000: just fits
+            (f32::from_bits(0x3f7e_8001), 16288), // 0x7e8001: one more
+            (1.0, 16384),
+            (f32::MAX, 16384),
+            (f32::from_bits((127 - 113) << 23), 16384),
+            (f32::from_bits((127 - 115) << 23), 4096), // the maximum with 14 holds from here on
+            (f32::from_bits(1), 0),
         ] {
-            let (factor, scale) = factors(x.to_bits());
-            assert_eq!(f32::from(rounded(x * factor)), largest, "{x:e}, e {}", e(x));
+            let (factor, scale) = factors(magnitude(x));
+            assert_eq!(rounded(x * factor), largest, "{x:e}");
             assert_eq!(f64::from(factor) * scale, 1.0, "{x:e}");
         }
         assert_eq!(factors(0), (1.0, 1.0));
@@ -144,11 +197,13 @@ mod tests {
     }
 
     #[test]
-    fn ties_go_to_even() {
+    fn ties_go_to_even_and_words_hold_both_signs() {
         for (x, want) in
             [(0.5, 0), (1.5, 2), (2.5, 2), (-0.5, 0), (-1.5, -2), (32576.0, 32576), (-32575.5, -32576)]
         {
             assert_eq!(rounded(x), want, "{x}");
+            let word = word(x, -x, 1.0);
+            assert_eq!((i32::from(word as i16), word >> 16), (want, -want));
         }
     }
 }

@@ -41,12 +41,22 @@ proptest! {
 /// The largest integers there are, all of one sign and alternating, as long as two passes: nothing overflows.
 #[test]
 fn sums_of_extremes_are_exact() {
-    let k = DEPTH + 35;
+    let k = 2 * PASS + 35;
     let largest = f32::from_bits(0x3f7e_8000);
     let ones = vec![largest; k];
     let turns: Vec<f32> = (0..k).map(|i| if i % 2 == 0 { largest } else { -largest }).collect();
     for (a, b) in [(&ones, &ones), (&ones, &turns), (&turns, &turns)] {
         check(Size { m: 1, n: 1, k }, a, b, None, 1, (false, false));
+        // Side by side, which is the other way of packing.
+        let (a, b) = (a.repeat(4), b.repeat(17));
+        check(
+            Size { m: 4, n: 17, k: k / 64 },
+            &a[..4 * (k / 64)],
+            &b[..17 * (k / 64)],
+            None,
+            1,
+            (true, true),
+        );
     }
 }
 
