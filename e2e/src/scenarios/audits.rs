@@ -13,9 +13,16 @@ use crate::{job, process, proof};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// The scenarios in which somebody lies to the audits or about what they check.
+/// The scenarios in which somebody lies to the audits or about what they check, and one in which a provider only seems to.
 pub fn lies() -> Vec<Scenario> {
     vec![
+        scenario!(
+            Full,
+            480,
+            "not-finite",
+            not_finite,
+            "a job whose numbers overflow fails only once another owner has found the same; anybody can find it again"
+        ),
         scenario!(
             Full,
             1800,
@@ -59,6 +66,44 @@ pub async fn audited(world: &World) -> Result<Verdict> {
     }
     same_as_local(world, &wanted, &done).await?;
     bundle(world, name).await?;
+    Ok(Verdict::Passed)
+}
+
+/// Weights that grow a thirtyfold with each step: the loss of step 12, in the second interval, is not finite.
+pub async fn not_finite(world: &World) -> Result<Verdict> {
+    let (name, mut wanted) = ("not-finite", gold("not-finite", &[EAST]));
+    let optimizer = &mut wanted["spec"]["training"]["optimizer"];
+    (optimizer["learningRate"], optimizer["weightDecay"]) = (json!("300"), json!("0.1"));
+    let before = faults(world, EAST).await?;
+    let applied = job::apply(world, &wanted).await?;
+    let reasons = ["NonFinite"];
+    let message = job::wait_reason(world, name, "Failed", &reasons, 6 * MINUTE).await?;
+    println!("     Failed: {message}");
+    let failed = job::get(world, name).await?;
+    verified(&failed)?;
+    let audits = audits(world, &applied).await?;
+    audits.iter().for_each(|audit| println!("     {}", told(audit)));
+    let found =
+        audits.iter().find(|audit| audit["spec"]["interval"] == 1).context("interval 1 was not drawn")?;
+    ensure!(found["status"]["verdict"] == "Match", "{}: {}", cluster::name(found), found["status"]);
+    ensure!(faults(world, EAST).await? == before, "an honest provider was convicted");
+    ensure!(failed["status"]["checkpoint"]["step"] == 10, "checkpoint: {}", failed["status"]["checkpoint"]);
+
+    // `muster local` comes to the same end, and so does whoever has the proof.
+    let local = job::local(world, &wanted, "not-finite-local", &[]).await;
+    let local = local.err().map(|error| format!("{error:#}")).unwrap_or_default();
+    ensure!(local.contains("step 12: the loss of shard"), "muster local: {local}");
+    let out = proof::take(world, name, &["--with-checkpoints"]).await?;
+    let key = std::fs::read_to_string(world.run.join("hub/log.vkey"))?;
+    let policy = world.scratch.join("policy");
+    std::fs::write(&policy, format!("log {}\nquorum none\n", key.trim()))?;
+    let (out, policy, data) =
+        (out.to_string_lossy(), policy.to_string_lossy(), world.dataset.to_string_lossy());
+    let replay = ["replay", &*out, "--interval", "1", "--data", &*data, "--policy", &*policy];
+    let replayed = proof::elsewhere(world, &replay).await?;
+    println!("     | {}", replayed.tail(6).replace('\n', "\n     | "));
+    ensure!(replayed.code == 0, "muster replay: exit {}:\n{}", replayed.code, replayed.tail(20));
+    ensure!(replayed.stderr.contains("step 12 is not finite here"), "{}", replayed.tail(20));
     Ok(Verdict::Passed)
 }
 
