@@ -8,6 +8,7 @@ mod bundle;
 mod gateway;
 mod history;
 mod log;
+mod models;
 mod proof;
 mod requests;
 mod tiles;
@@ -34,6 +35,7 @@ pub fn all() -> Vec<Target> {
         tlog::targets(),
         history::targets(),
         trainer::targets(),
+        models::targets(),
         gateway::targets(),
         requests::targets(),
         log::targets(),

@@ -1,7 +1,6 @@
 //! Readers of files that come from a provider or a tenant, and of what workers and their relay say to each other.
 use std::net::SocketAddr;
 
-use muster_numerics::spec::TrainingSpec;
 use muster_proof::dsse::Envelope;
 use muster_proof::key::SigningKey;
 use muster_proof::steps::{Bits, Records, StepRecord};
@@ -22,7 +21,6 @@ pub fn targets() -> Vec<Target> {
         Target { name: "safetensors", run: tensors, seeds: tensor_seeds },
         Target { name: "checkpoint-manifest", run: checkpoint_manifest, seeds: checkpoint_seeds },
         Target { name: "dataset-manifest", run: dataset_manifest, seeds: dataset_seeds },
-        Target { name: "spec", run: spec, seeds: spec_seeds },
         Target { name: "peer-list", run: peer_list, seeds: peer_list_seeds },
         Target { name: "peer-hello", run: hello, seeds: hello_seeds },
         Target { name: "peer-frame", run: frame, seeds: frame_seeds },
@@ -57,14 +55,6 @@ fn checkpoint_manifest(data: &[u8]) {
 fn dataset_manifest(data: &[u8]) {
     if let Ok(manifest) = dataset::Manifest::parse(data) {
         assert_eq!(manifest.to_bytes().ok().as_deref(), Some(data));
-    }
-}
-
-fn spec(data: &[u8]) {
-    if let Ok(spec) = TrainingSpec::from_json(data) {
-        let _ = spec.hyper_parameters().is_ok();
-        let again = serde_json::to_vec(&spec).ok().and_then(|json| TrainingSpec::from_json(&json).ok());
-        assert_eq!(again, Some(spec));
     }
 }
 
@@ -377,14 +367,6 @@ fn dataset_seeds() -> Vec<Vec<u8>> {
     manifest.ok().and_then(|manifest| manifest.to_bytes().ok()).into_iter().collect()
 }
 
-fn spec_seeds() -> Vec<Vec<u8>> {
-    let digest = Digest::of(b"x");
-    let text = format!(
-        r#"{{"format":"muster.spec/1","ops":"muster.ops/1","graph":"{digest}","model":{{"architecture":"gpt2","layers":4,"width":256,"heads":4,"context":256,"vocabulary":256,"tiedEmbeddings":"Tied"}},"data":{{"root":"{digest}","tokens":4400000}},"training":{{"steps":200,"batch":8,"shards":8,"seed":0,"arithmetic":"f32-chain","optimizer":{{"name":"adamw","learningRate":"6e-4","beta1":"0.9","beta2":"0.95","epsilon":"1e-8","weightDecay":"0.1","clipNorm":"1.0"}},"schedule":{{"name":"cosine","warmupSteps":20,"finalFraction":"0.1"}}}},"genesis":"{digest}"}}"#
-    );
-    vec![text.into_bytes()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -394,7 +376,6 @@ mod tests {
         safetensors::parse(&tensor_seeds()[0]).unwrap();
         checkpoint::Manifest::parse(&checkpoint_seeds()[0]).unwrap();
         dataset::Manifest::parse(&dataset_seeds()[0]).unwrap();
-        TrainingSpec::from_json(&spec_seeds()[0]).unwrap();
         assert_eq!((peer_list_seeds().len(), line_seeds().len()), (2, 3));
         Identity::from_hello(hello_seeds()[0][..].try_into().unwrap()).unwrap();
         checkpoint::Scalars::parse(&scalars_seeds()[0]).unwrap();
