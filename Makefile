@@ -82,6 +82,10 @@ test-full: ## As test, with every scenario and the comparisons with other people
 test-s3: ## The store against a real S3 server, versitygw, built once from Go modules
 	@tests/s3/run.sh
 
+.PHONY: reference
+reference: ## Whole steps against a second implementation in NumPy, bit for bit
+	@tests/reference/run.sh
+
 .PHONY: bench-torch
 bench-torch: ## Steps of the demo's model beside PyTorch eager, after the comparison of results
 	@tests/torch/run.sh --bench

@@ -147,6 +147,7 @@ interop cheats scripts/cheats.sh
 interop wasm scripts/wasm.sh
 if [ "$SUITE" = full ]; then
     s3_tests
+    interop reference tests/reference/run.sh
     interop interop-go tests/interop/go/run.sh
     interop interop-sigstore tests/interop/sigstore/run.sh
 fi

@@ -66,7 +66,7 @@ def resolve(directory, wanted):
 def worker(directory, out, threads, on_event):
     """Runs a worker; its stdin stays open, since its end would stop it."""
     command = [TRAINER, "worker", "--spec", directory / "spec.json", "--data", directory / "data", "--out", out]
-    command += ["--threads", threads, "--interval-steps", 1_000_000]
+    command += ["--threads", threads, "--interval-steps", 100_000]
     process = subprocess.Popen(
         list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
