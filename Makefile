@@ -86,6 +86,10 @@ test-s3: ## The store against a real S3 server, versitygw, built once from Go mo
 reference: ## Whole steps against a second implementation in NumPy, bit for bit
 	@tests/reference/run.sh
 
+.PHONY: planted
+planted: ## Some fifty bugs in the numerics, one at a time: a test must notice each
+	@tests/planted/run.sh
+
 .PHONY: bench-torch
 bench-torch: ## Steps of the demo's model beside PyTorch eager, after the comparison of results
 	@tests/torch/run.sh --bench

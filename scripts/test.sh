@@ -148,6 +148,7 @@ interop wasm scripts/wasm.sh
 if [ "$SUITE" = full ]; then
     s3_tests
     interop reference tests/reference/run.sh
+    interop planted tests/planted/run.sh
     interop interop-go tests/interop/go/run.sh
     interop interop-sigstore tests/interop/sigstore/run.sh
 fi
