@@ -66,7 +66,7 @@ fn a_job_that_would_be_refused_trains_nothing() {
     for (training, words) in [
         (", steos: 3", &["spec.training.steos", "unknown field"][..]),
         (", optimizer: {beta1: 0.9}", &["spec.training.optimizer.beta1", "quotes"]),
-        (", arithmetic: i16-exact", &["spec.training.arithmetic", "use f32-chain"]),
+        (", arithmetic: bf16", &["spec.training.arithmetic", "bf16", "supported values"]),
         ("}, assurance: {tier: Diamond", &["spec.assurance.tier", "Diamond", "supported values"]),
         ("}, budget: {maxMicroCredits: 1", &["spec.budget"]),
     ] {
@@ -81,6 +81,16 @@ fn a_job_that_would_be_refused_trains_nothing() {
     let data = format!("kjv={}", site.at("data"));
     run(&["local", &site.at("job.yaml"), "--data", &data, "--out", &site.at("bad")])
         .failed(2, &["tiny", "--data"]);
+}
+
+/// Each arithmetic has its own bits, whatever computes them.
+#[test]
+fn exact_products_train_too() {
+    let site = Site::new();
+    site.job("exact.yaml", ", arithmetic: i16-exact");
+    let root = site.train("exact.yaml", "one", &[]).succeeded().state_root();
+    assert_eq!(site.train("exact.yaml", "three", &["--workers", "3"]).succeeded().state_root(), root);
+    assert_ne!(site.train("job.yaml", "chain", &[]).succeeded().state_root(), root);
 }
 
 #[test]
