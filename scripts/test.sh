@@ -81,8 +81,10 @@ summary() {
     local line
     for line in "${failures[@]}" "${skips[@]}"; do echo "$line"; done
     echo "$passed passed, $failed failed, ${#skips[@]} skipped"
-    [ "$failed" = 0 ] && [ "$passed" -gt 0 ]
-    exit
+    # By number: in a trap, a bare `exit` gives the status of what ran before the trap.
+    local code=1
+    if [ "$failed" = 0 ] && [ "$passed" -gt 0 ]; then code=0; fi
+    exit "$code"
 }
 trap 'fail "interrupted"; summary' INT TERM
 trap summary EXIT
