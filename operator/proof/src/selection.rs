@@ -107,15 +107,20 @@ impl Standing {
     }
 }
 
+/// How many intervals a window may have at most, whoever the provider; `None` if the job has no windows.
+pub fn largest_window(tier: Tier) -> Option<u64> {
+    match tier {
+        Tier::None => None,
+        Tier::Bronze => Some(50),
+        Tier::Silver => Some(20),
+        Tier::Gold => Some(5),
+        Tier::Platinum => Some(1),
+    }
+}
+
 /// How many intervals a window of such a provider may have; `None` if the job has no windows.
 pub fn window_size(tier: Tier, standing: Standing) -> Option<u64> {
-    let full = match tier {
-        Tier::None => return None,
-        Tier::Bronze => 50,
-        Tier::Silver => 20,
-        Tier::Gold => 5,
-        Tier::Platinum => 1,
-    };
+    let full = largest_window(tier)?;
     let size = if standing.recent_fault() { (full / 4).max(1) } else { full };
     Some(if standing.intervals < NEW_INTERVALS { size.min(NEW_WINDOW) } else { size })
 }

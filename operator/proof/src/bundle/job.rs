@@ -11,6 +11,7 @@ use crate::hash::{self, h};
 use crate::history::{Accepted, History, Open};
 use crate::records::fields::{Epoch, Interval, Island};
 use crate::records::{self, DrawKind, Job, Record, Tier, VerdictKind};
+use crate::selection::largest_window;
 use crate::steps::Records;
 
 /// Most bytes of a resolved spec.
@@ -42,7 +43,7 @@ pub(super) fn check(
     opened: &Opened,
     pins: &[Digest],
 ) {
-    let mut history = History::new(bundle.origin.clone(), None);
+    let mut history = History::of_one_job(bundle.origin.clone());
     let mut story = Story::default();
     fold(report, &mut history, &mut story, bundle, &opened.shown, pins);
     report.counts.hidden = opened.hidden.len() as u64;
@@ -460,6 +461,12 @@ fn words(report: &mut Report, job: &Job, story: &Story) {
                  not drawn stays unseen."
             ),
         });
+    }
+    if let Some(most) = largest_window(job.tier).filter(|_| counts.hidden > 0) {
+        words.push(format!(
+            "How long a window may be, and which auditors had a fault of late, follows from other jobs' records, too: windows of up to \
+             {most} intervals were taken, as the tier has them at most."
+        ));
     }
     words.push(format!("The bundle has the whole of {} states.", counts.states));
     if counts.hidden > 0 {

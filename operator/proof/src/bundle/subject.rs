@@ -45,7 +45,10 @@ impl Sorter {
             Record::Opening(it) => by(&it.commit),
         };
         // Only what others name.
-        let named = matches!(record, Record::Draw(_) | Record::Commit(_) | Record::AuditAssign(_));
+        let named = matches!(
+            record,
+            Record::Draw(_) | Record::Commit(_) | Record::Failure(_) | Record::AuditAssign(_)
+        );
         match job {
             Some(job) => {
                 if named {
@@ -54,6 +57,33 @@ impl Sorter {
                 Subject::Job(job)
             }
             None => Subject::Unknown,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dsse::Envelope;
+    use crate::records::samples::{key, sample_payloads};
+
+    /// A trainer opens the commit or the failure of an interval; either way the opening is his job's.
+    #[test]
+    fn what_an_opening_opens_is_of_a_job() {
+        let record = |kind: &str| {
+            let samples = sample_payloads();
+            let (_, payload) = samples.iter().find(|(name, _)| *name == kind).unwrap();
+            let kind = format!("application/vnd.muster.{kind}.v1+json");
+            (Record::parse(&Envelope::sign(&kind, payload, &key(1)).unwrap()).unwrap(), payload.clone())
+        };
+        let (opening, payload) = record("opening");
+        let Record::Opening(it) = &opening else { panic!() };
+        for kind in ["commit", "failure"] {
+            let (opened, its) = record(kind);
+            let mut sorter = Sorter::default();
+            assert_eq!(sorter.sort(Digest::of(b"x"), &opening, &payload), Subject::Unknown);
+            let Subject::Job(job) = sorter.sort(it.commit, &opened, &its) else { panic!("{kind}") };
+            assert_eq!(sorter.sort(Digest::of(b"x"), &opening, &payload), Subject::Job(job), "{kind}");
         }
     }
 }

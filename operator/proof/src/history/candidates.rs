@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use super::agenda::{Field, GivenUp};
 use super::state::JobState;
-use super::{History, Refusal};
+use super::{History, Refusal, Scope};
 use crate::Digest;
 use crate::records::fields::{Island, OwnerName, ProviderName};
 use crate::records::{Eligible, JobId, VerdictKind};
@@ -49,7 +49,7 @@ impl History {
             Some("its owner is the trainer's")
         } else if ran.others.contains(owner) {
             Some("its owner has run such an interval")
-        } else if provider.standing().recent_fault() {
+        } else if self.scope == Scope::Whole && provider.standing().recent_fault() {
             Some("it had a fault in its last 500 intervals")
         } else if !provider.keys.iter().any(|key| self.is_live(key)) {
             Some("it has no key that is not revoked")

@@ -51,9 +51,19 @@ pub const MAX_PROVIDER_KEYS: usize = 256;
 /// Most keys that are bound under one grant.
 pub const MAX_BOUND_KEYS: usize = 4096;
 
+/// How much of a log is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// All of it.
+    Whole,
+    /// What concerns one job: how its providers stand elsewhere is not known.
+    OneJob,
+}
+
 /// What a log says, as far as it was read.
 #[derive(Debug, Clone)]
 pub struct History {
+    scope: Scope,
     origin: Origin,
     next: u64,
     hub: Option<KeySet>,
@@ -94,6 +104,7 @@ impl History {
     /// is: then the log's own key, which signs its checkpoints, stands for it.
     pub fn new(origin: Origin, pinned: Option<KeySet>) -> Self {
         Self {
+            scope: Scope::Whole,
             origin,
             next: 0,
             hub: pinned,
@@ -111,6 +122,13 @@ impl History {
             verdicts: BTreeMap::new(),
             undecided: BTreeSet::new(),
         }
+    }
+
+    /// As [`History::new`], for the records of one job. How long a window is, and whether an auditor had a fault of late, follows
+    /// from all of a provider's jobs. So a window may be shorter than those records make it, which only draws more, and as
+    /// long as its tier allows; and an auditor's faults are the hub's word.
+    pub fn of_one_job(origin: Origin) -> Self {
+        Self { scope: Scope::OneJob, ..Self::new(origin, None) }
     }
 
     /// Takes the record at `index` of the log. Indices grow; those of entries that are no records are left out.

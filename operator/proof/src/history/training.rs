@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use super::refusal::same;
 use super::state::{Claim, CommitState, End, GrantState, IslandState, JobState, Role};
-use super::{History, Refusal, WINDOWS_AHEAD};
+use super::{History, Refusal, Scope, WINDOWS_AHEAD};
 use crate::Digest;
 use crate::dsse::Envelope;
 use crate::records::fields::{Epoch, Island};
 use crate::records::{
     Grant, GrantEnd, GrantEndReason, Job, JobEnd, JobId, Outcome, Rollback, VerdictKind, job_id, unit_name,
 };
-use crate::selection::{Chain, window_size};
+use crate::selection::{Chain, largest_window, window_size};
 
 /// The last state of an island that counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -224,10 +224,12 @@ impl History {
             provider.intervals = provider.intervals.saturating_add(1);
             before
         });
-        if let (true, Some(standing)) = (begins, standing)
-            && let Some(grant) = self.grant_mut(it.job, it.island, it.epoch)
-        {
-            grant.size = window_size(tier, standing);
+        let size = match self.scope {
+            Scope::Whole => standing.and_then(|standing| window_size(tier, standing)),
+            Scope::OneJob => largest_window(tier),
+        };
+        if begins && let Some(grant) = self.grant_mut(it.job, it.island, it.epoch) {
+            grant.size = size;
         }
         let claim = it.clone();
         let state =

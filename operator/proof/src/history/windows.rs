@@ -2,11 +2,11 @@
 
 use super::refusal::same;
 use super::state::{CommitState, DrawState, JobState, WindowState};
-use super::{History, Refusal};
+use super::{History, Refusal, Scope};
 use crate::Digest;
 use crate::dsse::Envelope;
 use crate::records::fields::{Epoch, OwnerName, ProviderName};
-use crate::records::{Draw, DrawKind, Eligible, Tier, WindowClose};
+use crate::records::{CloseReason, Draw, DrawKind, Eligible, Tier, WindowClose};
 use crate::selection::{drawn_interval, order, second_joins};
 
 /// What a draw chooses: the commit, its auditors and, of a second draw, whether one joins.
@@ -38,9 +38,11 @@ impl History {
         if let Some((got, want)) = it.commits.iter().zip(open).find(|(got, want)| got != want) {
             same("commits", got, want)?;
         }
-        let want = grant
-            .close_reason()
-            .ok_or(Refusal::WindowOpen { got: open.len() as u64, size: grant.size.unwrap_or(u64::MAX) })?;
+        // Where its provider's standing is not known, a window may be full before it has as many as the tier allows.
+        let full = self.scope == Scope::OneJob && it.reason == CloseReason::Full;
+        let want = if full { Some(CloseReason::Full) } else { grant.close_reason() };
+        let size = grant.size.unwrap_or(u64::MAX);
+        let want = want.ok_or(Refusal::WindowOpen { got: open.len() as u64, size })?;
         same("reason", format!("{:?}", it.reason), format!("{want:?}"))?;
         let intervals = it.first.get()..=it.last.get();
         self.check_eligible(&it.eligible, &self.ran(&grant.owner, (it.job, it.island), intervals)?)?;

@@ -2,6 +2,21 @@
 
 use super::*;
 
+/// Elsewhere its provider may have had a fault, which makes windows short. Who has one job's records only takes a short window; never
+/// one that is longer than the tier has them, or that does not say that it is full.
+#[test]
+fn of_one_job_a_window_may_be_short() {
+    let mut world = World::with_grant();
+    world.history = History { scope: Scope::OneJob, ..world.history.clone() };
+    world.commit(1);
+    let short = world.window(1, CloseReason::Full).sign(&hub()).unwrap();
+    let early = world.window(1, CloseReason::GrantEnd).sign(&hub()).unwrap();
+    refused!(world, early, Refusal::WindowOpen { got: 1, size: 5 });
+    world.push(&short).unwrap();
+    world.commits(1, 5);
+    refused!(world, world.next_commit(1).sign(&sidecar(1)).unwrap(), Refusal::WindowFull(5));
+}
+
 #[test]
 fn a_window_holds_the_grants_open_intervals() {
     let mut world = World::with_grant();
