@@ -1,7 +1,9 @@
 //! What every model builder uses: tensors and nodes are added in order, shapes are checked as they are.
 
-use super::{Graph, GraphError, Init, Linear, Node, Op, StepShape, Tail, Tensor, TensorId, ValueId};
-use crate::spec::{Arithmetic, ModelSpec};
+use super::{
+    CrossEntropy, Graph, GraphError, Init, Linear, Node, Op, StepShape, Tail, Tensor, TensorId, ValueId,
+};
+use crate::spec::{Arithmetic, ModelSpec, TiedEmbeddings};
 
 /// A graph under construction.
 pub(super) struct Builder {
@@ -95,8 +97,27 @@ impl Builder {
         self.node(name, Op::Linear(Linear { weight, bias, arithmetic }), &[x])
     }
 
+    /// The language-model head over `table` or a tensor of its own, and the loss: how every model ends.
+    pub(super) fn head(
+        mut self,
+        model: &ModelSpec,
+        table: TensorId,
+        x: ValueId,
+    ) -> Result<Graph, GraphError> {
+        let (vocabulary, width) = (size("model.vocabulary", model.vocabulary)?, self.graph.values[x]);
+        let head = match model.tied_embeddings {
+            TiedEmbeddings::Tied => table,
+            TiedEmbeddings::Untied => {
+                self.matrix("head.weight".into(), vocabulary, width, Init::Normal { divisor: 1 })?
+            }
+        };
+        let logits = self.linear("head".into(), head, None, x)?;
+        self.node("loss", Op::CrossEntropy(CrossEntropy), &[logits])?;
+        self.finish()
+    }
+
     /// Checks what the executor relies on: every tensor gets a gradient, every value is used.
-    pub(super) fn finish(self) -> Result<Graph, GraphError> {
+    fn finish(self) -> Result<Graph, GraphError> {
         let graph = self.graph;
         for (id, tensor) in graph.tensors.iter().enumerate() {
             if !graph.nodes.iter().any(|n| n.op.parameters().contains(&id)) {

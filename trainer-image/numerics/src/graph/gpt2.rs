@@ -1,11 +1,8 @@
 //! The GPT-2 builder (spec 4.9): pre-norm blocks, learned positions, biases everywhere but the head.
 
 use super::build::{Builder, bad, size};
-use super::{
-    Add, Attention, CrossEntropy, Embedding, Gelu, Graph, GraphError, Init, LayerNorm, Op, StepShape,
-    TensorId, ValueId,
-};
-use crate::spec::{Arithmetic, ModelSpec, TiedEmbeddings};
+use super::{Add, Attention, Embedding, Gelu, Graph, GraphError, Init, LayerNorm, Op, StepShape, ValueId};
+use crate::spec::{Arithmetic, ModelSpec};
 
 pub(super) fn build(
     model: &ModelSpec,
@@ -43,13 +40,7 @@ pub(super) fn build(
         x = b.node(name("mlp.add"), Op::Add(Add), &[x, y])?;
     }
     x = norm(&mut b, "ln_f", d, x)?;
-    let head: TensorId = match model.tied_embeddings {
-        TiedEmbeddings::Tied => wte,
-        TiedEmbeddings::Untied => b.matrix("head.weight".into(), vocabulary, d, normal)?,
-    };
-    let logits = b.linear("head".into(), head, None, x)?;
-    b.node("loss", Op::CrossEntropy(CrossEntropy), &[logits])?;
-    b.finish()
+    b.head(model, wte, x)
 }
 
 fn norm(b: &mut Builder, name: &str, d: usize, x: ValueId) -> Result<ValueId, GraphError> {

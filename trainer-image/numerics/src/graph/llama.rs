@@ -2,10 +2,9 @@
 
 use super::build::{Builder, bad, size};
 use super::{
-    Add, Attention, CrossEntropy, Embedding, Graph, GraphError, Init, Op, RmsNorm, Rotary, StepShape, SwiGlu,
-    TensorId, ValueId,
+    Add, Attention, Embedding, Graph, GraphError, Init, Op, RmsNorm, Rotary, StepShape, SwiGlu, ValueId,
 };
-use crate::spec::{Arithmetic, ModelSpec, TiedEmbeddings};
+use crate::spec::{Arithmetic, ModelSpec};
 
 pub(super) fn build(
     model: &ModelSpec,
@@ -49,13 +48,7 @@ pub(super) fn build(
         x = b.node(name("mlp.add"), Op::Add(Add), &[x, y])?;
     }
     x = norm(&mut b, "norm", d, x)?;
-    let head: TensorId = match model.tied_embeddings {
-        TiedEmbeddings::Tied => embed,
-        TiedEmbeddings::Untied => b.matrix("head.weight".into(), vocabulary, d, normal)?,
-    };
-    let logits = b.linear("head".into(), head, None, x)?;
-    b.node("loss", Op::CrossEntropy(CrossEntropy), &[logits])?;
-    b.finish()
+    b.head(model, embed, x)
 }
 
 fn norm(b: &mut Builder, name: &str, d: usize, x: ValueId) -> Result<ValueId, GraphError> {

@@ -1,5 +1,6 @@
 //! RMS norm of each row, eps = 1e-5 (spec 4.11; Zhang and Sennrich, 2019).
 
+use super::layer_norm::EPSILON;
 use super::{Backward, Forward, Needs, Operator, cut, one_input, operand};
 use crate::env::{Env, Failed, grown};
 use crate::graph::{Json, Tensor, TensorId};
@@ -13,8 +14,6 @@ pub struct RmsNorm {
     /// `[width]`.
     pub weight: TensorId,
 }
-
-const EPSILON: f32 = f32::from_bits(0x3727_c5ac);
 
 /// Rows per piece of forward work.
 const PIECE: usize = 32;
