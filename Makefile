@@ -90,8 +90,8 @@ reference: ## Whole steps against a second implementation in NumPy, bit for bit
 planted: ## Some fifty bugs in the numerics, one at a time: a test must notice each
 	@tests/planted/run.sh
 
-.PHONY: bench-torch
-bench-torch: ## Steps of the demo's model beside PyTorch eager, after the comparison of results
+.PHONY: bench-trainer
+bench-trainer: ## Steps of five models beside PyTorch, in turns; wants a quiet machine; writes bench/results/trainer.json
 	@tests/torch/run.sh --bench
 
 .PHONY: bench-proof

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compares the trainer with PyTorch: tests/torch/run.sh [--bench]. See README.md beside it.
+# Compares the trainer with PyTorch: results, or with --bench the speed of steps. See README.md beside it.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repo=$(cd "$here/../.." && pwd)
@@ -19,14 +19,16 @@ if ! cmp -s "$here/requirements.txt" "$venv/muster-requirements.txt"; then
 fi
 
 cd "$repo"
-if [ -z "${TRAINER:-}" ]; then
-    cargo build --locked --release --package muster-trainer
-    TRAINER=${CARGO_TARGET_DIR:-target}/release/muster-trainer
-fi
-export TRAINER
 # Nothing is fetched at run time: the models are on this disk.
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
-"$venv/bin/python" "$here/check.py"
+target=${CARGO_TARGET_DIR:-target}/release
 if [ -n "$bench" ]; then
-    "$venv/bin/python" "$repo/bench/trainer_m1.py"
+    cargo build --locked --release --package muster-numerics --example throughput
+    THROUGHPUT=${THROUGHPUT:-$target/examples/throughput} TORCH=$venv/bin/python exec python3 "$repo/bench/trainer.py"
 fi
+if [ -z "${TRAINER:-}" ]; then
+    cargo build --locked --release --package muster-trainer
+    TRAINER=$target/muster-trainer
+fi
+export TRAINER
+"$venv/bin/python" "$here/check.py"

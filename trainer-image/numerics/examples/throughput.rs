@@ -1,13 +1,14 @@
-//! Tokens per second of whole steps on this machine, all logical shards on one executor:
+//! Seconds of whole steps on this machine, all logical shards on one executor: gradients, their sum, clipping, AdamW.
 //!
 //! ```text
 //! cargo run --release -p muster-numerics --example throughput -- \
-//!     [layers width heads context vocabulary batch shards threads steps] [isa] [llama] [i16-exact]
+//!     [layers width heads context vocabulary batch shards threads steps] [isa] [llama] [kv-heads=N] [i16-exact] [serve]
 //! ```
 //!
 //! Words may stand anywhere. A Llama has half as many key/value heads, if that is whole, and a gated layer of 8/3 of the width.
 //! Defaults: the demo model (4 layers, width 256, 4 heads, context 256, vocabulary 256, batch 8 in 8
-//! shards), all cores, 6 steps. Prints every step, then the best and the median rate.
+//! shards), all cores, 6 steps. Prints every step, then the best and the median rate. With `serve` it says in one line of JSON what it
+//! is, then does as many steps as each line of its input says and answers with a JSON list of their seconds.
 
 // An example may stop at the first error.
 #![allow(clippy::unwrap_used)]
@@ -18,7 +19,8 @@ use muster_numerics::exec::Executor;
 use muster_numerics::graph::{Graph, StepShape};
 use muster_numerics::isa::Isa;
 use muster_numerics::optim::{Optimizer, mean_loss};
-use muster_numerics::reduce::{SubtreeAccumulator, SubtreeRef, combine, finish};
+use muster_numerics::philox::philox4x32;
+use muster_numerics::reduce::SubtreeAccumulator;
 use muster_numerics::spec::{
     Architecture, Arithmetic, HyperParameters, LlamaShape, ModelSpec, ScheduleName, TiedEmbeddings,
 };
@@ -32,7 +34,10 @@ fn main() {
     let number = |i: usize, default: u64| arguments.get(i).map_or(default, |a| a.parse().unwrap());
     let (width, heads) = (number(1, 256), number(2, 4));
     let own = LlamaShape {
-        kv_heads: if heads % 2 == 0 { heads / 2 } else { heads },
+        kv_heads: words
+            .iter()
+            .find_map(|word| word.strip_prefix("kv-heads="))
+            .map_or(if heads % 2 == 0 { heads / 2 } else { heads }, |n| n.parse().unwrap()),
         mlp_width: (width * 8 / 3).next_multiple_of(16),
         rope_base: 10_000,
     };
@@ -67,36 +72,48 @@ fn main() {
     let mut state = State::genesis(&graph, 0);
     let mut executor = Executor::new(&graph, graph.sequences_per_shard(), isa, threads).unwrap();
     let mut optimizer = Optimizer::new(&graph, &hyper, isa, threads).unwrap();
-    let mut subtrees = SubtreeAccumulator::new(shape.shards, 0..shape.shards, graph.parameters()).unwrap();
-    let mut gradient = vec![0.0; graph.parameters()];
-    println!("{} parameters, {}, {isa}, {threads} threads, {model:?}", graph.parameters(), arithmetic.name());
+    let sums = SubtreeAccumulator::new(shape.shards, 0..shape.shards, graph.parameters()).unwrap();
+    let mut sums = sums.with_threads(threads).unwrap();
 
     let tokens = shape.batch * model.context;
-    let mut rates = vec![];
-    for step in 1..=steps {
+    let mut done = 0u64;
+    let mut step = || {
+        done += 1;
         let start = Instant::now();
-        subtrees.reset();
+        sums.reset();
         let mut losses = vec![];
         for shard in 0..shape.shards {
             let rows = tokens / shape.shards;
-            let token = |i: u64| ((i * i / 7 + i % 13) % model.vocabulary) as u32;
-            let inputs: Vec<u32> = (0..rows).map(|i| token(shard * rows + i)).collect();
-            let targets: Vec<u32> = (0..rows).map(|i| token(shard * rows + i + 1)).collect();
-            losses.push(executor.shard_gradient(&state.w, &inputs, &targets, &mut gradient).unwrap());
-            subtrees.push(&gradient).unwrap();
+            let token =
+                |i: u64| u64::from(philox4x32([i as u32, done as u32, 0, 3], [0, 0])[0]) % model.vocabulary;
+            let ids = |first: u64| (first..first + rows).map(|i| token(i) as u32).collect::<Vec<_>>();
+            let gradient = sums.leaf().unwrap();
+            let (inputs, targets) = (ids(shard * rows), ids(shard * rows + 1));
+            losses.push(executor.shard_gradient(&state.w, &inputs, &targets, gradient).unwrap());
+            sums.end_leaf().unwrap();
         }
-        let parts: Vec<SubtreeRef<'_>> = subtrees
-            .subtrees()
-            .unwrap()
-            .iter()
-            .map(|s| SubtreeRef { level: s.level, index: s.index, sum: &s.sum })
-            .collect();
-        let mut mean = combine(shape.shards, &parts).unwrap();
-        finish(&mut mean, shape.shards);
-        let stats = optimizer.step(&mut state, &mean).unwrap();
-        let rate = tokens as f64 / start.elapsed().as_secs_f64();
-        let loss = mean_loss(step, &losses).unwrap();
-        println!("step {step}: loss {loss:.4} norm {:.4} {rate:.0} tokens/s", stats.norm);
+        sums.finish().unwrap();
+        let norm = optimizer.step(&mut state, sums.mean()).unwrap().norm;
+        (start.elapsed().as_secs_f64(), mean_loss(done, &losses).unwrap(), norm)
+    };
+    if says("serve") {
+        println!(
+            "{}",
+            serde_json::json!({"parameters": graph.parameters(), "isa": isa.name(), "threads": threads, "arithmetic": arithmetic.name()})
+        );
+        for line in std::io::stdin().lines() {
+            let seconds: Vec<f64> =
+                (0..line.unwrap().trim().parse::<u32>().unwrap()).map(|_| step().0).collect();
+            println!("{}", serde_json::json!(seconds));
+        }
+        return;
+    }
+    println!("{} parameters, {}, {isa}, {threads} threads, {model:?}", graph.parameters(), arithmetic.name());
+    let mut rates = vec![];
+    for i in 1..=steps {
+        let (seconds, loss, norm) = step();
+        let rate = tokens as f64 / seconds;
+        println!("step {i}: loss {loss:.4} norm {norm:.4} {rate:.0} tokens/s");
         rates.push(rate);
     }
     rates.sort_by(f64::total_cmp);

@@ -45,6 +45,8 @@ pub(crate) struct Scratch {
     pub b: [Vec<f32>; 4],
     /// Blocks of rows.
     pub rows: [Vec<f32>; 2],
+    /// Integers of lines.
+    pub pairs: Vec<[i16; 2]>,
 }
 
 impl Env {

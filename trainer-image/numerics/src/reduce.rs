@@ -5,9 +5,13 @@
 //! `index << level .. min((index + 1) << level, S)`. A worker that owns a contiguous range of shards
 //! ships the largest nodes that lie wholly in its range: few, and enough to finish the tree.
 
+use std::fmt;
 use std::ops::Range;
 
+use crate::env::{Env, Failed};
 use crate::graph::Graph;
+use crate::isa::Level;
+use crate::kernel;
 
 /// Elements per chunk of the gradient norm; slices begin at chunk boundaries inside tensors.
 pub const CHUNK: usize = 4096;
@@ -66,6 +70,14 @@ pub enum ReduceError {
         /// The right length.
         expected: usize,
     },
+    /// Threads could not be started, or one panicked.
+    #[error("{threads} threads: {reason}")]
+    Threads {
+        /// Threads asked for; 0 if they ran.
+        threads: usize,
+        /// What went wrong.
+        reason: String,
+    },
     /// The subtrees at hand do not cover a node.
     #[error("no subtree covers shard {shard}: ask its worker again")]
     Missing {
@@ -84,21 +96,30 @@ pub enum ReduceError {
     },
 }
 
+impl From<Failed> for ReduceError {
+    fn from(failed: Failed) -> ReduceError {
+        ReduceError::Threads { threads: 0, reason: failed.to_string() }
+    }
+}
+
 /// Level of the root: ceil(log2 S).
 fn root_level(shards: u64) -> u32 {
     64 - shards.saturating_sub(1).leading_zeros()
 }
 
 /// Adds up the shard gradients of one worker as they come, keeping at most one sum per level: a binary
-/// counter, so memory is bounded by log2(S) + 1 buffers however many shards the worker owns.
-#[derive(Debug)]
+/// counter, so memory is bounded by log2(S) + 1 buffers however many shards the worker owns; one for a
+/// worker of one shard.
 pub struct SubtreeAccumulator {
     shards: u64,
     range: Range<u64>,
     elements: usize,
     next: u64,
     done: Vec<Subtree>,
+    /// Where the next shard's gradient goes, if someone has asked.
+    leaf: Option<Vec<f32>>,
     spare: Vec<Vec<f32>>,
+    env: Option<Env>,
 }
 
 impl SubtreeAccumulator {
@@ -108,48 +129,61 @@ impl SubtreeAccumulator {
             return Err(ReduceError::Range { start: range.start, end: range.end, shards });
         }
         let next = range.start;
-        Ok(SubtreeAccumulator { shards, range, elements, next, done: vec![], spare: vec![] })
+        let (done, spare) = (vec![], vec![]);
+        Ok(SubtreeAccumulator { shards, range, elements, next, done, leaf: None, spare, env: None })
     }
 
-    /// Adds the gradient of the next shard of the range, in ascending order.
-    pub fn push(&mut self, gradient: &[f32]) -> Result<(), ReduceError> {
-        crate::float::normalize();
+    /// Adds up on as many threads, the caller's included.
+    pub fn with_threads(mut self, threads: usize) -> Result<Self, ReduceError> {
+        let env = Env::new(Level::detect(), threads);
+        self.env = Some(env.map_err(|e| ReduceError::Threads { threads, reason: e.to_string() })?);
+        Ok(self)
+    }
+
+    /// Where the gradient of the next shard of the range goes, in ascending order; its contents are arbitrary until
+    /// they are overwritten, whole. Then [`end_leaf`](Self::end_leaf).
+    pub fn leaf(&mut self) -> Result<&mut [f32], ReduceError> {
         let expected = self.range.end - self.range.start;
         if self.next >= self.range.end {
             return Err(ReduceError::Count { pushed: expected + 1, expected });
         }
-        if gradient.len() != self.elements {
-            return Err(ReduceError::Length { got: gradient.len(), expected: self.elements });
-        }
-        let shard = self.next;
+        let spare = &mut self.spare;
+        let n = self.elements;
+        Ok(self.leaf.get_or_insert_with(|| spare.pop().unwrap_or_else(|| vec![0.0; n])))
+    }
+
+    /// Takes what is in [`leaf`](Self::leaf).
+    pub fn end_leaf(&mut self) -> Result<(), ReduceError> {
+        crate::float::normalize();
+        self.leaf()?;
+        let Some(sum) = self.leaf.take() else { return Ok(()) };
+        self.done.push(Subtree { level: 0, index: self.next, sum });
         self.next += 1;
-        match self.done.last_mut() {
-            // The usual right-hand leaf needs no copy of its own.
-            Some(left) if left.level == 0 && left.index & 1 == 0 && left.index + 1 == shard => {
-                add(&mut left.sum, gradient);
-                left.level = 1;
-                left.index >>= 1;
-            }
-            _ => {
-                let mut sum = self.spare.pop().unwrap_or_default();
-                sum.clear();
-                sum.extend_from_slice(gradient);
-                self.done.push(Subtree { level: 0, index: shard, sum });
-            }
+        self.merge()
+    }
+
+    /// [`leaf`](Self::leaf) and [`end_leaf`](Self::end_leaf) for a gradient that is elsewhere.
+    pub fn push(&mut self, gradient: &[f32]) -> Result<(), ReduceError> {
+        let leaf = self.leaf()?;
+        if gradient.len() != leaf.len() {
+            return Err(ReduceError::Length { got: gradient.len(), expected: leaf.len() });
         }
-        self.merge();
-        Ok(())
+        leaf.copy_from_slice(gradient);
+        self.end_leaf()
     }
 
     /// Joins finished neighbours and lifts an unpaired last node.
-    fn merge(&mut self) {
+    fn merge(&mut self) -> Result<(), ReduceError> {
         loop {
             if let [.., left, right] = self.done.as_mut_slice()
                 && left.level == right.level
                 && left.index & 1 == 0
                 && left.index + 1 == right.index
             {
-                add(&mut left.sum, &right.sum);
+                match &mut self.env {
+                    Some(env) => kernel::add_assign(env, &mut left.sum, &right.sum)?,
+                    None => add(&mut left.sum, &right.sum),
+                }
                 left.level += 1;
                 left.index >>= 1;
                 if let Some(right) = self.done.pop() {
@@ -157,15 +191,44 @@ impl SubtreeAccumulator {
                 }
                 continue;
             }
-            let Some(last) = self.done.last_mut() else { return };
+            let Some(last) = self.done.last_mut() else { return Ok(()) };
             let sibling = last.index + 1;
             let unpaired = last.index & 1 == 0 && sibling << last.level >= self.shards;
             if !unpaired || last.level >= root_level(self.shards) {
-                return;
+                return Ok(());
             }
             last.level += 1;
             last.index >>= 1;
         }
+    }
+
+    /// Turns the sum of all shards, if this worker owns all, into their mean.
+    pub fn finish(&mut self) -> Result<(), ReduceError> {
+        crate::float::normalize();
+        let missing = self.range.clone();
+        let (shards, env) = (self.shards, &mut self.env);
+        let ([all], true) = (self.done.as_mut_slice(), missing == (0..shards) && self.next == shards) else {
+            return Err(ReduceError::Missing { shard: if missing.start > 0 { 0 } else { self.next } });
+        };
+        match env {
+            // Times one.
+            _ if shards == 1 => {}
+            Some(env) => kernel::scale(env, &mut all.sum, reciprocal(shards))?,
+            None => finish(&mut all.sum, shards),
+        }
+        Ok(())
+    }
+
+    /// After the exchange with other workers, the buffer for the mean over all shards: the sums are no longer needed.
+    pub fn mean_mut(&mut self) -> Result<&mut [f32], ReduceError> {
+        self.subtrees()?;
+        self.spare.extend(self.done.drain(1..).map(|subtree| subtree.sum));
+        self.done.first_mut().map(|first| &mut first.sum[..]).ok_or(ReduceError::Missing { shard: self.next })
+    }
+
+    /// What [`finish`](Self::finish) or the user of [`mean_mut`](Self::mean_mut) has left.
+    pub fn mean(&self) -> &[f32] {
+        self.done.first().map_or(&[], |first| &first.sum)
     }
 
     /// The maximal subtrees of the whole range, ascending, once every shard was pushed.
@@ -183,6 +246,13 @@ impl SubtreeAccumulator {
     pub fn reset(&mut self) {
         self.next = self.range.start;
         self.spare.extend(self.done.drain(..).map(|s| s.sum));
+    }
+}
+
+impl fmt::Debug for SubtreeAccumulator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let SubtreeAccumulator { shards, range, next, .. } = self;
+        write!(f, "SubtreeAccumulator of {range:?} of {shards} shards, at {next}")
     }
 }
 
@@ -245,10 +315,15 @@ fn fold(
 /// The mean over shards: each element of the combined sum times f32(1/S).
 pub fn finish(sum: &mut [f32], shards: u64) {
     crate::float::normalize();
-    let scale = (1.0 / shards as f64) as f32;
+    let scale = reciprocal(shards);
     for x in sum {
         *x *= scale;
     }
+}
+
+/// f32(1/S)
+fn reciprocal(shards: u64) -> f32 {
+    (1.0 / shards as f64) as f32
 }
 
 fn add(left: &mut [f32], right: &[f32]) {

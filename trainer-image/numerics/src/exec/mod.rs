@@ -79,7 +79,6 @@ pub struct Executor {
     sequences: usize,
     plan: Plan,
     buffer: Vec<f32>,
-    apart: Vec<f32>,
     env: Env,
 }
 
@@ -105,7 +104,6 @@ impl Executor {
             graph: graph.clone(),
             sequences: sequences_per_shard,
             buffer: vec![0.0; plan.elements],
-            apart: vec![0.0; plan.apart],
             plan,
             env,
         })
@@ -212,8 +210,6 @@ impl Executor {
                 None => final_place(k),
             })
             .collect();
-        let apart = self.plan.shared_parameters[node];
-        let d_parameters = if apart { consecutive(&places.parameters) } else { places.parameters.clone() };
         let call = Backward {
             rows,
             tokens,
@@ -226,8 +222,9 @@ impl Executor {
             saved: places.saved,
             d_output,
             d_inputs: &d_inputs,
-            gradients: if apart { &mut self.apart } else { &mut *gradient },
-            d_parameters: &d_parameters,
+            gradients: gradient,
+            d_parameters: &places.parameters,
+            held: &self.plan.held[node],
         };
         n.op.backward(&mut self.env, call)?;
 
@@ -235,19 +232,6 @@ impl Executor {
             if self.plan.staged[node][k].is_some() {
                 let [sum, contribution] = crate::ops::cut(&mut self.buffer, [&final_place(k), &staged])?;
                 kernel::add_assign(&mut self.env, sum, contribution)?;
-            }
-        }
-        if apart {
-            for (k, id) in n.op.parameters().into_iter().enumerate() {
-                let sum = &mut gradient[places.parameters[k].clone()];
-                let contribution = &self.apart[d_parameters[k].clone()];
-                // Backward runs from the last node to the first: who comes later has contributed.
-                let later = self.graph.nodes()[node + 1..].iter().any(|n| n.op.parameters().contains(&id));
-                if later {
-                    kernel::add_assign(&mut self.env, sum, contribution)?;
-                } else {
-                    sum.copy_from_slice(contribution);
-                }
             }
         }
         Ok(())
@@ -284,19 +268,6 @@ struct Places {
 
 fn range(offset: usize, rows: Rows, width: usize) -> Range<usize> {
     offset..offset + rows.count() * width
-}
-
-/// Ranges of the same lengths, one after the other from 0.
-fn consecutive(ranges: &[Range<usize>]) -> Vec<Range<usize>> {
-    let mut from = 0;
-    ranges
-        .iter()
-        .map(|r| {
-            let next = from..from + r.len();
-            from = next.end;
-            next
-        })
-        .collect()
 }
 
 fn length(what: &'static str, got: usize, expected: usize) -> Result<(), ExecError> {

@@ -21,12 +21,10 @@ pub(super) struct Plan {
     /// For each node and input: where a gradient contribution goes that is not the first of its value,
     /// to be added afterwards.
     pub staged: Vec<Vec<Option<usize>>>,
-    /// For each node: whether its parameter gradients are made apart and then copied or added.
-    pub shared_parameters: Vec<bool>,
+    /// For each node and parameter: whether its gradient already holds the contribution of a later node.
+    pub held: Vec<Vec<bool>>,
     /// Elements of the flat buffer.
     pub elements: usize,
-    /// Elements of the buffer for parameter gradients made apart.
-    pub apart: usize,
 }
 
 /// A place to be found, alive from time `from` to time `to`, both included.
@@ -98,12 +96,11 @@ impl Plan {
             saved: vec![0; nodes.len()],
             gradients: vec![0; graph.values().len()],
             staged,
-            shared_parameters: vec![],
+            held: vec![],
             elements: 0,
-            apart: 0,
         };
         plan.place(wanted, too_large)?;
-        plan.share_parameters(graph);
+        plan.share_parameters(graph)?;
         Ok(plan)
     }
 
@@ -139,18 +136,17 @@ impl Plan {
         Ok(())
     }
 
-    /// A tensor that several nodes use gets its first contribution in place and the others added.
-    fn share_parameters(&mut self, graph: &Graph) {
+    /// A tensor that several nodes use gets its first contribution from the last of them, and the others add to it.
+    fn share_parameters(&mut self, graph: &Graph) -> Result<(), ExecError> {
         for (i, node) in graph.nodes().iter().enumerate() {
-            let parameters = node.op.parameters();
-            let later = |id| graph.nodes()[i + 1..].iter().any(|n| n.op.parameters().contains(id));
-            let apart = parameters.iter().any(later);
-            self.shared_parameters.push(apart);
-            if apart {
-                let elements = parameters.iter().map(|&id| graph.tensors()[id].elements()).sum();
-                self.apart = self.apart.max(elements);
+            let later = |id| graph.nodes()[i + 1..].iter().any(|n| n.op.parameters().contains(&id));
+            let held: Vec<bool> = node.op.parameters().into_iter().map(later).collect();
+            if held.iter().enumerate().any(|(k, held)| *held && !node.op.adds(k)) {
+                return Err(ExecError::Internal("a shared tensor whose op cannot add to its gradient"));
             }
+            self.held.push(held);
         }
+        Ok(())
     }
 }
 
@@ -185,7 +181,7 @@ mod tests {
             .map(|(n, _)| n.name.as_str())
             .collect();
         assert_eq!(staged, ["h.0.ln_1", "h.0.ln_2", "h.1.ln_1", "h.1.ln_2", "h.2.ln_1", "h.2.ln_2"]);
-        assert_eq!(plan.shared_parameters.iter().filter(|s| **s).count(), 1);
-        assert!(plan.shared_parameters[0], "the embedding adds to the head's gradient");
+        assert_eq!(plan.held[0], [true, false], "the embedding adds to the head's gradient");
+        assert!(plan.held[1..].iter().flatten().all(|held| !held));
     }
 }

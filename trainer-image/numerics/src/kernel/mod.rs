@@ -21,6 +21,20 @@ multiversion! {
     }
 }
 
+multiversion! {
+    fn scale_run<A>(x: &mut [f32], factor: f32) {
+        for x in x {
+            *x *= factor;
+        }
+    }
+}
+
+/// x = x * factor, element by element.
+pub(crate) fn scale(env: &mut Env, x: &mut [f32], factor: f32) -> Result<(), Failed> {
+    let level = env.level;
+    Ok(env.pool.each(Chunks::new(x, PIECE), &mut env.scratch, |_, x, _| scale_run(level, x, factor))?)
+}
+
 /// sum = sum + other, element by element.
 pub(crate) fn add_assign(env: &mut Env, sum: &mut [f32], other: &[f32]) -> Result<(), Failed> {
     let level = env.level;

@@ -1,7 +1,7 @@
 //! embedding: row r of x = tokens at token r, + positions at position r where there is such a table (spec 4.1).
 
 use super::{Backward, Forward, Needs, Operator, cut, operand};
-use crate::env::{Env, Failed};
+use crate::env::{Env, Failed, grown};
 use crate::graph::{Json, Tensor, TensorId};
 use crate::pool::Chunks;
 
@@ -65,20 +65,39 @@ impl Operator for Embedding {
         })?)
     }
 
-    /// Each table row is the sum, from +0, of the gradients of the rows that used it, ascending.
-    /// Threads own table rows and each looks through all tokens: no row is shared, the order is kept.
+    fn adds(&self, parameter: usize) -> bool {
+        parameter == 0
+    }
+
+    /// Each table row is the sum, from +0, of the gradients of the rows that used it, ascending. Threads own table rows.
     fn backward(&self, env: &mut Env, call: Backward<'_>) -> Result<(), Failed> {
         let width = call.d_output.len() / call.rows.count();
         let dx = &call.buffer[call.d_output.clone()];
+        let held = call.held.first().is_some_and(|held| *held);
+        // Rows by token; those of a token keep their order.
+        let mut users: Vec<(u32, usize)> = call.tokens.iter().copied().zip(0..).collect();
+        users.sort_unstable();
         let [d_tokens] = cut(call.gradients, [operand(call.d_parameters, 0)?])?;
         let share = d_tokens.len().div_euclid(width).div_ceil(2 * env.pool.threads());
-        env.pool.each(Chunks::new(d_tokens, share * width), &mut env.scratch, |piece, table, _| {
-            table.fill(0.0);
+        env.pool.each(Chunks::new(d_tokens, share * width), &mut env.scratch, |piece, table, own| {
+            if !held {
+                table.fill(0.0);
+            }
+            let sum = grown(&mut own.a, width);
             let first = piece * share;
-            for (&token, dx) in call.tokens.iter().zip(dx.chunks_exact(width)) {
-                let Some(row) = (token as usize).checked_sub(first) else { continue };
-                if let Some(g) = table.chunks_exact_mut(width).nth(row) {
-                    add(g, dx);
+            let from = users.partition_point(|(token, _)| (*token as usize) < first);
+            for users in users[from..].chunk_by(|a, b| a.0 == b.0) {
+                let row = users[0].0 as usize - first;
+                // What no row used gets +0, which changes nothing: no gradient of a product is -0 (spec 2.1).
+                let Some(g) = table.chunks_exact_mut(width).nth(row) else { return };
+                sum.fill(0.0);
+                for (_, r) in users {
+                    add(sum, &dx[r * width..][..width]);
+                }
+                if held {
+                    add(g, sum);
+                } else {
+                    g.copy_from_slice(sum);
                 }
             }
         })?;

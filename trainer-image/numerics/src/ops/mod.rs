@@ -130,6 +130,10 @@ impl Op {
         self.operator().needs()
     }
 
+    pub(crate) fn adds(&self, parameter: usize) -> bool {
+        self.operator().adds(parameter)
+    }
+
     pub(crate) fn forward(&self, env: &mut Env, call: Forward<'_>) -> Result<(), Failed> {
         self.operator().forward(env, call)
     }
@@ -170,6 +174,13 @@ pub(crate) trait Operator {
     }
 
     fn needs(&self) -> Needs;
+
+    /// Whether backward can add to a gradient of this parameter that is held already, with the bits of a contribution that is made
+    /// from +0 on its own and then added (spec 5.1).
+    fn adds(&self, parameter: usize) -> bool {
+        let _ = parameter;
+        false
+    }
 
     fn forward(&self, env: &mut Env, call: Forward<'_>) -> Result<(), Failed>;
 
@@ -223,6 +234,8 @@ pub(crate) struct Backward<'a> {
     pub gradients: &'a mut [f32],
     /// Ranges of the op's parameters in `gradients`.
     pub d_parameters: &'a [Range<usize>],
+    /// Which of them hold a contribution, to be added to; the others are overwritten.
+    pub held: &'a [bool],
 }
 
 /// Cuts pairwise disjoint ranges out of one flat buffer.

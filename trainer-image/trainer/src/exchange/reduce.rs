@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
 use muster_numerics::graph::Graph;
-use muster_numerics::reduce::{self, ReduceError, Subtree, SubtreeRef, subtree_keys};
+use muster_numerics::reduce::{self, ReduceError, Subtree, SubtreeAccumulator, SubtreeRef, subtree_keys};
 
 use super::wire::{Kind, Lengths};
 use super::{Error, Identity, Listener, Mesh};
@@ -133,20 +133,24 @@ impl Reducer {
         self.plan.shards_of(self.mesh.identity().rank)
     }
 
-    /// Exchanges the gradients of a step. `losses` are those of this worker's shards in order, `subtrees` its maximal
-    /// subtrees. Fills `gradient` (flat) with the mean over all shards; gives the losses of all shards in order and
-    /// what any worker voted for. The same values on every worker.
+    /// Exchanges the gradients of a step. `losses` are those of this worker's shards in order, `sums` has its shards'
+    /// gradients and gets the mean over all shards; gives the losses of all shards in order and what any worker voted
+    /// for. The same values on every worker.
     ///
     /// # Errors
-    /// [`Error::Lost`] naming the peer.
+    /// [`Error::Lost`] naming the peer; [`Error::Setup`] if shards are missing.
     pub fn exchange(
         &self,
         step: u64,
         votes: StepVotes,
         losses: &[f32],
-        subtrees: &[Subtree],
-        gradient: &mut [f32],
+        sums: &mut SubtreeAccumulator,
     ) -> Result<(Vec<f32>, StepVotes), Error> {
+        if self.plan.workers == 1 {
+            sums.finish().map_err(setup)?;
+            return Ok((losses.to_vec(), votes));
+        }
+        let subtrees = sums.subtrees().map_err(setup)?;
         let me = self.mesh.identity().rank;
         for peer in self.mesh.peers() {
             let link = self.mesh.link(peer)?;
@@ -178,10 +182,15 @@ impl Reducer {
         }
 
         let mine = self.plan.slice(me);
-        self.combine(&mine, subtrees, &theirs, gradient)?;
+        let mean = self.combine(&mine, subtrees, &theirs)?;
+        let gradient = sums.mean_mut().map_err(setup)?;
+        if gradient.len() < mine.end || mean.len() != mine.len() {
+            return Err(Error::Setup("a gradient of another length than the model".into()));
+        }
+        gradient[mine.clone()].copy_from_slice(&mean);
         for peer in self.mesh.peers() {
             let mut payload = Vec::with_capacity(4 * mine.len());
-            encode(cut(gradient, &mine)?, &mut payload);
+            encode(&mean, &mut payload);
             self.mesh.link(peer)?.send(Kind::Slice, step, payload)?;
         }
         for peer in self.mesh.peers() {
@@ -194,14 +203,13 @@ impl Reducer {
         Ok((all_losses, all_votes))
     }
 
-    /// Finishes the tree over this worker's slice, into its place in `gradient`.
+    /// Finishes the tree over this worker's slice.
     fn combine(
         &self,
         slice: &Range<usize>,
         subtrees: &[Subtree],
         theirs: &[(u32, Vec<f32>)],
-        gradient: &mut [f32],
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<f32>, Error> {
         let mut parts = Vec::new();
         for subtree in subtrees {
             let sum = cut(&subtree.sum, slice)?;
@@ -215,11 +223,7 @@ impl Reducer {
         }
         let mut sum = reduce::combine(self.plan.shards, &parts).map_err(setup)?;
         reduce::finish(&mut sum, self.plan.shards);
-        if sum.len() != slice.len() || gradient.len() < slice.end {
-            return Err(Error::Setup("a gradient of another length than the model".into()));
-        }
-        gradient[slice.clone()].copy_from_slice(&sum);
-        Ok(())
+        Ok(sum)
     }
 
     /// Ends the links. To be called when all workers have finished the same step.

@@ -58,9 +58,8 @@ fn step(
         sums.push(&gradient(shard, n)).unwrap();
         losses.push(shard as f32 + number as f32);
     }
-    let mut out = vec![0.0; n];
-    let (losses, votes) = reducer.exchange(number, votes, &losses, sums.subtrees().unwrap(), &mut out)?;
-    Ok((out, losses, votes))
+    let (losses, votes) = reducer.exchange(number, votes, &losses, &mut sums)?;
+    Ok((sums.mean().to_vec(), losses, votes))
 }
 
 fn meet(graph: &Graph, me: Identity, listener: Listener, peers: &[Peer]) -> Result<Reducer, Error> {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use muster_numerics::exec::Executor;
 use muster_numerics::optim::mean_loss;
-use muster_numerics::reduce::{SubtreeAccumulator, finish};
+use muster_numerics::reduce::SubtreeAccumulator;
 use serde_json::json;
 
 use super::{Source, failed};
@@ -52,25 +52,23 @@ pub fn gradients(options: &GradientOptions) -> Result<(), Failure> {
     let mut executor = Executor::new(&graph, graph.sequences_per_shard(), isa, threads).map_err(failed)?;
     let reduce = |error: muster_numerics::reduce::ReduceError| Failure::usage(error.to_string());
     let mut sums = SubtreeAccumulator::new(shards, 0..shards, n).map_err(reduce)?;
-    let (mut gradient, mut losses) = (vec![0.0; n], Vec::new());
+    let mut losses = Vec::new();
     let (mut all_tokens, mut all_targets) = (Vec::new(), Vec::new());
     for shard in 0..shards {
         let (tokens, targets) = batches.shard(options.step, shard)?;
-        losses.push(executor.shard_gradient(&state.w, &tokens, &targets, &mut gradient).map_err(failed)?);
-        sums.push(&gradient).map_err(reduce)?;
+        let gradient = sums.leaf().map_err(reduce)?;
+        losses.push(executor.shard_gradient(&state.w, &tokens, &targets, gradient).map_err(failed)?);
+        sums.end_leaf().map_err(reduce)?;
         all_tokens.extend(tokens);
         all_targets.extend(targets);
     }
-    if let [all] = sums.subtrees().map_err(reduce)? {
-        gradient.copy_from_slice(&all.sum);
-    }
-    finish(&mut gradient, shards);
+    sums.finish().map_err(reduce)?;
     let loss = mean_loss(options.step, &losses)
         .map_err(|error| Failure::new(ExitCode::NonFinite, error.to_string()))?;
 
     let disk = |error: files::FileError| Failure::new(ExitCode::Disk, error.to_string());
     let new = NewDir::create(&options.out).map_err(disk)?;
-    let file = checkpoint::write_tensors(&new, "gradients.safetensors", &graph, &[("", &gradient)])?;
+    let file = checkpoint::write_tensors(&new, "gradients.safetensors", &graph, &[("", sums.mean())])?;
     file.finish().map_err(disk)?;
     let context = graph.context();
     let rows = |ids: &[u32]| ids.chunks(context).map(<[u32]>::to_vec).collect::<Vec<_>>();

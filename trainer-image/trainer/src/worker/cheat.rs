@@ -40,9 +40,18 @@ pub(super) struct Cheat {
     lie: Option<Lie>,
     /// The weights of the step before.
     stale: Option<Vec<f32>>,
+    /// The gradient of the shard before.
+    pub gradient: Vec<f32>,
 }
 
 impl Cheat {
+    /// Remembers a shard's gradient for one that is skipped.
+    pub fn keep(&mut self, gradient: &[f32]) {
+        if self.lie == Some(Lie::SkipsShard) {
+            self.gradient = gradient.to_vec();
+        }
+    }
+
     /// As the environment says.
     pub fn from_environment() -> Self {
         let lie = match std::env::var("MUSTER_CHEAT").unwrap_or_default().as_str() {
@@ -59,7 +68,7 @@ impl Cheat {
         if let Some(lie) = lie {
             eprintln!("muster-trainer: warning: this worker cheats: {lie:?}");
         }
-        Self { lie, stale: None }
+        Self { lie, ..Self::default() }
     }
 
     fn is(&self, lie: Lie) -> bool {

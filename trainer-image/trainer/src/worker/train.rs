@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use muster_numerics::exec::{ExecError, Executor};
 use muster_numerics::optim::{OptimError, Optimizer, mean_loss};
-use muster_numerics::reduce::SubtreeAccumulator;
+use muster_numerics::reduce::{ReduceError, SubtreeAccumulator};
 use muster_numerics::state::State;
 use muster_proof::steps::{Bits, MAX_RECORDS, Records, StepRecord};
 use rustix::fs::{FlockOperation, flock};
@@ -229,8 +229,6 @@ struct Run {
     optimizer: Optimizer,
     state: State,
     sums: SubtreeAccumulator,
-    shard_gradient: Vec<f32>,
-    gradient: Vec<f32>,
     saver: Option<Saver>,
     metrics: Option<Metrics>,
     /// Of the steps since the last state that was saved; rank 0's.
@@ -253,15 +251,14 @@ impl Run {
         let hyper = job.spec.hyper_parameters().map_err(|error| Failure::usage(error.to_string()))?;
         let n = graph.parameters();
         let sums = SubtreeAccumulator::new(job.spec.training.shards, reducer.my_shards(), n)
-            .map_err(|error| Failure::usage(error.to_string()))?;
+            .and_then(|sums| sums.with_threads(threads))
+            .map_err(reduce)?;
         Ok(Self {
             executor: Executor::new(graph, graph.sequences_per_shard(), options.isa, threads)
                 .map_err(exec)?,
             optimizer: Optimizer::new(graph, &hyper, options.isa, threads).map_err(optim)?,
             state,
             sums,
-            shard_gradient: vec![0.0; n],
-            gradient: vec![0.0; n],
             saver,
             metrics,
             records: Vec::new(),
@@ -343,21 +340,18 @@ impl Run {
             if let (true, Some(loss)) =
                 (self.cheat.skips(shard, &self.reducer.my_shards()), losses.last().copied())
             {
-                self.sums.push(&self.shard_gradient).map_err(|error| Failure::usage(error.to_string()))?;
+                self.sums.push(&self.cheat.gradient).map_err(reduce)?;
                 losses.push(loss);
                 continue;
             }
             let (tokens, targets) = job.batches.shard(of, shard)?;
-            let loss = self
-                .executor
-                .shard_gradient(weights, &tokens, &targets, &mut self.shard_gradient)
-                .map_err(exec)?;
-            self.sums.push(&self.shard_gradient).map_err(|error| Failure::usage(error.to_string()))?;
-            losses.push(loss);
+            let gradient = self.sums.leaf().map_err(reduce)?;
+            losses.push(self.executor.shard_gradient(weights, &tokens, &targets, gradient).map_err(exec)?);
+            #[cfg(feature = "cheats")]
+            self.cheat.keep(gradient);
+            self.sums.end_leaf().map_err(reduce)?;
         }
-        let subtrees = self.sums.subtrees().map_err(|error| Failure::usage(error.to_string()))?;
-        let (losses, votes) =
-            self.reducer.exchange(step, control.votes(), &losses, subtrees, &mut self.gradient)?;
+        let (losses, votes) = self.reducer.exchange(step, control.votes(), &losses, &mut self.sums)?;
         let loss =
             mean_loss(step, &losses).map_err(|error| Failure::new(ExitCode::NonFinite, error.to_string()))?;
         if !loss.is_finite() {
@@ -369,7 +363,7 @@ impl Run {
         self.cheat.fails(step)?;
         #[cfg(feature = "cheats")]
         self.cheat.before_update(&self.state.w);
-        let stats = self.optimizer.step(&mut self.state, &self.gradient).map_err(optim)?;
+        let stats = self.optimizer.step(&mut self.state, self.sums.mean()).map_err(optim)?;
         #[cfg(feature = "cheats")]
         let loss = {
             self.cheat.after(&mut self.state);
@@ -425,6 +419,10 @@ impl Speed {
 
 fn disk(error: FileError) -> Failure {
     Failure::new(ExitCode::Disk, error.to_string())
+}
+
+fn reduce(error: ReduceError) -> Failure {
+    Failure::usage(error.to_string())
 }
 
 fn exec(error: ExecError) -> Failure {

@@ -1,66 +1,124 @@
-//! From f32 to 16-bit integers and a power of two for each line (spec 2.4), packed into panels of `W` lines.
+//! From f32 to 16-bit integers and a power of two for each line (spec 2.4).
 
+use super::operand::{BLOCK, Bound, CHUNK, Cut, Layout, Operand};
 use crate::env::{Env, Failed};
 use crate::isa::multiversion;
 use crate::kernel::gemm::Matrix;
 use crate::pool::Chunks;
 
-/// Panels per piece of work.
-const PANELS: usize = 4;
-
-/// The rows of a matrix as integers: `words[panel][k / 2][line]`, the even step of k in the lower half of a word. Missing lines and
-/// a missing last step are zeros.
-#[derive(Debug, Default)]
-pub(super) struct Operand<const W: usize> {
-    words: Vec<i32>,
-    /// 2^e of each line, a panel at a time; NaN for a line with a number that is not finite.
-    scales: Vec<[f64; W]>,
-    /// Words of a line.
-    depth: usize,
-}
-
-impl<const W: usize> Operand<W> {
-    /// The panel that begins with line i.
-    pub(super) fn panel(&self, i: usize) -> &[i32] {
-        &self.words[i * self.depth..][..W * self.depth]
-    }
-
-    /// What an integer of each line of the panel that begins with line i stands for.
-    pub(super) fn scales(&self, i: usize) -> &[f64; W] {
-        &self.scales[i / W]
-    }
-
-    /// The same of one line.
-    pub(super) fn scale(&self, i: usize) -> f64 {
-        self.scales[i / W][i % W]
-    }
-
-    /// The first `rows` rows and `k` columns of `source`.
-    pub(super) fn quantise(
+impl<const W: usize, const T: usize> Operand<W, T> {
+    /// The first `lines` rows and `k` columns of `source`; rows that are runs of memory stay so.
+    pub(super) fn rows(
         &mut self,
         env: &mut Env,
         source: Matrix<'_>,
-        rows: usize,
+        lines: usize,
         k: usize,
+        cut: Cut,
     ) -> Result<(), Failed> {
-        let (level, depth, panels) = (env.level, k.div_ceil(2), rows.div_ceil(W));
-        self.depth = depth;
-        self.words.resize(panels * W * depth, 0);
-        self.scales.resize(panels, [0.0; W]);
+        self.begin(lines, cut);
+        if source.col != 1 {
+            return self.columns(env, source, lines, k);
+        }
+        self.layout = Layout::Lines;
+        let (level, pairs) = (env.level, cut.pairs());
+        let (all, bounds) = (self.panels * W * pairs, W / T * cut.segments * cut.chunks());
         let pieces = (
-            Chunks::new(&mut self.words[..panels * W * depth], PANELS * W * depth),
-            Chunks::new(&mut self.scales[..panels], PANELS),
+            Chunks::new(&mut self.pairs[..all], W * pairs),
+            Chunks::new(&mut self.scales, W),
+            Chunks::new(&mut self.bounds[..self.panels * bounds], bounds),
         );
-        Ok(env.pool.each(pieces, &mut env.scratch, |piece, (words, scales), _| {
-            let panels = words.chunks_exact_mut(W * depth).zip(scales);
-            for (i, (words, scales)) in (piece * PANELS * W..).step_by(W).zip(panels) {
-                let lines = W.min(rows - i);
-                let source = source.from(i, 0);
-                if source.col == 1 {
-                    along(level, source, lines, k, words, scales);
-                } else {
-                    across(level, source, lines, k, words, scales);
+        Ok(env.pool.each(pieces, &mut env.scratch, |panel, (out, scales, bounds), _| {
+            quantise_lines::<W, T>(level, source, panel * W, lines, k, cut, out, scales, bounds);
+        })?)
+    }
+
+    /// As [`Operand::rows`], in panels whatever the source.
+    pub(super) fn panels(
+        &mut self,
+        env: &mut Env,
+        source: Matrix<'_>,
+        lines: usize,
+        k: usize,
+        cut: Cut,
+    ) -> Result<(), Failed> {
+        self.begin(lines, cut);
+        if source.col != 1 {
+            return self.columns(env, source, lines, k);
+        }
+        self.layout = Layout::Panels;
+        let (level, pairs) = (env.level, cut.pairs());
+        let (all, bounds) = (self.panels * W * pairs, W / T * cut.segments * cut.chunks());
+        let pieces = (
+            Chunks::new(&mut self.pairs[..all], W * pairs),
+            Chunks::new(&mut self.scales, W),
+            Chunks::new(&mut self.bounds[..self.panels * bounds], bounds),
+        );
+        Ok(env.pool.each(pieces, &mut env.scratch, |panel, (out, scales, bounds), own| {
+            own.pairs.resize(W * pairs, [0; 2]);
+            quantise_lines::<W, T>(level, source, panel * W, lines, k, cut, &mut own.pairs, scales, bounds);
+            let (out, _) = out.as_chunks_mut::<W>();
+            for i in 0..W {
+                for (out, pair) in out.iter_mut().zip(&own.pairs[i * pairs..][..pairs]) {
+                    out[i] = *pair;
                 }
+            }
+        })?)
+    }
+
+    /// Lines that lie side by side: step k of all is a run of memory. Read in that order, twice.
+    fn columns(&mut self, env: &mut Env, source: Matrix<'_>, lines: usize, k: usize) -> Result<(), Failed> {
+        let (level, Cut { segments, length }) = (env.level, self.cut);
+        if source.row != 1 && lines > 1 {
+            return Err(Failed::Plan);
+        }
+        self.layout = Layout::Segments;
+        let padded = self.panels * W;
+        self.magnitudes.resize(segments * lines, 0);
+        env.pool.each(
+            Chunks::new(&mut self.magnitudes, lines),
+            &mut env.scratch,
+            |segment, largest, _| {
+                let steps = 2 * segment * length..k.min(2 * (segment + 1) * length);
+                largest.fill(0);
+                for step in steps {
+                    magnitudes(level, &source.data[step * source.col..][..lines], largest);
+                }
+            },
+        )?;
+        self.factors.clear();
+        self.factors.resize(padded, 0.0);
+        self.scales.fill(1.0);
+        let (largest, others) = self.magnitudes.split_at_mut(lines);
+        for other in others.chunks_exact(lines) {
+            for (a, b) in largest.iter_mut().zip(other) {
+                *a = (*a).max(*b);
+            }
+        }
+        for ((m, factor), scale) in largest.iter().zip(&mut self.factors).zip(&mut self.scales) {
+            (*factor, *scale) = factors(*m);
+        }
+
+        let (chunks, factors) = (self.cut.chunks(), &self.factors);
+        let pieces = (
+            Chunks::new(&mut self.pairs[..padded * length * segments], padded * length),
+            Chunks::new(&mut self.bounds[..padded / T * chunks * segments], padded / T * chunks),
+        );
+        Ok(env.pool.each(pieces, &mut env.scratch, |segment, (out, bounds), _| {
+            let panels = out.chunks_exact_mut(length * W).zip(bounds.chunks_exact_mut(W / T * chunks));
+            for (panel, (out, bounds)) in panels.enumerate() {
+                let (i, first) = (panel * W, 2 * segment * length);
+                quantise_columns::<W, T>(
+                    level,
+                    source,
+                    i,
+                    lines.min(i + W),
+                    first,
+                    k,
+                    &factors[i..],
+                    out,
+                    bounds,
+                );
             }
         })?)
     }
@@ -77,7 +135,7 @@ fn exponent(magnitude: u32) -> Option<i32> {
     }
 }
 
-/// 2^-e, and 2^e. A line that is not finite becomes zeros whose scale is NaN, and so is every sum of them.
+/// 2^-e, and 2^e. The scale of a line that is not finite is NaN, and so is every result of it, whatever its integers.
 #[inline(always)]
 fn factors(magnitude: u32) -> (f32, f64) {
     match exponent(magnitude) {
@@ -91,80 +149,165 @@ fn magnitude(x: f32) -> u32 {
     x.to_bits() & 0x7fff_ffff
 }
 
-/// x as an integer, ties to even, |x| <= 32576; 0 of a NaN.
-#[inline(always)]
-fn rounded(x: f32) -> i32 {
-    const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the rounded integer in the low bits
-    let x = if x.abs() <= 32576.0 { x } else { 0.0 };
-    (x + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i32
-}
+/// 1.5 * 2^23: adding it leaves the integer next to |x| <= 2^22, ties to even, in the low bits.
+const MAGIC: f32 = 12_582_912.0;
 
-/// Two steps of a line.
+/// x, |x| <= 32576, as the integer next to it and as the f32 of that. Of a NaN anything.
 #[inline(always)]
-fn word(even: f32, odd: f32, factor: f32) -> i32 {
-    (rounded(even * factor) & 0xffff) | (rounded(odd * factor) << 16)
+fn rounded(x: f32) -> (i16, f32) {
+    let sum = x + MAGIC;
+    (sum.to_bits() as i16, sum - MAGIC)
 }
 
 multiversion! {
-    /// One panel of lines that lie one after the other.
-    fn along<A, const W: usize>(
-        source: Matrix<'_>, lines: usize, k: usize, words: &mut [i32], scales: &mut [f64; W],
+    fn magnitudes<A>(x: &[f32], largest: &mut [u32]) {
+        for (m, x) in largest.iter_mut().zip(x) {
+            *m = (*m).max(magnitude(*x));
+        }
+    }
+}
+
+multiversion! {
+    /// `W` lines from line `first` on, each a run of memory; those beyond the last are zeros.
+    fn quantise_lines<A, const W: usize, const T: usize>(
+        source: Matrix<'_>, first: usize, lines: usize, k: usize, cut: Cut, out: &mut [[i16; 2]], scales: &mut [f64],
+        bounds: &mut [Bound],
     ) {
-        let (words, _) = words.as_chunks_mut::<W>();
+        const STEPS: usize = 2 * CHUNK;
+        let pairs = out.len() / W;
+        bounds.fill(Bound::default());
         for i in 0..W {
-            if i >= lines {
+            let out = &mut out[i * pairs..][..pairs];
+            if first + i >= lines {
+                out.fill([0; 2]);
                 scales[i] = 1.0;
-                words.iter_mut().for_each(|words| words[i] = 0);
                 continue;
             }
-            let line = &source.data[i * source.row..][..k];
-            let (factor, scale) = factors(line.iter().fold(0, |m, x| m.max(magnitude(*x))));
-            scales[i] = scale;
-            let (pairs, rest) = line.as_chunks::<2>();
-            for (words, pair) in words.iter_mut().zip(pairs) {
-                words[i] = word(pair[0], pair[1], factor);
+            let line = &source.data[(first + i) * source.row..][..k];
+            let mut largest = [0u32; 32];
+            let (whole, rest) = line.as_chunks::<32>();
+            for x in whole {
+                for l in 0..32 {
+                    largest[l] = largest[l].max(magnitude(x[l]));
+                }
             }
-            if let ([last], Some(words)) = (rest, words.last_mut()) {
-                words[i] = word(*last, 0.0, factor);
+            let m = rest.iter().map(|x| magnitude(*x)).chain(largest).fold(0, u32::max);
+            let (factor, scale) = factors(m);
+            scales[i] = scale;
+            let tile = cut.segments * cut.chunks();
+            let bounds = &mut bounds[i / T * tile..][..tile];
+            let mut rest = line;
+            for (out, bounds) in out.chunks_exact_mut(cut.length).zip(bounds.chunks_exact_mut(cut.chunks())) {
+                for (out, bound) in out.chunks_mut(CHUNK).zip(bounds) {
+                    let steps = rest.len().min(2 * out.len());
+                    let (now, later) = rest.split_at(steps);
+                    rest = later;
+                    let mut x = [0.0; STEPS];
+                    match now.first_chunk::<STEPS>() {
+                        Some(now) => x = *now,
+                        None => x[..steps].copy_from_slice(now),
+                    }
+                    let mut q = [0i16; STEPS];
+                    let mut s = [0.0f32; STEPS];
+                    for l in 0..STEPS {
+                        let (integer, float) = rounded(x[l] * factor);
+                        q[l] = integer;
+                        s[l] = float * float;
+                    }
+                    let out = out.as_flattened_mut();
+                    match out.first_chunk_mut::<STEPS>() {
+                        Some(out) => *out = q,
+                        None => out.copy_from_slice(&q[..out.len()]),
+                    }
+                    let mut two = [0.0f32; STEPS / 2];
+                    for l in 0..STEPS / 2 {
+                        two[l] = s[2 * l] + s[2 * l + 1];
+                    }
+                    let mut four = [0.0f32; STEPS / 4];
+                    for l in 0..STEPS / 4 {
+                        four[l] = two[2 * l] + two[2 * l + 1];
+                    }
+                    let mut eight = [0.0f32; STEPS / 8];
+                    for l in 0..STEPS / 8 {
+                        eight[l] = four[2 * l] + four[2 * l + 1];
+                    }
+                    for l in 0..STEPS / 4 {
+                        bound.0[0] = bound.0[0].max(four[l]);
+                    }
+                    for l in 0..STEPS / 8 {
+                        bound.0[1] = bound.0[1].max(eight[l]);
+                    }
+                    for l in 0..STEPS / 16 {
+                        bound.0[2] = bound.0[2].max(eight[2 * l] + eight[2 * l + 1]);
+                    }
+                }
             }
         }
     }
 }
 
 multiversion! {
-    /// One panel of lines that lie side by side: step k of all is one run of memory.
-    fn across<A, const W: usize>(
-        source: Matrix<'_>, lines: usize, k: usize, words: &mut [i32], scales: &mut [f64; W],
+    /// One panel of lines `i .. to` that lie side by side, steps of k from `first` on.
+    fn quantise_columns<A, const W: usize, const T: usize>(
+        source: Matrix<'_>, i: usize, to: usize, first: usize, k: usize, factors: &[f32], out: &mut [[i16; 2]],
+        bounds: &mut [Bound],
     ) {
-        let Matrix { data, row, col } = source;
-        let step = |k: usize| {
-            let mut x = [0.0f32; W];
-            if row == 1 && lines == W {
-                x.copy_from_slice(&data[k * col..][..W]);
-            } else {
-                for i in 0..lines {
-                    x[i] = data[i * row + k * col];
+        let lines = to - i;
+        let mut factor = [0.0f32; W];
+        factor.copy_from_slice(&factors[..W]);
+        let (out, _) = out.as_chunks_mut::<W>();
+        let chunks = bounds.len() / (W / T);
+        let mut step = first;
+        for (chunk, out) in out.chunks_mut(CHUNK).enumerate() {
+            let mut bound = [[0.0f32; W]; 3];
+            for out in out.as_chunks_mut::<BLOCK>().0 {
+                let mut eight = [0.0f32; W];
+                for half in 0..2 {
+                    let mut four = [0.0f32; W];
+                    for quarter in 0..2 {
+                        let mut two = [0.0f32; W];
+                        for pair in 0..2 {
+                            let mut x = [[0.0f32; W]; 2];
+                            for s in 0..2 {
+                                if step + s < k {
+                                    let line = &source.data[(step + s) * source.col + i..];
+                                    if lines == W {
+                                        x[s].copy_from_slice(&line[..W]);
+                                    } else {
+                                        x[s][..lines].copy_from_slice(&line[..lines]);
+                                    }
+                                }
+                            }
+                            let out = &mut out[4 * half + 2 * quarter + pair];
+                            for l in 0..W {
+                                let (even, odd) = (rounded(x[0][l] * factor[l]), rounded(x[1][l] * factor[l]));
+                                out[l] = [even.0, odd.0];
+                                two[l] += even.1 * even.1 + odd.1 * odd.1;
+                            }
+                            step += 2;
+                        }
+                        for l in 0..W {
+                            bound[0][l] = bound[0][l].max(two[l]);
+                            four[l] += two[l];
+                        }
+                    }
+                    for l in 0..W {
+                        bound[1][l] = bound[1][l].max(four[l]);
+                        eight[l] += four[l];
+                    }
+                }
+                for l in 0..W {
+                    bound[2][l] = bound[2][l].max(eight[l]);
                 }
             }
-            x
-        };
-        let mut magnitudes = [0u32; W];
-        for k in 0..k {
-            let x = step(k);
-            for i in 0..W {
-                magnitudes[i] = magnitudes[i].max(magnitude(x[i]));
-            }
-        }
-        let mut factor = [0.0f32; W];
-        for i in 0..W {
-            (factor[i], scales[i]) = factors(magnitudes[i]);
-        }
-        let (words, _) = words.as_chunks_mut::<W>();
-        for (pair, words) in words.iter_mut().enumerate() {
-            let even = step(2 * pair);
-            let odd = if 2 * pair + 1 < k { step(2 * pair + 1) } else { [0.0; W] };
-            for i in 0..W {
-                words[i] = word(even[i], odd[i], factor[i]);
+            for tile in 0..W / T {
+                let mut largest = [0.0f32; 3];
+                for size in 0..3 {
+                    for l in tile * T..(tile + 1) * T {
+                        largest[size] = largest[size].max(bound[size][l]);
+                    }
+                }
+                bounds[tile * chunks + chunk] = Bound(largest);
             }
         }
     }
@@ -187,7 +330,7 @@ mod tests {
             (f32::from_bits(1), 0),
         ] {
             let (factor, scale) = factors(magnitude(x));
-            assert_eq!(rounded(x * factor), largest, "{x:e}");
+            assert_eq!(rounded(x * factor).0, largest, "{x:e}");
             assert_eq!(f64::from(factor) * scale, 1.0, "{x:e}");
         }
         assert_eq!(factors(0), (1.0, 1.0));
@@ -197,13 +340,11 @@ mod tests {
     }
 
     #[test]
-    fn ties_go_to_even_and_words_hold_both_signs() {
+    fn ties_go_to_even_on_both_sides() {
         for (x, want) in
             [(0.5, 0), (1.5, 2), (2.5, 2), (-0.5, 0), (-1.5, -2), (32576.0, 32576), (-32575.5, -32576)]
         {
-            assert_eq!(rounded(x), want, "{x}");
-            let word = word(x, -x, 1.0);
-            assert_eq!((i32::from(word as i16), word >> 16), (want, -want));
+            assert_eq!(rounded(x), (want, f32::from(want)), "{x}");
         }
     }
 }

@@ -41,7 +41,7 @@ proptest! {
 /// The largest integers there are, all of one sign and alternating, as long as two passes: nothing overflows.
 #[test]
 fn sums_of_extremes_are_exact() {
-    let k = 2 * PASS + 35;
+    let k = 2 * operand::PASS + 35;
     let largest = f32::from_bits(0x3f7e_8000);
     let ones = vec![largest; k];
     let turns: Vec<f32> = (0..k).map(|i| if i % 2 == 0 { largest } else { -largest }).collect();
@@ -73,6 +73,37 @@ fn a_line_that_is_not_finite_makes_nan_of_its_results() {
         product(&mut env, size, Matrix::row_major(&a, k), Matrix::row_major(&b, n), None, &mut c).unwrap();
         for (at, c) in c.iter().enumerate() {
             assert_eq!(c.is_nan(), at / n == 2 || at % n == 6, "{at}");
+        }
+    }
+}
+
+/// Lines of all sizes, of one sign: the sums between two carries come as close to what fits as the bounds allow, and single pairs
+/// go beyond them.
+#[test]
+fn sums_are_carried_in_time() {
+    let k = 4 * 96;
+    for level in (0..=64).map(|i| i as f32 / 64.0) {
+        // One full element makes the scale; all others of the line are `level` of it.
+        let line: Vec<f32> =
+            (0..k).map(|i| if i == 5 { 32576.0 } else { (32576.0 * level).round() }).collect();
+        let both = line.repeat(20);
+        check(Size { m: 7, n: 20, k }, &both[..7 * k], &both, None, 1, (false, true));
+        // Side by side, which is the other way of laying out.
+        let both: Vec<f32> = line.iter().flat_map(|x| [*x; 20]).collect();
+        let few: Vec<f32> = line.iter().flat_map(|x| [*x; 7]).collect();
+        check(Size { m: 7, n: 20, k }, &few, &both, None, 2, (true, false));
+    }
+}
+
+/// Every layout of both operands, with segments and without, gives the same.
+#[test]
+fn cuts_and_layouts_do_not_show() {
+    let (m, n) = (31, 37);
+    for k in [1, 2, 15, 16, 17, 130, 300, 1100] {
+        let (a, b) = (values(7, m * k, SPREADS[1]), values(8, k * n, SPREADS[1]));
+        for (threads, left, right) in [(1, false, false), (3, true, false), (2, false, true), (4, true, true)]
+        {
+            check(Size { m, n, k }, &a, &b, None, threads, (left, right));
         }
     }
 }

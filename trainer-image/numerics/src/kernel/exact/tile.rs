@@ -1,78 +1,149 @@
-//! The micro-kernel: 3 x 16 sums of products of 16-bit integers, two steps of k a word.
+//! The micro-kernel: 6 x 16 sums of products of 16-bit integers, two steps of k at once.
 //!
-//! Two products of at most 32576^2 fit an i32. Their sums do not: `low` has them modulo 2^32, and `high` the sum of their upper halves,
-//! from which the whole follows as long as the lower halves alone stay below 2^32. So 32 products cost four AVX2 instructions, as
-//! many as 32 fused multiply-adds of f32.
+//! Two products of at most 32576^2 fit an i32. Sums of more mostly do too, and [`Bound`] says when. So a sum runs in an i32 over 2
+//! to 16 steps of k; then its upper half is carried into a second one, and its lower half, below 2^16, stays. That makes two AVX2
+//! instructions for each 16 products, as many as fused multiply-adds of f32 take, but half of them additions, which run on twice as
+//! many units; and three for each carry.
 
+#[cfg(doc)]
+use super::operand::Bound;
+use super::operand::{BLOCK, Cut, View};
 use crate::isa::{Isa, Level, multiversion};
 
 /// Rows of a tile.
-pub(super) const MR: usize = 3;
+pub(super) const MR: usize = 6;
 /// Columns of a tile.
 pub(super) const NR: usize = 16;
-/// Words of a line in one pass: upper and lower halves of so many pairs fit 32 bits.
-pub(super) const PASS: usize = 1 << 15;
 
 type Words = [[i32; NR]; MR];
 
-/// The exact sums of a tile. Below 2^53, so an f64 holds them.
+/// The exact sums of a tile.
 #[derive(Debug, Default)]
-pub(super) struct Sums([[f64; NR]; MR]);
+pub(super) struct Sums {
+    /// What is not yet carried.
+    low: Words,
+    /// In units of 2^16.
+    high: Words,
+    /// Of earlier passes; below 2^53, so an f64 holds them.
+    before: Option<[[f64; NR]; MR]>,
+}
 
-/// Adds one pass over panels of as many words.
-pub(super) fn tile(level: Level, left: &[i32], right: &[i32], sums: &mut Sums) {
-    let words = right.len() / NR;
-    assert!(words <= PASS && left.len() == words * MR && right.len() == words * NR, "panels of one pass");
-    let (mut low, mut high) = (Words::default(), Words::default());
+/// The sums of one pass of `segments` segments.
+pub(super) fn tile(
+    level: Level,
+    cut: Cut,
+    segments: usize,
+    left: View<'_>,
+    right: View<'_>,
+    sums: &mut Sums,
+) {
+    let within = |view: View<'_>, lines: usize| {
+        let last = (cut.length - 1) * view.step + (lines - 1) * view.line;
+        (segments - 1) * (cut.length * view.step + view.skip) + last < view.pairs.len()
+            && segments * (cut.chunks() + view.skip_bounds) <= view.bounds.len() + view.skip_bounds
+    };
+    assert!(segments > 0 && cut.length.is_multiple_of(BLOCK), "whole blocks");
+    assert!(right.line == 1 && right.step == NR, "a panel");
+    assert!(within(left, MR) && within(right, NR), "lines of one pass");
     match level.isa() {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::Avx512 => {
-            // SAFETY: a `Level` of Avx2 or Avx512 means the CPU has avx2; the assert above is what the kernel's contract asks for.
-            unsafe { avx2::tile(words, left.as_ptr(), right.as_ptr(), &mut low, &mut high) }
+            // SAFETY: a `Level` of Avx2 or Avx512 means the CPU has avx2; the asserts above are what the kernel's contract asks for.
+            unsafe { avx2::tile(segments, cut.length, left, right, &mut sums.low, &mut sums.high) }
         }
-        _ => plain(left, right, &mut low, &mut high),
+        _ => plain(cut, segments, left, right, sums),
     }
-    join(level, &low, &high, sums);
 }
 
-fn plain(left: &[i32], right: &[i32], low: &mut Words, high: &mut Words) {
-    let pair = |word: i32| (word as i16 as i32, word >> 16);
-    for (left, right) in left.as_chunks::<MR>().0.iter().zip(right.as_chunks::<NR>().0) {
-        for (i, a) in left.iter().enumerate() {
-            for (j, b) in right.iter().enumerate() {
-                let ((a0, a1), (b0, b1)) = (pair(*a), pair(*b));
-                let p = a0 * b0 + a1 * b1;
-                low[i][j] = low[i][j].wrapping_add(p);
-                high[i][j] += p >> 16;
+fn plain(cut: Cut, segments: usize, left: View<'_>, right: View<'_>, sums: &mut Sums) {
+    for i in 0..MR {
+        let mut row = [0i64; NR];
+        for pair in 0..segments * cut.length {
+            let at = |view: View<'_>, i: usize| {
+                let [even, odd] =
+                    view.pairs[i * view.line + pair * view.step + pair / cut.length * view.skip];
+                (i64::from(even), i64::from(odd))
+            };
+            let a = at(left, i);
+            for (j, sum) in row.iter_mut().enumerate() {
+                let b = at(right, j);
+                *sum += a.0 * b.0 + a.1 * b.1;
+            }
+        }
+        for (j, sum) in row.into_iter().enumerate() {
+            (sums.high[i][j], sums.low[i][j]) = ((sum >> 16) as i32, (sum & 0xffff) as i32);
+        }
+    }
+}
+
+impl Sums {
+    /// Before the first pass of another tile.
+    pub(super) fn begin(&mut self) {
+        self.before = None;
+    }
+
+    /// Keeps the sums of a pass while the next one is added.
+    pub(super) fn next_pass(&mut self) {
+        let before = self.before.get_or_insert_default();
+        for (before, (low, high)) in before.iter_mut().zip(self.low.iter().zip(&self.high)) {
+            for (before, (low, high)) in before.iter_mut().zip(low.iter().zip(high)) {
+                *before += f64::from(*high) * 65536.0 + f64::from(*low);
             }
         }
     }
-}
 
-multiversion! {
-    fn join<A>(low: &Words, high: &Words, sums: &mut Sums) {
-        for i in 0..MR {
-            for j in 0..NR {
-                let (low, high) = (low[i][j], high[i][j]);
-                let lower = low.wrapping_sub(high << 16) as u32;
-                sums.0[i][j] += f64::from(high) * 65536.0 + f64::from(lower);
-            }
-        }
-    }
-}
-
-multiversion! {
-    /// One row of a tile: scaled, rounded once, and the bias added.
-    pub(super) fn finish<A>(
-        sums: &Sums, row: usize, scale: f64, scales: &[f64; NR], bias: Option<&[f32]>, c: &mut [f32],
+    /// The rows of `c`, `stride` apart: sums scaled, rounded once, and the bias added.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn finish(
+        &self,
+        level: Level,
+        rows: &[f64; MR],
+        columns: &[f64; NR],
+        bias: Option<&[f32]>,
+        c: &mut [f32],
+        stride: usize,
+        cols: usize,
     ) {
-        let mut v = [0.0f32; NR];
-        for j in 0..NR {
-            v[j] = (sums.0[row][j] * (scale * scales[j])) as f32 + 0.0;
-        }
-        match bias {
-            Some(bias) => c.iter_mut().zip(v).zip(bias).for_each(|((c, v), b)| *c = b + v),
-            None => c.copy_from_slice(&v[..c.len()]),
+        // Whole rows are the usual ones: their loops have a fixed length.
+        let mut padded = [0.0; NR];
+        let bias = bias.map(|bias| match bias.first_chunk::<NR>() {
+            Some(bias) => bias,
+            None => {
+                padded[..cols].copy_from_slice(bias);
+                &padded
+            }
+        });
+        finish(level, self, rows, columns, bias, c, stride, cols);
+    }
+}
+
+multiversion! {
+    fn finish<A>(
+        sums: &Sums, rows: &[f64; MR], columns: &[f64; NR], bias: Option<&[f32; NR]>, c: &mut [f32], stride: usize, cols: usize,
+    ) {
+        for i in 0..MR {
+            if i * stride >= c.len() {
+                return;
+            }
+            let mut v = [0.0f32; NR];
+            let before = match &sums.before {
+                Some(before) => &before[i],
+                None => &[0.0; NR],
+            };
+            for j in 0..NR {
+                let sum = f64::from(sums.high[i][j]) * 65536.0 + f64::from(sums.low[i][j]) + before[j];
+                v[j] = (sum * (rows[i] * columns[j])) as f32 + 0.0;
+            }
+            if let Some(bias) = bias {
+                for j in 0..NR {
+                    v[j] = bias[j] + v[j];
+                }
+            }
+            let c = &mut c[i * stride..];
+            match c.first_chunk_mut::<NR>() {
+                Some(c) if cols == NR => *c = v,
+                _ => c[..cols].copy_from_slice(&v[..cols]),
+            }
         }
     }
 }
@@ -80,46 +151,86 @@ multiversion! {
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
     use std::arch::x86_64::{
-        __m256i, _mm256_add_epi32, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_set1_epi32,
-        _mm256_setzero_si256, _mm256_srai_epi32, _mm256_storeu_si256,
+        __m256i, _mm256_add_epi32, _mm256_blend_epi16, _mm256_loadu_si256, _mm256_madd_epi16,
+        _mm256_set1_epi32, _mm256_setzero_si256, _mm256_srai_epi32, _mm256_storeu_si256,
     };
+    use std::hint::black_box;
 
-    use super::{MR, NR, Words};
+    use super::super::operand::CHUNK;
+    use super::{MR, NR, View, Words};
 
-    /// 12 accumulators of 8 lanes, 2 for the right operand, 2 for what is multiplied: all 16 registers.
+    /// 12 sums of 8 lanes, 2 for the right operand, 1 for the left, 1 for a product: all 16 registers. What is carried lies in
+    /// memory.
     ///
     /// # Safety
-    /// The CPU has avx2. `left` has words * MR elements, `right` words * NR.
+    /// The CPU has avx2. `left` has MR lines, `right` NR lines side by side, of `segments` segments of `length` pairs, a multiple of
+    /// 8, and both have bounds for all chunks.
     #[target_feature(enable = "avx2")]
     pub(super) unsafe fn tile(
-        words: usize,
-        mut left: *const i32,
-        mut right: *const i32,
+        segments: usize,
+        length: usize,
+        left: View<'_>,
+        right: View<'_>,
         low: &mut Words,
         high: &mut Words,
     ) {
-        let mut lows = [[_mm256_setzero_si256(); 2]; MR];
-        let mut highs = lows;
-        // SAFETY (all accesses): inside the lengths that the contract states, and inside the tiles, which have MR rows of 16.
+        let (mut a, mut b) = (left.pairs.as_ptr().cast::<i32>(), right.pairs.as_ptr().cast::<i32>());
+        let (mut bound_a, mut bound_b) = (left.bounds.as_ptr(), right.bounds.as_ptr());
+        let mut sums = [[_mm256_setzero_si256(); 2]; MR];
+        // SAFETY (all accesses): inside the lengths that the contract states, none of which needs to be aligned, and inside the
+        // tiles, which have MR rows of 16. The last steps may leave the operands behind; nothing is read there.
         unsafe {
-            for _ in 0..words {
-                let b = [_mm256_loadu_si256(right.cast()), _mm256_loadu_si256(right.add(8).cast())];
-                for i in 0..MR {
-                    let a = _mm256_set1_epi32(*left.add(i));
-                    for half in 0..2 {
-                        let p = _mm256_madd_epi16(a, b[half]);
-                        lows[i][half] = _mm256_add_epi32(lows[i][half], p);
-                        highs[i][half] = _mm256_add_epi32(highs[i][half], _mm256_srai_epi32::<16>(p));
+            for i in 0..MR {
+                for half in 0..2 {
+                    _mm256_storeu_si256(high[i].as_mut_ptr().add(8 * half).cast(), sums[i][half]);
+                }
+            }
+            for _ in 0..segments {
+                let mut pairs = length;
+                while pairs > 0 {
+                    let chunk = pairs.min(CHUNK);
+                    pairs -= chunk;
+                    let run = (*bound_a).run(*bound_b);
+                    (bound_a, bound_b) = (bound_a.wrapping_add(1), bound_b.wrapping_add(1));
+                    for _ in 0..chunk >> run {
+                        // Of a length that the compiler does not know: unrolled, the products would be added up in an order that needs
+                        // more registers.
+                        for _ in 0..1usize << run {
+                            let right = [_mm256_loadu_si256(b.cast()), _mm256_loadu_si256(b.add(8).cast())];
+                            for i in 0..MR {
+                                let left = _mm256_set1_epi32(a.add(i * left.line).read_unaligned());
+                                for half in 0..2 {
+                                    let products = _mm256_madd_epi16(left, right[half]);
+                                    sums[i][half] = _mm256_add_epi32(sums[i][half], products);
+                                }
+                            }
+                            a = a.wrapping_add(left.step);
+                            b = b.wrapping_add(NR);
+                        }
+                        // In memory, whatever the compiler thinks: there are no registers left.
+                        let high = black_box(high.as_mut_ptr()).cast::<i32>();
+                        for i in 0..MR {
+                            for half in 0..2 {
+                                let place = high.add(i * NR + 8 * half).cast::<__m256i>();
+                                let upper = _mm256_srai_epi32::<16>(sums[i][half]);
+                                _mm256_storeu_si256(
+                                    place,
+                                    _mm256_add_epi32(_mm256_loadu_si256(place), upper),
+                                );
+                                sums[i][half] =
+                                    _mm256_blend_epi16::<0xaa>(sums[i][half], _mm256_setzero_si256());
+                            }
+                        }
                     }
                 }
-                left = left.add(MR);
-                right = right.add(NR);
+                (a, b) = (a.wrapping_add(left.skip), b.wrapping_add(right.skip));
+                bound_a = bound_a.wrapping_add(left.skip_bounds);
+                bound_b = bound_b.wrapping_add(right.skip_bounds);
             }
             for i in 0..MR {
                 for half in 0..2 {
-                    let place = |tile: &mut Words| tile[i].as_mut_ptr().add(8 * half).cast::<__m256i>();
-                    _mm256_storeu_si256(place(low), lows[i][half]);
-                    _mm256_storeu_si256(place(high), highs[i][half]);
+                    let place = low[i].as_mut_ptr().add(8 * half).cast::<__m256i>();
+                    _mm256_storeu_si256(place, sums[i][half]);
                 }
             }
         }

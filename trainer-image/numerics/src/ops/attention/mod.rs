@@ -90,7 +90,7 @@ impl<'a> Task<'a> {
     fn forward(&self, out: &mut [f32], stats: &mut [f32], scratch: &mut Scratch) {
         let Shape { head, group, rows: Rows { length, .. }, .. } = self.shape;
         let scale = self.shape.scale();
-        let Scratch { a, b: [keys, values, ..], rows: [z, _] } = scratch;
+        let Scratch { a, b: [keys, values, ..], rows: [z, _], .. } = scratch;
         let keys = self.pack(self.key().transposed(), length, head, keys);
         let values = self.pack(self.value(), head, length, values);
         let z = grown(z, BLOCK * length);
@@ -114,7 +114,7 @@ impl<'a> Task<'a> {
     fn backward(&self, o: &[f32], d_o: &[f32], stats: &[f32], grads: &mut [f32], scratch: &mut Scratch) {
         let Shape { head, group, out: width, rows: Rows { length, .. }, .. } = self.shape;
         let scale = self.shape.scale();
-        let Scratch { a, b: [keys_t, values_t, keys, rows], rows: [p, ds] } = scratch;
+        let Scratch { a, b: [keys_t, values_t, keys, rows], rows: [p, ds], .. } = scratch;
         let keys_t = self.pack(self.key().transposed(), length, head, keys_t);
         let values_t = self.pack(self.value().transposed(), length, head, values_t);
         let keys = self.pack(self.key(), head, length, keys);

@@ -116,6 +116,7 @@ impl Operands {
             d_inputs: &d_inputs,
             gradients: &mut gradients,
             d_parameters: &parameters,
+            held: &[],
         };
         self.op.backward(&mut env, backward).unwrap();
         Written {
