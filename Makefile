@@ -94,6 +94,10 @@ planted: ## Some fifty bugs in the numerics, one at a time: a test must notice e
 bench-trainer: ## Steps of five models beside PyTorch, in turns; wants a quiet machine; writes bench/results/trainer.json
 	@tests/torch/run.sh --bench
 
+.PHONY: bench-worker
+bench-worker: ## What checkpoints and a second worker cost a run; writes bench/results/worker.json
+	@python3 bench/worker.py
+
 .PHONY: bench-proof
 bench-proof: ## What proving costs: log, StateRoot, bundle, replay, commit; writes bench/results/proof.json
 	@python3 bench/proof.py

@@ -37,6 +37,12 @@ impl Cut {
         self.segments * self.length
     }
 
+    /// Pairs from one line to the next, where lines are runs of memory: a cache line more than they have, or the lines of a tile
+    /// would meet in the same few places of a cache if k is a power of two.
+    pub(super) fn pitch(self) -> usize {
+        self.pairs() + 16
+    }
+
     /// Runs of segments that one pass of the micro-kernel may do.
     pub(super) fn passes(self) -> impl Iterator<Item = Range<usize>> {
         let per = (PASS / self.length).max(1);
@@ -97,7 +103,7 @@ impl<const W: usize, const T: usize> Operand<W, T> {
     /// Makes room for `lines` lines.
     pub(super) fn begin(&mut self, lines: usize, cut: Cut) {
         (self.cut, self.panels) = (cut, lines.div_ceil(W));
-        let pairs = self.panels * W * cut.pairs();
+        let pairs = self.panels * W * cut.pitch();
         self.pairs.resize(self.pairs.len().max(pairs), [0; 2]);
         let bounds = self.panels * W / T * cut.segments * cut.chunks();
         self.bounds.resize(self.bounds.len().max(bounds), Bound::default());
@@ -110,7 +116,7 @@ impl<const W: usize, const T: usize> Operand<W, T> {
         let (pairs, chunks, tiles) = (self.cut.pairs(), self.cut.chunks(), self.panels * W / T);
         let (panel, within, first) = (i / W, i % W, segments.start * length);
         let (from, line, step, skip) = match self.layout {
-            Layout::Lines => (i * pairs + first, pairs, 1, 0),
+            Layout::Lines => (i * self.cut.pitch() + first, self.cut.pitch(), 1, 0),
             Layout::Panels => ((panel * pairs + first) * W + within, 1, W, 0),
             Layout::Segments => {
                 let skip = (self.panels - 1) * length * W;

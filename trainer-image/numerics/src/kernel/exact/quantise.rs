@@ -21,10 +21,10 @@ impl<const W: usize, const T: usize> Operand<W, T> {
             return self.columns(env, source, lines, k);
         }
         self.layout = Layout::Lines;
-        let (level, pairs) = (env.level, cut.pairs());
-        let (all, bounds) = (self.panels * W * pairs, W / T * cut.segments * cut.chunks());
+        let (level, panel) = (env.level, W * cut.pitch());
+        let bounds = W / T * cut.segments * cut.chunks();
         let pieces = (
-            Chunks::new(&mut self.pairs[..all], W * pairs),
+            Chunks::new(&mut self.pairs[..self.panels * panel], panel),
             Chunks::new(&mut self.scales, W),
             Chunks::new(&mut self.bounds[..self.panels * bounds], bounds),
         );
@@ -47,19 +47,19 @@ impl<const W: usize, const T: usize> Operand<W, T> {
             return self.columns(env, source, lines, k);
         }
         self.layout = Layout::Panels;
-        let (level, pairs) = (env.level, cut.pairs());
-        let (all, bounds) = (self.panels * W * pairs, W / T * cut.segments * cut.chunks());
+        let (level, pairs, pitch) = (env.level, cut.pairs(), cut.pitch());
+        let bounds = W / T * cut.segments * cut.chunks();
         let pieces = (
-            Chunks::new(&mut self.pairs[..all], W * pairs),
+            Chunks::new(&mut self.pairs[..self.panels * W * pairs], W * pairs),
             Chunks::new(&mut self.scales, W),
             Chunks::new(&mut self.bounds[..self.panels * bounds], bounds),
         );
         Ok(env.pool.each(pieces, &mut env.scratch, |panel, (out, scales, bounds), own| {
-            own.pairs.resize(W * pairs, [0; 2]);
+            own.pairs.resize(W * pitch, [0; 2]);
             quantise_lines::<W, T>(level, source, panel * W, lines, k, cut, &mut own.pairs, scales, bounds);
             let (out, _) = out.as_chunks_mut::<W>();
             for i in 0..W {
-                for (out, pair) in out.iter_mut().zip(&own.pairs[i * pairs..][..pairs]) {
+                for (out, pair) in out.iter_mut().zip(&own.pairs[i * pitch..][..pairs]) {
                     out[i] = *pair;
                 }
             }
@@ -174,10 +174,10 @@ multiversion! {
         bounds: &mut [Bound],
     ) {
         const STEPS: usize = 2 * CHUNK;
-        let pairs = out.len() / W;
+        let (pairs, pitch) = (cut.pairs(), cut.pitch());
         bounds.fill(Bound::default());
         for i in 0..W {
-            let out = &mut out[i * pairs..][..pairs];
+            let out = &mut out[i * pitch..][..pairs];
             if first + i >= lines {
                 out.fill([0; 2]);
                 scales[i] = 1.0;
