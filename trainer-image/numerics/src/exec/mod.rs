@@ -12,7 +12,7 @@ use crate::graph::{Graph, Op};
 use crate::isa::{Isa, IsaUnavailable, Level};
 use crate::kernel;
 use crate::ops::{Backward, Forward, Rows};
-use plan::Plan;
+use plan::{Action, Plan};
 
 /// Why a shard could not be computed. A NaN or an infinity is not an error here: it shows in the loss.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,14 +82,36 @@ pub struct Executor {
     env: Env,
 }
 
+/// Which activations a step computes again on its way back instead of keeping them. Never shows in any bit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Recompute {
+    /// None: the fastest.
+    #[default]
+    Never,
+    /// All inside of layers but the last layer's: memory for one layer and the layers' inputs, for one more pass forward
+    /// (Chen, Xu, Zhang and Guestrin, "Training deep nets with sublinear memory cost", 2016).
+    Layers,
+}
+
 impl Executor {
-    /// For shards of `sequences_per_shard` sequences of the graph's context length, on `threads`
-    /// threads (the caller's included; 0 is taken as 1). Neither `isa` nor `threads` shows in any bit.
+    /// [`Executor::with`] everything kept.
     pub fn new(
         graph: &Graph,
         sequences_per_shard: usize,
         isa: Isa,
         threads: usize,
+    ) -> Result<Executor, ExecError> {
+        Executor::with(graph, sequences_per_shard, isa, threads, Recompute::Never)
+    }
+
+    /// For shards of `sequences_per_shard` sequences of the graph's context length, on `threads`
+    /// threads (the caller's included; 0 is taken as 1). Neither `isa`, `threads` nor `recompute` shows in any bit.
+    pub fn with(
+        graph: &Graph,
+        sequences_per_shard: usize,
+        isa: Isa,
+        threads: usize,
+        recompute: Recompute,
     ) -> Result<Executor, ExecError> {
         let level = Level::new(isa)?;
         let rows = sequences_per_shard.checked_mul(graph.context()).unwrap_or(0);
@@ -97,7 +119,7 @@ impl Executor {
         if rows == 0 || rows > 1 << 24 {
             return Err(ExecError::TooLarge { rows });
         }
-        let plan = Plan::new(graph, rows)?;
+        let plan = Plan::new(graph, rows, recompute)?;
         let env =
             Env::new(level, threads).map_err(|e| ExecError::Threads { threads, reason: e.to_string() })?;
         Ok(Executor {
@@ -132,14 +154,17 @@ impl Executor {
         self.check_ids("tokens", tokens, rows.count())?;
         self.check_ids("targets", targets, rows.count())?;
         crate::float::normalize();
-        for node in 0..self.graph.nodes().len() {
-            self.forward(node, rows, weights, tokens, targets)?;
+        for action in 0..self.plan.forward {
+            self.forward(action, rows, weights, tokens, targets)?;
         }
-        let loss = self.graph.nodes().last().ok_or(ExecError::Internal("a graph without nodes"))?.output;
-        let losses = &self.buffer[range(self.plan.values[loss], rows, 1)];
+        let losses = &self.buffer[range(self.last()?.output, rows, 1)];
         let loss = kernel::rows_sum(self.env.level, losses) / rows.count() as f32;
-        for node in (0..self.graph.nodes().len()).rev() {
-            self.backward(node, rows, weights, tokens, targets, gradient)?;
+        for action in self.plan.forward..self.plan.actions.len() {
+            if self.plan.actions[action].backward {
+                self.backward(action, rows, weights, tokens, targets, gradient)?;
+            } else {
+                self.forward(action, rows, weights, tokens, targets)?;
+            }
         }
         Ok(loss)
     }
@@ -155,25 +180,30 @@ impl Executor {
         }
         self.check_ids("tokens", tokens, rows.count())?;
         crate::float::normalize();
-        for node in 0..self.graph.nodes().len() {
-            if !matches!(self.graph.nodes()[node].op, Op::CrossEntropy(_)) {
-                self.forward(node, rows, weights, tokens, &[])?;
+        for action in 0..self.plan.forward {
+            if !matches!(self.graph.nodes()[self.plan.actions[action].node].op, Op::CrossEntropy(_)) {
+                self.forward(action, rows, weights, tokens, &[])?;
             }
         }
-        let logits = self.graph.logits().ok_or(ExecError::Internal("a graph without a loss"))?;
-        let place = range(self.plan.values[logits], rows, self.graph.values()[logits]);
-        Ok(self.buffer[place].to_vec())
+        let logits = self.last()?.inputs.first().ok_or(ExecError::Internal("a graph without a loss"))?;
+        Ok(self.buffer[range(*logits, rows, self.graph.vocabulary())].to_vec())
+    }
+
+    /// The loss, forward.
+    fn last(&self) -> Result<&Action, ExecError> {
+        self.plan.actions[..self.plan.forward].last().ok_or(ExecError::Internal("a graph without nodes"))
     }
 
     fn forward(
         &mut self,
-        node: usize,
+        action: usize,
         rows: Rows,
         weights: &[f32],
         tokens: &[u32],
         targets: &[u32],
     ) -> Result<(), ExecError> {
-        let places = self.places(node, rows);
+        let action = &self.plan.actions[action];
+        let places = places(&self.graph, action, rows);
         let call = Forward {
             rows,
             tokens,
@@ -185,31 +215,27 @@ impl Executor {
             output: places.output,
             saved: places.saved,
         };
-        Ok(self.graph.nodes()[node].op.forward(&mut self.env, call)?)
+        Ok(self.graph.nodes()[action.node].op.forward(&mut self.env, call)?)
     }
 
     fn backward(
         &mut self,
-        node: usize,
+        action: usize,
         rows: Rows,
         weights: &[f32],
         tokens: &[u32],
         targets: &[u32],
         gradient: &mut [f32],
     ) -> Result<(), ExecError> {
-        let places = self.places(node, rows);
+        let action = &self.plan.actions[action];
+        let places = places(&self.graph, action, rows);
         let widths = self.graph.values();
-        let n = &self.graph.nodes()[node];
-        let is_loss = node + 1 == self.graph.nodes().len();
-        let d_output =
-            if is_loss { 0..0 } else { range(self.plan.gradients[n.output], rows, widths[n.output]) };
-        let final_place = |k: usize| range(self.plan.gradients[n.inputs[k]], rows, widths[n.inputs[k]]);
-        let d_inputs: Vec<Range<usize>> = (0..n.inputs.len())
-            .map(|k| match self.plan.staged[node][k] {
-                Some(offset) => range(offset, rows, widths[n.inputs[k]]),
-                None => final_place(k),
-            })
-            .collect();
+        let n = &self.graph.nodes()[action.node];
+        let is_loss = action.node + 1 == self.graph.nodes().len();
+        let d_output = if is_loss { 0..0 } else { range(action.d_output, rows, widths[n.output]) };
+        let input = |k: usize, offset: usize| range(offset, rows, widths[n.inputs[k]]);
+        let d_inputs: Vec<Range<usize>> =
+            action.d_inputs.iter().enumerate().map(|(k, d)| input(k, d.made)).collect();
         let call = Backward {
             rows,
             tokens,
@@ -224,28 +250,17 @@ impl Executor {
             d_inputs: &d_inputs,
             gradients: gradient,
             d_parameters: &places.parameters,
-            held: &self.plan.held[node],
+            held: &self.plan.held[action.node],
         };
         n.op.backward(&mut self.env, call)?;
 
-        for (k, staged) in d_inputs.into_iter().enumerate() {
-            if self.plan.staged[node][k].is_some() {
-                let [sum, contribution] = crate::ops::cut(&mut self.buffer, [&final_place(k), &staged])?;
+        for (k, (d, made)) in action.d_inputs.iter().zip(d_inputs).enumerate() {
+            if let Some(sum) = d.sum {
+                let [sum, contribution] = crate::ops::cut(&mut self.buffer, [&input(k, sum), &made])?;
                 kernel::add_assign(&mut self.env, sum, contribution)?;
             }
         }
         Ok(())
-    }
-
-    fn places(&self, node: usize, rows: Rows) -> Places {
-        let n = &self.graph.nodes()[node];
-        let widths = self.graph.values();
-        Places {
-            inputs: n.inputs.iter().map(|&id| range(self.plan.values[id], rows, widths[id])).collect(),
-            output: range(self.plan.values[n.output], rows, widths[n.output]),
-            saved: range(self.plan.saved[node], rows, n.op.saved_width()),
-            parameters: n.op.parameters().iter().map(|&id| self.graph.tensors()[id].range()).collect(),
-        }
     }
 
     fn check_ids(&self, what: &'static str, ids: &[u32], expected: usize) -> Result<(), ExecError> {
@@ -255,6 +270,17 @@ impl Executor {
             Some(index) => Err(ExecError::Token { what, index, token: ids[index], vocabulary }),
             None => Ok(()),
         }
+    }
+}
+
+fn places(graph: &Graph, action: &Action, rows: Rows) -> Places {
+    let n = &graph.nodes()[action.node];
+    let widths = graph.values();
+    Places {
+        inputs: n.inputs.iter().zip(&action.inputs).map(|(&id, &at)| range(at, rows, widths[id])).collect(),
+        output: range(action.output, rows, widths[n.output]),
+        saved: range(action.saved, rows, n.op.saved_width()),
+        parameters: n.op.parameters().iter().map(|&id| graph.tensors()[id].range()).collect(),
     }
 }
 

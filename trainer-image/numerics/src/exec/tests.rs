@@ -131,3 +131,32 @@ fn a_polluted_caller_is_repaired() {
         assert_same(&got, &want, isa.name());
     }
 }
+
+/// A layer that is computed again is the same layer.
+#[test]
+fn recomputation_does_not_show() {
+    let llama = ModelSpec {
+        architecture: Architecture::Llama,
+        llama: Some(crate::spec::LlamaShape { kv_heads: 1, mlp_width: 40, rope_base: 10_000 }),
+        ..model(TiedEmbeddings::Untied)
+    };
+    let (tokens, targets) = (ids(1, 40, 37), ids(2, 40, 37));
+    for model in [model(TiedEmbeddings::Tied), llama] {
+        for layers in [1, 2, 4] {
+            let model = ModelSpec { layers, ..model.clone() };
+            for arithmetic in [Arithmetic::F32Chain, Arithmetic::I16Exact] {
+                let graph = Graph::build(&model, StepShape { batch: 2, shards: 1 }, arithmetic).unwrap();
+                let w = State::genesis(&graph, 9).w;
+                let run = |recompute| {
+                    let mut executor = Executor::with(&graph, 2, Isa::detect(), 2, recompute).unwrap();
+                    let mut gradient = vec![f32::NAN; graph.parameters()];
+                    let loss = executor.shard_gradient(&w, &tokens, &targets, &mut gradient).unwrap();
+                    gradient.push(loss);
+                    gradient
+                };
+                let what = format!("{layers} layers, {arithmetic:?}");
+                assert_same(&run(Recompute::Layers), &run(Recompute::Never), &what);
+            }
+        }
+    }
+}

@@ -33,6 +33,7 @@ impl Builder {
                 tensors: vec![],
                 values: vec![],
                 nodes: vec![],
+                layers: vec![],
                 tail: vec![Tail::Reduce, Tail::Clip, Tail::AdamW],
             },
         })
@@ -83,6 +84,16 @@ impl Builder {
         self.graph.values.push(width);
         self.graph.nodes.push(Node { name, op, inputs: inputs.to_vec(), output });
         Ok(output)
+    }
+
+    /// How many nodes there are.
+    pub(super) fn nodes(&self) -> usize {
+        self.graph.nodes.len()
+    }
+
+    /// The nodes from `first` on are a layer.
+    pub(super) fn layer(&mut self, first: usize) {
+        self.graph.layers.push(first..self.graph.nodes.len());
     }
 
     /// A product with a weight, in the graph's arithmetic.

@@ -26,6 +26,7 @@ pub(super) fn build(
     let mut x = b.node("embedding", Op::Embedding(Embedding { tokens: wte, positions: Some(wpe) }), &[])?;
     for l in 0..layers {
         let name = |part: &str| format!("h.{l}.{part}");
+        let first = b.nodes();
 
         let y = norm(&mut b, &name("ln_1"), d, x)?;
         let y = linear(&mut b, &name("attn.qkv"), 3 * d, d, normal, y)?;
@@ -38,6 +39,7 @@ pub(super) fn build(
         let y = b.node(name("mlp.gelu"), Op::Gelu(Gelu), &[y])?;
         let y = linear(&mut b, &name("mlp.proj"), d, 4 * d, residual, y)?;
         x = b.node(name("mlp.add"), Op::Add(Add), &[x, y])?;
+        b.layer(first);
     }
     x = norm(&mut b, "ln_f", d, x)?;
     b.head(model, wte, x)

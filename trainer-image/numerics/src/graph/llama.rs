@@ -32,6 +32,7 @@ pub(super) fn build(
     let mut x = b.node("embedding", Op::Embedding(Embedding { tokens: embed, positions: None }), &[])?;
     for l in 0..layers {
         let name = |part: &str| format!("layers.{l}.{part}");
+        let first = b.nodes();
 
         let y = norm(&mut b, &name("attn_norm"), d, x)?;
         let y = linear(&mut b, &name("attn.qkv"), qkv, d, normal, y)?;
@@ -46,6 +47,7 @@ pub(super) fn build(
         let y = b.node(name("mlp.swiglu"), Op::SwiGlu(SwiGlu), &[y])?;
         let y = linear(&mut b, &name("mlp.down"), d, mlp, residual, y)?;
         x = b.node(name("mlp.add"), Op::Add(Add), &[x, y])?;
+        b.layer(first);
     }
     x = norm(&mut b, "norm", d, x)?;
     b.head(model, embed, x)

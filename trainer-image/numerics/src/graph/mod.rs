@@ -113,6 +113,8 @@ pub struct Graph {
     /// Width of each value.
     pub(crate) values: Vec<usize>,
     pub(crate) nodes: Vec<Node>,
+    /// The nodes of each layer: what may be recomputed together. Not part of the canonical bytes.
+    pub(crate) layers: Vec<Range<usize>>,
     pub(crate) tail: Vec<Tail>,
 }
 
@@ -157,6 +159,11 @@ impl Graph {
     /// Forward nodes in execution order.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
+    }
+
+    /// The nodes of each layer, in order.
+    pub(crate) fn layers(&self) -> &[Range<usize>] {
+        &self.layers
     }
 
     /// What follows the shards' gradients: reduce, clip, optimiser.
