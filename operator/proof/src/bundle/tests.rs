@@ -22,7 +22,9 @@ type Memory = BTreeMap<String, Vec<u8>>;
 const DATASET: &[u8] = br#"{"a":"dataset"}"#;
 
 fn spec() -> Vec<u8> {
-    crate::jcs::to_vec(&serde_json::json!({"genesis": samples::job().genesis})).unwrap()
+    let job = samples::job();
+    let training = serde_json::json!({"steps": job.steps.get()});
+    crate::jcs::to_vec(&serde_json::json!({"genesis": job.genesis, "training": training})).unwrap()
 }
 
 fn hub() -> SigningKey {

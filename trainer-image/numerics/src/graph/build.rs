@@ -34,6 +34,7 @@ impl Builder {
                 values: vec![],
                 nodes: vec![],
                 tail: vec![Tail::Reduce, Tail::Clip, Tail::AdamW],
+                evaluated: None,
             },
         })
     }

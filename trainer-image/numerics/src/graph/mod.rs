@@ -114,6 +114,8 @@ pub struct Graph {
     pub(crate) values: Vec<usize>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) tail: Vec<Tail>,
+    /// E, if the job evaluates.
+    pub(crate) evaluated: Option<u64>,
 }
 
 /// Why a graph could not be built.
@@ -138,6 +140,15 @@ impl Graph {
         }
     }
 
+    /// The graph of a job that evaluates `sequences` held-out sequences after some steps: its tail ends with
+    /// [`Tail::Evaluate`], which walks the forward nodes once more with the new state.
+    pub fn with_evaluation(mut self, sequences: u64) -> Graph {
+        self.tail.retain(|op| *op != Tail::Evaluate);
+        self.tail.push(Tail::Evaluate);
+        self.evaluated = Some(sequences);
+        self
+    }
+
     /// Trained tensors in canonical order: the order of initialisation, of the gradient norm, of the
     /// flat buffers and of the state root.
     pub fn tensors(&self) -> &[Tensor] {
@@ -159,7 +170,12 @@ impl Graph {
         &self.nodes
     }
 
-    /// What follows the shards' gradients: reduce, clip, optimiser.
+    /// E: the held-out sequences of an evaluation, 0 for a job that has none.
+    pub fn evaluated(&self) -> u64 {
+        self.evaluated.unwrap_or(0)
+    }
+
+    /// What follows the shards' gradients: reduce, clip, optimiser, and evaluation if there is one.
     pub fn tail(&self) -> &[Tail] {
         &self.tail
     }
@@ -216,7 +232,7 @@ impl Graph {
             fields.push(("output", Json::index(n.output)));
             Json::Object(fields)
         });
-        let root = Json::Object(vec![
+        let mut root = vec![
             ("format", Json::text(FORMAT)),
             ("ops", Json::text(OPS)),
             ("arithmetic", Json::text(self.arithmetic.name())),
@@ -227,9 +243,10 @@ impl Graph {
             ("values", Json::List(self.values.iter().copied().map(Json::index).collect())),
             ("nodes", Json::List(nodes.collect())),
             ("tail", Json::List(self.tail.iter().map(|t| Json::text(t.name())).collect())),
-        ]);
+        ];
+        root.extend(self.evaluated.map(|sequences| ("evaluated", Json::Integer(sequences))));
         let mut out = String::new();
-        root.write(&mut out);
+        Json::Object(root).write(&mut out);
         out.into_bytes()
     }
 
