@@ -280,6 +280,9 @@ pub struct Progress {
     pub step: u64,
     /// Its loss, shortest f32 text.
     pub loss: String,
+    /// The loss of the last evaluation, if this pod has seen one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_loss: Option<String>,
     /// Tokens of all workers per second.
     pub tokens_per_second: u64,
 }

@@ -29,7 +29,9 @@ impl FromStr for Mount {
             Some((name, dir)) if !name.is_empty() && !dir.is_empty() => {
                 Ok(Self { name: name.into(), dir: dir.into() })
             }
-            _ => Err("write it as NAME=DIR, NAME being spec.data.dataset of the job"),
+            _ => Err(
+                "write it as NAME=DIR, NAME being spec.data.dataset or spec.training.eval.dataset of the job",
+            ),
         }
     }
 }
@@ -46,9 +48,13 @@ pub(super) fn prepare(command: &LocalCommand) -> Result<Prepared, Failure> {
             command.workers
         )));
     }
-    let data = dataset_dir(spec, &command.data)?;
+    check_mounts(spec, &command.data)?;
+    let data = dataset_dir(&spec.data.dataset, &command.data)?;
     let manifest = read_manifest(data).map_err(bad_data)?;
-    let resolved = resolve::resolve(spec, &manifest).map_err(|e| refused(command, &e))?;
+    let eval_data = spec.training.eval.as_ref();
+    let eval_data = eval_data.map(|eval| dataset_dir(&eval.dataset, &command.data)).transpose()?;
+    let held_out = eval_data.map(read_manifest).transpose().map_err(bad_data)?;
+    let resolved = resolve::resolve(spec, &manifest, held_out.as_ref()).map_err(|e| refused(command, &e))?;
     let program = trainer::find()?;
     take_directory(&command.out, &resolved)?;
     let steps = command.last_step.unwrap_or(resolved.spec.training.steps);
@@ -59,6 +65,7 @@ pub(super) fn prepare(command: &LocalCommand) -> Result<Prepared, Failure> {
             program,
             spec: command.out.join(SPEC_FILE),
             data: data.to_owned(),
+            eval_data: eval_data.map(Path::to_owned),
             out: command.out.clone(),
             workers: command.workers,
             threads: command.threads.unwrap_or_else(|| share_of_cpus(command.workers)),
@@ -75,17 +82,24 @@ pub(super) fn prepare(command: &LocalCommand) -> Result<Prepared, Failure> {
 /// The resolved spec in the job directory; rank 0 would write the same bytes.
 const SPEC_FILE: &str = "spec.json";
 
-fn dataset_dir<'a>(spec: &TrainingJobSpec, mounts: &'a [Mount]) -> Result<&'a Path, Failure> {
+/// Refuses a dataset that the job does not name.
+fn check_mounts(spec: &TrainingJobSpec, mounts: &[Mount]) -> Result<(), Failure> {
     let wanted = &spec.data.dataset;
-    if let Some(other) = mounts.iter().find(|m| m.name != *wanted) {
-        let text = format!(
-            "--data {}=...: the job names dataset {wanted} only; give --data {wanted}=DIR",
-            other.name
-        );
-        return Err(Failure::usage(text));
-    }
-    match mounts {
-        [one] => Ok(&one.dir),
+    let held_out = spec.training.eval.as_ref().map(|eval| &eval.dataset);
+    let Some(other) = mounts.iter().find(|m| m.name != *wanted && Some(&m.name) != held_out) else {
+        return Ok(());
+    };
+    let and = held_out.map_or(String::new(), |name| format!(" and {name}"));
+    Err(Failure::usage(format!(
+        "--data {}=...: the job names dataset {wanted}{and} only; give --data {wanted}=DIR",
+        other.name
+    )))
+}
+
+fn dataset_dir<'a>(wanted: &str, mounts: &'a [Mount]) -> Result<&'a Path, Failure> {
+    let mut found = mounts.iter().filter(|mount| mount.name == wanted);
+    match (found.next(), found.next()) {
+        (Some(one), None) => Ok(&one.dir),
         _ => Err(Failure::usage(format!("--data {wanted}=...: give it exactly once"))),
     }
 }
