@@ -256,6 +256,11 @@ mod tests {
         let running = wanted(WorkUnitPhase::Running, true);
         let first = compose(&WorkUnitStatus::default(), &running, &state, Some(&progress(25)), at(100));
         assert_eq!((first.step, first.attempt), (Some(25), Some(2)));
+        assert_eq!(first.eval_loss.as_deref(), Some("2.25"));
+        // A pod that has not evaluated yet.
+        let next = Progress { eval_loss: None, ..progress(26) };
+        let next = compose(&first, &running, &state, Some(&next), at(100));
+        assert_eq!((next.step, next.eval_loss), (Some(26), first.eval_loss.clone()));
         assert_eq!(first.checkpoint.as_ref().unwrap().step, 20);
         let again = compose(&first, &running, &state, Some(&progress(25)), at(200));
         assert_eq!(difference(&first, &again), None);
@@ -283,6 +288,7 @@ mod tests {
         let running = wanted(WorkUnitPhase::Running, true);
         let said = compose(&WorkUnitStatus::default(), &running, &state, Some(&progress(25)), at(100));
         assert_eq!((said.step, said.loss, said.checkpoint), (Some(25), None, None));
+        assert_eq!(said.eval_loss, None);
     }
 
     #[test]

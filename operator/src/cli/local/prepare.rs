@@ -173,6 +173,38 @@ mod tests {
     }
 
     #[test]
+    fn each_dataset_that_the_job_names_is_given_once_and_no_other() {
+        let spec = |eval: serde_json::Value| -> TrainingJobSpec {
+            let mut job = serde_json::json!({
+                "model": {"architecture": "gpt2", "layers": 1, "width": 16, "heads": 1, "context": 8, "vocabulary": 256},
+                "data": {"dataset": "kjv"}, "training": {"steps": 4, "batch": 2, "shards": 2}, "workers": {"count": 1}
+            });
+            if !eval.is_null() {
+                job["training"]["eval"] = eval;
+            }
+            serde_json::from_value(job).unwrap()
+        };
+        let plain = spec(serde_json::Value::Null);
+        let evaluated = spec(serde_json::json!({"everySteps": 2, "dataset": "psalms"}));
+        let mounts = |names: &[&str]| -> Vec<Mount> {
+            names.iter().map(|name| format!("{name}=/{name}").parse().unwrap()).collect()
+        };
+        check_mounts(&plain, &mounts(&["kjv"])).unwrap();
+        check_mounts(&evaluated, &mounts(&["psalms", "kjv"])).unwrap();
+        for (spec, names, want) in [
+            (&plain, &["kjv", "psalms"][..], "--data psalms=...: the job names dataset kjv only"),
+            (&evaluated, &["kjv", "acts"], "--data acts=...: the job names dataset kjv and psalms only"),
+        ] {
+            let error = check_mounts(spec, &mounts(names)).unwrap_err().to_string();
+            assert!(error.contains(want), "{error}");
+        }
+        assert_eq!(dataset_dir("psalms", &mounts(&["kjv", "psalms"])).unwrap(), Path::new("/psalms"));
+        for names in [&["kjv"][..], &["psalms", "psalms"]] {
+            assert!(dataset_dir("psalms", &mounts(names)).is_err());
+        }
+    }
+
+    #[test]
     fn threads_share_the_cpus_and_are_at_least_one() {
         assert!(share_of_cpus(1) >= 1);
         assert_eq!(share_of_cpus(256), 1.max(share_of_cpus(256)));

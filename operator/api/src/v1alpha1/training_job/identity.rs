@@ -183,7 +183,7 @@ pub struct Eval {
     #[serde(default = "eval_sequences")]
     #[schemars(range(min = 1, max = 65_536))]
     pub sequences: i64,
-    /// A dataset in the catalogue of this job's namespace, of the vocabulary of data.dataset.
+    /// A dataset in the catalogue of this job's namespace, made with the tokenizer of data.dataset.
     #[schemars(schema_with = "schema::dns_label")]
     pub dataset: String,
     /// Digest of the dataset's manifest that the name must lead to. Absent: what it leads to when the job is
