@@ -290,6 +290,7 @@ fn frame_seeds() -> Vec<Vec<u8>> {
         (wire::Kind::KeepAlive, 0),
         (wire::Kind::Subtrees, 64),
         (wire::Kind::Slice, 32),
+        (wire::Kind::Evaluation, 20),
     ] {
         let _ = wire::send(&mut bytes, &wire::Frame { kind, step: 4, payload: vec![1; length] }).is_ok();
     }
