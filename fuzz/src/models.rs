@@ -1,6 +1,7 @@
 //! Readers of what a model is: a job's resolved spec, and the configuration beside a checkpoint's tensors.
 use muster_numerics::spec::{Architecture, LlamaShape, ModelSpec, TiedEmbeddings, TrainingSpec};
-use muster_proof::Digest;
+use muster_proof::evaluation::Evaluation;
+use muster_proof::{Digest, jcs};
 use muster_trainer::checkpoint;
 
 use crate::Target;
@@ -15,8 +16,23 @@ pub fn targets() -> Vec<Target> {
 fn spec(data: &[u8]) {
     if let Ok(spec) = TrainingSpec::from_json(data) {
         let _ = spec.hyper_parameters().is_ok();
+        if spec.training.eval.is_some() {
+            says_the_same(&spec);
+        }
         let again = serde_json::to_vec(&spec).ok().and_then(|json| TrainingSpec::from_json(&json).ok());
         assert_eq!(again, Some(spec));
+    }
+}
+
+/// The hub's reader and the trainer's agree on which steps evaluate, and on what.
+fn says_the_same(spec: &TrainingSpec) {
+    let bytes = jcs::serialize(spec).unwrap_or_default();
+    let Ok(said) = Evaluation::of_spec(&bytes) else { unreachable!("a spec of {} bytes", bytes.len()) };
+    let manifest = spec.training.eval.as_ref().map(|eval| eval.data.manifest.clone());
+    assert_eq!(said.dataset().map(|digest| digest.to_string()), manifest);
+    let steps = spec.training.steps;
+    for step in (1..=steps.min(64)).chain([steps.max(2) - 1, steps]) {
+        assert_eq!(said.is_due(step), spec.training.evaluates(step), "{step}");
     }
 }
 
@@ -36,7 +52,11 @@ fn spec_seeds() -> Vec<Vec<u8>> {
     let llama = format!(
         r#"{{"format":"muster.spec/1","ops":"muster.ops/1","graph":"{digest}","model":{{"architecture":"llama","layers":4,"width":256,"heads":4,"context":256,"vocabulary":256,"tiedEmbeddings":"Untied","llama":{{"kvHeads":2,"mlpWidth":704,"ropeBase":10000}}}},"data":{{"root":"{digest}","tokens":4400000}},"training":{{"steps":200,"batch":8,"shards":8,"seed":0,"arithmetic":"i16-exact","optimizer":{{"name":"adamw","learningRate":"6e-4","beta1":"0.9","beta2":"0.95","epsilon":"1e-8","weightDecay":"0.1","clipNorm":"1.0"}},"schedule":{{"name":"cosine","warmupSteps":20,"finalFraction":"0.1"}}}},"genesis":"{digest}"}}"#
     );
-    vec![gpt2.into_bytes(), llama.into_bytes()]
+    let eval = format!(
+        r#""eval":{{"everySteps":60,"sequences":64,"data":{{"manifest":"{digest}","root":"{digest}","tokens":16385}}}},"#
+    );
+    let evaluated = gpt2.replace(r#""seed":0,"#, &format!(r#"{eval}"seed":0,"#));
+    vec![gpt2.into_bytes(), llama.into_bytes(), evaluated.into_bytes()]
 }
 
 fn config_seeds() -> Vec<Vec<u8>> {
@@ -65,6 +85,7 @@ mod tests {
     fn the_seeds_are_accepted() {
         for seed in spec_seeds() {
             TrainingSpec::from_json(&seed).unwrap();
+            spec(&seed);
         }
         for seed in config_seeds() {
             checkpoint::model_spec(&seed).unwrap();

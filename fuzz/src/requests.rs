@@ -96,7 +96,7 @@ fn make() -> Option<Fixed> {
         "data": {"dataset": "tiny"}, "workers": {"count": 1},
         "training": {"steps": 40, "batch": 2, "shards": 2, "intervalSteps": 20},
     });
-    let resolved = muster::resolve::resolve(&serde_json::from_value(job).ok()?, &data).ok()?;
+    let resolved = muster::resolve::resolve(&serde_json::from_value(job).ok()?, &data, None).ok()?;
     let (digest, training) = (Digest::of(b"x"), resolved.training_digest);
     let payload = serde_json::json!({
         "format": envelope::FORMAT, "kind": "Train", "name": UNIT, "provider": "east", "jobUID": JOB,

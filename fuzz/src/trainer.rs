@@ -238,7 +238,7 @@ fn hello(data: &[u8]) {
 
 /// Frames one after the other: each has the length of its kind, and what was read is what was there.
 fn frame(data: &[u8]) {
-    let lengths = wire::Lengths { losses: 17, subtrees: 64, slice: 32 };
+    let lengths = wire::Lengths { losses: 17, subtrees: 64, slice: 32, evaluation: 20 };
     let (mut rest, mut again) = (data, Vec::new());
     while let Ok(frame) = wire::receive(&mut rest, &lengths) {
         assert!(frame.payload.len() <= 64);
@@ -290,6 +290,7 @@ fn frame_seeds() -> Vec<Vec<u8>> {
         (wire::Kind::KeepAlive, 0),
         (wire::Kind::Subtrees, 64),
         (wire::Kind::Slice, 32),
+        (wire::Kind::Evaluation, 20),
     ] {
         let _ = wire::send(&mut bytes, &wire::Frame { kind, step: 4, payload: vec![1; length] }).is_ok();
     }

@@ -35,13 +35,15 @@ pub enum ResolveError {
     Budget,
     /// The name leads to another dataset than the pinned one.
     #[error(
-        "spec.data.digest: the job pins {pinned}, but dataset {name} is {found}; import the dataset that was meant, or \
+        "spec.{field}.digest: the job pins {pinned}, but dataset {name} is {found}; import the dataset that was meant, or \
              remove the pin"
     )]
     DigestMismatch {
-        /// spec.data.dataset.
+        /// `data` or `training.eval`.
+        field: &'static str,
+        /// The name there.
         name: String,
-        /// spec.data.digest.
+        /// The pin there.
         pinned: String,
         /// The manifest's digest.
         found: Digest,
@@ -52,7 +54,7 @@ pub enum ResolveError {
              name a dataset made for {model}"
     )]
     Vocabulary {
-        /// spec.data.dataset.
+        /// spec.data.dataset or spec.training.eval.dataset.
         name: String,
         /// spec.model.vocabulary.
         model: u64,
@@ -101,20 +103,23 @@ pub fn check_supported(spec: &api::TrainingJobSpec) -> Result<(), ResolveError> 
     Ok(())
 }
 
-/// Resolves a job against the manifest that its dataset's name leads to. Computes all initial parameters, which takes
+/// Resolves a job against the manifests that its datasets' names lead to; `held_out` is that of training.eval.dataset. Computes all initial parameters, which takes
 /// seconds for 100 million: not on a thread that others wait for.
 ///
 /// # Errors
 /// See [`ResolveError`].
-pub fn resolve(spec: &api::TrainingJobSpec, data: &Manifest) -> Result<Resolved, ResolveError> {
+pub fn resolve(
+    spec: &api::TrainingJobSpec,
+    data: &Manifest,
+    held_out: Option<&Manifest>,
+) -> Result<Resolved, ResolveError> {
     check_supported(spec)?;
-    let dataset = data.digest()?;
-    if let Some(pinned) = spec.data.digest.as_ref().filter(|pinned| **pinned != dataset.to_string()) {
-        let (name, pinned) = (spec.data.dataset.clone(), pinned.clone());
-        return Err(ResolveError::DigestMismatch { name, pinned, found: dataset });
-    }
-    let (model, training) = (model(&spec.model)?, training(&spec.training)?);
     let name = &spec.data.dataset;
+    let dataset = pinned("data", name, spec.data.digest.as_ref(), data)?;
+    let (model, mut training) = (model(&spec.model)?, training(&spec.training)?);
+    if let Some(wanted) = &spec.training.eval {
+        training.eval = Some(eval(wanted, &model, data, held_out)?);
+    }
     let (spec, bytes) =
         resolved::resolved_spec(&model, &training, data).map_err(|error| invalid(name, error))?;
     let genesis = spec.genesis.parse().map_err(|_| {
@@ -126,12 +131,60 @@ pub fn resolve(spec: &api::TrainingJobSpec, data: &Manifest) -> Result<Resolved,
     Ok(Resolved { spec, bytes, digest, training_digest, genesis, dataset })
 }
 
+/// The dataset's digest, which is the pinned one if one is.
+fn pinned(
+    field: &'static str,
+    name: &str,
+    pin: Option<&String>,
+    manifest: &Manifest,
+) -> Result<Digest, ResolveError> {
+    let found = manifest.digest()?;
+    match pin.filter(|pin| **pin != found.to_string()) {
+        None => Ok(found),
+        Some(pinned) => {
+            let (name, pinned) = (name.to_owned(), pinned.clone());
+            Err(ResolveError::DigestMismatch { field, name, pinned, found })
+        }
+    }
+}
+
+/// What the spec says of an evaluation on `held_out`.
+fn eval(
+    wanted: &api::Eval,
+    model: &numerics::ModelSpec,
+    data: &Manifest,
+    held_out: Option<&Manifest>,
+) -> Result<numerics::EvalSpec, ResolveError> {
+    let name = &wanted.dataset;
+    let held_out = held_out.ok_or_else(|| {
+        ResolveError::Invalid(format!("training.eval.dataset: there is no dataset {name}; import it first"))
+    })?;
+    pinned("training.eval", name, wanted.digest.as_ref(), held_out)?;
+    if held_out.tokenizer() != data.tokenizer() {
+        return Err(ResolveError::Invalid(format!(
+            "training.eval.dataset: {name} has the tokens of {}, data.dataset those of {}; prepare both with one tokenizer",
+            held_out.tokenizer(),
+            data.tokenizer()
+        )));
+    }
+    let there = u64::from(held_out.vocabulary());
+    if there > model.vocabulary {
+        return Err(ResolveError::Vocabulary { name: name.clone(), model: model.vocabulary, data: there });
+    }
+    let every_steps = count("training.eval.everySteps", wanted.every_steps)?;
+    let sequences = count("training.eval.sequences", wanted.sequences)?;
+    Ok(resolved::eval_spec(every_steps, sequences, model.context, held_out)?)
+}
+
 /// The resolver below speaks of fields of the resolved spec, which are those of the job: `model.width`. What only Llama has lies one
 /// deeper there.
 fn invalid(name: &str, error: resolved::Error) -> ResolveError {
     match error {
         resolved::Error::Spec(SpecError::Field { field: "data.tokens", problem, remedy }) => {
             ResolveError::Invalid(format!("data.dataset: {problem}; {remedy}"))
+        }
+        resolved::Error::Spec(SpecError::Field { field: "training.eval.data.tokens", problem, remedy }) => {
+            ResolveError::Invalid(format!("training.eval.dataset: {problem}; {remedy}"))
         }
         resolved::Error::Vocabulary { model, data } => {
             ResolveError::Vocabulary { name: name.into(), model, data }
@@ -204,6 +257,8 @@ fn training(training: &api::Training) -> Result<numerics::TrainingParameters, Re
             warmup_steps: count("training.schedule.warmupSteps", training.schedule.warmup_steps)?,
             final_fraction: training.schedule.final_fraction.clone(),
         },
+        // Its data must be seen first.
+        eval: None,
     })
 }
 
@@ -217,6 +272,10 @@ fn count(field: &str, value: i64) -> Result<u64, ResolveError> {
 mod tests {
     use super::*;
     use serde_json::{Value, json};
+
+    fn resolve(spec: &api::TrainingJobSpec, data: &Manifest) -> Result<Resolved, ResolveError> {
+        super::resolve(spec, data, None)
+    }
 
     fn job() -> Value {
         json!({
@@ -272,6 +331,60 @@ mod tests {
         ] {
             let other = resolve(&with(path, value), &data).unwrap();
             assert_ne!(other.training_digest, base.training_digest, "{path}");
+        }
+    }
+
+    #[test]
+    fn an_evaluation_is_part_of_the_identity_and_names_its_data() {
+        let (_dir, data) = data();
+        let (dir, other) = (tempfile::tempdir().unwrap(), |n: usize| "And the light shineth. ".repeat(n));
+        let held_out = |name: &str, text: String| {
+            let (input, out) = (dir.path().join("t"), dir.path().join(name));
+            std::fs::write(&input, text).unwrap();
+            muster_trainer::dataset::prepare(&[input], &out).unwrap()
+        };
+        let (long, short) = (held_out("long", other(100)), held_out("short", "Amen.".into()));
+        let base = resolve(&with("training.seed", json!(0)), &data).unwrap();
+        assert_eq!(base.spec.training.eval, None);
+        let of = |eval: Value, manifest: Option<&Manifest>| {
+            super::resolve(&with("training.eval", eval), &data, manifest)
+        };
+        let eval = json!({"everySteps": 2, "dataset": "psalms"});
+        let plain = of(eval.clone(), Some(&long)).unwrap();
+        assert_ne!(plain.training_digest, base.training_digest);
+        assert_eq!(plain.genesis, base.genesis, "of the same model and seed");
+        let spec = plain.spec.training.eval.clone().unwrap();
+        assert_eq!((spec.every_steps, spec.sequences), (2, 64));
+        assert_eq!(spec.data.manifest, long.digest().unwrap().to_string());
+        let said = muster_proof::evaluation::Evaluation::of_spec(&plain.bytes).unwrap();
+        assert_eq!(said.dataset(), Some(long.digest().unwrap()));
+
+        let with = |field: &str, value: Value| {
+            let mut eval = eval.clone();
+            eval[field] = value;
+            eval
+        };
+        let pin = json!(long.digest().unwrap().to_string());
+        for same in [with("dataset", json!("other")), with("digest", pin), with("sequences", json!(64))] {
+            assert_eq!(of(same, Some(&long)).unwrap(), plain);
+        }
+        let all = of(with("sequences", json!(65_536)), Some(&long)).unwrap().spec.training.eval.unwrap();
+        assert_eq!(all.sequences, (long.tokens() - 1) / 8, "all there are");
+        for (eval, manifest, field, reason) in [
+            (eval.clone(), None, "spec.training.eval.dataset: there is no dataset psalms", "InvalidSpec"),
+            (eval.clone(), Some(&short), "spec.training.eval.dataset: 5 tokens hold 0", "InvalidSpec"),
+            (with("everySteps", json!(5)), Some(&long), "spec.training.eval.everySteps: 5 ", "InvalidSpec"),
+            (with("sequences", json!(0)), Some(&long), "spec.training.eval.sequences: 0 ", "InvalidSpec"),
+            (
+                with("digest", json!(data.digest().unwrap().to_string())),
+                Some(&long),
+                "spec.training.eval.digest: ",
+                "DigestMismatch",
+            ),
+        ] {
+            let error = of(eval, manifest).unwrap_err();
+            assert!(error.to_string().starts_with(field), "{error}");
+            assert_eq!(error.reason(), reason, "{error}");
         }
     }
 

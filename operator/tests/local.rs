@@ -93,6 +93,27 @@ fn exact_products_train_too() {
     assert_ne!(site.train("job.yaml", "chain", &[]).succeeded().state_root(), root);
 }
 
+/// Looking at other data changes nothing, and what is seen depends on nothing but the state.
+#[test]
+fn a_job_is_evaluated_on_data_of_its_own() {
+    let site = Site::new();
+    let mount = site.evaluated();
+    let losses = |out: &str| -> Vec<(u64, String)> {
+        let metrics = std::fs::read_to_string(site.path(out).join("metrics.jsonl")).unwrap();
+        let lines = metrics.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines.filter_map(|l| Some((l["step"].as_u64()?, l["evalLoss"].as_str()?.to_owned()))).collect()
+    };
+    let one = site.train("eval.yaml", "one", &["--data", &mount]).succeeded();
+    assert_eq!(losses("one").iter().map(|(step, _)| *step).collect::<Vec<_>>(), [10, 20, 24]);
+    let last: f32 = losses("one")[2].1.parse().unwrap();
+    assert!(one.stderr.contains(&format!("held out {last:.4} after 24")), "{one:?}");
+    let three = site.train("eval.yaml", "three", &["--data", &mount, "--workers", "3"]).succeeded();
+    assert_eq!((losses("three"), three.state_root()), (losses("one"), one.state_root()));
+    assert_eq!(site.train("job.yaml", "plain", &[]).succeeded().state_root(), one.state_root());
+    site.train("eval.yaml", "none", &[]).failed(2, &["--data psalms=...: give it exactly once"]);
+    site.train("job.yaml", "more", &["--data", &mount]).failed(2, &["names dataset tiny only"]);
+}
+
 #[test]
 fn bad_data_is_named() {
     let site = Site::new();

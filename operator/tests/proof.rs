@@ -110,6 +110,24 @@ fn an_interval_is_replayed_from_genesis_and_from_a_state() {
 }
 
 #[test]
+fn an_evaluated_job_is_replayed_with_both_datasets() {
+    let site = Site::new();
+    let mount = site.evaluated();
+    site.train("eval.yaml", "out", &["--data", &mount]).succeeded();
+    let trained = Trained { dir: site.dir.path(), steps: 24, interval_steps: 4 };
+    let Proved { bundle, policy, .. } = tokio::runtime::Runtime::new().unwrap().block_on(prove(&trained));
+    let (data, held_out) = (site.at("data"), site.at("held-out"));
+    run(&["verify", "bundle", text(&bundle), "--policy", text(&policy)]).succeeded();
+    // Of the steps 9 to 12 the tenth evaluates.
+    let arguments = ["replay", text(&bundle), "--interval", "2", "--data", &data, "--policy", text(&policy)];
+    let replay = |more: &[&str]| run(&[&arguments[..], more].concat());
+    let ran = replay(&["--eval-data", &held_out]).succeeded();
+    assert!(ran.stdout.ends_with("step records are the same\nMatch\n"), "{ran:?}");
+    replay(&[]).failed(2, &["--eval-data: the job is evaluated on dataset sha256:"]);
+    replay(&["--eval-data", &data]).failed(66, &["is another dataset", "training.eval.data.root"]);
+}
+
+#[test]
 fn the_whole_log_is_checked_and_must_continue_what_was_seen() {
     let World { site, policy, .. } = &*WORLD;
     let (log, kept) = (site.at("log"), site.at("kept"));

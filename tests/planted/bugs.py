@@ -66,4 +66,9 @@ BUGS = [
     ("three rounds of shuffling", "order.rs", "for round in 0..4 {", "for round in 0..3 {"),
     ("what writes into the stream starts as large", "graph/gpt2.rs", "Init::Normal { divisor: 2 * model.layers }", "Init::Normal { divisor: 1 }"),
     ("a normal number is not centred", "philox.rs", "- 262_140", "- 262_141"),
+    # 6.5
+    ("a sample's loss is divided by the rows of the call", "exec/mod.rs", "losses) / context as f32;", "losses) / rows.count() as f32;"),
+    ("an evaluation multiplies by 1/E", "ops/evaluate.rs", "kernel::tree(losses) / count", "kernel::tree(losses) * (1.0 / count)"),
+    ("an evaluation may be NaN", "ops/evaluate.rs", "if mean.is_finite() { mean } else { f32::MAX }", "mean"),
+    ("the last step evaluates only if it is a multiple", "spec/mod.rs", "step == self.steps || step.is_multiple_of(eval.every_steps)", "step.is_multiple_of(eval.every_steps)"),
 ]

@@ -1,4 +1,4 @@
-"""Whole steps of the trainer against the NumPy of this folder: genesis, losses, norms and states, bit for bit. Exits 1 if one differs."""
+"""Whole steps of the trainer against the NumPy of this folder: genesis, losses, norms, evaluations and states, bit for bit. Exits 1 if one differs."""
 
 import json
 import pathlib
@@ -29,13 +29,23 @@ CASES = {
     ),
 }
 STEPS = 3
+# An evaluation after the second step and the last, on sequences of which no power of two makes a whole.
+EVAL = (2, 5)
+
+
+def tokens(directory):
+    """The stream of a dataset."""
+    data = json.loads((directory / "manifest.json").read_text())
+    dtype = {"U16": "<u2", "U32": "<u4"}[data["dtype"]]
+    stream = np.concatenate([np.fromfile(directory / shard["path"], dtype) for shard in data["shards"]])
+    return stream.astype(np.int64)
 
 
 def compare(shape, directory):
     wanted = job.parameters(**shape, steps=STEPS)
     wanted["training"]["schedule"]["warmupSteps"] = 1
     wanted["training"]["seed"] = 12345678901
-    job.resolve(directory, wanted)
+    job.resolve(directory, wanted, EVAL)
     events = []
     job.worker(directory, directory / "out", 2, events.append)
     steps = sum(event.get("event") == "step" for event in events)
@@ -43,15 +53,16 @@ def compare(shape, directory):
     manifest = json.loads((directory / f"out/checkpoints/step-{STEPS:08}/manifest.json").read_text())
 
     spec = json.loads((directory / "spec.json").read_text())
-    data = json.loads((directory / "data/manifest.json").read_text())
-    dtype = {"U16": "<u2", "U32": "<u4"}[data["dtype"]]
-    stream = np.concatenate([np.fromfile(directory / "data" / shard["path"], dtype) for shard in data["shards"]])
-    run = Run(spec, stream.astype(np.int64))
+    held_out = tokens(directory / "eval-data")
+    run = Run(spec, tokens(directory / "data"))
     yield "genesis", run.state_root(), spec["genesis"]
     for record in records:
         loss, norm = run.step()
         yield f"loss of step {run.t}", f"{int(loss.view(np.uint32)):08x}", record["loss"]
         yield f"norm of step {run.t}", f"{int(norm.view(np.uint32)):08x}", record["gradNorm"]
+        loss = run.evaluate(held_out)
+        ours = None if loss is None else f"{int(loss.view(np.uint32)):08x}"
+        yield f"evaluation after step {run.t}", ours, record.get("evalLoss")
     yield "steps", STEPS, steps
     yield "state, every tensor", run.state_root(), manifest["stateRoot"]
 

@@ -57,10 +57,13 @@ class Shard:
         self.mm = exact if spec["training"]["arithmetic"] == "i16-exact" else chain
         self.grads, self.tape = {}, []
 
+    def forward(self):
+        """The shard's loss, and the gradient of the logits."""
+        return self.cross_entropy(self.llama() if self.m.architecture == "llama" else self.gpt2())
+
     def run(self):
         """The shard's loss, and the gradients by name."""
-        x = self.llama() if self.m.architecture == "llama" else self.gpt2()
-        loss, d = self.cross_entropy(x)
+        loss, d = self.forward()
         for backward in reversed(self.tape):
             d = backward(d)
         return loss, self.grads

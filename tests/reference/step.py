@@ -1,4 +1,5 @@
-"""Sections 5 to 7 of docs/spec/numerics.md and section 4 of docs/spec/formats.md: shards, schedule, AdamW, genesis, data order, StateRoot."""
+"""Sections 5 to 7 of docs/spec/numerics.md and section 4 of docs/spec/formats.md: shards, schedule, AdamW, evaluation, genesis, data order,
+StateRoot."""
 
 import hashlib
 import json
@@ -91,6 +92,19 @@ class Run:
         norm = np.sqrt(tree(self.sum_of_squares(grad[name]) for name in self.w))
         self.adamw(grad, norm)
         return loss, norm
+
+    def evaluate(self, held_out):
+        """6.5: the loss of the state on a stream of its own, or None after a step that does not evaluate."""
+        training, length = self.spec["training"], self.spec["model"]["context"]
+        wanted = training["eval"]
+        if self.t % wanted["everySteps"] != 0 and self.t != training["steps"]:
+            return None
+        losses = []
+        for k in range(0, wanted["sequences"] * length, length):
+            tokens, targets = held_out[None, k : k + length], held_out[None, k + 1 : k + length + 1]
+            losses.append(Shard(self.spec, self.w, tokens, targets).forward()[0])
+        loss = tree(losses) / F(wanted["sequences"])
+        return loss if np.isfinite(loss) else bits(0x7F7FFFFF)
 
     @staticmethod
     def sum_of_squares(g):

@@ -54,18 +54,25 @@ def parameters(
     }
 
 
-def resolve(directory, wanted):
-    """Makes spec.json and data/ in `directory`."""
+def resolve(directory, wanted, evaluation=None):
+    """Makes spec.json and data/ in `directory`; with (every so many steps, sequences) also eval-data/, another text's."""
     directory = pathlib.Path(directory)
     (directory / "job.json").write_text(json.dumps(wanted))
     (directory / "text").write_text(TEXT)
-    run("resolve", "--job", directory / "job.json", "--text", directory / "text", "--out", directory)
+    arguments = ["--job", directory / "job.json", "--text", directory / "text", "--out", directory]
+    if evaluation:
+        (directory / "eval-text").write_text(TEXT[::-1][:2000])
+        every, sequences = evaluation
+        arguments += ["--eval-text", directory / "eval-text", "--eval-every", every, "--eval-sequences", sequences]
+    run("resolve", *arguments)
     return directory
 
 
 def worker(directory, out, threads, on_event):
     """Runs a worker; its stdin stays open, since its end would stop it."""
     command = [TRAINER, "worker", "--spec", directory / "spec.json", "--data", directory / "data", "--out", out]
+    if (directory / "eval-data").exists():
+        command += ["--eval-data", directory / "eval-data"]
     command += ["--threads", threads, "--interval-steps", 100_000]
     process = subprocess.Popen(
         list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -69,6 +69,51 @@ pub async fn audited(world: &World) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
+/// What the job is evaluated on is a dataset of its own: pods, auditors, `muster local` and a stranger with the proof find their way
+/// to it and come to the same losses.
+pub async fn evaluated(world: &World) -> Result<Verdict> {
+    let (name, mut wanted) = ("evaluated", gold("evaluated", &[EAST]));
+    wanted["spec"]["training"]["eval"] = json!({"everySteps": 15, "sequences": 7, "dataset": "held-out"});
+    let (text, dir) = (world.scratch.join("held-out.txt"), world.scratch.join("held-out"));
+    std::fs::write(
+        &text,
+        "And the light shineth in darkness; and the darkness comprehended it not. ".repeat(9),
+    )?;
+    let _ = std::fs::remove_dir_all(&dir);
+    let (text, data) = (text.to_string_lossy(), dir.to_string_lossy());
+    world.muster_succeeds(&["data", "prepare", &text, "--out", &data]).await?;
+    world.push("held-out", &dir).await?;
+
+    let applied = job::apply(world, &wanted).await?;
+    let done = job::wait_phase(world, name, "Succeeded", 6 * MINUTE).await?;
+    verified(&done)?;
+    for audit in audits(world, &applied).await? {
+        println!("     {}", told(&audit));
+        ensure!(audit["status"]["verdict"] == "Match", "{}: {}", cluster::name(&audit), audit["status"]);
+    }
+    let (pods, mount) = (job::state_root(&done)?, format!("held-out={data}"));
+    let local = job::local(world, &wanted, "evaluated-local", &["--data", &mount]).await?;
+    ensure!(pods == local, "pods ended in {pods}, muster local in {local}");
+    // The last step may not have been reported; what was reported is a loss that the local run has, too.
+    let metrics = std::fs::read_to_string(world.scratch.join("evaluated-local/metrics.jsonl"))?;
+    let shown = done["status"]["progress"]["evalLoss"].as_str().context("no evalLoss in the progress")?;
+    println!("     evalLoss {shown}");
+    ensure!(metrics.contains(&format!("\"evalLoss\":\"{shown}\"")), "{shown} is not in\n{metrics}");
+
+    bundle(world, name).await?;
+    let out = proof::take(world, name, &["--with-checkpoints"]).await?;
+    let policy = world.scratch.join("policy");
+    let (out, policy, seen) =
+        (out.to_string_lossy(), policy.to_string_lossy(), world.dataset.to_string_lossy());
+    let mut replay = vec!["replay", &*out, "--interval", "1", "--data", &*seen, "--policy", &*policy];
+    let without = proof::elsewhere(world, &replay).await?;
+    ensure!(without.code == 2 && without.stderr.contains("--eval-data"), "{}", without.tail(20));
+    replay.extend(["--eval-data", &*data]);
+    let replayed = proof::elsewhere(world, &replay).await?;
+    ensure!(replayed.code == 0, "muster replay: exit {}:\n{}", replayed.code, replayed.tail(20));
+    Ok(Verdict::Passed)
+}
+
 /// Weights that grow tenfold with each step: the loss of step 18, in the second interval, is not finite.
 pub async fn not_finite(world: &World) -> Result<Verdict> {
     let (name, mut wanted) = ("not-finite", gold("not-finite", &[EAST]));

@@ -121,6 +121,13 @@ fn most() -> Vec<Scenario> {
         // ---- make test-full from here on
         scenario!(
             Full,
+            600,
+            "evaluated",
+            audits::evaluated,
+            "a job with held-out data: pods, auditors, a local run and a replay of the proof come to the same losses there"
+        ),
+        scenario!(
+            Full,
             2400,
             "provider-lies",
             provider_lies::provider_lies,

@@ -13,6 +13,7 @@
 //! | [`merkle`] | trees, inclusion and consistency proofs | RFC 6962 section 2.1 |
 //! | [`tensor`], [`state_root`] | the digest of a training state | formats.md |
 //! | [`steps`] | step records, their seal, failed states | formats.md |
+//! | [`evaluation`] | which steps evaluate | numerics.md |
 //! | [`sigstore`], [`model_signing`] | bundles and `model.sig`, for others' tools | Sigstore bundle v0.3, Model Signing v1.0 |
 //! | [`tlog`] | the transparency log: notes, checkpoints, tiles, witnesses, policies, proofs | C2SP, log.md |
 //! | [`commit_proof`] | `commit.tlog-proof`: that the log has a checkpoint's commit | C2SP tlog-proof |
@@ -33,6 +34,7 @@ pub mod bundle;
 pub mod commit_proof;
 pub mod digest;
 pub mod dsse;
+pub mod evaluation;
 pub mod hash;
 pub mod history;
 pub mod hub_keys;

@@ -57,6 +57,9 @@ pub fn compose(
         status.step = Some(progress.step);
         // What a replay computes is its auditor's secret until it is opened.
         status.loss = (!state.is_audit()).then(|| progress.loss.clone());
+        if !state.is_audit() && progress.eval_loss.is_some() {
+            status.eval_loss.clone_from(&progress.eval_loss);
+        }
         status.tokens_per_second = Some(progress.tokens_per_second);
         if status.step != before.step || before.progress_time.is_none() {
             status.progress_time = Some(Time(whole(progress.time)));
@@ -138,6 +141,7 @@ fn patience(before: &WorkUnitStatus, after: &WorkUnitStatus) -> Duration {
     let mut same = after.clone();
     same.step = before.step;
     same.loss.clone_from(&before.loss);
+    same.eval_loss.clone_from(&before.eval_loss);
     same.tokens_per_second = before.tokens_per_second;
     same.progress_time.clone_from(&before.progress_time);
     if same == *before {
@@ -229,7 +233,8 @@ mod tests {
     }
 
     fn progress(step: i64) -> Progress {
-        Progress { attempt: 1, step, loss: "2.5".to_owned(), tokens_per_second: 9, time: at(100) }
+        let (loss, eval_loss) = ("2.5".to_owned(), (step >= 20).then(|| "2.25".to_owned()));
+        Progress { attempt: 1, step, loss, eval_loss, tokens_per_second: 9, time: at(100) }
     }
 
     #[test]
@@ -251,6 +256,11 @@ mod tests {
         let running = wanted(WorkUnitPhase::Running, true);
         let first = compose(&WorkUnitStatus::default(), &running, &state, Some(&progress(25)), at(100));
         assert_eq!((first.step, first.attempt), (Some(25), Some(2)));
+        assert_eq!(first.eval_loss.as_deref(), Some("2.25"));
+        // A pod that has not evaluated yet.
+        let next = Progress { eval_loss: None, ..progress(26) };
+        let next = compose(&first, &running, &state, Some(&next), at(100));
+        assert_eq!((next.step, next.eval_loss), (Some(26), first.eval_loss.clone()));
         assert_eq!(first.checkpoint.as_ref().unwrap().step, 20);
         let again = compose(&first, &running, &state, Some(&progress(25)), at(200));
         assert_eq!(difference(&first, &again), None);
@@ -278,6 +288,7 @@ mod tests {
         let running = wanted(WorkUnitPhase::Running, true);
         let said = compose(&WorkUnitStatus::default(), &running, &state, Some(&progress(25)), at(100));
         assert_eq!((said.step, said.loss, said.checkpoint), (Some(25), None, None));
+        assert_eq!(said.eval_loss, None);
     }
 
     #[test]

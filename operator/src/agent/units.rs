@@ -27,6 +27,8 @@ pub struct Progress {
     pub step: i64,
     /// Shortest f32 text.
     pub loss: String,
+    /// Likewise, of the last step that evaluated.
+    pub eval_loss: Option<String>,
     /// All workers together.
     pub tokens_per_second: i64,
     /// When it came.

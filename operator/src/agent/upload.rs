@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_proof::Digest;
+use muster_proof::evaluation::Evaluation;
+use muster_trainer::resolved::MAX_SPEC;
 use muster_trainer::{checkpoint, dataset};
 
 use super::answers::Answers;
@@ -385,7 +387,7 @@ pub async fn sweep(units: &Units, blobs: &BlobDir) {
 }
 
 /// Everything that some unit leads to, as far as the cache knows.
-async fn live(units: &Units, blobs: &BlobDir) -> BTreeSet<Digest> {
+pub(super) async fn live(units: &Units, blobs: &BlobDir) -> BTreeSet<Digest> {
     let mut live = BTreeSet::new();
     for unit in units.all() {
         let state = unit.state().await;
@@ -397,11 +399,9 @@ async fn live(units: &Units, blobs: &BlobDir) -> BTreeSet<Digest> {
         if let Some(payload) = &state.payload {
             live.insert(payload.spec);
             starts.extend(payload.start.map(|start| start.manifest));
-            live.insert(payload.dataset);
-            if let Ok(Some(bytes)) = blobs.read(&payload.dataset, dataset::MAX_MANIFEST).await
-                && let Ok(manifest) = dataset::Manifest::parse(&bytes)
-            {
-                live.extend(manifest.shards().iter().map(|shard| shard.sha256));
+            let held_out = held_out(blobs, &payload.spec).await;
+            for dataset in [Some(payload.dataset), held_out].into_iter().flatten() {
+                live.extend(dataset_blobs(blobs, &dataset).await);
             }
         }
         for start in starts {
@@ -409,6 +409,23 @@ async fn live(units: &Units, blobs: &BlobDir) -> BTreeSet<Digest> {
         }
     }
     live
+}
+
+/// The dataset that a spec evaluates on, if the cache has the spec.
+async fn held_out(blobs: &BlobDir, spec: &Digest) -> Option<Digest> {
+    let bytes = blobs.read(spec, MAX_SPEC).await.ok()??;
+    Evaluation::of_spec(&bytes).ok()?.dataset()
+}
+
+/// A dataset's manifest and, if the cache has it, the shards it names.
+async fn dataset_blobs(blobs: &BlobDir, manifest: &Digest) -> Vec<Digest> {
+    let mut all = vec![*manifest];
+    if let Ok(Some(bytes)) = blobs.read(manifest, dataset::MAX_MANIFEST).await
+        && let Ok(parsed) = dataset::Manifest::parse(&bytes)
+    {
+        all.extend(parsed.shards().iter().map(|shard| shard.sha256));
+    }
+    all
 }
 
 /// A checkpoint's manifest and, if the cache has it, the files it names.

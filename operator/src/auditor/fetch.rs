@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use futures::TryStreamExt as _;
 use muster_proof::Digest;
+use muster_proof::evaluation::Evaluation;
 use muster_trainer::checkpoint::{self, MANIFEST_FILE, MAX_MANIFEST, Manifest, Store as Checkpoints};
 use muster_trainer::dataset;
 use muster_trainer::resolved::MAX_SPEC;
@@ -16,6 +17,7 @@ use crate::runtime::files::{Access, create_private_dir, if_there, write_atomic};
 use crate::store::Store;
 
 const DATA: &str = "data";
+const EVAL_DATA: &str = "eval-data";
 const RUN: &str = "run";
 
 /// Why there is nothing to replay from.
@@ -61,6 +63,8 @@ pub struct Laid {
     pub spec: PathBuf,
     /// The dataset's directory.
     pub data: PathBuf,
+    /// That of the data that the job is evaluated on, if it is.
+    pub eval_data: Option<PathBuf>,
     /// The job directory, with the start checkpoint unless it begins at genesis.
     pub out: PathBuf,
     /// The state to start from.
@@ -79,13 +83,19 @@ pub async fn lay_out(store: &Store, work: &Path, task: &Task) -> Result<Laid, Fe
     if_there(fs::remove_dir_all(&out))?;
     fs::create_dir_all(&out)?;
     let spec = out.join("spec.json");
-    write_atomic(&spec, &small(store, "the spec", &task.spec, MAX_SPEC).await?, Access::Private)?;
-    let data = data(store, &work.join(DATA), &task.dataset).await?;
+    let bytes = small(store, "the spec", &task.spec, MAX_SPEC).await?;
+    write_atomic(&spec, &bytes, Access::Private)?;
+    let evaluation = Evaluation::of_spec(&bytes).map_err(|error| damaged("the spec", &task.spec, &error))?;
+    let trained_on = data(store, &work.join(DATA), &task.dataset).await?;
+    let eval_data = match evaluation.dataset() {
+        Some(held_out) => Some(data(store, &work.join(EVAL_DATA), &held_out).await?),
+        None => None,
+    };
     if let Some(start) = &task.start {
         checkpoint(store, &out, start).await?;
     }
     let start = task.start.as_ref().map_or(0, |start| start.step);
-    Ok(Laid { spec, data, out, start, last: task.last })
+    Ok(Laid { spec, data: trained_on, eval_data, out, start, last: task.last })
 }
 
 /// The dataset in `all/<hex of its manifest>`; another one goes. Its manifest is written last: with it all is there.

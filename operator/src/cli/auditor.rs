@@ -56,6 +56,7 @@ impl Replay for Processes {
             program: self.program.clone(),
             spec: laid.spec,
             data: laid.data,
+            eval_data: laid.eval_data,
             out: laid.out,
             start: laid.start,
             last: laid.last,

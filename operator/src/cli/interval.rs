@@ -19,6 +19,8 @@ pub(super) struct Interval {
     pub program: PathBuf,
     pub spec: PathBuf,
     pub data: PathBuf,
+    /// What the job is evaluated on, if it is.
+    pub eval_data: Option<PathBuf>,
     pub out: PathBuf,
     /// The state to start from.
     pub start: u64,
@@ -88,6 +90,7 @@ impl Interval {
             program: self.program.clone(),
             spec: self.spec.clone(),
             data: self.data.clone(),
+            eval_data: self.eval_data.clone(),
             out: self.out.clone(),
             workers: self.workers,
             threads: self.threads,

@@ -41,6 +41,9 @@ pub struct ReplayCommand {
     /// Directory of the job's dataset
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
+    /// Directory of the dataset that the job is evaluated on, if it is
+    #[arg(long, value_name = "DIR")]
+    eval_data: Option<PathBuf>,
     /// Worker processes; the result does not depend on it
     #[arg(long, value_name = "W", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     workers: u32,
@@ -150,6 +153,18 @@ impl ReplayCommand {
                 parsed.training.shards
             )));
         }
+        match (&parsed.training.eval, &self.eval_data) {
+            (Some(eval), None) => {
+                return Err(Failure::usage(format!(
+                    "--eval-data: the job is evaluated on dataset {}; give its directory",
+                    eval.data.manifest
+                )));
+            }
+            (None, Some(_)) => {
+                return Err(Failure::usage("--eval-data: the job is not evaluated; leave it out"));
+            }
+            _ => {}
+        }
         if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(Failure::usage(format!("--out {}: is not empty", out.display())));
         }
@@ -179,6 +194,7 @@ impl ReplayCommand {
             program: trainer::find().map_err(incomplete)?,
             spec: out.join("spec.json"),
             data: self.data.clone(),
+            eval_data: self.eval_data.clone(),
             out: out.to_owned(),
             start,
             last: state.step,

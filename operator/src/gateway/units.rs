@@ -231,6 +231,12 @@ impl<W: Work> Units<W> {
         if dataset.map_err(store)? {
             return Ok(true);
         }
+        if let Some(held_out) = self.store.held_out(&payload.spec).await.map_err(store)? {
+            let leads = self.closures.leads_to(&self.store, Of::Dataset, &held_out, digest).await;
+            if leads.map_err(store)? {
+                return Ok(true);
+            }
+        }
         if payload.is_audit() {
             return Ok(false);
         }

@@ -4,7 +4,9 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use muster_proof::Digest;
+use muster_proof::evaluation::Evaluation;
 use muster_trainer::dataset::{Dataset, MAX_MANIFEST, Manifest};
+use muster_trainer::resolved::MAX_SPEC;
 use tokio_util::io::ReaderStream;
 
 use super::{MAX_BLOB_BYTES, Namespace, Store, digest_line};
@@ -126,6 +128,16 @@ impl Store {
         let manifest = Manifest::parse(&bytes)
             .map_err(|error| io::Error::new(ErrorKind::InvalidData, format!("dataset {digest}: {error}")))?;
         Ok(Some(manifest))
+    }
+
+    /// The manifest of the dataset on which the resolved spec `spec` evaluates. `None` if on none, if the store does not have the
+    /// spec, or if that is none: then nobody trains by it.
+    ///
+    /// # Errors
+    /// Any error of the backend.
+    pub async fn held_out(&self, spec: &Digest) -> io::Result<Option<Digest>> {
+        let bytes = self.read(spec, MAX_SPEC).await?;
+        Ok(bytes.and_then(|bytes| Evaluation::of_spec(&bytes).ok()?.dataset()))
     }
 
     /// The manifest that `name` leads to in `namespace`, once all its shards are seen to be in the store; `None` if there is no

@@ -46,7 +46,7 @@ pub struct JobRoots {
     pub pinned_steps: BTreeSet<u64>,
     /// From this step on everything stays, of an audited job: nobody has looked yet what audits will need of it.
     pub pinned_from: Option<u64>,
-    /// Blobs by digest: the resolved spec.
+    /// The resolved spec: it stays, and the data that it evaluates on.
     pub blobs: Vec<Digest>,
     /// Dataset manifests: they and their shards stay, also when the catalogue forgot the name.
     pub datasets: Vec<Digest>,
@@ -168,6 +168,11 @@ impl Store {
         live.extend(&roots.blobs);
         for manifest in &roots.datasets {
             self.mark_dataset(manifest, live).await?;
+        }
+        for spec in &roots.blobs {
+            if let Some(manifest) = self.held_out(spec).await? {
+                self.mark_dataset(&manifest, live).await?;
+            }
         }
         let mut checkpoints = self.checkpoints(uid).await?;
         let steps: BTreeSet<u64> = checkpoints.keys().copied().collect();

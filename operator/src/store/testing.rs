@@ -140,6 +140,16 @@ pub async fn dataset(store: &Store, namespace: &Namespace, name: &str, text: &[u
     store.import_dataset(namespace, name, &out).await.unwrap()
 }
 
+/// The part of a resolved spec of 40 steps that says on which dataset they are evaluated.
+pub fn spec(held_out: Option<Digest>) -> Vec<u8> {
+    let eval = held_out.map(|manifest| serde_json::json!({"data": {"manifest": manifest}, "everySteps": 10}));
+    let mut training = serde_json::json!({"steps": 40});
+    if let Some(eval) = eval {
+        training["eval"] = eval;
+    }
+    muster_proof::jcs::to_vec(&serde_json::json!({"training": training})).unwrap()
+}
+
 /// A bucket in memory with faults.
 #[derive(Debug, Default)]
 pub struct Faulty {

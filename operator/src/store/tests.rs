@@ -8,7 +8,7 @@ use rstest::rstest;
 use tempfile::TempDir;
 
 use super::gc::{Collected, JobRoots, Retention};
-use super::testing::{On, dataset, recorded, store, team};
+use super::testing::{On, dataset, recorded, spec, store, team};
 use super::*;
 use crate::runtime::blobdir::Stored;
 
@@ -254,6 +254,33 @@ async fn collection_keeps_what_a_name_leads_to(#[values(On::Dir, On::Bucket)] on
         store.collect(&job(1), &store.jobs().await.unwrap(), later(), NO_GRACE).await.unwrap(),
         Collected::default()
     );
+}
+
+/// The name of the held-out data may go before the job.
+#[rstest]
+#[tokio::test]
+async fn a_job_holds_what_its_spec_evaluates_on(#[values(On::Dir, On::Bucket)] on: On) {
+    let (_dir, store) = store(on).await;
+    let held_out = dataset(&store, &team("team-a"), "psalms", &[b'b'; 5000]).await;
+    let shard = store.dataset_manifest(&held_out).await.unwrap().unwrap().shards()[0].sha256;
+    let spec = store.put_bytes(spec(Some(held_out))).await.unwrap();
+    assert_eq!(store.held_out(&spec).await.unwrap(), Some(held_out));
+    for other in [held_out, shard, Digest::of(b"nowhere")] {
+        assert_eq!(store.held_out(&other).await.unwrap(), None, "no spec");
+    }
+    store.forget_namespace(&team("team-a")).await.unwrap();
+    let mut jobs = job(1);
+    jobs.get_mut(JOB).unwrap().blobs = vec![spec];
+    for _ in 0..2 {
+        store.collect(&jobs, &[], later(), NO_GRACE).await.unwrap();
+        for kept in [spec, held_out, shard] {
+            assert!(store.size(&kept).await.unwrap().is_some());
+        }
+    }
+    store.collect(&job(1), &[], later(), NO_GRACE).await.unwrap();
+    for gone in [spec, held_out, shard] {
+        assert!(store.size(&gone).await.unwrap().is_none());
+    }
 }
 
 #[rstest]

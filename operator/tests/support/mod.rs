@@ -109,6 +109,14 @@ impl Site {
         );
     }
 
+    /// A job, `eval.yaml`, that is evaluated after steps 10, 20 and 24 on other data, in `held-out`; gives the argument that says so.
+    pub fn evaluated(&self) -> String {
+        self.write("other", &"And the light shineth in darkness.\n".repeat(20));
+        run(&["data", "prepare", &self.at("other"), "--out", &self.at("held-out")]).succeeded();
+        self.job("eval.yaml", ", eval: {everySteps: 10, dataset: psalms}");
+        format!("psalms={}", self.at("held-out"))
+    }
+
     pub fn write(&self, file: &str, text: &str) {
         std::fs::write(self.path(file), text).unwrap();
     }

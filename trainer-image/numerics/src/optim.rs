@@ -92,6 +92,13 @@ pub fn mean_loss(step: u64, shard_losses: &[f32]) -> Result<f32, NonFinite> {
     Ok(crate::kernel::tree(shard_losses.to_vec()) * scale)
 }
 
+/// The evaluation loss of a state from the losses of all held-out sequences, in their order (spec 6.5). Always finite: an evaluation
+/// changes no state, so a loss that is not finite fails no step, and is [`f32::MAX`].
+pub fn evaluation_loss(sequence_losses: &[f32]) -> f32 {
+    crate::float::normalize();
+    crate::ops::evaluation_loss(sequence_losses.to_vec())
+}
+
 /// AdamW over a graph's tensors, with the schedule of a job.
 pub struct Optimizer {
     graph: Graph,

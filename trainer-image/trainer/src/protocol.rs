@@ -98,6 +98,9 @@ pub enum Event {
         step: u64,
         /// Mean loss over the batch, nats per token; shortest f32 text.
         loss: String,
+        /// Loss of the new state on held-out data, at steps that evaluate; shortest f32 text.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        eval_loss: Option<String>,
         /// Norm of the gradient before clipping; shortest f32 text.
         grad_norm: String,
         /// Learning rate of this step; shortest f32 text.
@@ -277,6 +280,9 @@ pub struct Progress {
     pub step: u64,
     /// Its loss, shortest f32 text.
     pub loss: String,
+    /// The loss of the last evaluation, if this pod has seen one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_loss: Option<String>,
     /// Tokens of all workers per second.
     pub tokens_per_second: u64,
 }
@@ -323,6 +329,7 @@ mod tests {
         let step = Event::Step {
             step: 7,
             loss: "5.5".into(),
+            eval_loss: None,
             grad_norm: "1.25".into(),
             lr: "0.0006".into(),
             tokens_per_second: 900,
@@ -331,6 +338,9 @@ mod tests {
         let line = r#"{"event":"step","step":7,"loss":"5.5","gradNorm":"1.25","lr":"0.0006","tokensPerSecond":900,"etaSeconds":12}"#;
         assert_eq!(serde_json::to_string(&step).unwrap(), line);
         assert_eq!(serde_json::from_str::<Event>(line).unwrap(), step);
+        let evaluated = line.replace(r#""gradNorm""#, r#""evalLoss":"5.25","gradNorm""#);
+        let Event::Step { eval_loss, .. } = serde_json::from_str(&evaluated).unwrap() else { panic!() };
+        assert_eq!(eval_loss.as_deref(), Some("5.25"));
 
         let rest = Event::Finished { step: 9, state_root: None };
         assert_eq!(serde_json::to_string(&rest).unwrap(), r#"{"event":"finished","step":9}"#);

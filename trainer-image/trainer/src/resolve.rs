@@ -21,7 +21,16 @@ pub struct ResolveOptions {
     /// Text files, one after the other the training data.
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     text: Vec<PathBuf>,
-    /// Gets spec.json and data/.
+    /// Text files that the job is evaluated on.
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "eval_every")]
+    eval_text: Vec<PathBuf>,
+    /// Evaluates every so many steps.
+    #[arg(long, value_name = "STEPS", requires = "eval_text")]
+    eval_every: Option<u64>,
+    /// Sequences of an evaluation: the first so many, or all.
+    #[arg(long, value_name = "E", default_value_t = 64)]
+    eval_sequences: u64,
+    /// Gets spec.json and data/, and with --eval-text eval-data/.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }
@@ -40,9 +49,14 @@ struct Parameters {
 pub fn resolve(options: &ResolveOptions) -> Result<(), Failure> {
     let bytes = files::read_at_most(&options.job, MAX_SPEC)
         .map_err(|error| Failure::usage(format!("--job: {error}")))?;
-    let Parameters { model, training } = serde_json::from_slice(&bytes)
+    let Parameters { model, mut training } = serde_json::from_slice(&bytes)
         .map_err(|error| Failure::usage(format!("{}: {error}", options.job.display())))?;
     let manifest = dataset::prepare(&options.text, &options.out.join("data"))?;
+    if let Some(every) = options.eval_every {
+        let held_out = dataset::prepare(&options.eval_text, &options.out.join("eval-data"))?;
+        let (most, context) = (options.eval_sequences, model.context);
+        training.eval = Some(resolved::eval_spec(every, most, context, &held_out)?);
+    }
     let (_, spec) = resolved::resolved_spec(&model, &training, &manifest)
         .map_err(|error| Failure::usage(error.to_string()))?;
     files::write_atomic(&options.out.join("spec.json"), &spec)

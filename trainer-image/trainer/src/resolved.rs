@@ -1,8 +1,10 @@
 //! From a job to its identity: the resolved spec, the training digest, genesis and StateRoot.
 
 use muster_numerics::graph::Graph;
+use muster_numerics::order::DataOrder;
 use muster_numerics::spec::{
-    DataSpec, FORMAT, ModelSpec, OPS, SpecError, TrainingParameters, TrainingSpec, digest_text,
+    DataSpec, EvalData, EvalSpec, FORMAT, ModelSpec, OPS, SpecError, TrainingParameters, TrainingSpec,
+    digest_text,
 };
 use muster_numerics::state::State;
 use muster_proof::hash::{self, h};
@@ -71,16 +73,35 @@ pub fn resolved_spec(
     // Bounds first: a graph and its parameters are only built of sizes that were checked.
     spec.validate()?;
     check_vocabulary(&spec, data)?;
-    let graph = build_graph(&spec)?;
+    let graph = spec.assemble_graph()?;
     spec.graph = digest_text(&graph.digest());
     spec.genesis = genesis(&graph, training.seed)?.to_string();
     let bytes = jcs::serialize(&spec)?;
     Ok((spec, bytes))
 }
 
-fn build_graph(spec: &TrainingSpec) -> Result<Graph, SpecError> {
-    let training = &spec.training;
-    Ok(Graph::build(&spec.model, training.step_shape(), training.arithmetic)?)
+/// What a spec says of an evaluation every `every_steps` steps on `data`: on its first `at_most` sequences of `context` tokens, on all
+/// if it has fewer.
+///
+/// # Errors
+/// A dataset that has no digest.
+pub fn eval_spec(
+    every_steps: u64,
+    at_most: u64,
+    context: u64,
+    data: &dataset::Manifest,
+) -> Result<EvalSpec, dataset::Error> {
+    let there = DataOrder::samples_of(data.tokens(), context);
+    Ok(EvalSpec {
+        every_steps,
+        // None at all is for the spec's own check to refuse.
+        sequences: at_most.min(there.max(1)),
+        data: EvalData {
+            manifest: data.digest()?.to_string(),
+            root: data.root().to_string(),
+            tokens: data.tokens(),
+        },
+    })
 }
 
 /// Reads a resolved spec and builds its graph. The bytes must be canonical: the training digest is theirs.

@@ -3,6 +3,7 @@
 //! ```text
 //! /work/
 //!   spec.json, data/          the supervisor's: what it fetched
+//!   eval-data/                likewise, if the job evaluates
 //!   out/                      the worker's job directory; under checkpoints/ only the state that its round starts from
 //!   handover/<round>-<step>/  a state on its way from the worker to the sidecar, with the records of its interval
 //!   handover/<round>-<step>.failed.json  that this step is not finite, on the same way
@@ -48,6 +49,11 @@ impl Work {
     /// The dataset directory.
     pub fn data(&self) -> PathBuf {
         self.dir.join("data")
+    }
+
+    /// The directory of the dataset that the job is evaluated on.
+    pub fn eval_data(&self) -> PathBuf {
+        self.dir.join("eval-data")
     }
 
     /// The worker's job directory.

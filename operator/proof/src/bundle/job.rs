@@ -7,6 +7,7 @@ use super::subject::{Sorter, Subject};
 use super::verify::Reader;
 use super::{Bundle, FILE, FileRef, Manifest, Outcome, Report, State};
 use crate::Digest;
+use crate::evaluation::Evaluation;
 use crate::hash::{self, h};
 use crate::history::{Accepted, History, Open};
 use crate::records::fields::{Epoch, Interval, Island};
@@ -66,9 +67,9 @@ pub(super) fn check(
     report.job = Some(bundle.job);
     report.counts.intervals = job.intervals().saturating_mul(job.islands.get());
     report.counts.committed = story.states.len() as u64;
-    spec(report, reader, bundle, &job);
+    let evaluation = spec(report, reader, bundle, &job);
     manifests(report, reader, bundle, &job, &story.states);
-    openings(report, reader, bundle, &story);
+    openings(report, reader, bundle, &story, evaluation.as_ref());
     end(report, &history, bundle, &story);
     report.counts.replayed = story.states.values().filter(|state| state.audited).count() as u64;
     report.counts.drawn = story.draws.len() as u64;
@@ -211,9 +212,9 @@ impl Story {
     }
 }
 
-/// Spec and dataset are the job's.
-fn spec(report: &mut Report, reader: &Reader<'_>, bundle: &Bundle, job: &Job) {
-    let mut good = true;
+/// Spec and dataset are the job's. Gives what the spec says of evaluation.
+fn spec(report: &mut Report, reader: &Reader<'_>, bundle: &Bundle, job: &Job) -> Option<Evaluation> {
+    let (mut good, mut evaluation) = (true, None);
     for (what, file, want) in [("spec", bundle.spec, job.spec), ("dataset", bundle.dataset, job.dataset)] {
         if file.sha256 != want {
             good = false;
@@ -243,11 +244,19 @@ fn spec(report: &mut Report, reader: &Reader<'_>, bundle: &Bundle, job: &Job) {
                 );
                 report.refute("job", what, Some(&bundle.spec.name()));
             }
+            match Evaluation::of_spec(&spec) {
+                Ok(said) => evaluation = Some(said),
+                Err(error) => {
+                    good = false;
+                    report.lacks("job", error.to_string(), Some(&bundle.spec.name()));
+                }
+            }
         }
     }
     if good {
         report.holds("job", format!("spec and dataset are those of training {}", job.training_digest));
     }
+    evaluation
 }
 
 /// The state that a resolved spec begins with, as it names it. Its own reader belongs to the trainer.
@@ -324,8 +333,14 @@ fn manifests(
     }
 }
 
-/// Step records open the seals of their commits.
-fn openings(report: &mut Report, reader: &Reader<'_>, bundle: &Bundle, story: &Story) {
+/// Step records open the seals of their commits, and say an evaluation loss where the job evaluates.
+fn openings(
+    report: &mut Report,
+    reader: &Reader<'_>,
+    bundle: &Bundle,
+    story: &Story,
+    evaluation: Option<&Evaluation>,
+) {
     let by_commit: BTreeMap<Digest, &State> =
         story.states.values().map(|state| (state.commit, state)).collect();
     let mut good = true;
@@ -360,6 +375,9 @@ fn openings(report: &mut Report, reader: &Reader<'_>, bundle: &Bundle, story: &S
                 state.interval
             );
             report.refute("openings", what, Some(&name));
+        } else if let Some(Err(error)) = evaluation.map(|of| of.check(records.as_slice())) {
+            good = false;
+            report.refute("openings", error.to_string(), Some(&name));
         }
     }
     if good && !bundle.openings.is_empty() {

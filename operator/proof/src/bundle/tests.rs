@@ -22,7 +22,17 @@ type Memory = BTreeMap<String, Vec<u8>>;
 const DATASET: &[u8] = br#"{"a":"dataset"}"#;
 
 fn spec() -> Vec<u8> {
-    crate::jcs::to_vec(&serde_json::json!({"genesis": samples::job().genesis})).unwrap()
+    let job = samples::job();
+    let training = serde_json::json!({"steps": job.steps.get()});
+    crate::jcs::to_vec(&serde_json::json!({"genesis": job.genesis, "training": training})).unwrap()
+}
+
+/// Of a job that evaluates in the middle of its first interval.
+fn evaluated() -> Vec<u8> {
+    let eval = serde_json::json!({"everySteps": 15, "data": {"manifest": Digest::of(b"held out")}});
+    let mut spec: serde_json::Value = serde_json::from_slice(&spec()).unwrap();
+    spec["training"]["eval"] = eval;
+    crate::jcs::to_vec(&spec).unwrap()
 }
 
 fn hub() -> SigningKey {
@@ -74,16 +84,21 @@ struct World {
     manifests: Vec<FileRef>,
     states: Vec<FileRef>,
     openings: Vec<OpeningRef>,
+    spec: FileRef,
     tip: Start,
 }
 
 impl World {
     /// Keys, two jobs and a grant.
     fn new() -> Self {
+        Self::of(spec())
+    }
+
+    fn of(spec: Vec<u8>) -> Self {
         let mut job = samples::job();
         (job.tier, job.steps) = (Tier::None, Step::new(60).unwrap());
-        job.training_digest = hash::h(hash::TRAINING, &[&spec()]);
-        (job.spec, job.dataset) = (Digest::of(&spec()), Digest::of(DATASET));
+        job.training_digest = hash::h(hash::TRAINING, &[&spec]);
+        (job.spec, job.dataset) = (Digest::of(&spec), Digest::of(DATASET));
         let id = job_id(&job.to_payload().unwrap());
         let record = job.record_id().unwrap();
         let tip = Start { step: Step::new(0).unwrap(), state_root: job.genesis, record };
@@ -97,8 +112,9 @@ impl World {
             states: vec![],
             openings: vec![],
             tip,
+            spec: FileRef::of(&spec),
         };
-        for bytes in [&spec(), DATASET] {
+        for bytes in [&spec[..], DATASET] {
             world.file(bytes);
         }
         world.show(hub_keys::sign(1, &[hub().public()], &hub()).unwrap(), hub().public());
@@ -251,7 +267,7 @@ impl World {
             openings: self.openings,
             origin: self.job.hub.clone(),
             records,
-            spec: FileRef::of(&spec()),
+            spec: self.spec,
             states: self.states,
         };
         self.files.insert(FILE.to_owned(), bundle.to_bytes().unwrap());
@@ -432,6 +448,15 @@ fn files_of_the_makers_own_are_refused() {
     world.openings[0].records = other;
     let report = check(&world.bundle(true));
     assert_eq!(blamed(&report, "openings").outcome, Outcome::Refuted, "{report}");
+
+    // Sealed, and without the loss that this job must have there.
+    let mut world = World::of(evaluated());
+    let envelope = world.commit(0);
+    world.show(envelope, key(21).public());
+    let report = check(&world.bundle(true));
+    let openings = blamed(&report, "openings");
+    assert_eq!(openings.outcome, Outcome::Refuted, "{report}");
+    assert!(openings.what.contains("the record of step 15 has no evalLoss"), "{report}");
 
     let mut world = World::whole();
     let stray = world.file(b"stray");

@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use muster_proof::Digest;
+use muster_proof::evaluation::Evaluation;
 use muster_trainer::{checkpoint, dataset};
 
 use super::Relay;
@@ -127,7 +128,15 @@ impl Relay {
                 return Ok(true);
             }
         }
-        Ok(self.closure(unit, &payload.dataset, dataset_shards).await?.contains(digest))
+        if self.closure(unit, &payload.dataset, dataset_shards).await?.contains(digest) {
+            return Ok(true);
+        }
+        for manifest in self.closure(unit, &payload.spec, held_out).await?.iter() {
+            if manifest == digest || self.closure(unit, manifest, dataset_shards).await?.contains(digest) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The blobs that a manifest names.
@@ -160,6 +169,11 @@ fn checkpoint_files(digest: &Digest, bytes: &[u8]) -> Result<Vec<Digest>, FetchE
         problem: problem.to_string(),
     })?;
     Ok(manifest.files().iter().map(|file| file.sha256).collect())
+}
+
+/// The manifest of the dataset that a spec evaluates on. Bytes that are no spec lead nowhere: no worker trains by them.
+fn held_out(_: &Digest, bytes: &[u8]) -> Result<Vec<Digest>, FetchError> {
+    Ok(Evaluation::of_spec(bytes).ok().and_then(|said| said.dataset()).into_iter().collect())
 }
 
 fn dataset_shards(digest: &Digest, bytes: &[u8]) -> Result<Vec<Digest>, FetchError> {

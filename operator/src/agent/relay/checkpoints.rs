@@ -4,6 +4,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use muster_proof::Digest;
 use muster_proof::dsse;
+use muster_proof::evaluation::{self, Evaluation};
 use muster_proof::key::PublicKey;
 use muster_proof::records::{self, Payload as _};
 use muster_proof::steps::{self, Records};
@@ -85,6 +86,9 @@ pub enum CommitError {
     /// Records that are none.
     #[error("BadCommit: records: {0}")]
     Records(#[from] steps::Error),
+    /// Records with an evaluation loss where none belongs, or without one.
+    #[error("BadCommit: records: {0}")]
+    Evaluation(#[from] evaluation::Error),
     /// It cannot be answered for.
     #[error(transparent)]
     Answer(#[from] AnswerError),
@@ -140,6 +144,13 @@ impl IntoResponse for CommitError {
 }
 
 impl Relay {
+    /// What the unit's spec says of evaluation; `None` if no pod has read it here, or none could train by it.
+    async fn evaluation(&self, state: &UnitState) -> Result<Option<Evaluation>, CommitError> {
+        let Some(payload) = &state.payload else { return Ok(None) };
+        let spec = read_manifest(&self.blobs, &payload.spec).await?;
+        Ok(spec.and_then(|spec| Evaluation::of_spec(&spec).ok()))
+    }
+
     /// Checks and records a checkpoint. Whether the log has it is told by [`Unit::durable`].
     ///
     /// # Errors
@@ -187,6 +198,9 @@ impl Relay {
         }
         let (manifest, state_root, attempt) = (notice.manifest, notice.state_root, worker.attempt);
         let records = Records::new(terms.first_step.get(), notice.records.clone())?;
+        if let Some(evaluation) = self.evaluation(&state).await? {
+            evaluation.check(records.as_slice())?;
+        }
         self.answer_for(&state, &terms, (record, state_root, records.root())).await?;
         let committed = Committed {
             commit: notice.commit,

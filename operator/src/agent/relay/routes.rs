@@ -310,13 +310,18 @@ async fn progress(State(relay): State<Arc<Relay>>, headers: HeaderMap, body: Byt
     let bound = state.payload.as_ref().map_or(0, Payload::last_step);
     let step = i64::try_from(report.step).ok().filter(|step| (0..=bound).contains(step));
     let step = step.ok_or_else(|| said(StatusCode::BAD_REQUEST, "step: beyond the job's last step"))?;
-    if report.loss.len() > 24 || !report.loss.bytes().all(|b| b.is_ascii_graphic()) {
+    let is_number = |text: &String| text.len() <= 24 && text.bytes().all(|b| b.is_ascii_graphic());
+    if !is_number(&report.loss) {
         return Err(said(StatusCode::BAD_REQUEST, "loss: not a number's text"));
+    }
+    if !report.eval_loss.iter().all(is_number) {
+        return Err(said(StatusCode::BAD_REQUEST, "evalLoss: not a number's text"));
     }
     let tokens_per_second = i64::try_from(report.tokens_per_second).unwrap_or(0).min(1 << 50);
     if worker.rank == 0 {
         let (attempt, time) = (worker.attempt, Timestamp::now());
-        unit.report(Progress { attempt, step, loss: report.loss, tokens_per_second, time });
+        let (loss, eval_loss) = (report.loss, report.eval_loss);
+        unit.report(Progress { attempt, step, loss, eval_loss, tokens_per_second, time });
     }
     let desired = match state.desired {
         Some(attempt::Desired::Stop) => Desired::Stop,

@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::testing::{On, dataset, state_files, state_manifest, store, team};
+use crate::store::testing::{On, dataset, spec, state_files, state_manifest, store, team};
 use muster_proof::records::JobId;
 use muster_trainer::checkpoint::FileEntry;
 
@@ -17,7 +17,7 @@ pub(in crate::auditor) async fn state(store: &Store, step: u64) -> Start {
 
 /// Spec and dataset in the store.
 pub(in crate::auditor) async fn inputs(store: &Store) -> (Digest, Digest) {
-    let spec = store.put_bytes(b"a spec".to_vec()).await.unwrap();
+    let spec = store.put_bytes(spec(None)).await.unwrap();
     (spec, dataset(store, &team("team-a"), "kjv", b"In the beginning").await)
 }
 
@@ -42,7 +42,7 @@ async fn all_that_a_replay_reads_is_laid_out() {
     let task = task(&store, Some(start.clone())).await;
     let laid = lay_out(&store, &work, &task).await.unwrap();
     assert_eq!((laid.start, laid.last), (20, 40));
-    assert_eq!(fs::read(&laid.spec).unwrap(), b"a spec");
+    assert_eq!((fs::read(&laid.spec).unwrap(), &laid.eval_data), (spec(None), &None));
     let (.., manifest) = checkpoint::open(&Checkpoints::new(&laid.out).path(20)).unwrap();
     assert_eq!(manifest.state_root(), start.state_root);
     dataset::Dataset::open(&laid.data).unwrap();
@@ -58,6 +58,29 @@ async fn all_that_a_replay_reads_is_laid_out() {
     let other = dataset(&store, &team("team-a"), "other", b"In the end").await;
     lay_out(&store, &work, &Task { dataset: other, ..genesis }).await.unwrap();
     assert!(!marked.exists(), "another dataset takes its place");
+}
+
+/// The spec leads to the data that the job is evaluated on; both datasets lie there at once.
+#[tokio::test]
+async fn a_replay_evaluates_on_what_the_spec_names() {
+    let (dir, store) = store(On::Dir).await;
+    let work = dir.path().join("work");
+    let held_out = dataset(&store, &team("team-a"), "psalms", b"Blessed is the man").await;
+    let evaluated = store.put_bytes(spec(Some(held_out))).await.unwrap();
+    let task = Task { spec: evaluated, ..task(&store, None).await };
+    for _ in 0..2 {
+        let laid = lay_out(&store, &work, &task).await.unwrap();
+        dataset::Dataset::open(&laid.data).unwrap();
+        let data = dataset::Dataset::open(laid.eval_data.as_ref().unwrap()).unwrap();
+        assert_eq!(data.manifest().digest().unwrap(), held_out);
+    }
+    store.remove(&held_out).await.unwrap();
+    fs::remove_dir_all(work.join(EVAL_DATA)).unwrap();
+    let error = lay_out(&store, &work, &task).await.unwrap_err();
+    assert!(matches!(error, FetchError::Missing { digest, .. } if digest == held_out), "{error}");
+    let nonsense = Task { spec: store.put_bytes(b"a spec".to_vec()).await.unwrap(), ..task };
+    let error = lay_out(&store, &work, &nonsense).await.unwrap_err();
+    assert!(matches!(error, FetchError::Damaged { what: "the spec", .. }), "{error}");
 }
 
 #[tokio::test]

@@ -32,7 +32,7 @@ pub struct LocalCommand {
     /// YAML file of one TrainingJob
     #[arg(value_name = "JOB.yaml")]
     job: PathBuf,
-    /// Directory of the dataset that the job calls NAME
+    /// Directory of the dataset that the job calls NAME; once for each that it names
     #[arg(long, value_name = "NAME=DIR", required = true)]
     data: Vec<Mount>,
     /// Where checkpoints and metrics go; what is there already is continued

@@ -29,7 +29,9 @@ impl FromStr for Mount {
             Some((name, dir)) if !name.is_empty() && !dir.is_empty() => {
                 Ok(Self { name: name.into(), dir: dir.into() })
             }
-            _ => Err("write it as NAME=DIR, NAME being spec.data.dataset of the job"),
+            _ => Err(
+                "write it as NAME=DIR, NAME being spec.data.dataset or spec.training.eval.dataset of the job",
+            ),
         }
     }
 }
@@ -46,9 +48,13 @@ pub(super) fn prepare(command: &LocalCommand) -> Result<Prepared, Failure> {
             command.workers
         )));
     }
-    let data = dataset_dir(spec, &command.data)?;
+    check_mounts(spec, &command.data)?;
+    let data = dataset_dir(&spec.data.dataset, &command.data)?;
     let manifest = read_manifest(data).map_err(bad_data)?;
-    let resolved = resolve::resolve(spec, &manifest).map_err(|e| refused(command, &e))?;
+    let eval_data = spec.training.eval.as_ref();
+    let eval_data = eval_data.map(|eval| dataset_dir(&eval.dataset, &command.data)).transpose()?;
+    let held_out = eval_data.map(read_manifest).transpose().map_err(bad_data)?;
+    let resolved = resolve::resolve(spec, &manifest, held_out.as_ref()).map_err(|e| refused(command, &e))?;
     let program = trainer::find()?;
     take_directory(&command.out, &resolved)?;
     let steps = command.last_step.unwrap_or(resolved.spec.training.steps);
@@ -59,6 +65,7 @@ pub(super) fn prepare(command: &LocalCommand) -> Result<Prepared, Failure> {
             program,
             spec: command.out.join(SPEC_FILE),
             data: data.to_owned(),
+            eval_data: eval_data.map(Path::to_owned),
             out: command.out.clone(),
             workers: command.workers,
             threads: command.threads.unwrap_or_else(|| share_of_cpus(command.workers)),
@@ -75,17 +82,24 @@ pub(super) fn prepare(command: &LocalCommand) -> Result<Prepared, Failure> {
 /// The resolved spec in the job directory; rank 0 would write the same bytes.
 const SPEC_FILE: &str = "spec.json";
 
-fn dataset_dir<'a>(spec: &TrainingJobSpec, mounts: &'a [Mount]) -> Result<&'a Path, Failure> {
+/// Refuses a dataset that the job does not name.
+fn check_mounts(spec: &TrainingJobSpec, mounts: &[Mount]) -> Result<(), Failure> {
     let wanted = &spec.data.dataset;
-    if let Some(other) = mounts.iter().find(|m| m.name != *wanted) {
-        let text = format!(
-            "--data {}=...: the job names dataset {wanted} only; give --data {wanted}=DIR",
-            other.name
-        );
-        return Err(Failure::usage(text));
-    }
-    match mounts {
-        [one] => Ok(&one.dir),
+    let held_out = spec.training.eval.as_ref().map(|eval| &eval.dataset);
+    let Some(other) = mounts.iter().find(|m| m.name != *wanted && Some(&m.name) != held_out) else {
+        return Ok(());
+    };
+    let and = held_out.map_or(String::new(), |name| format!(" and {name}"));
+    Err(Failure::usage(format!(
+        "--data {}=...: the job names dataset {wanted}{and} only; give --data {wanted}=DIR",
+        other.name
+    )))
+}
+
+fn dataset_dir<'a>(wanted: &str, mounts: &'a [Mount]) -> Result<&'a Path, Failure> {
+    let mut found = mounts.iter().filter(|mount| mount.name == wanted);
+    match (found.next(), found.next()) {
+        (Some(one), None) => Ok(&one.dir),
         _ => Err(Failure::usage(format!("--data {wanted}=...: give it exactly once"))),
     }
 }
@@ -155,6 +169,38 @@ mod tests {
         assert_eq!((mount.name.as_str(), mount.dir.to_str().unwrap()), ("kjv", "/data/a=b"));
         for bad in ["", "kjv", "kjv=", "=dir"] {
             assert!(bad.parse::<Mount>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn each_dataset_that_the_job_names_is_given_once_and_no_other() {
+        let spec = |eval: serde_json::Value| -> TrainingJobSpec {
+            let mut job = serde_json::json!({
+                "model": {"architecture": "gpt2", "layers": 1, "width": 16, "heads": 1, "context": 8, "vocabulary": 256},
+                "data": {"dataset": "kjv"}, "training": {"steps": 4, "batch": 2, "shards": 2}, "workers": {"count": 1}
+            });
+            if !eval.is_null() {
+                job["training"]["eval"] = eval;
+            }
+            serde_json::from_value(job).unwrap()
+        };
+        let plain = spec(serde_json::Value::Null);
+        let evaluated = spec(serde_json::json!({"everySteps": 2, "dataset": "psalms"}));
+        let mounts = |names: &[&str]| -> Vec<Mount> {
+            names.iter().map(|name| format!("{name}=/{name}").parse().unwrap()).collect()
+        };
+        check_mounts(&plain, &mounts(&["kjv"])).unwrap();
+        check_mounts(&evaluated, &mounts(&["psalms", "kjv"])).unwrap();
+        for (spec, names, want) in [
+            (&plain, &["kjv", "psalms"][..], "--data psalms=...: the job names dataset kjv only"),
+            (&evaluated, &["kjv", "acts"], "--data acts=...: the job names dataset kjv and psalms only"),
+        ] {
+            let error = check_mounts(spec, &mounts(names)).unwrap_err().to_string();
+            assert!(error.contains(want), "{error}");
+        }
+        assert_eq!(dataset_dir("psalms", &mounts(&["kjv", "psalms"])).unwrap(), Path::new("/psalms"));
+        for names in [&["kjv"][..], &["psalms", "psalms"]] {
+            assert!(dataset_dir("psalms", &mounts(names)).is_err());
         }
     }
 

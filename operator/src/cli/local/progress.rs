@@ -17,6 +17,8 @@ pub(in crate::cli) struct Progress {
     bar: Option<ProgressBar>,
     steps: u64,
     step: Option<u64>,
+    /// The last loss on held-out data, as shown.
+    eval: String,
     checkpoint: Option<u64>,
     last_line: Option<Instant>,
     /// Nobody reads the events any more. The training goes on: its result is on disk.
@@ -33,7 +35,7 @@ impl Progress {
             );
             bar
         });
-        Self { output, bar, steps, step: None, checkpoint: None, last_line: None, deaf: false }
+        Self { output, bar, steps, deaf: false, ..Self::quiet() }
     }
 
     /// Says nothing but the workers' own words: for runs that nobody looks at.
@@ -43,6 +45,7 @@ impl Progress {
             bar: None,
             steps: 0,
             step: None,
+            eval: String::new(),
             checkpoint: None,
             last_line: None,
             deaf: true,
@@ -96,8 +99,11 @@ impl Progress {
                     bar.set_position(*step);
                 }
             }
-            Event::Step { step, loss, tokens_per_second, eta_seconds, .. } => {
+            Event::Step { step, loss, eval_loss, tokens_per_second, eta_seconds, .. } => {
                 self.step = Some(*step);
+                if let Some(loss) = eval_loss {
+                    self.eval = format!("  held out {:.4} after {step}", number(loss));
+                }
                 self.show(*step, loss, *tokens_per_second, *eta_seconds);
             }
             Event::Checkpoint { step, .. } => self.checkpoint = Some(*step),
@@ -106,8 +112,7 @@ impl Progress {
     }
 
     fn show(&mut self, step: u64, loss: &str, speed: u64, eta: u64) {
-        let loss: f32 = loss.parse().unwrap_or(f32::NAN);
-        let text = format!("loss {loss:.4}  {speed} tok/s  {} left", clock(eta));
+        let text = format!("loss {:.4}{}  {speed} tok/s  {} left", number(loss), self.eval, clock(eta));
         if let Some(bar) = &self.bar {
             bar.set_position(step);
             bar.set_message(text);
@@ -132,6 +137,10 @@ impl Progress {
         }
         Ok(())
     }
+}
+
+fn number(text: &str) -> f32 {
+    text.parse().unwrap_or(f32::NAN)
 }
 
 fn clock(seconds: u64) -> String {

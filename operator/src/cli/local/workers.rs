@@ -25,6 +25,8 @@ pub(in crate::cli) struct Launch {
     pub program: PathBuf,
     pub spec: PathBuf,
     pub data: PathBuf,
+    /// What the job is evaluated on, if it is.
+    pub eval_data: Option<PathBuf>,
     pub out: PathBuf,
     pub workers: u32,
     pub threads: u16,
@@ -98,6 +100,9 @@ fn spawn(launch: &Launch, rank: u32) -> Result<Child, Failure> {
         ("--isa", launch.isa.clone()),
     ] {
         command.args([flag, &value]);
+    }
+    if let Some(dir) = &launch.eval_data {
+        command.arg("--eval-data").arg(dir);
     }
     if let Some(step) = launch.from_step {
         command.args(["--from-step", &step.to_string()]);

@@ -362,6 +362,17 @@ async fn the_envelope_says_what_a_unit_reads(#[values(On::Dir, On::Bucket)] on: 
     for digest in mine {
         assert_eq!(site.get(unit, &digest).await, 200, "{digest}");
     }
+    // The data that the spec evaluates on, for a unit of that spec.
+    let held_out = dataset(&site.store, &team("team-b"), "psalms", &[b'b'; 5000]).await;
+    let shard = site.store.dataset_manifest(&held_out).await.unwrap().unwrap().shards()[0].sha256;
+    let spec = site.store.put_bytes(crate::store::testing::spec(Some(held_out))).await.unwrap();
+    let evaluated = unit_with("east", JOB, 3, None, spec, site.dataset);
+    let name = evaluated.metadata.name.clone().unwrap();
+    site.work.units.lock().unwrap().insert(("east".to_owned(), name.clone()), evaluated);
+    for digest in [spec, held_out, shard] {
+        assert_eq!(site.get(&name, &digest).await, 200, "{digest}");
+        assert_eq!(site.get(UNIT, &digest).await, 404, "{digest} is another spec's");
+    }
     // Blobs of others, blobs that are nowhere: one answer.
     let (_, others) = recorded(&site.store, OTHER_JOB, 60).await;
     let nowhere = Digest::of(b"nowhere");

@@ -49,23 +49,17 @@ pub async fn accept(look: &Look<'_>) -> Result<Action, Error> {
         return Ok(Action::await_change());
     }
     let Some(namespace) = living(look).await? else { return Ok(Action::requeue(CATALOGUE_AGAIN)) };
-    let name = &spec.data.dataset;
-    let manifest = match look.ctx.store.whole_dataset(&namespace, name).await {
-        Ok(Some(manifest)) => manifest,
-        Ok(None) => {
-            let known = look.ctx.store.datasets(&namespace).await?;
-            refuse(look, "UnknownDataset", unknown_dataset(namespace.name(), name, &known)).await?;
-            return Ok(Action::requeue(CATALOGUE_AGAIN));
-        }
-        // Not for a retry to solve: a person must bring the dataset again.
-        Err(error) if error.kind() == ErrorKind::InvalidData => {
-            let remedy = format!("push it again with `muster data push {namespace}/{name} DIR --replace`");
-            refuse(look, "InvalidDataset", format!("dataset {name}: {error}; {remedy}")).await?;
-            return Ok(Action::requeue(CATALOGUE_AGAIN));
-        }
-        Err(error) => return Err(error.into()),
+    let Some(manifest) = dataset(look, &namespace, &spec.data.dataset).await? else {
+        return Ok(Action::requeue(CATALOGUE_AGAIN));
     };
-    match resolve_cached(spec, manifest).await? {
+    let held_out = match &spec.training.eval {
+        None => None,
+        Some(eval) => match dataset(look, &namespace, &eval.dataset).await? {
+            None => return Ok(Action::requeue(CATALOGUE_AGAIN)),
+            found => found,
+        },
+    };
+    match resolve_cached(spec, manifest, held_out).await? {
         Ok(resolved) => {
             // The blob first: whoever reads the digest in the status may ask for it.
             look.ctx.store.put_bytes(resolved.bytes.clone()).await?;
@@ -82,6 +76,25 @@ pub async fn accept(look: &Look<'_>) -> Result<Action, Error> {
             let again = matches!(error, ResolveError::DigestMismatch { .. });
             Ok(if again { Action::requeue(CATALOGUE_AGAIN) } else { Action::await_change() })
         }
+    }
+}
+
+/// The dataset that a job names, or says what is in the way.
+async fn dataset(look: &Look<'_>, namespace: &Namespace, name: &str) -> Result<Option<Manifest>, Error> {
+    match look.ctx.store.whole_dataset(namespace, name).await {
+        Ok(Some(manifest)) => Ok(Some(manifest)),
+        Ok(None) => {
+            let known = look.ctx.store.datasets(namespace).await?;
+            refuse(look, "UnknownDataset", unknown_dataset(namespace.name(), name, &known)).await?;
+            Ok(None)
+        }
+        // Not for a retry to solve: a person must bring the dataset again.
+        Err(error) if error.kind() == ErrorKind::InvalidData => {
+            let remedy = format!("push it again with `muster data push {namespace}/{name} DIR --replace`");
+            refuse(look, "InvalidDataset", format!("dataset {name}: {error}; {remedy}")).await?;
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -108,15 +121,18 @@ fn unknown_dataset(namespace: &str, name: &str, known: &[String]) -> String {
 async fn resolve_cached(
     spec: &TrainingJobSpec,
     manifest: Manifest,
+    held_out: Option<Manifest>,
 ) -> Result<Result<Arc<Resolved>, ResolveError>, Error> {
-    let parts = serde_json::to_vec(&(&spec.model, &spec.data, &spec.training, &spec.assurance, &manifest))?;
+    let parts = (&spec.model, &spec.data, &spec.training, &spec.assurance, &manifest, &held_out);
+    let parts = serde_json::to_vec(&parts)?;
     let key = Digest::of(&parts);
     let cached = CACHE.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
     if let Some(found) = cached {
         return Ok(Ok(found));
     }
     let spec = spec.clone();
-    let resolved = tokio::task::spawn_blocking(move || resolve::resolve(&spec, &manifest)).await?;
+    let resolve = move || resolve::resolve(&spec, &manifest, held_out.as_ref());
+    let resolved = tokio::task::spawn_blocking(resolve).await?;
     Ok(resolved.map(|resolved| {
         let resolved = Arc::new(resolved);
         let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);

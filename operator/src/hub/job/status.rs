@@ -237,12 +237,16 @@ fn progress(
             return old.progress.clone().map(|before| Progress { tokens_per_second: None, ..before });
         }
     };
-    let loss = reported.and_then(|status| status.loss.as_deref()).map(|text| line(text, 24));
+    let number =
+        |text: Option<&str>| text.map(|text| line(text, 24)).filter(|text| text.parse::<f64>().is_ok());
     let before = old.progress.as_ref();
     Some(Progress {
         step: Some(step),
         text: Some(format!("{step}/{steps}")),
-        loss: loss.filter(|text| text.parse::<f64>().is_ok()).or_else(|| before.and_then(|p| p.loss.clone())),
+        loss: number(reported.and_then(|status| status.loss.as_deref()))
+            .or_else(|| before.and_then(|p| p.loss.clone())),
+        eval_loss: number(reported.and_then(|status| status.eval_loss.as_deref()))
+            .or_else(|| before.and_then(|p| p.eval_loss.clone())),
         tokens_per_second: reported.filter(|_| running).and_then(|status| status.tokens_per_second),
         update_time: reported
             .and_then(|status| status.progress_time.clone())

@@ -182,8 +182,7 @@ fn from_placement_to_success() {
     status = placed;
 
     let made = unit(&job(&resolved()), 1, None, 0);
-    let running =
-        json!({"phase": "Running", "attempt": 1, "step": 7, "loss": "5.5", "tokensPerSecond": 6100});
+    let running = json!({"phase": "Running", "attempt": 1, "step": 7, "loss": "5.5", "evalLoss": "5.25", "tokensPerSecond": 6100});
     let (trains, _) = look(&job(&status), Some(with_status(made.clone(), running)), None);
     assert_eq!(trains.phase, Some(TrainingJobPhase::Running));
     let progress = trains.progress.clone().unwrap();
@@ -197,6 +196,10 @@ fn from_placement_to_success() {
     let (on, _) = look(&job(&status), Some(with_status(made.clone(), further)), Some(20));
     assert!(status::differs_in_progress_only(&status, &on) && status != on);
     assert_eq!(reasons(&status, &on), ["CheckpointSaved"]);
+    let losses = |status: &TrainingJobStatus| status.progress.clone().map(|p| (p.loss, p.eval_loss));
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(losses(&status), Some((text("5.5"), text("5.25"))));
+    assert_eq!(losses(&on), Some((text("4.5"), text("5.25"))), "until the next evaluation");
     status = on;
 
     let done = json!({"phase": "Succeeded", "attempt": 1, "step": 200, "loss": "2.5"});

@@ -169,6 +169,34 @@ impl Executor {
         Ok(loss)
     }
 
+    /// The most sequences that one call takes.
+    pub fn sequences(&self) -> usize {
+        self.sequences
+    }
+
+    /// The mean token loss of each sequence by itself (spec 6.5), nothing but forward. `tokens`, `targets`: n * T ids each, n = 1
+    /// to [`Executor::sequences`]. What else is in the call does not show in a sequence's bits.
+    pub fn sequence_losses(
+        &mut self,
+        weights: &[f32],
+        tokens: &[u32],
+        targets: &[u32],
+    ) -> Result<Vec<f32>, ExecError> {
+        let context = self.graph.context();
+        let sequences = (tokens.len() / context).clamp(1, self.sequences);
+        let rows = Rows { sequences, length: context };
+        length("weights", weights.len(), self.graph.parameters())?;
+        self.check_ids("tokens", tokens, rows.count())?;
+        self.check_ids("targets", targets, rows.count())?;
+        crate::float::normalize();
+        for action in 0..self.plan.forward {
+            self.forward(action, rows, weights, tokens, targets)?;
+        }
+        let losses = &self.buffer[range(self.last()?.output, rows, 1)];
+        let mean = |losses: &[f32]| kernel::rows_sum(self.env.level, losses) / context as f32;
+        Ok(losses.chunks_exact(context).map(mean).collect())
+    }
+
     /// Logits of one sequence of 1 to T tokens: `[tokens.len(), vocabulary]`, row-major. The same bits as
     /// those rows have inside a shard.
     pub fn logits(&mut self, weights: &[f32], tokens: &[u32]) -> Result<Vec<f32>, ExecError> {

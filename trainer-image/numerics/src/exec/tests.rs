@@ -3,7 +3,7 @@
 use super::*;
 use crate::graph::StepShape;
 use crate::ops::tests::harness::{assert_same, ids};
-use crate::spec::{Architecture, Arithmetic, ModelSpec, TiedEmbeddings};
+use crate::spec::{Architecture, Arithmetic, LlamaShape, ModelSpec, TiedEmbeddings};
 use crate::state::State;
 
 fn model(tied: TiedEmbeddings) -> ModelSpec {
@@ -70,6 +70,41 @@ fn logits_of_a_prefix_are_those_of_the_whole() {
     }
 }
 
+/// However the held-out sequences are split over calls, and whatever a call holds besides.
+#[test]
+fn the_loss_of_a_sequence_is_its_own() {
+    let llama = ModelSpec {
+        architecture: Architecture::Llama,
+        llama: Some(LlamaShape { kv_heads: 1, mlp_width: 40, rope_base: 10_000 }),
+        ..model(TiedEmbeddings::Untied)
+    };
+    let (tokens, targets) = (ids(1, 7 * 20, 37), ids(2, 7 * 20, 37));
+    for model in [model(TiedEmbeddings::Tied), llama] {
+        for arithmetic in [Arithmetic::F32Chain, Arithmetic::I16Exact] {
+            let shape = StepShape { batch: 7, shards: 1 };
+            let graph = Graph::build(&model, shape, arithmetic).unwrap();
+            let w: Vec<f32> = State::genesis(&graph, 8).w.iter().map(|w| w * 5.0).collect();
+            let mut gradient = vec![0.0; graph.parameters()];
+            // A shard of one sequence, as training computes its loss.
+            let mut single = Executor::new(&graph, 1, Isa::Portable, 1).unwrap();
+            let of = |s: usize| (&tokens[s * 20..(s + 1) * 20], &targets[s * 20..(s + 1) * 20]);
+            let want: Vec<f32> =
+                (0..7).map(|s| single.shard_gradient(&w, of(s).0, of(s).1, &mut gradient).unwrap()).collect();
+            assert!(want.windows(2).any(|two| two[0] != two[1]));
+            for isa in Isa::available() {
+                for (most, threads) in [(7, 1), (7, 2), (3, 2), (2, 1), (1, 1)] {
+                    let mut executor = Executor::new(&graph, most, isa, threads).unwrap();
+                    let calls = tokens.chunks(most * 20).zip(targets.chunks(most * 20));
+                    let got: Vec<f32> = calls
+                        .flat_map(|(tokens, targets)| executor.sequence_losses(&w, tokens, targets).unwrap())
+                        .collect();
+                    assert_same(&got, &want, &format!("{arithmetic:?} {isa} {most} at once"));
+                }
+            }
+        }
+    }
+}
+
 /// A later call must not see what an earlier one left in the buffers.
 #[test]
 fn calls_are_independent() {
@@ -107,6 +142,11 @@ fn bad_arguments_are_named() {
         message(executor.shard_gradient(&w, &tokens, &targets, &mut g).unwrap_err()),
         "targets[39] is 37, beyond the vocabulary of 37"
     );
+    for n in [0, 19, 21, 60] {
+        let (tokens, targets) = (ids(1, n, 37), ids(2, n, 37));
+        assert!(executor.sequence_losses(&w, &tokens, &targets).is_err(), "{n} tokens");
+    }
+    assert!(executor.sequence_losses(&w, &tokens[..20], &tokens).is_err());
     assert!(executor.logits(&w, &[]).is_err());
     assert!(executor.logits(&w, &ids(1, 21, 37)).is_err());
     assert!(matches!(Executor::new(&graph, 0, Isa::Portable, 1), Err(ExecError::TooLarge { .. })));

@@ -35,6 +35,7 @@ impl Builder {
                 nodes: vec![],
                 layers: vec![],
                 tail: vec![Tail::Reduce, Tail::Clip, Tail::AdamW],
+                evaluated: None,
             },
         })
     }

@@ -116,6 +116,8 @@ pub struct Graph {
     /// The nodes of each layer: what may be recomputed together. Not part of the canonical bytes.
     pub(crate) layers: Vec<Range<usize>>,
     pub(crate) tail: Vec<Tail>,
+    /// E, if the job evaluates.
+    pub(crate) evaluated: Option<u64>,
 }
 
 /// Why a graph could not be built.
@@ -138,6 +140,15 @@ impl Graph {
             Architecture::Gpt2 => gpt2::build(model, shape, arithmetic),
             Architecture::Llama => llama::build(model, shape, arithmetic),
         }
+    }
+
+    /// The graph of a job that evaluates `sequences` held-out sequences after some steps: its tail ends with
+    /// [`Tail::Evaluate`], which walks the forward nodes once more with the new state.
+    pub fn with_evaluation(mut self, sequences: u64) -> Graph {
+        self.tail.retain(|op| *op != Tail::Evaluate);
+        self.tail.push(Tail::Evaluate);
+        self.evaluated = Some(sequences);
+        self
     }
 
     /// Trained tensors in canonical order: the order of initialisation, of the gradient norm, of the
@@ -166,7 +177,12 @@ impl Graph {
         &self.layers
     }
 
-    /// What follows the shards' gradients: reduce, clip, optimiser.
+    /// E: the held-out sequences of an evaluation, 0 for a job that has none.
+    pub fn evaluated(&self) -> u64 {
+        self.evaluated.unwrap_or(0)
+    }
+
+    /// What follows the shards' gradients: reduce, clip, optimiser, and evaluation if there is one.
     pub fn tail(&self) -> &[Tail] {
         &self.tail
     }
@@ -223,7 +239,7 @@ impl Graph {
             fields.push(("output", Json::index(n.output)));
             Json::Object(fields)
         });
-        let root = Json::Object(vec![
+        let mut root = vec![
             ("format", Json::text(FORMAT)),
             ("ops", Json::text(OPS)),
             ("arithmetic", Json::text(self.arithmetic.name())),
@@ -234,9 +250,10 @@ impl Graph {
             ("values", Json::List(self.values.iter().copied().map(Json::index).collect())),
             ("nodes", Json::List(nodes.collect())),
             ("tail", Json::List(self.tail.iter().map(|t| Json::text(t.name())).collect())),
-        ]);
+        ];
+        root.extend(self.evaluated.map(|sequences| ("evaluated", Json::Integer(sequences))));
         let mut out = String::new();
-        root.write(&mut out);
+        Json::Object(root).write(&mut out);
         out.into_bytes()
     }
 

@@ -10,6 +10,7 @@ mod attention;
 mod clip;
 mod cross_entropy;
 mod embedding;
+mod evaluate;
 mod gelu;
 mod layer_norm;
 mod linear;
@@ -34,6 +35,7 @@ pub use swiglu::SwiGlu;
 
 pub(crate) use adamw::{Moments, update, would_be_finite};
 pub(crate) use clip::{clip_factor, gradient_norm};
+pub(crate) use evaluate::evaluation_loss;
 pub(crate) use rotary::Table;
 
 use std::ops::Range;
@@ -75,6 +77,8 @@ pub enum Tail {
     Clip,
     /// AdamW (spec 6.4).
     AdamW,
+    /// Mean loss on held-out sequences (spec 6.5), after some steps.
+    Evaluate,
 }
 
 impl Tail {
@@ -84,6 +88,7 @@ impl Tail {
             Tail::Reduce => reduce::NAME,
             Tail::Clip => clip::NAME,
             Tail::AdamW => adamw::NAME,
+            Tail::Evaluate => evaluate::NAME,
         }
     }
 }

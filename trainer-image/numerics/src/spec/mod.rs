@@ -60,13 +60,13 @@ pub struct ModelSpec {
     /// Whether the language-model head is the token embedding.
     pub tied_embeddings: TiedEmbeddings,
     /// What only [`Architecture::Llama`] has, and must have.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "some")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub llama: Option<LlamaShape>,
 }
 
 /// A member that is there has a value: `null` would be a second spelling of "absent".
-fn some<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<LlamaShape>, D::Error> {
-    LlamaShape::deserialize(deserializer).map(Some)
+fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 /// The part of a model's shape that is Llama's own.
@@ -159,6 +159,33 @@ pub struct TrainingParameters {
     pub optimizer: OptimizerSpec,
     /// The learning rate over time.
     pub schedule: ScheduleSpec,
+    /// Losses on held-out data; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub eval: Option<EvalSpec>,
+}
+
+/// When and on what a job is evaluated (spec 6.5).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EvalSpec {
+    /// Steps between two evaluations, 1 to `steps`. The last step evaluates too.
+    pub every_steps: u64,
+    /// E: the first so many sequences of the data, 1 to 65536.
+    pub sequences: u64,
+    /// The held-out token stream.
+    pub data: EvalData,
+}
+
+/// A held-out token stream, by content. Its manifest is named too, so that whoever has the spec can bring the files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EvalData {
+    /// `sha256:<hex>`: the dataset's manifest.
+    pub manifest: String,
+    /// `sha256:<hex>`: Merkle root over the stream's chunks.
+    pub root: String,
+    /// Length of the stream in tokens.
+    pub tokens: u64,
 }
 
 /// Hyper-parameters as decimal strings: an identity must not depend on a JSON float printer.
@@ -248,9 +275,19 @@ impl TrainingSpec {
         validate::validate(self)
     }
 
+    /// Builds the graph of `model` and `training`, whatever `graph` says.
+    pub fn assemble_graph(&self) -> Result<Graph, SpecError> {
+        let training = &self.training;
+        let graph = Graph::build(&self.model, training.step_shape(), training.arithmetic)?;
+        Ok(match &training.eval {
+            Some(eval) => graph.with_evaluation(eval.sequences),
+            None => graph,
+        })
+    }
+
     /// Builds the graph and checks it against the digest in `graph`.
     pub fn build_graph(&self) -> Result<Graph, SpecError> {
-        let graph = Graph::build(&self.model, self.training.step_shape(), self.training.arithmetic)?;
+        let graph = self.assemble_graph()?;
         let built = digest_text(&graph.digest());
         if built != self.graph {
             return Err(SpecError::Field {
@@ -277,5 +314,10 @@ impl TrainingParameters {
     /// Batch and shards, what the graph needs of the training part.
     pub fn step_shape(&self) -> StepShape {
         StepShape { batch: self.batch, shards: self.shards }
+    }
+
+    /// Whether step `step` (from 1) evaluates: every so many, and the last.
+    pub fn evaluates(&self, step: u64) -> bool {
+        self.eval.as_ref().is_some_and(|eval| step == self.steps || step.is_multiple_of(eval.every_steps))
     }
 }

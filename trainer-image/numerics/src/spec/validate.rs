@@ -9,6 +9,8 @@ use crate::order::DataOrder;
 const MAX_SHARD_TOKENS: u64 = 8192;
 /// Largest integer that JSON numbers carry exactly.
 const MAX_INTEGER: u64 = (1 << 53) - 1;
+/// Sequences of an evaluation: their losses are exchanged in one frame.
+const MAX_EVAL_SEQUENCES: u64 = 65536;
 /// 2^38 parameters are 1 TiB of f32; their gradients and moments three more.
 const MAX_PARAMETERS: u128 = 1 << 38;
 
@@ -21,6 +23,7 @@ pub(super) fn validate(spec: &TrainingSpec) -> Result<(), SpecError> {
     training(spec)?;
     HyperParameters::from_training(&spec.training)?;
     data(spec)?;
+    eval(spec)?;
     digest("genesis", &spec.genesis)
 }
 
@@ -119,6 +122,33 @@ fn data(spec: &TrainingSpec) -> Result<(), SpecError> {
             "training.steps",
             format!("steps * batch passes {samples} samples more than 2^32 times"),
             "bring more data or lower training.steps",
+        );
+    }
+    Ok(())
+}
+
+fn eval(spec: &TrainingSpec) -> Result<(), SpecError> {
+    let Some(eval) = &spec.training.eval else { return Ok(()) };
+    if !(1..=spec.training.steps).contains(&eval.every_steps) {
+        return refuse(
+            "training.eval.everySteps",
+            format!("{} is not between 1 and training.steps, {}", eval.every_steps, spec.training.steps),
+            "evaluate at least once",
+        );
+    }
+    range("training.eval.sequences", eval.sequences, 1, MAX_EVAL_SEQUENCES)?;
+    digest("training.eval.data.manifest", &eval.data.manifest)?;
+    digest("training.eval.data.root", &eval.data.root)?;
+    range("training.eval.data.tokens", eval.data.tokens, 0, MAX_INTEGER)?;
+    let samples = DataOrder::samples_of(eval.data.tokens, spec.model.context);
+    if samples < eval.sequences {
+        return refuse(
+            "training.eval.data.tokens",
+            format!(
+                "{} tokens hold {samples} sequences of context {}, not {}",
+                eval.data.tokens, spec.model.context, eval.sequences
+            ),
+            "lower training.eval.sequences or bring more tokens",
         );
     }
     Ok(())

@@ -3,7 +3,7 @@
 use muster_numerics::exec::Executor;
 use muster_numerics::graph::{Graph, Init, StepShape};
 use muster_numerics::isa::Isa;
-use muster_numerics::optim::{Optimizer, mean_loss};
+use muster_numerics::optim::{Optimizer, evaluation_loss, mean_loss};
 use muster_numerics::order::DataOrder;
 use muster_numerics::philox::{DOMAIN_TEST, key, normal, normal_scale, philox4x32};
 use muster_numerics::reduce::{SubtreeAccumulator, SubtreeRef, combine, finish};
@@ -199,6 +199,22 @@ pub fn walk(
         let norm = optimizer.step(&mut state, &gradient).unwrap().norm;
         each(&state, Some(Step { loss, norm, gradient: &gradient }));
     }
+}
+
+/// The evaluation loss of a case's last state on the first 13 samples of its stream, `at_once` in a call.
+pub fn evaluate(case: Case, arithmetic: Arithmetic, shards: u64, isa: Isa, at_once: usize) -> f32 {
+    let (graph, model) = (case.graph(shards, arithmetic), case.model());
+    let stream = stream(model.context, model.vocabulary);
+    let mut weights = vec![];
+    walk(case, arithmetic, shards, isa, 2, |state, _| weights.clone_from(&state.w));
+    let mut executor = Executor::new(&graph, at_once, isa, 2).unwrap();
+    let tokens = 13 * model.context as usize;
+    let calls = stream[..tokens].chunks(at_once * model.context as usize);
+    let calls = calls.zip(stream[1..=tokens].chunks(at_once * model.context as usize));
+    let losses: Vec<f32> = calls
+        .flat_map(|(tokens, targets)| executor.sequence_losses(&weights, tokens, targets).unwrap())
+        .collect();
+    evaluation_loss(&losses)
 }
 
 /// Inputs and targets of one shard.

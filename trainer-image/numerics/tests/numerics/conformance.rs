@@ -1,6 +1,6 @@
 //! Every published line, on every instruction set of this CPU.
 
-use super::cases::{Case, SEED, digest, published, run, vectors};
+use super::cases::{Case, SEED, digest, evaluate, published, run, short, vectors};
 use muster_numerics::isa::Isa;
 use muster_numerics::order::DataOrder;
 use muster_numerics::spec::Arithmetic;
@@ -52,6 +52,22 @@ fn llama() {
 #[test]
 fn llama_stress() {
     check(Case::LlamaStress, &BOTH);
+}
+
+/// The loss of each case's last state on the first 13 samples of its stream, in calls of different sizes.
+#[test]
+fn evaluations() {
+    for case in Case::ALL {
+        let shards = if case == Case::LlamaExtra { 3 } else { 2 };
+        for arithmetic in [Arithmetic::F32Chain, Arithmetic::I16Exact] {
+            for (isa, at_once) in Isa::available().into_iter().zip([5, 1, 13]) {
+                let loss = evaluate(case, arithmetic, shards, isa, at_once);
+                let of = format!("{} {} S={shards} eval 13", case.name(), short(arithmetic));
+                let line = format!("{of} loss {loss} ({:08x})", loss.to_bits());
+                assert!(vectors().lines().any(|l| l == line), "not published: {line}, {isa}");
+            }
+        }
+    }
 }
 
 /// Three shards, heads in threes, and steps beyond the warm-up.

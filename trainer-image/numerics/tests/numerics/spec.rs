@@ -55,6 +55,59 @@ fn the_graph_digest_is_compared() {
     assert_eq!(spec.build_graph().unwrap(), graph);
 }
 
+fn evaluated() -> Value {
+    let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
+    let mut value = good();
+    value["training"]["eval"] = json!({
+        "everySteps": 50, "sequences": 64,
+        "data": {"manifest": digest("3"), "root": digest("4"), "tokens": 64 * 256 + 1}
+    });
+    value
+}
+
+#[test]
+fn an_evaluation_is_part_of_the_spec_and_of_the_graph() {
+    let mut spec = read(&evaluated()).unwrap();
+    assert_eq!(serde_json::to_value(&spec).unwrap(), evaluated());
+    let due: Vec<u64> = (1..=200).filter(|step| spec.training.evaluates(*step)).collect();
+    assert_eq!(due, [50, 100, 150, 200]);
+    spec.training.eval.as_mut().unwrap().every_steps = 60;
+    assert!(spec.training.evaluates(200) && !spec.training.evaluates(199), "the last one, always");
+    assert!(!(1..=200).any(|step| read(&good()).unwrap().training.evaluates(step)));
+
+    let plain = read(&good()).unwrap().assemble_graph().unwrap();
+    let graph = spec.assemble_graph().unwrap();
+    assert_eq!((plain.evaluated(), graph.evaluated()), (0, 64));
+    let text = |graph: &Graph| String::from_utf8(graph.canonical_bytes()).unwrap();
+    let want = text(&plain)
+        .replace(r#""context":256,"#, r#""context":256,"evaluated":64,"#)
+        .replace(r#""clip","adamw"]"#, r#""clip","adamw","evaluate"]"#);
+    assert_eq!(text(&graph), want);
+    assert_eq!(spec.assemble_graph().unwrap().with_evaluation(64), graph);
+}
+
+#[test]
+fn a_bad_evaluation_is_named() {
+    for (member, value, field) in [
+        ("everySteps", json!(0), "training.eval.everySteps"),
+        ("everySteps", json!(201), "training.eval.everySteps"),
+        ("sequences", json!(0), "training.eval.sequences"),
+        ("sequences", json!(65_537), "training.eval.sequences"),
+        ("sequences", json!(65), "training.eval.data.tokens"),
+        ("data", json!({"manifest": "x", "root": "y", "tokens": 7}), "training.eval.data.manifest"),
+    ] {
+        let mut bad = evaluated();
+        bad["training"]["eval"][member] = value;
+        let error = read(&bad).unwrap_err().to_string();
+        assert!(error.starts_with(field) && error.contains("; "), "{error}");
+    }
+    for bad in [json!(null), json!({}), json!({"everySteps": 1, "sequences": 1})] {
+        let mut value = good();
+        value["training"]["eval"] = bad;
+        assert!(read(&value).is_err());
+    }
+}
+
 #[test]
 fn clip_norm_zero_means_none() {
     let mut value = good();

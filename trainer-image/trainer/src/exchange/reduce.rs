@@ -44,6 +44,8 @@ impl StepVotes {
 #[derive(Debug)]
 struct Plan {
     shards: u64,
+    /// Held-out sequences of an evaluation.
+    evaluated: u64,
     workers: u32,
     slices: Vec<Range<usize>>,
     /// Per rank: the (level, index) of the subtrees it ships, ascending.
@@ -62,7 +64,13 @@ impl Plan {
         let keys = (0..workers)
             .map(|rank| subtree_keys(shards, shards_of(shards, workers, rank)).map_err(setup))
             .collect::<Result<_, _>>()?;
-        Ok(Self { shards, workers, slices: reduce::slices(graph, workers as usize), keys })
+        Ok(Self {
+            shards,
+            evaluated: graph.evaluated(),
+            workers,
+            slices: reduce::slices(graph, workers as usize),
+            keys,
+        })
     }
 
     fn slice(&self, rank: u32) -> Range<usize> {
@@ -77,14 +85,19 @@ impl Plan {
         shards_of(self.shards, self.workers, rank)
     }
 
+    fn evaluated_by(&self, rank: u32) -> Range<u64> {
+        shards_of(self.evaluated, self.workers, rank)
+    }
+
     /// How long the frames are that rank `from` sends to rank `to`.
     fn lengths(&self, from: u32, to: u32) -> Lengths {
-        let shards = self.shards_of(from);
+        let (shards, evaluated) = (self.shards_of(from), self.evaluated_by(from));
         let f32s = |n: usize| 4 * n as u64;
         Lengths {
             losses: 1 + 4 * (shards.end - shards.start),
             subtrees: f32s(self.keys(from).len() * self.slice(to).len()),
             slice: f32s(self.slice(from).len()),
+            evaluation: 4 * (evaluated.end - evaluated.start),
         }
     }
 }
@@ -131,6 +144,34 @@ impl Reducer {
     /// The shards this worker computes.
     pub fn my_shards(&self) -> Range<u64> {
         self.plan.shards_of(self.mesh.identity().rank)
+    }
+
+    /// The held-out sequences whose losses this worker computes; none if the job has fewer than workers.
+    pub fn my_evaluated(&self) -> Range<u64> {
+        self.plan.evaluated_by(self.mesh.identity().rank)
+    }
+
+    /// Exchanges the losses of held-out sequences after step `step`; `losses` are this worker's, in order. Gives those of all
+    /// sequences in order, the same values on every worker.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] naming the peer.
+    pub fn exchange_evaluation(&self, step: u64, losses: &[f32]) -> Result<Vec<f32>, Error> {
+        let me = self.mesh.identity().rank;
+        let mut payload = Vec::new();
+        encode(losses, &mut payload);
+        for peer in self.mesh.peers() {
+            self.mesh.link(peer)?.send(Kind::Evaluation, step, payload.clone())?;
+        }
+        let mut all = Vec::new();
+        for rank in 0..self.plan.workers {
+            if rank == me {
+                all.extend(losses);
+            } else {
+                all.extend(decode(&self.mesh.link(rank)?.receive(Kind::Evaluation, step)?));
+            }
+        }
+        Ok(all)
     }
 
     /// Exchanges the gradients of a step. `losses` are those of this worker's shards in order, `sums` has its shards'

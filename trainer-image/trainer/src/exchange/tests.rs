@@ -203,7 +203,7 @@ fn keys_are_renewed_while_frames_go_both_ways() {
     let zero = WorkerKey::generate().unwrap();
     let peers = vec![Peer { address: listener.local_addr().unwrap(), key: zero.public().key_id() }, peers[1]];
     let bytes = 5_000_000;
-    let lengths = wire::Lengths { losses: 17, subtrees: bytes, slice: 4 };
+    let lengths = wire::Lengths { losses: 17, subtrees: bytes, slice: 4, evaluation: 0 };
     let payload = |seed: u8| (0..bytes).map(|i| (i % 251) as u8 ^ seed).collect::<Vec<_>>();
     let exchange = |peer: Proven, seed: u8| {
         let Proven { mut incoming, mut outgoing, .. } = peer;

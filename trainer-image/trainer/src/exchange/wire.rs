@@ -20,11 +20,13 @@ pub enum Kind {
     Subtrees = 2,
     /// The sender's slice of the mean gradient.
     Slice = 3,
+    /// Losses of the sender's held-out sequences, after a step that evaluates.
+    Evaluation = 4,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::KeepAlive, Self::Losses, Self::Subtrees, Self::Slice]
+        [Self::KeepAlive, Self::Losses, Self::Subtrees, Self::Slice, Self::Evaluation]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }
@@ -51,6 +53,8 @@ pub struct Lengths {
     pub subtrees: u64,
     /// Of [`Kind::Slice`].
     pub slice: u64,
+    /// Of [`Kind::Evaluation`].
+    pub evaluation: u64,
 }
 
 impl Lengths {
@@ -60,6 +64,7 @@ impl Lengths {
             Kind::Losses => self.losses,
             Kind::Subtrees => self.subtrees,
             Kind::Slice => self.slice,
+            Kind::Evaluation => self.evaluation,
         }
     }
 }

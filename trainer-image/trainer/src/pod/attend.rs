@@ -57,6 +57,8 @@ pub(super) struct Attend<'a, 'b> {
     silent: bool,
     /// Its newest step; ranks other than 0 know only where they started.
     reached: u64,
+    /// Of the last step that evaluated.
+    eval_loss: Option<String>,
     /// Its last words, if it ended well, and the state that they are about.
     finished: Option<(String, u64, Option<Digest>)>,
     terminated: bool,
@@ -74,6 +76,7 @@ impl<'a, 'b> Attend<'a, 'b> {
             assignment,
             round,
             error: None,
+            eval_loss: None,
             silent: false,
             finished: None,
             terminated: false,
@@ -145,10 +148,16 @@ impl<'a, 'b> Attend<'a, 'b> {
             // A wish that came in a round before.
             Event::Started { .. } if self.pod.wish == Desired::Drain => self.child.send(&Command::Drain {}),
             Event::Started { .. } => {}
-            Event::Step { step, loss, tokens_per_second, eta_seconds, .. } => {
+            Event::Step { step, loss, eval_loss, tokens_per_second, eta_seconds, .. } => {
                 self.reached = step;
-                println!("step {step} loss {loss} tokens/s {tokens_per_second} eta {eta_seconds} s");
-                self.pod.reporter.note(Progress { step, loss, tokens_per_second });
+                let evaluated =
+                    eval_loss.as_deref().map_or(String::new(), |loss| format!(" evalLoss {loss}"));
+                println!(
+                    "step {step} loss {loss}{evaluated} tokens/s {tokens_per_second} eta {eta_seconds} s"
+                );
+                self.eval_loss = eval_loss.or(self.eval_loss.take());
+                let eval_loss = self.eval_loss.clone();
+                self.pod.reporter.note(Progress { step, loss, eval_loss, tokens_per_second });
             }
             Event::Written { step, .. } => {
                 self.pod.handover.push(Written {

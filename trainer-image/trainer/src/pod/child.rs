@@ -1,6 +1,7 @@
 //! The worker process: this binary again, with pipes.
 
 use std::io::{BufRead, BufReader, Read, Write as _};
+use std::path::Path;
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::Sender;
 
@@ -8,6 +9,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
 
 use super::Options;
 use super::attend::Message;
+use super::fetch::Evaluated;
 use crate::failure::Failure;
 use crate::protocol::{Assignment, Command as Line, Event, ExitCode, MAX_LINE};
 use crate::work::Work;
@@ -25,10 +27,12 @@ impl Child {
         options: &Options,
         work: &Work,
         assignment: &Assignment,
+        evaluated: Evaluated,
         round: u32,
         to: Sender<Message>,
     ) -> Result<Self, Failure> {
         let start = assignment.start.as_ref().map_or(0, |start| start.step);
+        let eval_data = (evaluated == Evaluated::HeldOut).then(|| work.eval_data());
         let last = options.last_step.map(|step| step.to_string());
         let binary = std::env::current_exe()
             .map_err(|error| Failure::usage(format!("cannot find this program: {error}")))?;
@@ -38,6 +42,7 @@ impl Child {
             .arg(work.spec())
             .arg("--data")
             .arg(work.data())
+            .args(eval_data.iter().flat_map(|dir| [Path::new("--eval-data"), dir]))
             .arg("--out")
             .arg(work.out())
             .args(["--rank", &assignment.rank.to_string()])

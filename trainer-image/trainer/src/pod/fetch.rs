@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 use muster_proof::Digest;
+use muster_proof::evaluation::{self, Evaluation};
 
 use crate::checkpoint::{self, MANIFEST_FILE, Store};
 use crate::dataset;
@@ -27,27 +28,42 @@ pub(super) enum Error {
     Fatal(Failure),
 }
 
+/// Whether a job is evaluated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Evaluated {
+    /// On data of its own, which were fetched too.
+    HeldOut,
+    /// No.
+    Never,
+}
+
 impl From<Unavailable> for Error {
     fn from(error: Unavailable) -> Self {
         Self::Later(error)
     }
 }
 
-/// Brings everything that the worker of this assignment reads.
-pub(super) fn all(work: &Work, relay: &Relay, assignment: &Assignment) -> Result<(), Error> {
+/// Brings everything that the worker of this assignment reads; says whether the job is evaluated.
+pub(super) fn all(work: &Work, relay: &Relay, assignment: &Assignment) -> Result<Evaluated, Error> {
     fatal(ExitCode::Disk, files::create_dirs(work.dir()))?;
     let spec = blob(relay, &assignment.spec, MAX_SPEC, ExitCode::BadSpec, "the spec")?;
     fatal(ExitCode::Disk, files::write_atomic(&work.spec(), &spec))?;
-    data(work, relay, &assignment.dataset)?;
-    start(work, relay, assignment.start.as_ref())
+    data(&work.data(), relay, &assignment.dataset)?;
+    let bad_spec = |error: evaluation::Error| Failure::usage(error.to_string());
+    let held_out = Evaluation::of_spec(&spec).map_err(|error| Error::Fatal(bad_spec(error)))?.dataset();
+    if let Some(digest) = &held_out {
+        data(&work.eval_data(), relay, digest)?;
+    }
+    start(work, relay, assignment.start.as_ref())?;
+    Ok(if held_out.is_some() { Evaluated::HeldOut } else { Evaluated::Never })
 }
 
-fn data(work: &Work, relay: &Relay, digest: &Digest) -> Result<(), Error> {
+fn data(dir: &Path, relay: &Relay, digest: &Digest) -> Result<(), Error> {
     let code = ExitCode::BadData;
-    let (dir, path) = (work.data(), work.data().join(dataset::MANIFEST_FILE));
+    let path = dir.join(dataset::MANIFEST_FILE);
     let bytes = blob(relay, digest, dataset::MAX_MANIFEST, code, "the dataset's manifest")?;
     let manifest = dataset::Manifest::parse(&bytes).map_err(|error| Error::Fatal(error.into()))?;
-    fatal(ExitCode::Disk, files::create_dirs(&dir))?;
+    fatal(ExitCode::Disk, files::create_dirs(dir))?;
     for shard in manifest.shards() {
         let path = dir.join(&shard.path);
         let there = files::digest(&path).is_ok_and(|there| there == (shard.sha256, shard.size));

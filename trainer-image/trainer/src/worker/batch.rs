@@ -40,11 +40,24 @@ impl Batches {
         let mut tokens = Vec::with_capacity(samples.len() * self.context);
         let mut targets = Vec::with_capacity(samples.len() * self.context);
         for sample in samples {
-            // One token more than the context: the target of the last.
-            self.data.read(sample * self.context as u64, &mut self.sample)?;
-            tokens.extend(self.sample[..self.context].iter().map(|token| u32::from(*token)));
-            targets.extend(self.sample[1..].iter().map(|token| u32::from(*token)));
+            append(&self.data, sample, &mut self.sample, &mut tokens, &mut targets)?;
         }
         Ok((tokens, targets))
     }
+}
+
+/// Adds sample number `sample` of a stream to `tokens` and `targets`. `scratch` has room for one token more than the context: the
+/// target of the last.
+pub(super) fn append(
+    data: &Dataset,
+    sample: u64,
+    scratch: &mut [u16],
+    tokens: &mut Vec<u32>,
+    targets: &mut Vec<u32>,
+) -> Result<(), dataset::Error> {
+    let context = scratch.len() - 1;
+    data.read(sample * context as u64, scratch)?;
+    tokens.extend(scratch[..context].iter().map(|token| u32::from(*token)));
+    targets.extend(scratch[1..].iter().map(|token| u32::from(*token)));
+    Ok(())
 }

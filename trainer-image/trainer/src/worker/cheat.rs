@@ -28,6 +28,8 @@ enum Lie {
     WrongLearningRate,
     /// The state is right, and the loss of every step is said to be half of what it is.
     FalseLoss,
+    /// All is right but the loss on held-out data, which is said to be half of what it is.
+    FalseEvalLoss,
     /// A step is said to have raised NonFinite that has not: the job is to end early.
     FalseFailure,
     /// The chain starts elsewhere: one weight of the start state is another.
@@ -61,6 +63,7 @@ impl Cheat {
             "one-ulp" => Some(Lie::OneUlp),
             "wrong-learning-rate" => Some(Lie::WrongLearningRate),
             "false-loss" => Some(Lie::FalseLoss),
+            "false-eval-loss" => Some(Lie::FalseEvalLoss),
             "false-failure" => Some(Lie::FalseFailure),
             "other-start" => Some(Lie::OtherStart),
             _ => None,
@@ -133,6 +136,11 @@ impl Cheat {
     /// The loss that is told.
     pub fn loss(&self, loss: f32) -> f32 {
         if self.is(Lie::FalseLoss) { loss / 2.0 } else { loss }
+    }
+
+    /// The loss on held-out data that is told.
+    pub fn eval_loss(&self, loss: f32) -> f32 {
+        if self.is(Lie::FalseEvalLoss) { loss / 2.0 } else { loss }
     }
 }
 

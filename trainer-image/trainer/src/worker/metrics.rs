@@ -70,6 +70,7 @@ mod tests {
         Event::Step {
             step,
             loss: "1.5".into(),
+            eval_loss: None,
             grad_norm: "2".into(),
             lr: "0.1".into(),
             tokens_per_second: 7,

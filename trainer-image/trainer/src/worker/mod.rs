@@ -7,6 +7,7 @@
 //! | `events` | what the parent is told |
 //! | `job` | spec, data and start state, checked against each other |
 //! | `batch` | the tokens of a shard |
+//! | `held_out` | losses on other data than that |
 //! | `train` | the loop |
 //! | `saver` | checkpoints, off the training path |
 //! | `metrics` | `metrics.jsonl` |
@@ -17,6 +18,7 @@ mod batch;
 mod cheat;
 mod control;
 mod events;
+mod held_out;
 mod job;
 mod metrics;
 mod saver;
@@ -47,6 +49,9 @@ pub struct Options {
     /// The dataset directory.
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
+    /// The directory of the dataset that the job is evaluated on, if it is.
+    #[arg(long, value_name = "DIR")]
+    pub eval_data: Option<PathBuf>,
     /// The job directory: checkpoints, and on rank 0 spec.json, metrics.jsonl and records.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use muster_numerics::exec::{ExecError, Executor};
-use muster_numerics::optim::{OptimError, Optimizer, mean_loss};
+use muster_numerics::optim::{OptimError, Optimizer, evaluation_loss, mean_loss};
 use muster_numerics::reduce::{ReduceError, SubtreeAccumulator};
 use muster_numerics::state::State;
 use muster_proof::steps::{Bits, MAX_RECORDS, Records, StepRecord};
@@ -369,11 +369,14 @@ impl Run {
             self.cheat.after(&mut self.state);
             self.cheat.loss(loss)
         };
+        let eval_loss = self.evaluate(job, step)?;
+        #[cfg(feature = "cheats")]
+        let eval_loss = eval_loss.map(|loss| self.cheat.eval_loss(loss));
 
         let (tokens_per_second, eta_seconds) = self.speed.after_step(last.saturating_sub(step));
         if let Some(metrics) = &mut self.metrics {
             self.records.push(StepRecord {
-                eval_loss: None,
+                eval_loss: eval_loss.map(Bits::of),
                 grad_norm: Bits::of(stats.norm),
                 learning_rate: Bits::of(stats.lr),
                 loss: Bits::of(loss),
@@ -382,6 +385,7 @@ impl Run {
             let event = Event::Step {
                 step,
                 loss: shortest(loss),
+                eval_loss: eval_loss.map(shortest),
                 grad_norm: shortest(stats.norm),
                 lr: shortest(stats.lr),
                 tokens_per_second,
@@ -391,6 +395,17 @@ impl Run {
             events.send(&event);
         }
         Ok(votes)
+    }
+
+    /// The loss of the state after step `step` on held-out data, if the job wants it there. The same on every worker.
+    fn evaluate(&mut self, job: &mut Job, step: u64) -> Result<Option<f32>, Failure> {
+        let Job { spec, held_out: Some(held_out), .. } = job else { return Ok(None) };
+        if !spec.training.evaluates(step) {
+            return Ok(None);
+        }
+        let mine = self.reducer.my_evaluated();
+        let losses = held_out.losses(mine, &mut self.executor, &self.state.w)?;
+        Ok(Some(evaluation_loss(&self.reducer.exchange_evaluation(step, &losses)?)))
     }
 }
 

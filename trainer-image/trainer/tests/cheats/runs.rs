@@ -27,7 +27,8 @@ pub fn job() -> &'static Job {
     JOB.get_or_init(|| {
         let mut training = training();
         training.steps = STEPS;
-        Job::with(&model(), &training)
+        // Each interval evaluates: in its third step, and the last in its last too.
+        Job::evaluated(&model(), &training, 3, 7)
     })
 }
 

@@ -8,13 +8,14 @@ use crate::world::{TRAINER, Trainer, World};
 
 /// All that the trainer's cheats are (`worker/cheat.rs`) but the false failure, and whether the state is wrong or only what is
 /// said of it.
-const LIES: [(&str, bool); 7] = [
+const LIES: [(&str, bool); 8] = [
     ("skips-shard", true),
     ("stale-step", true),
     ("wrong-batch", true),
     ("one-ulp", true),
     ("wrong-learning-rate", true),
     ("false-loss", false),
+    ("false-eval-loss", false),
     ("other-start", true),
 ];
 

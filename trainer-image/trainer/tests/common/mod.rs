@@ -63,6 +63,7 @@ pub fn training() -> TrainingParameters {
             clip_norm: "1.0".into(),
         },
         schedule: ScheduleSpec { name: ScheduleName::Cosine, warmup_steps: 2, final_fraction: "0.1".into() },
+        eval: None,
     }
 }
 
@@ -71,6 +72,8 @@ pub struct Job {
     pub dir: tempfile::TempDir,
     pub spec: PathBuf,
     pub data: PathBuf,
+    /// What it is evaluated on.
+    pub held_out: Option<PathBuf>,
     pub digest: Digest,
     pub genesis: String,
 }
@@ -100,7 +103,31 @@ impl Job {
         let (resolved, bytes) = resolved::resolved_spec(model, training, &manifest).unwrap();
         let spec = dir.path().join("job.json");
         std::fs::write(&spec, &bytes).unwrap();
-        Self { spec, data, digest: resolved::training_digest(&bytes), genesis: resolved.genesis, dir }
+        Self {
+            spec,
+            data,
+            held_out: None,
+            digest: resolved::training_digest(&bytes),
+            genesis: resolved.genesis,
+            dir,
+        }
+    }
+
+    /// The same job, evaluated every `every` steps on at most `sequences` sequences of another text.
+    pub fn evaluated(model: &ModelSpec, training: &TrainingParameters, every: u64, sequences: u64) -> Self {
+        let mut job = Self::with(model, training);
+        let (input, held_out) = (job.dir.path().join("other-text"), job.out("held-out"));
+        // 20 sequences of 16 tokens, and a few tokens more.
+        let other: Vec<u8> = text().into_iter().rev().take(16 * 20 + 5).collect();
+        std::fs::write(&input, other).unwrap();
+        let manifest = dataset::prepare(&[input], &held_out).unwrap();
+        let eval = resolved::eval_spec(every, sequences, model.context, &manifest).unwrap();
+        let training = TrainingParameters { eval: Some(eval), ..training.clone() };
+        let data = dataset::Dataset::open(&job.data).unwrap();
+        let (_, bytes) = resolved::resolved_spec(model, &training, data.manifest()).unwrap();
+        std::fs::write(&job.spec, &bytes).unwrap();
+        (job.digest, job.held_out) = (resolved::training_digest(&bytes), Some(held_out));
+        job
     }
 
     /// A job directory.
@@ -113,6 +140,7 @@ impl Job {
         let mut command = Command::new(BINARY);
         command.arg("worker").arg("--spec").arg(&self.spec).arg("--data").arg(&self.data);
         command.arg("--out").arg(out);
+        command.args(self.held_out.iter().flat_map(|dir| [Path::new("--eval-data"), dir]));
         command.args(["--rank", &rank.to_string(), "--workers", &workers.to_string()]);
         command.args(["--interval-steps", &INTERVAL.to_string()]);
         command

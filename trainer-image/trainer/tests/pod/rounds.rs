@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use muster_proof::Digest;
 use muster_proof::key::SigningKey;
 use muster_trainer::checkpoint::{self, Store};
+use muster_trainer::records;
 use muster_trainer::work::Work;
 
-use crate::common::STEPS;
+use crate::common::{Job, STEPS, model, training};
 use crate::relay::State;
 use crate::site::{Pod, Site, handed_over};
 
@@ -35,6 +36,30 @@ fn pods_train_and_their_checkpoints_are_durable() {
     assert_eq!(Store::new(&work.job()).steps().unwrap(), [8, 10]);
     assert!(checkpoint::open(&Store::new(&work.job()).path(10)).is_ok());
     assert!(handed_over(&work).is_empty());
+}
+
+/// The spec leads a pod to the data that it is evaluated on.
+#[test]
+fn pods_evaluate() {
+    let site = Site::of(Job::evaluated(&model(), &training(), 3, 13), 2);
+    let ended: Vec<_> = site.pods().into_iter().map(Pod::end).collect();
+    let root = site.want();
+    ended[0].assert(0, &["finished after step 10", &root.to_string()]);
+    let state = site.relay.state();
+    let notices = state.checkpoints.iter().flat_map(|notice| &notice.records);
+    let evaluated: Vec<_> = notices.filter(|r| r.eval_loss.is_some()).copied().collect();
+    let of = |end| records::read(&records::path(&site.job.out("want"), end), end).unwrap();
+    let want: Vec<_> = [4, 8, 10]
+        .into_iter()
+        .flat_map(|end| of(end).as_slice().to_vec())
+        .filter(|r| r.eval_loss.is_some())
+        .collect();
+    assert_eq!(want.iter().map(|record| record.step).collect::<Vec<_>>(), [3, 6, 9, 10]);
+    assert_eq!(evaluated, want);
+    let last = format!("{:?}", want[3].eval_loss.unwrap().number());
+    assert!(ended[0].stdout.contains(&format!("evalLoss {last} ")), "{}", ended[0].stdout);
+    let progress = state.progress.last().unwrap();
+    assert!(progress.step < 3 || progress.eval_loss.is_some(), "{progress:?}");
 }
 
 /// Whoever stands between pod and relay, or is the relay without its key, makes no peer. The pod asks again until its

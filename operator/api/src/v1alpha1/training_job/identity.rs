@@ -130,6 +130,11 @@ pub struct Data {
     "self.schedule.warmupSteps <= self.steps",
     "must not exceed training.steps",
 ))]
+#[schemars(transform = rules::rule_at(
+    ".eval.everySteps",
+    "!has(self.eval) || self.eval.everySteps <= self.steps",
+    "must not exceed training.steps",
+))]
 pub struct Training {
     /// Optimizer steps.
     #[schemars(range(min = 1, max = schema::MAX_STEPS))]
@@ -162,6 +167,34 @@ pub struct Training {
     /// The learning rate over the steps.
     #[serde(default)]
     pub schedule: Schedule,
+    /// Loss on data that the model is not trained on, every so many steps. Absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval: Option<Eval>,
+}
+
+/// An evaluation: the mean loss of the state after a step on the first sequences of a dataset, in the step's record.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Eval {
+    /// Steps between two evaluations. The last step evaluates too.
+    #[schemars(range(min = 1, max = schema::MAX_STEPS))]
+    pub every_steps: i64,
+    /// Sequences of model.context tokens: the dataset's first so many, all if it has fewer.
+    #[serde(default = "eval_sequences")]
+    #[schemars(range(min = 1, max = 65_536))]
+    pub sequences: i64,
+    /// A dataset in the catalogue of this job's namespace, made with the tokenizer of data.dataset.
+    #[schemars(schema_with = "schema::dns_label")]
+    pub dataset: String,
+    /// Digest of the dataset's manifest that the name must lead to. Absent: what it leads to when the job is
+    /// accepted, fixed from then on in the resolved spec.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::digest")]
+    pub digest: Option<String>,
+}
+
+const fn eval_sequences() -> i64 {
+    64
 }
 
 const fn interval_steps() -> i64 {

@@ -147,6 +147,10 @@ pub struct Progress {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 24))]
     pub loss: Option<String>,
+    /// Loss on held-out data, of the last step that evaluated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 24))]
+    pub eval_loss: Option<String>,
     /// Over all workers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = schema::MAX_INTEGER))]

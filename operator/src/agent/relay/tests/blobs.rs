@@ -4,6 +4,10 @@ use super::*;
 #[tokio::test]
 async fn a_pod_reads_what_its_unit_leads_to_and_nothing_else() {
     let (world, agent) = World::new().await;
+    let spec = agent.unit().state().await.payload.unwrap().spec;
+    world.hub.down.store(true, Ordering::SeqCst);
+    assert_eq!(agent.blob("pod-1", &spec).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    world.hub.down.store(false, Ordering::SeqCst);
     let secret = world.hub.insert(b"another tenant's data");
     assert_eq!(agent.blob("pod-0", &secret).await.status(), StatusCode::NOT_FOUND);
     let shard = Digest::of(b"to be or not to be");
@@ -16,12 +20,40 @@ async fn a_pod_reads_what_its_unit_leads_to_and_nothing_else() {
     // From now on the hub is not needed.
     world.hub.down.store(true, Ordering::SeqCst);
     assert_eq!(agent.blob("pod-1", &shard).await.status(), StatusCode::OK);
-    let spec = agent.unit().state().await.payload.unwrap().spec;
-    assert_eq!(agent.blob("pod-1", &spec).await.status(), StatusCode::SERVICE_UNAVAILABLE);
-    world.hub.down.store(false, Ordering::SeqCst);
     let spec = agent.blob("pod-1", &spec).await;
     assert_eq!(spec.headers()["content-length"], "4");
     assert_eq!(agent.get("pod-1", "/v1/blobs/sha256/abc").await.status(), StatusCode::BAD_REQUEST);
+}
+
+/// The spec leads to the data that the job is evaluated on, and says which steps' records have a loss there.
+#[tokio::test]
+async fn a_spec_leads_to_what_it_evaluates_on() {
+    let (world, agent) = World::new().await;
+    let shard = world.hub.insert(b"that is the question");
+    let shards = vec![dataset::Shard { path: "tokens-00000.bin".to_owned(), size: 20, sha256: shard }];
+    let manifest = dataset::Manifest::new(Digest::of(b"root"), shards).unwrap();
+    let held_out = world.hub.insert(&manifest.to_bytes().unwrap());
+    for digest in [held_out, shard] {
+        assert_eq!(agent.blob("pod-0", &digest).await.status(), StatusCode::NOT_FOUND);
+    }
+    let spec = world.hub.insert(&crate::store::testing::spec(Some(held_out)));
+    agent.unit().update(|state| state.payload.as_mut().unwrap().spec = spec).await.unwrap();
+    for digest in [spec, shard, held_out] {
+        assert_eq!(agent.blob("pod-1", &digest).await.status(), StatusCode::OK, "{digest}");
+    }
+    assert_eq!(agent.blob("pod-1", &Digest::of(b"x")).await.status(), StatusCode::NOT_FOUND);
+
+    // Its records have none.
+    let training = agent.unit().state().await.payload.unwrap().training_digest;
+    let checkpoint = agent.upload(20, training).await;
+    let refused = agent.commit("pod-0", 20, &checkpoint).await;
+    assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
+    let text = refused.text().await.unwrap();
+    assert!(text.contains("BadCommit: records: the record of step 10 has no evalLoss"), "{text}");
+    assert_eq!(agent.unit().state().await.checkpoints, []);
+    // What units lead to outlives a sweep, whatever its age.
+    let live = upload::live(&agent.units, &agent.blobs).await;
+    assert!([spec, held_out, shard].iter().all(|digest| live.contains(digest)));
 }
 
 #[tokio::test]

@@ -94,6 +94,31 @@ async fn a_job_is_accepted_with_its_id_or_says_that_the_log_is_away() {
     assert_eq!(site.ctx.ledger.entry(&names.record).await.unwrap().unwrap().0, 1);
 }
 
+/// The held-out data are pinned by the spec.
+#[tokio::test]
+async fn a_job_is_accepted_once_its_held_out_data_are_there() {
+    let site = Site::new().await;
+    let mut job = site.job();
+    job.spec.training.eval =
+        Some(serde_json::from_value(json!({"everySteps": 10, "dataset": "psalms"})).unwrap());
+    let look = Look::new(&site.ctx, &job).unwrap();
+    assert_eq!(accept(&look).await.unwrap(), Action::requeue(CATALOGUE_AGAIN));
+    let said = site.written();
+    let accepted = said["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Accepted").unwrap();
+    assert_eq!(accepted["reason"], "UnknownDataset");
+    let message = accepted["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("no dataset psalms in the catalogue") && message.contains("kjv"),
+        "{message}"
+    );
+
+    let namespace = living(&look).await.unwrap().unwrap();
+    let held_out = dataset(&site.ctx.store, &namespace, "psalms", &[b'b'; 500]).await;
+    accept(&look).await.unwrap();
+    let spec = site.written()["resolved"]["spec"].as_str().unwrap().parse().unwrap();
+    assert_eq!(site.ctx.store.held_out(&spec).await.unwrap(), Some(held_out));
+}
+
 #[tokio::test]
 async fn a_job_of_an_older_hub_is_logged_as_it_was_resolved() {
     let site = Site::new().await;

@@ -1,0 +1,163 @@
+//! Which steps of a job have an evaluation loss in their record, and which data it is computed on: what a resolved spec says
+//! of it, read without the trainer (docs/spec/numerics.md, "Evaluation").
+
+use serde::Deserialize;
+
+use crate::steps::StepRecord;
+use crate::{Digest, jcs};
+
+/// Most bytes of a resolved spec.
+const MAX_SPEC: usize = 64 * 1024;
+
+/// Why bytes say nothing of evaluation.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Longer than any spec.
+    #[error("the spec has more than {MAX_SPEC} bytes")]
+    TooLong,
+    /// Not canonical JSON.
+    #[error("the spec: {0}")]
+    Json(#[from] jcs::Error),
+    /// Its members are not those of a spec.
+    #[error("the spec's training: {0}")]
+    Spec(#[from] serde_json::Error),
+    /// A record has an evaluation loss where none belongs, or lacks one.
+    #[error("the record of step {step} {problem}")]
+    Record {
+        /// The step.
+        step: u64,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+}
+
+/// The part of a resolved spec that is about evaluation. Whether the whole is a spec is for the trainer's reader to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Evaluation {
+    steps: u64,
+    eval: Option<(u64, Digest)>,
+}
+
+#[derive(Deserialize)]
+struct Spec {
+    training: Training,
+}
+
+#[derive(Deserialize)]
+struct Training {
+    steps: u64,
+    eval: Option<Eval>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Eval {
+    every_steps: u64,
+    data: Data,
+}
+
+#[derive(Deserialize)]
+struct Data {
+    manifest: Digest,
+}
+
+impl Evaluation {
+    /// Reads a resolved spec.
+    ///
+    /// # Errors
+    /// [`Error`]: bytes that are no spec.
+    pub fn of_spec(spec: &[u8]) -> Result<Self, Error> {
+        if spec.len() > MAX_SPEC {
+            return Err(Error::TooLong);
+        }
+        let Spec { training } = serde_json::from_value(jcs::parse_canonical(spec)?)?;
+        let eval = training.eval.map(|eval| (eval.every_steps, eval.data.manifest));
+        Ok(Self { steps: training.steps, eval })
+    }
+
+    /// The manifest of the dataset that is evaluated on; `None` for a job that evaluates nothing.
+    pub fn dataset(&self) -> Option<Digest> {
+        self.eval.map(|(_, manifest)| manifest)
+    }
+
+    /// Whether step `step` evaluates: every so many, and the job's last.
+    pub fn is_due(&self, step: u64) -> bool {
+        self.eval.is_some_and(|(every, _)| step == self.steps || (every > 0 && step.is_multiple_of(every)))
+    }
+
+    /// Whether these records have an evaluation loss exactly where one is due.
+    ///
+    /// # Errors
+    /// [`Error::Record`], naming the first that is wrong.
+    pub fn check(&self, records: &[StepRecord]) -> Result<(), Error> {
+        for record in records {
+            let problem = match (record.eval_loss.is_some(), self.is_due(record.step)) {
+                (true, false) => "has an evalLoss, but the job evaluates nothing there",
+                (false, true) => "has no evalLoss, but the job evaluates there",
+                _ => continue,
+            };
+            return Err(Error::Record { step: record.step, problem });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::steps::Bits;
+
+    fn spec(eval: &str) -> Vec<u8> {
+        format!(r#"{{"training":{{{eval}"steps":10}}}}"#).into_bytes()
+    }
+
+    fn every(steps: u64) -> Evaluation {
+        let manifest = Digest::of(b"held out");
+        let eval = format!(r#""eval":{{"data":{{"manifest":"{manifest}"}},"everySteps":{steps}}},"#);
+        Evaluation::of_spec(&spec(&eval)).unwrap()
+    }
+
+    fn records(evaluated: &[u64]) -> Vec<StepRecord> {
+        let one = Bits::of(1.0);
+        let of = |step| StepRecord {
+            eval_loss: evaluated.contains(&step).then_some(one),
+            grad_norm: one,
+            learning_rate: one,
+            loss: one,
+            step,
+        };
+        (1..=10).map(of).collect()
+    }
+
+    #[test]
+    fn a_loss_is_where_one_is_due_and_nowhere_else() {
+        let never = Evaluation::of_spec(&spec("")).unwrap();
+        assert_eq!(never.dataset(), None);
+        never.check(&records(&[])).unwrap();
+        let error = never.check(&records(&[10])).unwrap_err().to_string();
+        assert!(error.starts_with("the record of step 10 has an evalLoss"), "{error}");
+
+        let eval = every(4);
+        assert_eq!(eval.dataset(), Some(Digest::of(b"held out")));
+        eval.check(&records(&[4, 8, 10])).unwrap();
+        for wrong in [&[][..], &[4, 8], &[4, 10], &[4, 8, 9, 10], &[1, 4, 8, 10]] {
+            assert!(eval.check(&records(wrong)).is_err(), "{wrong:?}");
+        }
+        every(5).check(&records(&[5, 10])).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_spec_is_refused() {
+        for bad in [
+            &b""[..],
+            b"{}",
+            b"spec",
+            b"{ \"training\":{\"steps\":1}}",
+            br#"{"training":{"eval":7,"steps":1}}"#,
+        ] {
+            assert!(Evaluation::of_spec(bad).is_err());
+        }
+        assert!(matches!(Evaluation::of_spec(&vec![b' '; MAX_SPEC + 1]), Err(Error::TooLong)));
+    }
+}
