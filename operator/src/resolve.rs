@@ -5,6 +5,7 @@
 //! only this version of the program and the dataset itself can say.
 use muster_api::v1alpha1 as api;
 use muster_numerics::spec::{self as numerics, SpecError};
+use muster_numerics::state::State;
 use muster_proof::Digest;
 use muster_trainer::dataset::Manifest;
 use muster_trainer::resolved;
@@ -107,6 +108,26 @@ pub fn check_supported(spec: &api::TrainingJobSpec) -> Result<(), ResolveError> 
 /// # Errors
 /// See [`ResolveError`].
 pub fn resolve(spec: &api::TrainingJobSpec, data: &Manifest) -> Result<Resolved, ResolveError> {
+    resolve_with(spec, data, None)
+}
+
+/// As [`resolve`], of a job that begins with weights that are given to it, as state 0.
+///
+/// # Errors
+/// See [`ResolveError`].
+pub fn resolve_from(
+    spec: &api::TrainingJobSpec,
+    data: &Manifest,
+    given: &State,
+) -> Result<Resolved, ResolveError> {
+    resolve_with(spec, data, Some(given))
+}
+
+fn resolve_with(
+    spec: &api::TrainingJobSpec,
+    data: &Manifest,
+    given: Option<&State>,
+) -> Result<Resolved, ResolveError> {
     check_supported(spec)?;
     let dataset = data.digest()?;
     if let Some(pinned) = spec.data.digest.as_ref().filter(|pinned| **pinned != dataset.to_string()) {
@@ -115,8 +136,11 @@ pub fn resolve(spec: &api::TrainingJobSpec, data: &Manifest) -> Result<Resolved,
     }
     let (model, training) = (model(&spec.model)?, training(&spec.training)?);
     let name = &spec.data.dataset;
-    let (spec, bytes) =
-        resolved::resolved_spec(&model, &training, data).map_err(|error| invalid(name, error))?;
+    let resolved = match given {
+        Some(state) => resolved::resolved_spec_from(&model, &training, data, state),
+        None => resolved::resolved_spec(&model, &training, data),
+    };
+    let (spec, bytes) = resolved.map_err(|error| invalid(name, error))?;
     let genesis = spec.genesis.parse().map_err(|_| {
         ResolveError::Invalid(
             "genesis: not a digest; this is a fault of the program, please report it".into(),
@@ -140,7 +164,11 @@ fn invalid(name: &str, error: resolved::Error) -> ResolveError {
     }
 }
 
-fn model(model: &api::Model) -> Result<numerics::ModelSpec, ResolveError> {
+/// The model that a job trains.
+///
+/// # Errors
+/// [`ResolveError::Invalid`] naming the field.
+pub fn model(model: &api::Model) -> Result<numerics::ModelSpec, ResolveError> {
     Ok(numerics::ModelSpec {
         architecture: match model.architecture {
             api::Architecture::Gpt2 => numerics::Architecture::Gpt2,

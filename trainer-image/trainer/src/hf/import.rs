@@ -14,17 +14,43 @@ use crate::files;
 
 /// Values converted at a time.
 const BLOCK: usize = 1 << 16;
+/// The longest context that a model of ours has (docs/spec/numerics.md section 8.2).
+const MAX_CONTEXT: u64 = 8192;
 /// Of the language-model head, which a tied model has once more under another name.
 const HEAD: &str = "lm_head.weight";
+
+/// The model of the directory `dir` by its own word, with its weights as state 0. For inference.
+///
+/// # Errors
+/// As [`load`], and [`Error::Refused`] for a model that we cannot compute.
+pub fn open(dir: &Path) -> Result<(ModelSpec, Graph, State), Error> {
+    let path = dir.join(CONFIG_FILE);
+    let mut model = read_config(&path)?;
+    if model.architecture == Architecture::Llama {
+        // Positions that are turned have no table; we compute as many as we can.
+        model.context = model.context.min(MAX_CONTEXT);
+    }
+    model.validate().map_err(|error| Error::refused(&path, error.to_string()))?;
+    let state = load(dir, &model, &mut |_| {})?;
+    Ok((model.clone(), graph_of(&model)?, state))
+}
+
+fn read_config(path: &Path) -> Result<ModelSpec, Error> {
+    config::parse(&files::read_regular(path, MAX_CONFIG)?).map_err(|problem| Error::refused(path, problem))
+}
+
+/// For batches of one sequence; the tensors are those of any batch.
+fn graph_of(model: &ModelSpec) -> Result<Graph, Error> {
+    Graph::build(model, StepShape { batch: 1, shards: 1 }, Arithmetic::F32Chain)
+        .map_err(|error| Error::Model(error.to_string()))
+}
 
 /// State 0 of the model `model` with the weights of the directory `dir`. `progress` is told of every few bytes that are read.
 ///
 /// # Errors
 /// [`Error::OtherModel`] naming all fields that differ; [`Error::Refused`] naming file and tensor; [`Error::File`].
 pub fn load(dir: &Path, model: &ModelSpec, progress: &mut dyn FnMut(u64)) -> Result<State, Error> {
-    let path = dir.join(CONFIG_FILE);
-    let theirs = config::parse(&files::read_regular(&path, MAX_CONFIG)?)
-        .map_err(|problem| Error::refused(&path, problem))?;
+    let theirs = read_config(&dir.join(CONFIG_FILE))?;
     let differences = differences(model, &theirs);
     if !differences.is_empty() {
         return Err(Error::OtherModel {
@@ -33,8 +59,7 @@ pub fn load(dir: &Path, model: &ModelSpec, progress: &mut dyn FnMut(u64)) -> Res
         });
     }
     model.validate().map_err(|error| Error::Model(error.to_string()))?;
-    let graph = Graph::build(model, StepShape { batch: 1, shards: 1 }, Arithmetic::F32Chain)
-        .map_err(|error| Error::Model(error.to_string()))?;
+    let graph = graph_of(model)?;
     let places = places(&graph, &[""])?;
     let mut weights = Source { weights: Weights::open(dir)?, taken: BTreeSet::new() };
 

@@ -9,9 +9,11 @@
 //! | `values` | bf16 and f16 to f32 and back |
 //! | `import` | a directory as state 0 |
 //! | `export` | a state's weights as a directory |
+//! | `command` | what is asked for on a command line |
 //!
 //! What must not live here: the checkpoint's own files, which have one spelling each ([`crate::checkpoint`]).
 
+mod command;
 mod config;
 mod export;
 mod header;
@@ -20,10 +22,11 @@ mod unique;
 mod values;
 mod weights;
 
+pub use command::{Done, ExportArguments, run as run_export};
 pub use config::{MAX_CONFIG, parse as parse_config};
 pub use export::{Exported, Options as ExportOptions, export, parse_size};
 pub use header::{Header, parse as parse_header};
-pub use import::load;
+pub use import::{load, open};
 pub use values::Dtype;
 pub use weights::{INDEX_FILE, MAX_INDEX, parse_index};
 

@@ -264,6 +264,8 @@ fn other_peoples_spellings_are_read() {
     assert_eq!(site.load().unwrap(), site.state);
     site.model.context = 8;
     assert_eq!(site.load().unwrap(), site.state);
+    let (opened, _, state) = open(&site.path).unwrap();
+    assert_eq!((opened.context, state), (8192, site.state.clone()));
     // Links are followed: caches are made of them.
     let blob = site.path.with_file_name("blob");
     fs::rename(site.file(MODEL_FILE), &blob).unwrap();
