@@ -303,6 +303,26 @@ mod tests {
         }
     }
 
+    /// The same job with other weights is another one, and none of them is the job of the seed.
+    #[test]
+    fn given_weights_are_part_of_the_identity() {
+        let (_dir, data) = data();
+        let job = with("workers.count", json!(1));
+        let seeded = resolve(&job, &data).unwrap();
+        let graph = seeded.spec.build_graph().unwrap();
+        let of = |seed| resolve_from(&job, &data, &State::genesis(&graph, seed)).unwrap();
+        let (zero, one) = (of(0), of(1));
+        assert_eq!(zero.genesis, seeded.genesis);
+        assert_eq!((seeded.spec.init, zero.spec.init), (None, Some(numerics::Init::Given)));
+        assert_ne!(zero.genesis, one.genesis);
+        assert_ne!(zero.training_digest, one.training_digest);
+        assert_ne!(zero.training_digest, seeded.training_digest);
+        assert_eq!(of(1), one);
+        let mut short = State::genesis(&graph, 0);
+        short.w.pop();
+        resolve_from(&job, &data, &short).unwrap_err();
+    }
+
     #[test]
     fn llama_has_as_many_key_heads_as_heads_and_the_usual_base_unless_it_says_so() {
         let (_dir, data) = data();

@@ -24,9 +24,13 @@ if [ -z "${TRAINER:-}" ]; then
     TRAINER=${CARGO_TARGET_DIR:-target}/release/muster-trainer
 fi
 export TRAINER
+# In a suite it lies there; alone, what needs it is skipped.
+MUSTER=${MUSTER:-${MUSTER_BIN:+$MUSTER_BIN/muster}}
+export MUSTER
 # Nothing is fetched at run time: the models are on this disk.
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 "$venv/bin/python" "$here/check.py"
+"$venv/bin/python" "$here/models.py"
 if [ -n "$bench" ]; then
     "$venv/bin/python" "$repo/bench/trainer_m1.py"
 fi
