@@ -1,8 +1,8 @@
-//! Readers of what a model is: a job's resolved spec, and the configuration beside a checkpoint's tensors.
+//! Readers of what a model is: a job's resolved spec, the configuration beside a checkpoint's tensors, and the same of strangers.
 use muster_numerics::spec::{Architecture, LlamaShape, ModelSpec, TiedEmbeddings, TrainingSpec};
 use muster_proof::evaluation::Evaluation;
 use muster_proof::{Digest, jcs};
-use muster_trainer::checkpoint;
+use muster_trainer::{checkpoint, hf};
 
 use crate::Target;
 
@@ -10,6 +10,9 @@ pub fn targets() -> Vec<Target> {
     vec![
         Target { name: "spec", run: spec, seeds: spec_seeds },
         Target { name: "config", run: config, seeds: config_seeds },
+        Target { name: "hf-config", run: foreign_config, seeds: foreign_config_seeds },
+        Target { name: "hf-header", run: foreign_header, seeds: foreign_header_seeds },
+        Target { name: "hf-index", run: foreign_index, seeds: foreign_index_seeds },
     ]
 }
 
@@ -41,6 +44,40 @@ fn config(data: &[u8]) {
         // One spelling for each shape, and no shape out of bounds.
         assert_eq!(checkpoint::render_config(&model).as_bytes(), data);
         model.validate().unwrap_or_else(|error| unreachable!("{error}"));
+    }
+}
+
+/// What is accepted computes what the model of this shape computes, so the file that we would write for it is accepted, too.
+fn foreign_config(data: &[u8]) {
+    let Ok(model) = hf::parse_config(data) else { return };
+    if model.validate().is_ok() {
+        assert_eq!(hf::parse_config(checkpoint::render_config(&model).as_bytes()), Ok(model));
+    }
+}
+
+/// The first eight bytes say how many bytes of values there are. All of them belong to a tensor, and each to one.
+fn foreign_header(data: &[u8]) {
+    let Some((values, json)) = data.split_first_chunk::<8>() else { return };
+    let values = u64::from_le_bytes(*values);
+    if let Ok(header) = hf::parse_header(json, values) {
+        let sizes = header.values().map(|entry| entry.end.checked_sub(entry.start));
+        assert_eq!(sizes.sum::<Option<u64>>(), Some(values));
+        let mut places: Vec<_> =
+            header.values().map(|e| (e.start, e.end)).filter(|place| place.0 < place.1).collect();
+        places.sort_unstable();
+        assert!(places.windows(2).all(|two| matches!(two, [a, b] if a.1 == b.0)));
+    }
+}
+
+/// No name leads out of the directory.
+fn foreign_index(data: &[u8]) {
+    if let Ok(map) = hf::parse_index(data) {
+        assert!(!map.is_empty());
+        for name in map.values() {
+            let parts: Vec<_> = std::path::Path::new(name).components().collect();
+            assert!(matches!(parts[..], [std::path::Component::Normal(part)] if part == name.as_str()));
+            assert!(name.ends_with(".safetensors") && !name.starts_with('.'));
+        }
     }
 }
 
@@ -77,6 +114,22 @@ fn config_seeds() -> Vec<Vec<u8>> {
         .collect()
 }
 
+fn foreign_config_seeds() -> Vec<Vec<u8>> {
+    let gpt2 = r#"{"activation_function":"gelu_new","architectures":["GPT2LMHeadModel"],"attn_pdrop":0.1,"bos_token_id":50256,"layer_norm_epsilon":1e-05,"model_type":"gpt2","n_ctx":64,"n_embd":48,"n_head":3,"n_inner":null,"n_layer":2,"n_positions":64,"vocab_size":300}"#;
+    let llama = r#"{"architectures":["LlamaForCausalLM"],"attention_bias":false,"head_dim":16,"hidden_act":"silu","hidden_size":64,"intermediate_size":160,"max_position_embeddings":131072,"model_type":"llama","num_attention_heads":4,"num_hidden_layers":2,"num_key_value_heads":2,"rms_norm_eps":1e-05,"rope_scaling":null,"rope_parameters":{"rope_theta":500000.0,"rope_type":"default"},"tie_word_embeddings":false,"vocab_size":320}"#;
+    [gpt2, llama].map(|text| text.as_bytes().to_vec()).into_iter().chain(config_seeds()).collect()
+}
+
+fn foreign_header_seeds() -> Vec<Vec<u8>> {
+    let json = r#"{"__metadata__":{"format":"pt"},"b":{"dtype":"BF16","shape":[2,3],"data_offsets":[4,16]},"a":{"dtype":"F32","shape":[],"data_offsets":[0,4]},"e":{"dtype":"U8","shape":[0,7],"data_offsets":[4,4]}}"#;
+    vec![[&16u64.to_le_bytes()[..], json.as_bytes()].concat()]
+}
+
+fn foreign_index_seeds() -> Vec<Vec<u8>> {
+    let json = r#"{"metadata":{"total_size":16},"weight_map":{"a":"model-00001-of-00002.safetensors","b":"model-00002-of-00002.safetensors"}}"#;
+    vec![json.as_bytes().to_vec()]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +142,15 @@ mod tests {
         }
         for seed in config_seeds() {
             checkpoint::model_spec(&seed).unwrap();
+        }
+        for seed in foreign_config_seeds() {
+            hf::parse_config(&seed).unwrap();
+        }
+        for seed in foreign_header_seeds() {
+            hf::parse_header(&seed[8..], 16).unwrap();
+        }
+        for seed in foreign_index_seeds() {
+            hf::parse_index(&seed).unwrap();
         }
     }
 }

@@ -5,6 +5,7 @@
 //! only this version of the program and the dataset itself can say.
 use muster_api::v1alpha1 as api;
 use muster_numerics::spec::{self as numerics, SpecError};
+use muster_numerics::state::State;
 use muster_proof::Digest;
 use muster_trainer::dataset::Manifest;
 use muster_trainer::resolved;
@@ -113,6 +114,28 @@ pub fn resolve(
     data: &Manifest,
     held_out: Option<&Manifest>,
 ) -> Result<Resolved, ResolveError> {
+    resolve_with(spec, data, held_out, None)
+}
+
+/// As [`resolve`], of a job that begins with weights that are given to it, as state 0.
+///
+/// # Errors
+/// See [`ResolveError`].
+pub fn resolve_from(
+    spec: &api::TrainingJobSpec,
+    data: &Manifest,
+    held_out: Option<&Manifest>,
+    given: &State,
+) -> Result<Resolved, ResolveError> {
+    resolve_with(spec, data, held_out, Some(given))
+}
+
+fn resolve_with(
+    spec: &api::TrainingJobSpec,
+    data: &Manifest,
+    held_out: Option<&Manifest>,
+    given: Option<&State>,
+) -> Result<Resolved, ResolveError> {
     check_supported(spec)?;
     let name = &spec.data.dataset;
     let dataset = pinned("data", name, spec.data.digest.as_ref(), data)?;
@@ -120,8 +143,11 @@ pub fn resolve(
     if let Some(wanted) = &spec.training.eval {
         training.eval = Some(eval(wanted, &model, data, held_out)?);
     }
-    let (spec, bytes) =
-        resolved::resolved_spec(&model, &training, data).map_err(|error| invalid(name, error))?;
+    let resolved = match given {
+        Some(state) => resolved::resolved_spec_from(&model, &training, data, state),
+        None => resolved::resolved_spec(&model, &training, data),
+    };
+    let (spec, bytes) = resolved.map_err(|error| invalid(name, error))?;
     let genesis = spec.genesis.parse().map_err(|_| {
         ResolveError::Invalid(
             "genesis: not a digest; this is a fault of the program, please report it".into(),
@@ -193,7 +219,11 @@ fn invalid(name: &str, error: resolved::Error) -> ResolveError {
     }
 }
 
-fn model(model: &api::Model) -> Result<numerics::ModelSpec, ResolveError> {
+/// The model that a job trains.
+///
+/// # Errors
+/// [`ResolveError::Invalid`] naming the field.
+pub fn model(model: &api::Model) -> Result<numerics::ModelSpec, ResolveError> {
     Ok(numerics::ModelSpec {
         architecture: match model.architecture {
             api::Architecture::Gpt2 => numerics::Architecture::Gpt2,
@@ -332,6 +362,26 @@ mod tests {
             let other = resolve(&with(path, value), &data).unwrap();
             assert_ne!(other.training_digest, base.training_digest, "{path}");
         }
+    }
+
+    /// The same job with other weights is another one, and none of them is the job of the seed.
+    #[test]
+    fn given_weights_are_part_of_the_identity() {
+        let (_dir, data) = data();
+        let job = with("workers.count", json!(1));
+        let seeded = resolve(&job, &data).unwrap();
+        let graph = seeded.spec.build_graph().unwrap();
+        let of = |seed| resolve_from(&job, &data, None, &State::genesis(&graph, seed)).unwrap();
+        let (zero, one) = (of(0), of(1));
+        assert_eq!(zero.genesis, seeded.genesis);
+        assert_eq!((seeded.spec.init, zero.spec.init), (None, Some(numerics::Init::Given)));
+        assert_ne!(zero.genesis, one.genesis);
+        assert_ne!(zero.training_digest, one.training_digest);
+        assert_ne!(zero.training_digest, seeded.training_digest);
+        assert_eq!(of(1), one);
+        let mut short = State::genesis(&graph, 0);
+        short.w.pop();
+        resolve_from(&job, &data, None, &short).unwrap_err();
     }
 
     #[test]

@@ -9,8 +9,8 @@ use support::{Site, run};
 fn help_is_on_stdout_and_names_every_command() {
     let ran = run(&["--help"]).succeeded();
     for command in [
-        "hub", "gateway", "agent", "local", "data", "download", "sample", "provider", "crd", "rbac",
-        "version",
+        "hub", "gateway", "agent", "local", "data", "download", "sample", "eval", "export", "provider",
+        "crd", "rbac", "version",
     ] {
         assert!(ran.stdout.contains(&format!("\n  {command} ")), "{command}: {}", ran.stdout);
     }

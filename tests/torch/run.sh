@@ -30,5 +30,8 @@ if [ -z "${TRAINER:-}" ]; then
     cargo build --locked --release --package muster-trainer
     TRAINER=$target/muster-trainer
 fi
-export TRAINER
+# In a suite it lies there; alone, what needs it is skipped.
+MUSTER=${MUSTER:-${MUSTER_BIN:+$MUSTER_BIN/muster}}
+export TRAINER MUSTER
 "$venv/bin/python" "$here/check.py"
+"$venv/bin/python" "$here/models.py"

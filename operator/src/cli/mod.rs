@@ -1,14 +1,16 @@
 //! Commands of a person, one file each. Each parses its arguments, calls the room that does the work and prints.
 //!
 //! What people read goes to stderr, what programs read (digests, YAML, JSON lines) to stdout. Exit codes: 0 done, 1 failed,
-//! 2 wrong usage; `muster verify`, `muster audit`, `muster replay` and `muster witness` also 3: incomplete; `muster local` and `muster sample` end
-//! with the trainer's own code.
+//! 2 wrong usage; `muster verify`, `muster audit`, `muster replay` and `muster witness` also 3: incomplete; `muster local`, `muster sample`,
+//! `muster eval` and `muster export` end with the trainer's own code.
 mod agent;
 mod audit;
 mod auditor;
 mod crd;
 mod data;
 mod download;
+mod eval;
+mod export;
 mod failure;
 mod interval;
 mod job_file;
@@ -85,6 +87,10 @@ enum Command {
     Provider(provider::ProviderCommand),
     /// Write text with a trained model
     Sample(sample::SampleCommand),
+    /// Measure how well a trained model predicts a dataset
+    Eval(eval::EvalCommand),
+    /// Write a trained model in the form that other tools load
+    Export(export::ExportCommand),
     /// Print the CustomResourceDefinitions
     Crd(crd::CrdCommand),
     /// Print the rights of hub, registrar, gateway, agent or member
@@ -133,6 +139,8 @@ impl Command {
             Self::Witness(command) => command.run(),
             Self::Provider(command) => command.run(),
             Self::Sample(command) => command.run(),
+            Self::Eval(command) => command.run(),
+            Self::Export(command) => command.run(),
             Self::Crd(command) => command.run(),
             Self::Rbac(command) => command.run(),
             Self::Version(command) => command.run(),

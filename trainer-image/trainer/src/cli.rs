@@ -5,6 +5,7 @@ use std::process;
 use clap::{Parser, Subcommand};
 use muster_numerics::isa::Isa;
 
+use crate::hf;
 use crate::inference;
 use crate::pod;
 use crate::protocol::ExitCode;
@@ -32,6 +33,10 @@ enum Command {
     Logits(inference::LogitOptions),
     /// Loss and gradient of one batch, for comparison with other implementations.
     Gradients(inference::GradientOptions),
+    /// How well a trained model predicts a dataset.
+    Eval(inference::EvalOptions),
+    /// A trained model for other people's tools.
+    Export(hf::ExportArguments),
     /// Checks a checkpoint in full: files, digests, StateRoot.
     VerifyCheckpoint(inference::Source),
     /// A job from a text and its parameters, without Kubernetes objects.
@@ -70,6 +75,16 @@ fn run(command: Command) -> Result<(), pod::Ended> {
         Command::Sample(options) => Ok(inference::sample(&options)?),
         Command::Logits(options) => Ok(inference::logits(&options)?),
         Command::Gradients(options) => Ok(inference::gradients(&options)?),
+        Command::Eval(options) => {
+            let done = inference::evaluate(&options, &mut |_, _| {})?;
+            println!("loss {}", done.loss);
+            Ok(())
+        }
+        Command::Export(arguments) => {
+            let done = hf::run_export(&arguments, &mut |_, _| {})?;
+            println!("stateRoot {}", done.state_root);
+            Ok(())
+        }
         Command::VerifyCheckpoint(source) => Ok(inference::verify(&source)?),
         Command::Resolve(options) => Ok(resolve::resolve(&options)?),
         Command::Isa => {

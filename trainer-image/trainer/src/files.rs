@@ -102,6 +102,29 @@ pub fn read_plain(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     read_from(file, path, limit)
 }
 
+/// Opens a file that a person has named, or that lies in a directory he has named. Links are followed (caches are made of
+/// them); pipes and devices are refused without being waited for.
+///
+/// # Errors
+/// As the system says, and for what is not a file.
+pub fn open_regular(path: &Path) -> Result<File, FileError> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(open(path, flags, Mode::empty()).map_err(io::Error::from).named("open", path)?);
+    if file.metadata().named("inspect", path)?.is_file() {
+        return Ok(file);
+    }
+    let source = io::Error::new(io::ErrorKind::InvalidInput, "it is not a file");
+    Err(FileError::new("read", path, source))
+}
+
+/// As [`read_at_most`], of what [`open_regular`] opens.
+///
+/// # Errors
+/// As the system says, for what is not a file, and for a longer one.
+pub fn read_regular(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
+    read_from(open_regular(path)?, path, limit)
+}
+
 /// SHA-256 and length in bytes of a file, streamed.
 ///
 /// # Errors

@@ -6,6 +6,7 @@
 //! | [`dataset`] | token files and their manifest |
 //! | [`resolved`] | the resolved spec, training digest, genesis, StateRoot |
 //! | [`checkpoint`], [`safetensors`] | states on disk, in files that `transformers` loads |
+//! | [`hf`] | models in Hugging Face's form: import and export |
 //! | [`exchange`] | sums over the workers of a run, over TLS |
 //! | [`peers`] | the signed list of a round's workers |
 //! | [`worker`] | one process of a training run |
@@ -31,6 +32,7 @@ pub mod exchange;
 pub mod failed;
 pub mod failure;
 pub mod files;
+pub mod hf;
 pub mod inference;
 pub mod peers;
 pub mod pod;

@@ -3,7 +3,7 @@
 use muster_numerics::graph::Graph;
 use muster_numerics::order::DataOrder;
 use muster_numerics::spec::{
-    DataSpec, EvalData, EvalSpec, FORMAT, ModelSpec, OPS, SpecError, TrainingParameters, TrainingSpec,
+    DataSpec, EvalData, EvalSpec, FORMAT, Init, ModelSpec, OPS, SpecError, TrainingParameters, TrainingSpec,
     digest_text,
 };
 use muster_numerics::state::State;
@@ -48,6 +48,22 @@ pub enum Error {
         /// What this version computes.
         got: Digest,
     },
+    /// The job's state 0 is given, and it is not here.
+    #[error(
+        "init: the job begins with weights that were given to it, and {0} is not a checkpoint of them; give them again with \
+         `muster local --init`"
+    )]
+    NoInit(String),
+    /// What is here as state 0 is another one.
+    #[error(
+        "genesis: is {spec}, but the checkpoint of step 0 has {got}; give the weights that the job was resolved with"
+    )]
+    OtherInit {
+        /// What the spec says.
+        spec: String,
+        /// What lies there.
+        got: Digest,
+    },
 }
 
 /// Resolves a job: fills in the graph's digest and the StateRoot of genesis. The second value is the resolved
@@ -61,6 +77,28 @@ pub fn resolved_spec(
     training: &TrainingParameters,
     data: &dataset::Manifest,
 ) -> Result<(TrainingSpec, Vec<u8>), Error> {
+    resolve(model, training, data, None)
+}
+
+/// As [`resolved_spec`], for a job that begins with a state 0 that its seed does not give.
+///
+/// # Errors
+/// As [`resolved_spec`], and [`Error::Tensor`] for a state of another model.
+pub fn resolved_spec_from(
+    model: &ModelSpec,
+    training: &TrainingParameters,
+    data: &dataset::Manifest,
+    given: &State,
+) -> Result<(TrainingSpec, Vec<u8>), Error> {
+    resolve(model, training, data, Some(given))
+}
+
+fn resolve(
+    model: &ModelSpec,
+    training: &TrainingParameters,
+    data: &dataset::Manifest,
+    given: Option<&State>,
+) -> Result<(TrainingSpec, Vec<u8>), Error> {
     let mut spec = TrainingSpec {
         format: FORMAT.into(),
         ops: OPS.into(),
@@ -69,13 +107,18 @@ pub fn resolved_spec(
         data: DataSpec { root: data.root().to_string(), tokens: data.tokens() },
         training: training.clone(),
         genesis: digest_text(&[0; 32]),
+        init: given.map(|_| Init::Given),
     };
     // Bounds first: a graph and its parameters are only built of sizes that were checked.
     spec.validate()?;
     check_vocabulary(&spec, data)?;
     let graph = spec.assemble_graph()?;
     spec.graph = digest_text(&graph.digest());
-    spec.genesis = genesis(&graph, training.seed)?.to_string();
+    let genesis = match given {
+        Some(state) => state_root(&graph, state)?,
+        None => genesis(&graph, training.seed)?,
+    };
+    spec.genesis = genesis.to_string();
     let bytes = jcs::serialize(&spec)?;
     Ok((spec, bytes))
 }

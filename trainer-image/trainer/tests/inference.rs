@@ -114,6 +114,42 @@ fn gradients_are_those_of_the_step() {
     assert!((squares.sqrt() / norm - 1.0).abs() < 1e-5, "{squares} {norm}");
 }
 
+/// A directory in Hugging Face's form is read as it is: the same bits as its checkpoint, if it is f32.
+#[test]
+fn an_exported_model_says_what_its_checkpoint_says() {
+    for model in [common::model(), common::llama()] {
+        let job = Job::with(&model, &common::training());
+        let out = job.out("run");
+        run_one(&job, &out, &[]);
+        let (dir, exported) = (out.to_str().unwrap(), job.out("hf"));
+        let hf = exported.to_str().unwrap();
+        let root = text(&trainer(&["verify-checkpoint", dir]));
+        let said = text(&trainer(&["export", dir, "--out", hf, "--max-shard-size", "20kB"]));
+        assert!(root.contains(said.trim()), "{said}");
+        let tokens = "105,110,32,116";
+        assert_eq!(
+            text(&trainer(&["logits", hf, "--tokens", tokens])),
+            text(&trainer(&["logits", dir, "--tokens", tokens]))
+        );
+        let data = job.data.to_str().unwrap();
+        let eval = |dir| text(&trainer(&["eval", dir, "--data", data, "--sequences", "4"]));
+        assert!(eval(hf).starts_with("loss ") && eval(hf) == eval(dir));
+        assert_eq!(
+            text(&trainer(&["sample", hf, "--tokens", "9"])),
+            text(&trainer(&["sample", dir, "--tokens", "9"]))
+        );
+        // It is no checkpoint: nothing in it could be checked.
+        let output = trainer(&["verify-checkpoint", hf]);
+        assert_eq!(output.status.code(), Some(67), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("hf/manifest.json"), "{output:?}");
+        let config = exported.join("config.json");
+        fs::write(&config, fs::read_to_string(&config).unwrap().replace("1e-05", "1e-06")).unwrap();
+        let output = trainer(&["sample", hf]);
+        assert_eq!(output.status.code(), Some(67), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("is 1e-6"), "{output:?}");
+    }
+}
+
 #[test]
 fn isa_lists_what_there_is() {
     let said = text(&trainer(&["isa"]));

@@ -3,8 +3,15 @@
 //! | file | thought |
 //! |---|---|
 //! | `prepare` | from arguments to a job that may start: YAML, dataset, directory, trainer |
+//! | `init` | the weights that it begins with, if they are given |
 //! | `workers` | one start of all worker processes, from spawn to the last exit |
 //! | `progress` | what a person or a program sees of it |
+//! | `curve` | what was measured of each step |
+//! | `plot`, `board` | the same as a picture, and for TensorBoard |
+mod board;
+mod curve;
+mod init;
+mod plot;
 mod prepare;
 pub(super) mod progress;
 pub(super) mod workers;
@@ -13,6 +20,7 @@ use super::output::Output;
 use super::run::block_on;
 use super::{Failure, Outcome};
 use crate::runtime::Shutdown;
+use board::Board;
 use clap::Args;
 use muster_trainer::protocol::ExitCode;
 use prepare::Mount;
@@ -38,6 +46,9 @@ pub struct LocalCommand {
     /// Where checkpoints and metrics go; what is there already is continued
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Begin with the weights in this directory (Hugging Face's form, or a checkpoint) instead of random ones
+    #[arg(long, value_name = "DIR")]
+    init: Option<PathBuf>,
     /// Worker processes; the result does not depend on it
     #[arg(long, value_name = "W", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     workers: u32,
@@ -56,12 +67,31 @@ pub struct LocalCommand {
     /// `text` for people, `json` for the workers' events as they come
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Output,
+    /// Draw the loss of all steps into this file when the run ends, however it does
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+    /// Write each step's scalars into this directory, for TensorBoard
+    #[arg(long, value_name = "DIR")]
+    tensorboard: Option<PathBuf>,
 }
 
 impl LocalCommand {
     pub fn run(self) -> Outcome {
         let prepared = prepare::prepare(&self)?;
-        block_on(train(&prepared, self.output))?
+        let mut progress = Progress::new(self.output, prepared.steps);
+        if let Some(dir) = &self.tensorboard {
+            progress.show_on(Board::new(dir, &self.out));
+        }
+        let outcome = block_on(train(&prepared, &mut progress))?;
+        if let Some(file) = &self.plot {
+            match plot::write(&self.out, &prepared.name, file) {
+                Ok(true) => progress.note(&format!("plot: {}", file.display())),
+                Ok(false) => progress.note("plot: no step was done, so there is nothing to draw"),
+                // How the training ended matters more.
+                Err(error) => progress.note(&format!("plot: cannot write {}: {error}", file.display())),
+            }
+        }
+        outcome
     }
 }
 
@@ -74,14 +104,13 @@ struct Prepared {
 }
 
 /// Starts all workers until they finish, again after a crash.
-async fn train(prepared: &Prepared, output: Output) -> Outcome {
+async fn train(prepared: &Prepared, progress: &mut Progress) -> Outcome {
     let stop = Shutdown::on_signals()?;
-    let mut progress = Progress::new(output, prepared.steps);
     progress.note(&format!("training {}, digest {}", prepared.name, prepared.training_digest));
     let mut launch = prepared.launch.clone();
     let (mut fruitless, mut best) = (0, None);
     loop {
-        let end = workers::run(&launch, &stop, &mut progress).await?;
+        let end = workers::run(&launch, &stop, progress).await?;
         let crash = match end {
             End::Finished { step, state_root } => {
                 progress.finish(step, &state_root, &launch.out)?;
@@ -89,7 +118,7 @@ async fn train(prepared: &Prepared, output: Output) -> Outcome {
             }
             End::Stopped => {
                 progress.close();
-                return Err(Failure::with_code(ExitCode::Stopped.code(), stopped(&progress)));
+                return Err(Failure::with_code(ExitCode::Stopped.code(), stopped(progress)));
             }
             End::Refused { code, message } => {
                 progress.close();

@@ -1,11 +1,12 @@
 //! From arguments to a job that may start. Everything a person can get wrong is found here, before a process is spawned.
 use super::workers::Launch;
-use super::{LocalCommand, Prepared};
+use super::{LocalCommand, Prepared, init};
 use crate::cli::trainer;
 use crate::cli::{Failure, job_file};
 use crate::resolve::{self, ResolveError, Resolved};
 use crate::runtime::files::{Access, read_capped, write_atomic};
 use muster_api::v1alpha1::TrainingJobSpec;
+use muster_numerics::spec::TrainingSpec;
 use muster_trainer::checkpoint::Store;
 use muster_trainer::dataset::{self, MANIFEST_FILE, MAX_MANIFEST, Manifest};
 use muster_trainer::protocol::ExitCode;
@@ -54,9 +55,17 @@ pub(super) fn prepare(command: &LocalCommand) -> Result<Prepared, Failure> {
     let eval_data = spec.training.eval.as_ref();
     let eval_data = eval_data.map(|eval| dataset_dir(&eval.dataset, &command.data)).transpose()?;
     let held_out = eval_data.map(read_manifest).transpose().map_err(bad_data)?;
-    let resolved = resolve::resolve(spec, &manifest, held_out.as_ref()).map_err(|e| refused(command, &e))?;
+    let given = command.init.as_ref().map(|dir| init::read(dir, spec)).transpose()?;
+    let resolved = match &given {
+        Some(state) => resolve::resolve_from(spec, &manifest, held_out.as_ref(), state),
+        None => resolve::resolve(spec, &manifest, held_out.as_ref()),
+    };
+    let resolved = resolved.map_err(|e| refused(command, &e))?;
     let program = trainer::find()?;
     take_directory(&command.out, &resolved)?;
+    if let Some(state) = &given {
+        init::put(&command.out, &resolved, state)?;
+    }
     let steps = command.last_step.unwrap_or(resolved.spec.training.steps);
     Ok(Prepared {
         name: job.metadata.name.unwrap_or_default(),
@@ -140,10 +149,11 @@ fn take_directory(out: &Path, resolved: &Resolved) -> Result<(), Failure> {
                 ExitCode::BadCheckpoint.code(),
                 format!(
                     "{} holds checkpoints of another job: its training digest is {}, this job's is {}; choose another \
-                     --out, or give the YAML and data that made it",
+                     --out, or give the YAML and data that made it{}",
                     out.display(),
                     training_digest(&there),
-                    resolved.training_digest
+                    resolved.training_digest,
+                    if was_given_weights(&there) { ", and the weights it began with as --init" } else { "" }
                 ),
             ));
         }
@@ -151,6 +161,10 @@ fn take_directory(out: &Path, resolved: &Resolved) -> Result<(), Failure> {
     }
     write_atomic(&path, &resolved.bytes, Access::Public)
         .map_err(|e| Failure::with_code(ExitCode::Disk.code(), e.to_string()))
+}
+
+fn was_given_weights(spec: &[u8]) -> bool {
+    TrainingSpec::from_json(spec).is_ok_and(|spec| spec.init.is_some())
 }
 
 fn share_of_cpus(workers: u32) -> u16 {

@@ -1,5 +1,7 @@
 //! What is seen of a run: a bar on a terminal, lines elsewhere, the workers' own events with `--output json`. All of it on
 //! stderr but results and events.
+use super::board::Board;
+use super::curve::Point;
 use crate::cli::output::{self, Output};
 use crate::runtime::sanitise;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -23,6 +25,7 @@ pub(in crate::cli) struct Progress {
     last_line: Option<Instant>,
     /// Nobody reads the events any more. The training goes on: its result is on disk.
     deaf: bool,
+    board: Option<Board>,
 }
 
 impl Progress {
@@ -38,6 +41,11 @@ impl Progress {
         Self { output, bar, steps, deaf: false, ..Self::quiet() }
     }
 
+    /// Shows every step there, too.
+    pub(super) fn show_on(&mut self, board: Board) {
+        self.board = Some(board);
+    }
+
     /// Says nothing but the workers' own words: for runs that nobody looks at.
     pub fn quiet() -> Self {
         Self {
@@ -49,6 +57,7 @@ impl Progress {
             checkpoint: None,
             last_line: None,
             deaf: true,
+            board: None,
         }
     }
 
@@ -90,6 +99,7 @@ impl Progress {
         {
             self.deaf |= writeln!(stdout(), "{line}").and_then(|()| stdout().flush()).is_err();
         }
+        self.on_board(rank, event);
         match event {
             Event::Started { step, isa, threads, .. } if rank == 0 => {
                 let from = if *step == 0 { "the beginning".into() } else { format!("step {step}") };
@@ -108,6 +118,23 @@ impl Progress {
             }
             Event::Checkpoint { step, .. } => self.checkpoint = Some(*step),
             _ => {}
+        }
+    }
+
+    fn on_board(&mut self, rank: u32, event: &Event) {
+        let Some(board) = &mut self.board else { return };
+        let done = match event {
+            Event::Started { step, .. } if rank == 0 => board.start(*step),
+            Event::Step { .. } => {
+                let point = serde_json::to_value(event).ok().and_then(|event| Point::of(&event));
+                point.map_or(Ok(()), |point| board.step(&point))
+            }
+            _ => return,
+        };
+        if let Err(error) = done {
+            // The training goes on: its result is elsewhere.
+            self.board = None;
+            self.note(&format!("--tensorboard: {error}; no more steps are written there"));
         }
     }
 

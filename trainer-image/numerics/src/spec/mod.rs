@@ -39,6 +39,16 @@ pub struct TrainingSpec {
     pub training: TrainingParameters,
     /// `sha256:<hex>`: the state root of state 0.
     pub genesis: String,
+    /// Where state 0 comes from, if not from the seed.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub init: Option<Init>,
+}
+
+/// Where state 0 comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Init {
+    /// It is given: the checkpoint of step 0 whose root is `genesis`. No seed makes it again.
+    Given,
 }
 
 /// The shape of the model. All sizes are counts.

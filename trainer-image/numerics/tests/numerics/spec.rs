@@ -2,7 +2,7 @@
 
 use muster_numerics::graph::Graph;
 use muster_numerics::schedule::Schedule;
-use muster_numerics::spec::{SpecError, TrainingSpec, digest_text};
+use muster_numerics::spec::{Init, SpecError, TrainingSpec, digest_text};
 use serde_json::{Value, json};
 
 fn good() -> Value {
@@ -42,6 +42,21 @@ fn a_good_spec_is_read_whole() {
     assert_eq!(hyper.epsilon, 1e-8f32);
     assert_eq!(hyper.clip_norm, Some(1.0));
     assert_eq!(Schedule::new(&hyper).rate(20), 6e-4f32);
+}
+
+/// A state 0 that no seed gives says so, in one way.
+#[test]
+fn a_given_genesis_has_one_spelling() {
+    let mut value = good();
+    assert_eq!(read(&value).unwrap().init, None);
+    value["init"] = json!("Given");
+    let spec = read(&value).unwrap();
+    assert_eq!(spec.init, Some(Init::Given));
+    assert_eq!(serde_json::to_value(&spec).unwrap(), value);
+    for other in [json!(null), json!("Seed"), json!("given"), json!({})] {
+        value["init"] = other;
+        read(&value).unwrap_err();
+    }
 }
 
 #[test]

@@ -31,13 +31,18 @@ enum Config {
 
 /// The bytes of `config.json` for a model of this shape; keys sorted, one trailing newline.
 pub fn render(model: &ModelSpec) -> String {
+    render_as(model, "float32")
+}
+
+/// The same beside tensors of another type, by PyTorch's name of it. A checkpoint's are float32.
+pub fn render_as(model: &ModelSpec, dtype: &str) -> String {
     match (model.architecture, &model.llama) {
-        (Architecture::Llama, Some(own)) => llama(model, own),
-        _ => gpt2(model),
+        (Architecture::Llama, Some(own)) => llama(model, own, dtype),
+        _ => gpt2(model, dtype),
     }
 }
 
-fn llama(model: &ModelSpec, own: &LlamaShape) -> String {
+fn llama(model: &ModelSpec, own: &LlamaShape, dtype: &str) -> String {
     format!(
         r#"{{
   "architectures": ["LlamaForCausalLM"],
@@ -59,7 +64,7 @@ fn llama(model: &ModelSpec, own: &LlamaShape) -> String {
   "rope_scaling": null,
   "rope_theta": {base}.0,
   "tie_word_embeddings": {tied},
-  "torch_dtype": "float32",
+  "torch_dtype": "{dtype}",
   "vocab_size": {vocabulary}
 }}
 "#,
@@ -76,7 +81,7 @@ fn llama(model: &ModelSpec, own: &LlamaShape) -> String {
     )
 }
 
-fn gpt2(model: &ModelSpec) -> String {
+fn gpt2(model: &ModelSpec, dtype: &str) -> String {
     format!(
         r#"{{
   "activation_function": "gelu_new",
@@ -95,7 +100,7 @@ fn gpt2(model: &ModelSpec) -> String {
   "resid_pdrop": 0.0,
   "scale_attn_weights": true,
   "tie_word_embeddings": {tied},
-  "torch_dtype": "float32",
+  "torch_dtype": "{dtype}",
   "vocab_size": {vocabulary}
 }}
 "#,

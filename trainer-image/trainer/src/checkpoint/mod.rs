@@ -16,10 +16,11 @@ mod seal;
 mod signed;
 mod store;
 
-pub use config::{model_spec, render as render_config};
+pub use config::{model_spec, render as render_config, render_as as render_config_as};
 pub use load::{MAX_CONFIG, graph_of, load, model_of, open, read_manifest};
 pub use manifest::{FileEntry, MAX_MANIFEST, Manifest};
 pub use names::Orientation;
+pub(crate) use names::{Place, places};
 pub use parts::{Layout, Part, PartHasher, TensorFile};
 pub(crate) use save::write_tensors;
 pub use save::{Saved, hand_over, save};

@@ -42,7 +42,7 @@ pub enum Orientation {
 
 /// One tensor of the model in a file: one run of bytes.
 #[derive(Debug, Clone)]
-pub(super) struct Place<'g> {
+pub(crate) struct Place<'g> {
     pub tensor: &'g Tensor,
     pub orientation: Orientation,
     /// Key and shape of what the file calls a tensor there: one, or parts of its rows one after the other.
@@ -72,7 +72,7 @@ const LLAMA: [(&str, &[&str]); 6] = [
 ///
 /// # Errors
 /// [`Error::State`] for a graph with a tensor that files have no name for.
-pub(super) fn places<'g>(graph: &'g Graph, prefixes: &[&str]) -> Result<Vec<(usize, Place<'g>)>, Error> {
+pub(crate) fn places<'g>(graph: &'g Graph, prefixes: &[&str]) -> Result<Vec<(usize, Place<'g>)>, Error> {
     let mut places = Vec::with_capacity(prefixes.len() * graph.tensors().len());
     for (number, prefix) in prefixes.iter().enumerate() {
         for tensor in graph.tensors() {

@@ -1,10 +1,12 @@
-//! Commands on a trained model: `logits`, `gradients`, `sample`, `verify-checkpoint`. They check a checkpoint in full
+//! Commands on a trained model: `logits`, `gradients`, `sample`, `verify-checkpoint`, and evaluation for `muster eval`. They check a checkpoint in full
 //! before they use it, and give the same answer on every machine.
 
+mod evaluate;
 mod gradients;
 mod logits;
 mod sample;
 
+pub use evaluate::{EvalOptions, Evaluation, evaluate};
 pub use gradients::{GradientOptions, gradients};
 pub use logits::{LogitOptions, logits};
 pub use sample::{SampleOptions, sample};
@@ -14,16 +16,19 @@ use std::path::PathBuf;
 use muster_numerics::exec::{ExecError, Executor};
 use muster_numerics::graph::Graph;
 use muster_numerics::isa::Isa;
+use muster_numerics::spec::ModelSpec;
 use muster_numerics::state::State;
 
 use crate::checkpoint::{self, Manifest};
 use crate::failure::Failure;
+use crate::hf;
+use crate::protocol::ExitCode;
 use crate::worker::parse_isa;
 
 /// Which model, and what to compute with.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Source {
-    /// A checkpoint directory, or a job directory: its newest checkpoint.
+    /// A checkpoint directory, or a job directory: its newest checkpoint. Or a model in Hugging Face's form.
     #[arg(value_name = "DIR", required_unless_present = "checkpoint")]
     pub dir: Option<PathBuf>,
     /// The same, by name.
@@ -37,23 +42,33 @@ pub struct Source {
     pub isa: Isa,
 }
 
-/// An opened checkpoint.
+/// An opened checkpoint, or somebody else's model, which has no manifest.
 struct Model {
+    spec: ModelSpec,
     graph: Graph,
     state: State,
-    manifest: Manifest,
+    manifest: Option<Manifest>,
 }
 
 impl Source {
     fn path(&self) -> Result<PathBuf, Failure> {
         let dir = self.dir.as_ref().or(self.checkpoint.as_ref());
         let dir = dir.ok_or_else(|| Failure::usage("give the directory of a job or of a checkpoint"))?;
+        if hf::is_foreign(dir) {
+            return Ok(dir.clone());
+        }
         Ok(checkpoint::resolve_dir(dir)?)
     }
 
     fn open(&self) -> Result<Model, Failure> {
-        let (_, graph, state, manifest) = checkpoint::open(&self.path()?)?;
-        Ok(Model { graph, state, manifest })
+        let path = self.path()?;
+        if hf::is_foreign(&path) {
+            let bad = |error: hf::Error| Failure::new(ExitCode::BadCheckpoint, error.to_string());
+            let (spec, graph, state) = hf::open(&path).map_err(bad)?;
+            return Ok(Model { spec, graph, state, manifest: None });
+        }
+        let (spec, graph, state, manifest) = checkpoint::open(&path)?;
+        Ok(Model { spec, graph, state, manifest: Some(manifest) })
     }
 
     fn threads(&self) -> usize {
@@ -79,10 +94,13 @@ fn failed(error: ExecError) -> Failure {
 pub fn verify(source: &Source) -> Result<(), Failure> {
     let path = source.path()?;
     let model = source.open()?;
+    let manifest = model.manifest.ok_or_else(|| {
+        checkpoint::Error::Missing(path.join(checkpoint::MANIFEST_FILE).display().to_string())
+    })?;
     println!("checkpoint {}", path.display());
-    println!("step {}", model.manifest.step());
-    println!("trainingDigest {}", model.manifest.training_digest());
-    println!("stateRoot {}", model.manifest.state_root());
+    println!("step {}", manifest.step());
+    println!("trainingDigest {}", manifest.training_digest());
+    println!("stateRoot {}", manifest.state_root());
     println!("parameters {}", model.graph.parameters());
     Ok(())
 }

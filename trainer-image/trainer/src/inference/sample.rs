@@ -107,8 +107,8 @@ fn choose(logits: &[f32], temperature: f64, uniform: f64) -> u8 {
     best as u8
 }
 
-/// e^x for x <= 0 by + - * / alone, since libm's differs between systems: exp64 of docs/spec/numerics.md.
-fn exp(x: f64) -> f64 {
+/// e^x for x <= 0 (-700 for less) by + - * / alone, since libm's differs between systems: exp64 of docs/spec/numerics.md.
+pub(super) fn exp(x: f64) -> f64 {
     let x = x.max(-700.0);
     // Adding and subtracting 1.5 * 2^52 rounds to an integer.
     let shift = 6_755_399_441_055_744.0;

@@ -9,7 +9,7 @@ use muster_proof::Digest;
 
 use super::held_out::HeldOut;
 use super::{Batches, Options};
-use crate::checkpoint::{Found, Store};
+use crate::checkpoint::{self, Found, Store};
 use crate::dataset::Dataset;
 use crate::failure::Failure;
 use crate::files;
@@ -74,7 +74,10 @@ impl Job {
                     format!("checkpoint of step {} of a job of {}", state.step, self.spec.training.steps);
                 return Err(Failure::new(ExitCode::BadCheckpoint, problem));
             }
-            return Ok((state, manifest.state_root()));
+            return self.begun(state, manifest.state_root());
+        }
+        if self.spec.init.is_some() {
+            return self.given(&store);
         }
         let state = State::genesis(&self.graph, self.spec.training.seed);
         let root =
@@ -82,6 +85,26 @@ impl Job {
         if root.to_string() != self.spec.genesis {
             let error = resolved::Error::Genesis { spec: self.spec.genesis.clone(), got: root };
             return Err(Failure::usage(error.to_string()));
+        }
+        Ok((state, root))
+    }
+
+    /// The state 0 that the job was given: nothing in the spec makes it.
+    fn given(&self, store: &Store) -> Result<(State, Digest), Failure> {
+        match store.load(0, &self.spec.model, &self.graph, self.training_digest) {
+            Ok((state, manifest)) => self.begun(state, manifest.state_root()),
+            Err(checkpoint::Error::Missing(path)) => {
+                Err(Failure::new(ExitCode::BadCheckpoint, resolved::Error::NoInit(path).to_string()))
+            }
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    /// A state to go on from. That of step 0 has a root in the spec; another state is not the job's beginning.
+    fn begun(&self, state: State, root: Digest) -> Result<(State, Digest), Failure> {
+        if state.step == 0 && root.to_string() != self.spec.genesis {
+            let error = resolved::Error::OtherInit { spec: self.spec.genesis.clone(), got: root };
+            return Err(Failure::new(ExitCode::BadCheckpoint, error.to_string()));
         }
         Ok((state, root))
     }

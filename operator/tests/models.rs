@@ -1,0 +1,230 @@
+//! A model's way out to other tools and back in: `muster export`, `muster local --init`, and what is said of a run and its model.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that panics has failed")]
+
+mod support;
+
+use std::fs;
+
+use muster_trainer::checkpoint::{self, Store};
+use serde_json::Value;
+use support::{Ran, Site, run};
+
+fn export(site: &Site, from: &str, to: &str, more: &[&str]) -> Ran {
+    let (from, to) = (site.at(from), site.at(to));
+    run(&[&["export", &from, "--out", &to], more].concat())
+}
+
+fn eval(site: &Site, dir: &str, more: &[&str]) -> Ran {
+    run(&[&["eval", &site.at(dir), "--data", &site.at("data")], more].concat())
+}
+
+/// Weights of a state of a run, and the root that its spec begins with.
+fn weights(site: &Site, run: &str, step: u64) -> Vec<f32> {
+    checkpoint::open(&Store::new(&site.path(run)).path(step)).unwrap().2.w
+}
+
+fn spec(site: &Site, run: &str) -> Value {
+    serde_json::from_slice(&fs::read(site.path(run).join("spec.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn a_job_begins_with_the_weights_that_another_one_ended_with() {
+    let site = Site::new();
+    site.train("job.yaml", "first", &[]).succeeded();
+    let said = export(&site, "first", "hf", &["--output", "json"]).succeeded().stdout;
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((said["step"].as_u64(), said["dtype"].as_str()), (Some(24), Some("f32")));
+    for (name, size) in said["files"].as_object().unwrap() {
+        assert_eq!(fs::metadata(site.path("hf").join(name)).unwrap().len(), size.as_u64().unwrap(), "{name}");
+    }
+
+    let init = site.at("hf");
+    let begun = |out: &str, more: &[&str]| site.train("job.yaml", out, &[&["--init", &init], more].concat());
+    let root = begun("second", &[]).succeeded().state_root();
+    assert_eq!(weights(&site, "second", 0), weights(&site, "first", 24), "bit for bit");
+    let (first, second) = (spec(&site, "first"), spec(&site, "second"));
+    assert_eq!((&first["init"], second["init"].as_str()), (&Value::Null, Some("Given")));
+    assert_ne!(first["genesis"], second["genesis"]);
+
+    // One result, whoever computes it and from wherever.
+    assert_eq!(begun("other", &["--workers", "3", "--isa", "portable"]).succeeded().state_root(), root);
+    for step in ["0", "4", "24"] {
+        assert_eq!(begun("second", &["--from-step", step]).succeeded().state_root(), root, "from {step}");
+    }
+    assert_ne!(site.train("job.yaml", "first", &[]).succeeded().state_root(), root);
+
+    // Halves and several files give a job of their own, and a checkpoint does as well as a directory of others.
+    export(&site, "first", "halves", &["--dtype", "bf16", "--max-shard-size", "10kB", "--step", "24"])
+        .succeeded();
+    assert!(site.path("halves/model.safetensors.index.json").exists());
+    let halves = site.train("job.yaml", "halved", &["--init", &site.at("halves")]).succeeded();
+    assert_ne!(halves.state_root(), root);
+    let again = site.train("job.yaml", "again", &["--init", &site.at("first")]).succeeded();
+    assert_eq!(again.state_root(), root);
+}
+
+/// State 0 is nowhere else: it outlives `keepLast`, and without it nothing begins.
+#[test]
+fn what_a_job_was_given_is_kept_and_asked_for() {
+    let site = Site::new();
+    site.train("job.yaml", "first", &["--last-step", "4"]).succeeded();
+    export(&site, "first", "hf", &[]).succeeded();
+    let few = fs::read_to_string(site.path("job.yaml")).unwrap().replace("keepLast: 100", "keepLast: 1");
+    site.write("few.yaml", &few);
+    let init = site.at("hf");
+    let root = site.train("few.yaml", "out", &["--init", &init]).succeeded().state_root();
+    let store = Store::new(&site.path("out"));
+    assert_eq!(store.steps().unwrap(), [0, 24]);
+
+    site.train("few.yaml", "out", &[]).failed(67, &["another job", "weights it began with as --init"]);
+    let trainer = support::muster().parent().unwrap().join("muster-trainer");
+    let worker = |spec: &str| {
+        let mut command = std::process::Command::new(&trainer);
+        let (spec, data, out) = (site.at(spec), site.at("data"), site.at("elsewhere"));
+        command.args(["worker", "--spec", &spec, "--data", &data, "--out", &out]);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, stderr) = worker("out/spec.json");
+    assert_eq!(code, Some(67));
+    assert!(stderr.contains("step-00000000") && stderr.contains("--init"), "{stderr}");
+
+    // Lost, it is written again; damaged, it is named.
+    fs::remove_dir_all(store.path(0)).unwrap();
+    fs::remove_dir_all(store.path(24)).unwrap();
+    assert_eq!(site.train("few.yaml", "out", &["--init", &init]).succeeded().state_root(), root);
+    let model = store.path(0).join("model.safetensors");
+    let mut bytes = fs::read(&model).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&model, bytes).unwrap();
+    site.train("few.yaml", "out", &["--init", &init, "--from-step", "0"])
+        .failed(67, &["step-00000000/model.safetensors is corrupt"]);
+}
+
+#[test]
+fn weights_that_do_not_fit_are_refused_before_anything_is_made() {
+    let site = Site::new();
+    site.train("job.yaml", "first", &["--last-step", "4"]).succeeded();
+    export(&site, "first", "hf", &[]).succeeded();
+    let init = site.at("hf");
+    let wide =
+        fs::read_to_string(site.path("job.yaml")).unwrap().replace("vocabulary: 256", "vocabulary: 300");
+    site.write("wide.yaml", &wide);
+    site.train("wide.yaml", "out", &["--init", &init])
+        .failed(64, &["--init", "spec.model.vocabulary is 300 and not 256"]);
+    let config = site.path("hf/config.json");
+    let good = fs::read_to_string(&config).unwrap();
+    fs::write(&config, good.replace("1e-05", "1e-06")).unwrap();
+    site.train("job.yaml", "out", &["--init", &init])
+        .failed(67, &["config.json: layer_norm_epsilon: is 1e-6"]);
+    fs::write(&config, good).unwrap();
+    let tensors = site.path("hf/model.safetensors");
+    let bytes = fs::read(&tensors).unwrap();
+    fs::write(&tensors, &bytes[..bytes.len() - 1]).unwrap();
+    site.train("job.yaml", "out", &["--init", &init]).failed(67, &["model.safetensors", "bytes of values"]);
+    site.train("job.yaml", "out", &["--init", &site.at("none")]).failed(67, &["none/config.json"]);
+    assert!(!site.path("out").exists());
+
+    export(&site, "first", "hf", &[]).failed(64, &["hf: is there already"]);
+    export(&site, "none", "hf2", &[]).failed(67, &["none"]);
+    export(&site, "first", "hf2", &["--step", "3"]).failed(67, &["step-00000003"]);
+    export(&site, "first", "hf2", &["--data", "/none"]).failed(66, &["--data /none"]);
+    export(&site, "first", "hf2", &["--max-shard-size", "0"]).failed(2, &["--max-shard-size", "1GiB"]);
+    export(&site, "first", "hf2", &["--dtype", "f64"]).failed(2, &["f32, bf16 or f16"]);
+    assert!(!site.path("hf2").exists());
+    export(&site, "first", "hf2", &["--data", &site.at("data")]).succeeded();
+    assert!(!site.path("hf2/tokenizer.json").exists(), "tokens are bytes");
+    fs::write(site.path("data/tokenizer.json"), "{}").unwrap();
+    export(&site, "first", "hf3", &["--data", &site.at("data")]).succeeded();
+    assert_eq!(fs::read(site.path("hf3/tokenizer.json")).unwrap(), b"{}");
+}
+
+#[test]
+fn a_run_is_drawn_and_logged_for_tensorboard() {
+    let site = Site::new();
+    let (svg, logs) = (site.at("loss.svg"), site.at("logs"));
+    let flags = ["--plot", &svg, "--tensorboard", &logs];
+    let ran = site.train("job.yaml", "out", &[&flags[..], &["--last-step", "4", "--workers", "2"]].concat());
+    assert!(ran.succeeded().stderr.contains("plot: "));
+    let first = fs::read_to_string(&svg).unwrap();
+    site.train("job.yaml", "out", &[&flags[..], &["--output", "json"]].concat()).succeeded();
+    let second = fs::read_to_string(&svg).unwrap();
+    let points = |svg: &str| svg.lines().find(|l| l.starts_with("<polyline")).unwrap().matches(',').count();
+    assert_eq!((points(&first), points(&second)), (4, 24));
+    assert!(second.contains(">tiny</text>"));
+    let files: Vec<_> = fs::read_dir(&logs).unwrap().map(|file| file.unwrap().path()).collect();
+    assert_eq!(files.len(), 2, "a file for each start: {files:?}");
+    let sum = |word: &str| {
+        files.iter().map(|file| String::from_utf8_lossy(&fs::read(file).unwrap()).matches(word).count()).sum()
+    };
+    let (losses, versions): (usize, usize) = (sum("loss\u{15}"), sum("brain.Event:2"));
+    assert_eq!((losses, versions), (24, 2));
+
+    // Nobody trains worse because of a picture.
+    let ran =
+        site.train("job.yaml", "out", &["--plot", "/none/x.svg", "--tensorboard", &site.at("job.yaml")]);
+    let ran = ran.succeeded();
+    assert!(
+        ran.stderr.contains("plot: cannot write") && ran.stderr.contains("--tensorboard: "),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn evaluation_has_the_losses_of_training() {
+    let site = Site::new();
+    // One sequence a shard and a shard a step: the loss of a step is that of one sequence at the weights before it.
+    let one = fs::read_to_string(site.path("job.yaml"))
+        .unwrap()
+        .replace(
+            "batch: 4, shards: 4, intervalSteps: 4",
+            "batch: 1, shards: 1, intervalSteps: 4, arithmetic: i16-exact",
+        )
+        .replace("count: 2", "count: 1");
+    site.write("one.yaml", &one);
+    site.train("one.yaml", "out", &[]).succeeded();
+    let json = |more: &[&str]| -> Value {
+        serde_json::from_str(&eval(&site, "out", &[&["--output", "json"], more].concat()).succeeded().stdout)
+            .unwrap()
+    };
+    let all = json(&["--threads", "1"]);
+    let (sequences, tokens) = (all["sequences"].as_u64().unwrap(), all["tokens"].as_u64().unwrap());
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(site.path("data/manifest.json")).unwrap()).unwrap();
+    assert_eq!((tokens, sequences), (sequences * 32, (manifest["tokens"].as_u64().unwrap() - 1) / 32));
+    assert_eq!(json(&["--threads", "2", "--isa", "portable"]), all, "neither threads nor ISA show");
+    let loss = all["loss"].as_f64().unwrap();
+    assert!((all["perplexity"].as_f64().unwrap() / loss.exp() - 1.0).abs() < 1e-12);
+    assert!((all["bitsPerByte"].as_f64().unwrap() / loss * std::f64::consts::LN_2 - 1.0).abs() < 1e-12);
+    assert_eq!(json(&["--sequences", "1000000"]), all);
+    assert_ne!(json(&["--sequences", "3"])["loss"], all["loss"]);
+
+    // Step 21 trains on one of the sequences at the weights of step 20; that is the difference of two sums.
+    let metrics = fs::read_to_string(site.path("out/metrics.jsonl")).unwrap();
+    let line: Value = serde_json::from_str(metrics.lines().nth(20).unwrap()).unwrap();
+    let trained: f64 = line["loss"].as_str().unwrap().parse::<f32>().unwrap().into();
+    let store = Store::new(&site.path("out"));
+    let at = |n: u64| -> f64 {
+        let dir = store.path(20).to_str().unwrap().to_owned();
+        let data = site.at("data");
+        let more = ["--data", &data, "--sequences", &n.to_string(), "--output", "json"];
+        let said = run(&[&["eval", &dir], &more[..]].concat()).succeeded().stdout;
+        serde_json::from_str::<Value>(&said).unwrap()["loss"].as_f64().unwrap() * n as f64
+    };
+    let spec = spec(&site, "out");
+    let order =
+        muster_numerics::order::DataOrder::new(spec["training"]["seed"].as_u64().unwrap(), sequences, 1);
+    let sample = order.unwrap().shard_samples(21, 0, 1)[0];
+    let before = if sample == 0 { 0.0 } else { at(sample) };
+    assert!((at(sample + 1) - before - trained).abs() < 1e-9, "sample {sample}");
+
+    let text = eval(&site, "out", &["--sequences", "2"]).succeeded().stdout;
+    assert_eq!(
+        text.lines().map(|l| l.split(' ').next().unwrap()).collect::<Vec<_>>(),
+        ["loss", "perplexity", "bitsPerByte"]
+    );
+    eval(&site, "none", &[]).failed(67, &["none"]);
+    run(&["eval", &site.at("out"), "--data", &site.at("none")]).failed(66, &["none", "muster data prepare"]);
+    eval(&site, "out", &["--sequences", "0"]).failed(2, &["--sequences"]);
+}
