@@ -2,7 +2,7 @@
 //!
 //! What people read goes to stderr, what programs read (digests, YAML, JSON lines) to stdout. Exit codes: 0 done, 1 failed,
 //! 2 wrong usage; `muster verify`, `muster audit`, `muster replay` and `muster witness` also 3: incomplete; `muster local` and `muster sample` end
-//! with the trainer's own code.
+//! with the trainer's codes.
 mod agent;
 mod audit;
 mod auditor;

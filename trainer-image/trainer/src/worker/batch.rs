@@ -14,7 +14,7 @@ pub struct Batches {
     order: DataOrder,
     shards: u64,
     context: usize,
-    sample: Vec<u16>,
+    sample: Vec<u32>,
 }
 
 impl Batches {
@@ -42,8 +42,8 @@ impl Batches {
         for sample in samples {
             // One token more than the context: the target of the last.
             self.data.read(sample * self.context as u64, &mut self.sample)?;
-            tokens.extend(self.sample[..self.context].iter().map(|token| u32::from(*token)));
-            targets.extend(self.sample[1..].iter().map(|token| u32::from(*token)));
+            tokens.extend(&self.sample[..self.context]);
+            targets.extend(&self.sample[1..]);
         }
         Ok((tokens, targets))
     }
