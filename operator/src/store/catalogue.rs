@@ -105,8 +105,12 @@ impl Store {
             return Err(ImportError::Name(name.to_owned()));
         }
         let checked = dir.to_owned();
-        let dataset = tokio::task::spawn_blocking(move || Dataset::open(&checked)).await;
-        let dataset = dataset.map_err(io::Error::other)??;
+        let dataset = tokio::task::spawn_blocking(move || {
+            let dataset = Dataset::open(&checked)?;
+            Dataset::tokenizer_json(&checked, dataset.manifest())?;
+            Ok::<_, muster_trainer::dataset::Error>(dataset)
+        });
+        let dataset = dataset.await.map_err(io::Error::other)??;
         for entry in dataset.manifest().files() {
             let file = tokio::fs::File::open(dir.join(&entry.path)).await?;
             self.put(&entry.sha256, ReaderStream::new(file), MAX_BLOB_BYTES).await?;

@@ -2,8 +2,9 @@
 //! of it is in memory decides which cuts are made, never which tokens come out.
 use super::gpt2;
 
-/// The largest document of a tokenizer that needs it whole, or that is less than a file, in bytes.
-pub const MAX_DOCUMENT: usize = 8 << 20;
+/// The largest document of a tokenizer that needs it whole, or that is less than a file, in bytes. The tokenizers library takes some
+/// 200 times as much memory.
+pub const MAX_DOCUMENT: usize = 1 << 20;
 
 /// What becomes tokens in one piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

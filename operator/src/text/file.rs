@@ -80,7 +80,9 @@ fn vocabulary(inner: &Tokenizer) -> Result<u32, LoadError> {
 
 /// A panic as an error: the value is not used any more after it.
 fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(call)).map_err(|_| "the tokenizers library cannot use this file".into())
+    catch_unwind(AssertUnwindSafe(call)).map_err(|_| {
+        "the tokenizers library has panicked; the file or this text is more than it can take".into()
+    })
 }
 
 /// So many tokens before a new one say how it is written: whether a space comes before it, for one.

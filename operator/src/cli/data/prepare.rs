@@ -13,7 +13,7 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 pub struct Prepare {
     /// Text files, in the order in which they are read
-    #[arg(required = true, value_name = "INPUT")]
+    #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Directory to make; it appears whole or not at all
     #[arg(long, value_name = "DIR")]

@@ -276,7 +276,7 @@ fn errors_name_file_and_byte_and_leave_nothing() {
     }
     let error = fails(&[b"x\xff"], &file, Split::Line, 1);
     assert!(error.contains("in0: byte 1: not UTF-8"), "{error}");
-    let long = "a".repeat(9 << 20);
+    let long = "a".repeat(2 << 20);
     let error = fails(&[b"fine ", long.as_bytes()], &gpt2, Split::File, STEP);
     assert!(error.contains("in1: byte 0: more than 524288 bytes"), "{error}");
     let error = fails(&[long.as_bytes()], &file, Split::File, STEP);
