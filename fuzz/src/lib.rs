@@ -11,6 +11,7 @@ mod log;
 mod models;
 mod proof;
 mod requests;
+mod text;
 mod tiles;
 mod tlog;
 mod trainer;
@@ -41,6 +42,7 @@ pub fn all() -> Vec<Target> {
         log::targets(),
         agent::targets(),
         bundle::targets(),
+        text::targets(),
     ]
     .concat()
 }

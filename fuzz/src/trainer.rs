@@ -55,6 +55,14 @@ fn checkpoint_manifest(data: &[u8]) {
 fn dataset_manifest(data: &[u8]) {
     if let Ok(manifest) = dataset::Manifest::parse(data) {
         assert_eq!(manifest.to_bytes().ok().as_deref(), Some(data));
+        // All of its bytes are in files, and no name leads out of its directory.
+        let bytes: u64 = manifest.shards().iter().map(|shard| shard.size).sum();
+        assert_eq!(bytes, manifest.tokens() * manifest.dtype().bytes());
+        assert!(manifest.files().iter().all(|file| !file.path.contains('/')));
+        assert_eq!(
+            manifest.files().len() - manifest.shards().len(),
+            usize::from(manifest.tokenizer_file().is_some())
+        );
     }
 }
 
@@ -364,8 +372,14 @@ fn checkpoint_seeds() -> Vec<Vec<u8>> {
 
 fn dataset_seeds() -> Vec<Vec<u8>> {
     let shard = dataset::Shard { path: "tokens-00000.bin".to_owned(), size: 512, sha256: Digest::of(b"x") };
-    let manifest = dataset::Manifest::new(Digest::of(b"y"), vec![shard]);
-    manifest.ok().and_then(|manifest| manifest.to_bytes().ok()).into_iter().collect()
+    let texts = [
+        dataset::Text::bytes(),
+        dataset::Text::gpt2(),
+        dataset::Text::file(b"{}", 300),
+        dataset::Text::file(b"{}", 1 << 17),
+    ];
+    let manifest = |text| dataset::Manifest::of(text, Digest::of(b"y"), vec![shard.clone()]);
+    texts.iter().filter_map(|text| manifest(text).ok()?.to_bytes().ok()).collect()
 }
 
 #[cfg(test)]
@@ -376,7 +390,9 @@ mod tests {
     fn the_seeds_are_accepted() {
         safetensors::parse(&tensor_seeds()[0]).unwrap();
         checkpoint::Manifest::parse(&checkpoint_seeds()[0]).unwrap();
-        dataset::Manifest::parse(&dataset_seeds()[0]).unwrap();
+        let datasets = dataset_seeds();
+        datasets.iter().for_each(|seed| drop(dataset::Manifest::parse(seed).unwrap()));
+        assert_eq!(datasets.len(), 4);
         assert_eq!((peer_list_seeds().len(), line_seeds().len()), (2, 3));
         Identity::from_hello(hello_seeds()[0][..].try_into().unwrap()).unwrap();
         checkpoint::Scalars::parse(&scalars_seeds()[0]).unwrap();

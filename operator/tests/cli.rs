@@ -80,6 +80,40 @@ fn versions_are_told_to_programs_too() {
     assert!(text.contains("\"arithmetic\":\"muster.ops/1\""), "{text}");
 }
 
+/// SIGKILL, and the same command again: from where the disk had it, to the same bytes.
+#[test]
+fn a_killed_prepare_goes_on_to_the_same_dataset() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let line = b"In the beginning was the word, and it was long.\n";
+    std::fs::write(at("text"), line.repeat((96 << 20) / line.len())).unwrap();
+    let prepare =
+        |out: &str| ["data", "prepare", &at("text"), "--out", &at(out), "--threads", "2"].map(String::from);
+    let state = dir.path().join(".cut.partial/state.json");
+    let arguments = prepare("cut");
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut child = support::command(&arguments).spawn().unwrap();
+    while !state.exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before anything was durable");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    support::end(child);
+    assert!(!dir.path().join("cut").exists());
+    let again = run(&arguments).succeeded();
+    assert!(again.stderr.contains("going on after"), "{again:?}");
+    let whole = prepare("whole");
+    let whole = run(&whole.iter().map(String::as_str).collect::<Vec<_>>()).succeeded();
+    assert_eq!(again.stdout, whole.stdout);
+    let same = |name: &str| {
+        let read = |out: &str| std::fs::read(dir.path().join(out).join(name)).unwrap();
+        assert!(read("cut") == read("whole"), "{name}");
+    };
+    ["manifest.json", "tokens-00000.bin", "tokens-00001.bin", "tokens-00002.bin"].into_iter().for_each(same);
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 3, "{left:?}");
+}
+
 #[test]
 fn a_dataset_is_made_imported_and_listed() {
     let site = Site::new();

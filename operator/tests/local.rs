@@ -114,6 +114,42 @@ fn a_job_is_evaluated_on_data_of_its_own() {
     site.train("job.yaml", "more", &["--data", &mount]).failed(2, &["names dataset tiny only"]);
 }
 
+/// The vocabulary of the job may be larger than that of its data, never smaller; and what wrote the data writes the samples.
+#[test]
+fn gpt2s_tokens_from_text_to_samples() {
+    let site = Site::new();
+    std::fs::remove_dir_all(site.path("data")).unwrap();
+    let prepare = ["data", "prepare", &site.at("text"), "--out", &site.at("data"), "--tokenizer", "gpt2"];
+    let made = run(&[&prepare[..], &["--output", "json"]].concat()).succeeded().stdout;
+    let made: serde_json::Value = serde_json::from_str(&made).unwrap();
+    assert_eq!((&made["tokenizer"], &made["vocabulary"]), (&"gpt2".into(), &50_257.into()));
+    site.train("job.yaml", "small", &[]).failed(66, &["spec.model.vocabulary", "256", "50257"]);
+
+    let job = std::fs::read_to_string(site.path("job.yaml")).unwrap();
+    let job = job.replace("vocabulary: 256", "vocabulary: 50304").replace("width: 32", "width: 8");
+    site.write("job.yaml", &job.replace("steps: 24", "steps: 4"));
+    site.train("job.yaml", "out", &[]).succeeded();
+    let checkpoint = site.at("out/checkpoints/step-00000004");
+    for dir in [&site.at("out"), &checkpoint] {
+        let sample = |more: &[&str]| {
+            run(&[&["sample", dir, "--prompt", "In the \u{e9}", "--tokens", "5"], more].concat())
+        };
+        let text = sample(&[]).succeeded().stdout;
+        assert!(text.starts_with("In the \u{e9}") && text.len() > 10, "{text:?}");
+        assert_eq!(sample(&["--tokenizer", "gpt2"]).succeeded().stdout, text);
+        assert_ne!(sample(&["--tokenizer", "bytes"]).succeeded().stdout, text);
+    }
+    std::fs::remove_file(site.path("out/dataset.json")).unwrap();
+    run(&["sample", &checkpoint]).failed(2, &["50304", "--tokenizer", "gpt2"]);
+    std::fs::copy(site.path("data/manifest.json"), site.path("out/dataset.json")).unwrap();
+    run(&["sample", &checkpoint, "--tokens", "1"]).succeeded();
+    // That of other data.
+    site.write("other.txt", "other words");
+    run(&["data", "prepare", &site.at("other.txt"), "--out", &site.at("other")]).succeeded();
+    std::fs::copy(site.path("other/manifest.json"), site.path("out/dataset.json")).unwrap();
+    run(&["sample", &checkpoint]).failed(66, &["dataset.json is not the dataset of the job"]);
+}
+
 #[test]
 fn bad_data_is_named() {
     let site = Site::new();

@@ -1,4 +1,5 @@
 //! `muster data`: from text to a dataset, and into a hub.
+mod prepare;
 mod push;
 
 use super::output::{line, note, print};
@@ -27,15 +28,8 @@ pub struct DataCommand {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Make a dataset of text files; each byte is a token
-    Prepare {
-        /// Text files, in the order in which they are read
-        #[arg(required = true, value_name = "FILE")]
-        files: Vec<PathBuf>,
-        /// Directory to make; it appears whole or not at all
-        #[arg(long, value_name = "DIR")]
-        out: PathBuf,
-    },
+    /// Make a dataset of text files
+    Prepare(prepare::Prepare),
     /// Check a dataset and put it into a hub's store under a name of a namespace (on the hub's machine)
     Import {
         /// Namespace of the tenant and name that jobs use
@@ -74,7 +68,7 @@ struct List {
 impl DataCommand {
     pub fn run(self) -> Outcome {
         match self.verb {
-            Verb::Prepare { files, out } => prepare(&files, &out),
+            Verb::Prepare(prepare) => prepare.run(),
             Verb::Import { name, dir, store, namespace_uid, target } => {
                 block_on(import(&name, &dir, &store, namespace_uid, &target))?
             }
@@ -85,17 +79,6 @@ impl DataCommand {
             },
         }
     }
-}
-
-fn prepare(files: &[PathBuf], out: &Path) -> Outcome {
-    let bytes = files.iter().filter_map(|f| f.metadata().ok()).map(|m| m.len()).sum();
-    let bar = Transfer::start("reading", bytes);
-    let manifest = dataset::prepare_with(files, out, &mut |bytes| bar.add(bytes));
-    bar.end();
-    let manifest = manifest?;
-    note(format_args!("{}: {}", out.display(), describe(&manifest)));
-    line(manifest.digest()?)?;
-    Ok(0)
 }
 
 async fn import(name: &str, dir: &Path, store: &Location, uid: Option<String>, target: &Target) -> Outcome {
@@ -201,9 +184,10 @@ pub(super) fn label(text: &str) -> Result<&str, Failure> {
 
 fn describe(manifest: &Manifest) -> String {
     format!(
-        "{} tokens in {} files, vocabulary {}, root {}",
+        "{} tokens in {} files, tokenizer {}, vocabulary {}, root {}",
         manifest.tokens(),
         manifest.shards().len(),
+        manifest.tokenizer(),
         manifest.vocabulary(),
         manifest.root()
     )

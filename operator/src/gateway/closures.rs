@@ -14,7 +14,7 @@ const MAX_BLOBS: usize = 1 << 20;
 /// What a manifest is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Of {
-    /// A dataset: its shards.
+    /// A dataset: its files.
     Dataset,
     /// A checkpoint: its files.
     Checkpoint,
@@ -57,10 +57,10 @@ impl Closures {
         }
         let read = match of {
             Of::Dataset => {
-                let shards = |m: muster_trainer::dataset::Manifest| {
-                    m.shards().iter().map(|shard| (shard.sha256, shard.size)).collect()
+                let files = |m: muster_trainer::dataset::Manifest| {
+                    m.files().iter().map(|file| (file.sha256, file.size)).collect()
                 };
-                store.dataset_manifest(manifest).await.map(|found| found.map(shards))
+                store.dataset_manifest(manifest).await.map(|found| found.map(files))
             }
             Of::Checkpoint => {
                 let files = |m: muster_trainer::checkpoint::Manifest| {

@@ -282,7 +282,7 @@ impl<A: Authorizer, J: Jobs> Users<A, J> {
     }
 
     /// Refuses a manifest that is none, or leads to what is not there or not this namespace's: whoever could name others'
-    /// shards could train on them.
+    /// files could train on them.
     async fn whole_dataset(&self, namespace: &Namespace, manifest: &Digest) -> Result<(), Refusal> {
         let store = |error| store_refusal(&error);
         let mine = self.held(namespace).await?;
@@ -302,17 +302,17 @@ impl<A: Authorizer, J: Jobs> Users<A, J> {
     }
 
     async fn all_there(&self, manifest: &Manifest, mine: &BTreeMap<Digest, u64>) -> Result<(), Refusal> {
-        let shards = futures::stream::iter(manifest.shards().to_vec()).map(|shard| async move {
-            if !mine.contains_key(&shard.sha256) {
-                return Err(missing(&shard.sha256));
+        let files = futures::stream::iter(manifest.files()).map(|file| async move {
+            if !mine.contains_key(&file.sha256) {
+                return Err(missing(&file.sha256));
             }
             let store = |error| store_refusal(&error);
             // Touched: a collection that has begun may not know that a name leads there now.
-            let there = self.store.size(&shard.sha256).await.map_err(store)? == Some(shard.size)
-                && self.store.touch(&shard.sha256).await.map_err(store)?;
-            if there { Ok(()) } else { Err(missing(&shard.sha256)) }
+            let there = self.store.size(&file.sha256).await.map_err(store)? == Some(file.size)
+                && self.store.touch(&file.sha256).await.map_err(store)?;
+            if there { Ok(()) } else { Err(missing(&file.sha256)) }
         });
-        shards.buffered(AT_ONCE).try_collect::<()>().await
+        files.buffered(AT_ONCE).try_collect::<()>().await
     }
 }
 

@@ -107,12 +107,16 @@ impl Store {
             return Err(ImportError::Name(name.to_owned()));
         }
         let checked = dir.to_owned();
-        let dataset = tokio::task::spawn_blocking(move || Dataset::open(&checked)).await;
-        let dataset = dataset.map_err(io::Error::other)??;
-        for shard in dataset.manifest().shards() {
-            let file = tokio::fs::File::open(dir.join(&shard.path)).await?;
-            self.put(&shard.sha256, ReaderStream::new(file), MAX_BLOB_BYTES).await?;
-            self.touch(&shard.sha256).await?;
+        let dataset = tokio::task::spawn_blocking(move || {
+            let dataset = Dataset::open(&checked)?;
+            Dataset::tokenizer_json(&checked, dataset.manifest())?;
+            Ok::<_, muster_trainer::dataset::Error>(dataset)
+        });
+        let dataset = dataset.await.map_err(io::Error::other)??;
+        for entry in dataset.manifest().files() {
+            let file = tokio::fs::File::open(dir.join(&entry.path)).await?;
+            self.put(&entry.sha256, ReaderStream::new(file), MAX_BLOB_BYTES).await?;
+            self.touch(&entry.sha256).await?;
         }
         let manifest = self.put_bytes(dataset.manifest().to_bytes()?).await?;
         self.set_dataset(namespace, name, &manifest).await?;
@@ -140,11 +144,11 @@ impl Store {
         Ok(bytes.and_then(|bytes| Evaluation::of_spec(&bytes).ok()?.dataset()))
     }
 
-    /// The manifest that `name` leads to in `namespace`, once all its shards are seen to be in the store; `None` if there is no
+    /// The manifest that `name` leads to in `namespace`, once all its files are seen to be in the store; `None` if there is no
     /// such name.
     ///
     /// # Errors
-    /// `InvalidData` if the name leads to no manifest or a shard is missing or has another size, any other error of the
+    /// `InvalidData` if the name leads to no manifest or a file is missing or has another size, any other error of the
     /// backend.
     pub async fn whole_dataset(&self, namespace: &Namespace, name: &str) -> io::Result<Option<Manifest>> {
         let Some(digest) = self.dataset(namespace, name).await? else { return Ok(None) };
@@ -152,9 +156,9 @@ impl Store {
             io::Error::new(ErrorKind::InvalidData, format!("its blob {what} is missing or damaged"))
         };
         let manifest = self.dataset_manifest(&digest).await?.ok_or_else(|| missing(&digest))?;
-        for shard in manifest.shards() {
-            if self.size(&shard.sha256).await? != Some(shard.size) {
-                return Err(missing(&shard.sha256));
+        for file in manifest.files() {
+            if self.size(&file.sha256).await? != Some(file.size) {
+                return Err(missing(&file.sha256));
             }
         }
         Ok(Some(manifest))

@@ -48,7 +48,7 @@ pub struct JobRoots {
     pub pinned_from: Option<u64>,
     /// The resolved spec: it stays, and the data that it evaluates on.
     pub blobs: Vec<Digest>,
-    /// Dataset manifests: they and their shards stay, also when the catalogue forgot the name.
+    /// Dataset manifests: they and their files stay, also when the catalogue forgot the name.
     pub datasets: Vec<Digest>,
 }
 
@@ -204,7 +204,7 @@ impl Store {
     async fn mark_dataset(&self, manifest: &Digest, live: &mut BTreeSet<Digest>) -> io::Result<()> {
         live.insert(*manifest);
         if let Some(parsed) = self.dataset_manifest(manifest).await? {
-            live.extend(parsed.shards().iter().map(|shard| shard.sha256));
+            live.extend(parsed.files().iter().map(|file| file.sha256));
         }
         Ok(())
     }

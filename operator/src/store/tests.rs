@@ -131,6 +131,37 @@ async fn a_truncated_dataset_is_not_imported(#[values(On::Dir, On::Bucket)] on: 
     assert_eq!(store.dataset(&team("team-a"), "kjv").await.unwrap(), None);
 }
 
+/// A tokenizer.json is part of the dataset: imported with it, kept as long, missed when it is gone.
+#[rstest]
+#[tokio::test]
+async fn a_tokenizer_goes_with_its_dataset(#[values(On::Dir, On::Bucket)] on: On) {
+    use muster_trainer::dataset::{MANIFEST_FILE, TOKENIZER_FILE, Text, Writer};
+    let (dir, store) = store(on).await;
+    let out = dir.path().join("out");
+    std::fs::create_dir(&out).unwrap();
+    let mut writer = Writer::new(&out, Text::file(b"{}", 70_000));
+    writer.push(&[1, 69_999, 3]).unwrap();
+    let manifest = writer.finish().unwrap();
+    std::fs::write(out.join(MANIFEST_FILE), manifest.to_bytes().unwrap()).unwrap();
+    let namespace = team("team-a");
+    let import = || store.import_dataset(&namespace, "words", &out);
+    let error = import().await.unwrap_err().to_string();
+    assert!(error.contains(TOKENIZER_FILE), "{error}");
+    std::fs::write(out.join(TOKENIZER_FILE), b"[]").unwrap();
+    let error = import().await.unwrap_err().to_string();
+    assert!(error.contains("tokenizer.json is corrupt"), "{error}");
+    std::fs::write(out.join(TOKENIZER_FILE), b"{}").unwrap();
+    import().await.unwrap();
+    let done = store.collect(&job(1), &[], later(), NO_GRACE).await.unwrap();
+    assert_eq!(done, Collected::default());
+    let file = Digest::of(b"{}");
+    assert_eq!(store.size(&file).await.unwrap(), Some(2));
+    assert!(store.whole_dataset(&team("team-a"), "words").await.unwrap().is_some());
+    store.remove(&file).await.unwrap();
+    let error = store.whole_dataset(&team("team-a"), "words").await.unwrap_err().to_string();
+    assert!(error.contains(&file.to_string()), "{error}");
+}
+
 #[rstest]
 #[tokio::test]
 async fn a_checkpoint_is_whole_when_every_file_is_there(#[values(On::Dir, On::Bucket)] on: On) {

@@ -72,7 +72,7 @@ fn run(command: Command) -> Result<(), pod::Ended> {
     match command {
         Command::Worker(options) => Ok(worker::run(&options)?),
         Command::Pod(options) => pod::run(&options),
-        Command::Sample(options) => Ok(inference::sample(&options)?),
+        Command::Sample(options) => Ok(inference::sample_bytes(&options)?),
         Command::Logits(options) => Ok(inference::logits(&options)?),
         Command::Gradients(options) => Ok(inference::gradients(&options)?),
         Command::Eval(options) => {

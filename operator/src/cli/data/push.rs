@@ -48,7 +48,7 @@ impl Push {
         if !self.replace {
             check_name(&gateway, namespace, name, &digest).await?;
         }
-        let total = manifest.shards().iter().map(|shard| shard.size).sum();
+        let total = manifest.files().iter().map(|file| file.size).sum();
         let bar = Transfer::start("sending", total);
         let sent = self.send(&gateway, namespace, name, &manifest, &bytes, &bar).await;
         bar.end();
@@ -73,11 +73,11 @@ impl Push {
             // First what is small: who may not hears why, which an answer to HEAD cannot say.
             let digest = Digest::of(bytes);
             put_bytes(gateway, namespace, &digest, bytes).await?;
-            let shards = futures::stream::iter(manifest.shards().to_vec()).map(|shard| {
-                let path = self.dir.join(&shard.path);
-                async move { send_shard(gateway, namespace, &path, &shard, bar).await }
+            let files = futures::stream::iter(manifest.files()).map(|file| {
+                let path = self.dir.join(&file.path);
+                async move { send_file(gateway, namespace, &path, &file, bar).await }
             });
-            shards.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+            files.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
             match place(gateway, namespace, name, &digest, self.replace).await {
                 Ok(()) => return Ok(()),
                 // What was sent long ago may be gone: an upload of days.
@@ -91,7 +91,7 @@ impl Push {
     }
 }
 
-/// The manifest and its bytes. Of the shards only their sizes are looked at: the gateway hashes what it gets.
+/// The manifest and its bytes. Of the files only their sizes are looked at: the gateway hashes what it gets.
 fn open(dir: &Path) -> Result<(Manifest, Vec<u8>), Failure> {
     let path = dir.join(MANIFEST_FILE);
     if !path.is_file() {
@@ -99,7 +99,7 @@ fn open(dir: &Path) -> Result<(Manifest, Vec<u8>), Failure> {
     }
     let bytes = read_capped(&path, MAX_MANIFEST)?;
     let manifest = Manifest::parse(&bytes)?;
-    for shard in manifest.shards() {
+    for shard in manifest.files() {
         let path = dir.join(&shard.path);
         let size = path.metadata().map_err(|e| Failure::new(format!("{}: {e}", path.display())))?.len();
         if size != shard.size {
@@ -128,7 +128,7 @@ fn blob(namespace: &str, digest: &Digest) -> String {
     format!("/v1/namespaces/{namespace}/blobs/sha256/{}", digest.to_hex())
 }
 
-async fn send_shard(
+async fn send_file(
     gateway: &Gateway,
     namespace: &str,
     path: &Path,

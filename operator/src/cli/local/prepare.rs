@@ -8,7 +8,8 @@ use crate::runtime::files::{Access, read_capped, write_atomic};
 use muster_api::v1alpha1::TrainingJobSpec;
 use muster_numerics::spec::TrainingSpec;
 use muster_trainer::checkpoint::Store;
-use muster_trainer::dataset::{self, MANIFEST_FILE, MAX_MANIFEST, Manifest};
+use muster_trainer::dataset::{self, Dataset, MANIFEST_FILE, MAX_MANIFEST, Manifest, TOKENIZER_FILE};
+use muster_trainer::inference::DATASET_FILE;
 use muster_trainer::protocol::ExitCode;
 use muster_trainer::resolved::{MAX_SPEC, training_digest};
 use std::io::ErrorKind;
@@ -66,6 +67,7 @@ pub(super) fn prepare(command: &LocalCommand) -> Result<Prepared, Failure> {
     if let Some(state) = &given {
         init::put(&command.out, &resolved, state)?;
     }
+    keep_text(data, &manifest, &command.out)?;
     let steps = command.last_step.unwrap_or(resolved.spec.training.steps);
     Ok(Prepared {
         name: job.metadata.name.unwrap_or_default(),
@@ -86,6 +88,15 @@ pub(super) fn prepare(command: &LocalCommand) -> Result<Prepared, Failure> {
         },
         steps,
     })
+}
+
+/// What `muster sample` needs to know of the data, into the job directory.
+fn keep_text(data: &Path, manifest: &Manifest, out: &Path) -> Result<(), Failure> {
+    let disk = |error: std::io::Error| Failure::with_code(ExitCode::Disk.code(), error.to_string());
+    if let Some(json) = Dataset::tokenizer_json(data, manifest).map_err(bad_data)? {
+        write_atomic(&out.join(TOKENIZER_FILE), &json, Access::Public).map_err(disk)?;
+    }
+    write_atomic(&out.join(DATASET_FILE), &manifest.to_bytes()?, Access::Public).map_err(disk)
 }
 
 /// The resolved spec in the job directory; rank 0 would write the same bytes.

@@ -1,18 +1,21 @@
 //! Datasets: a directory with `manifest.json` and the token stream in files `tokens-%05d.bin`.
 //!
-//! The stream is one array of little-endian u16, cut into files of 64 MiB. Its identity is the Merkle root over
-//! its 4096-byte chunks (RFC 6962), so that one chunk can later be shown without the rest. A dataset is named by
-//! the SHA-256 of its manifest; the training digest takes the root and the length.
-//!
-//! Tokenizers other than bytes come later: a new one is a new `tokenizer` value, never a new meaning of an old.
+//! The stream is one array of little-endian u16, or u32 where the vocabulary is larger, cut into files of 64 MiB. Its
+//! identity is the Merkle root over its 4096-byte chunks (RFC 6962), so that one chunk can later be shown without the
+//! rest. A dataset is named by the SHA-256 of its manifest; the training digest takes the root and the length. See
+//! docs/spec/dataset.md.
 
 mod manifest;
 mod open;
 mod prepare;
+mod tokenizer;
+mod writer;
 
-pub use manifest::{MAX_MANIFEST, Manifest, Shard, TOKENIZER_BYTES};
+pub use manifest::{MAX_MANIFEST, Manifest, Shard, Text};
 pub use open::Dataset;
-pub use prepare::{prepare, prepare_with};
+pub use prepare::{is_occupied, prepare, same_there};
+pub use tokenizer::{Dtype, MAX_TOKENIZER, MAX_VOCABULARY, TOKENIZER_FILE, Tokenizer};
+pub use writer::{Mark, Writer};
 
 use std::path::Path;
 
@@ -58,7 +61,7 @@ pub enum Error {
         problem: String,
     },
     /// Nothing to prepare from.
-    #[error("the input has {0} bytes, a dataset needs at least 2; give a text file that is not empty")]
+    #[error("the input has {0} tokens, a dataset needs at least 2; give a text file that is not empty")]
     Empty(u64),
     /// The output exists and is something else.
     #[error("{0} exists and holds another dataset or other files; choose another --out or remove it")]

@@ -9,8 +9,7 @@ use muster_proof::Digest;
 use muster_proof::merkle::TreeHasher;
 use sha2::{Digest as _, Sha256};
 
-use super::manifest::TOKEN_BYTES;
-use super::{CHUNK_BYTES, Error, MANIFEST_FILE, MAX_MANIFEST, Manifest, SHARD_BYTES};
+use super::{CHUNK_BYTES, Error, MANIFEST_FILE, MAX_MANIFEST, MAX_TOKENIZER, Manifest, SHARD_BYTES};
 use crate::files::{self, FileError, Named as _};
 
 /// An open, verified dataset. Samples are read by position from the files, so a stream larger than the memory is
@@ -43,7 +42,7 @@ impl Dataset {
                 let problem = format!("has {size} bytes, the manifest says {}", shard.size);
                 return Err(Error::corrupt(&path, problem));
             }
-            let sha256 = check_file(&file, &path, manifest.vocabulary(), &mut tree)?;
+            let sha256 = check_file(&file, &path, &manifest, &mut tree)?;
             if sha256 != shard.sha256 {
                 let problem = format!("its digest is {sha256}, the manifest says {}", shard.sha256);
                 return Err(Error::corrupt(&path, problem));
@@ -55,6 +54,23 @@ impl Dataset {
             return Err(Error::corrupt(&dir.join(MANIFEST_FILE), problem));
         }
         Ok(Self { manifest, files: open })
+    }
+
+    /// The bytes of the dataset's `tokenizer.json`, if it has one, checked against the manifest. Training needs none, and
+    /// where one only trains it may be absent.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::File`] naming the file.
+    pub fn tokenizer_json(dir: &Path, manifest: &Manifest) -> Result<Option<Vec<u8>>, Error> {
+        let Some(entry) = manifest.tokenizer_file() else { return Ok(None) };
+        let path = dir.join(&entry.path);
+        let bytes = files::read_at_most(&path, MAX_TOKENIZER)?;
+        let digest = Digest::of(&bytes);
+        if digest != entry.sha256 {
+            let problem = format!("its digest is {digest}, the manifest says {}", entry.sha256);
+            return Err(Error::corrupt(&path, problem));
+        }
+        Ok(Some(bytes))
     }
 
     /// The checked manifest.
@@ -71,25 +87,26 @@ impl Dataset {
     ///
     /// # Errors
     /// [`Error::Corrupt`] beyond the end, [`Error::File`] when a file shrank or cannot be read.
-    pub fn read(&self, start: u64, out: &mut [u16]) -> Result<(), Error> {
+    pub fn read(&self, start: u64, out: &mut [u32]) -> Result<(), Error> {
         let end = start.saturating_add(out.len() as u64);
         if end > self.manifest.tokens() {
             let problem =
                 format!("tokens {start} to {end} were asked for, it has {}", self.manifest.tokens());
             return Err(Error::Corrupt { path: MANIFEST_FILE.into(), problem });
         }
-        let (mut at, mut rest) = (start * TOKEN_BYTES, out);
+        let dtype = self.manifest.dtype();
+        let (mut at, mut rest) = (start * dtype.bytes(), out);
         let mut bytes = Vec::new();
         while !rest.is_empty() {
             // In range by the check above: `at` is inside the stream whose files were all opened.
             let (index, offset) = ((at / SHARD_BYTES) as usize, at % SHARD_BYTES);
             let (path, file) = &self.files[index];
-            let here = ((SHARD_BYTES - offset) / TOKEN_BYTES).min(rest.len() as u64) as usize;
-            bytes.resize(here * TOKEN_BYTES as usize, 0);
+            let here = ((SHARD_BYTES - offset) / dtype.bytes()).min(rest.len() as u64) as usize;
+            bytes.resize(here * dtype.bytes() as usize, 0);
             file.read_exact_at(&mut bytes, offset).map_err(|e| FileError::new("read", path, e))?;
             let (now, later) = rest.split_at_mut(here);
-            for (token, pair) in now.iter_mut().zip(bytes.chunks_exact(2)) {
-                *token = u16::from_le_bytes([pair[0], pair[1]]);
+            for (token, read) in now.iter_mut().zip(dtype.tokens(&bytes)) {
+                *token = read;
             }
             at += bytes.len() as u64;
             rest = later;
@@ -99,7 +116,13 @@ impl Dataset {
 }
 
 /// Hashes one file twice over, as a file and as leaves of the stream, and looks at every token.
-fn check_file(mut file: &File, path: &Path, vocabulary: u32, tree: &mut TreeHasher) -> Result<Digest, Error> {
+fn check_file(
+    mut file: &File,
+    path: &Path,
+    manifest: &Manifest,
+    tree: &mut TreeHasher,
+) -> Result<Digest, Error> {
+    let (vocabulary, dtype) = (manifest.vocabulary(), manifest.dtype());
     let mut sha = Sha256::new();
     let mut chunk = Vec::with_capacity(CHUNK_BYTES);
     let mut at = 0;
@@ -111,13 +134,12 @@ fn check_file(mut file: &File, path: &Path, vocabulary: u32, tree: &mut TreeHash
         }
         sha.update(&chunk);
         tree.push(&chunk);
-        for (i, pair) in chunk.chunks_exact(2).enumerate() {
-            let token = u32::from(u16::from_le_bytes([pair[0], pair[1]]));
+        for (i, token) in dtype.tokens(&chunk).enumerate() {
             if token >= vocabulary {
                 let problem = format!("token {} is {token}, the vocabulary has {vocabulary}", at + i);
                 return Err(Error::corrupt(path, problem));
             }
         }
-        at += chunk.len() / 2;
+        at += chunk.len() / dtype.bytes() as usize;
     }
 }

@@ -34,21 +34,10 @@ fn tokens_are_bytes_and_the_root_is_that_of_the_stream() {
     let data = Dataset::open(&out).unwrap();
     let mut tokens = [0; 70];
     data.read(9_930, &mut tokens).unwrap();
-    assert!(tokens.iter().zip(&text()[9_930..]).all(|(token, byte)| *token == u16::from(*byte)));
+    assert!(tokens.iter().zip(&text()[9_930..]).all(|(token, byte)| *token == u32::from(*byte)));
     assert!(data.read(9_931, &mut tokens).is_err());
     assert!(data.read(u64::MAX, &mut tokens).is_err());
     assert_eq!((data.samples(64), data.samples(9_999), data.samples(10_000)), (156, 1, 0));
-}
-
-#[test]
-fn progress_counts_every_byte_of_the_inputs() {
-    let dir = tempfile::tempdir().unwrap();
-    let input = dir.path().join("text");
-    fs::write(&input, vec![b'a'; 200_000]).unwrap();
-    let (mut seen, mut calls) = (0, 0);
-    prepare_with(&[&input], &dir.path().join("out"), &mut |bytes| (seen, calls) = (seen + bytes, calls + 1))
-        .unwrap();
-    assert!(seen == 200_000 && calls > 1, "{seen} in {calls}");
 }
 
 #[test]
@@ -109,6 +98,9 @@ fn damage_is_named() {
     assert!(edit("10000", "10001").contains("shards[0].size"));
     assert!(edit("\"tokens\":10000", "\"tokens\":1").contains("tokens"));
     assert!(edit(":256", ":255").contains("vocabulary"));
+    assert!(edit("\"bytes\"", "\"words\"").contains("does not know"));
+    assert!(edit("\"bytes\"", "\"gpt2\"").contains("gpt2 has 50257"));
+    assert!(edit("\"bytes\",", "\"bytes\",\"tokenizerBytes\":5,").contains("bytes has no file"));
     assert!(edit("tokens-00000.bin", "../../etc/passwd").contains("shards[0].path"));
     assert!(edit("\"U16\"", "\"U32\"").contains("dtype"));
     assert!(edit("muster.dataset/1", "muster.dataset/2").contains("format"));
@@ -119,4 +111,76 @@ fn damage_is_named() {
     assert!(Dataset::open(&out).unwrap_err().to_string().contains(shard));
     fs::remove_file(out.join(MANIFEST_FILE)).unwrap();
     assert!(matches!(Dataset::open(&out), Err(Error::Missing(_))));
+}
+
+/// The examples of docs/spec/dataset.md, which a few lines of Python computed.
+#[test]
+fn datasets_of_every_tokenizer_have_their_digests() {
+    let bytes: Vec<u32> = b"Hello world".iter().map(|byte| u32::from(*byte)).collect();
+    for (text, tokens, root, digest) in [
+        (
+            Text::bytes(),
+            bytes.as_slice(),
+            "4264e342471c53b283bc9b3355a03ccfa5482fed1da4a8f527502e6fe3aae7c4",
+            "d9d004097d165f7bf90da65e905a959b2e8d88d9875fe7fd7f96dfe11e469aa2",
+        ),
+        (
+            Text::gpt2(),
+            &[15_496, 995, 50_256],
+            "49745b4fc8f2794813f1e3d783746818bbe528a8f5b62235c6a1eb46e6a6f9d0",
+            "be10505888f8d04198cdd6dc4f288c095e5b72a4efe859c1d97c2057d81ff720",
+        ),
+        (
+            Text::file(b"{}", 70_000),
+            &[1, 69_999, 3],
+            "36b899c1b958f99260ca22f2d250710175f7e85082b39bc2b714d994c65e47a5",
+            "0ab1545e3ee2d8c0c63d2f741d8bbd80067e0d771a5c2f3fbc0b41cdb797ba1f",
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::new(dir.path(), text.clone());
+        writer.push(tokens).unwrap();
+        let manifest = writer.finish().unwrap();
+        assert_eq!(
+            (manifest.root().to_hex(), manifest.digest().unwrap().to_hex()),
+            (root.into(), digest.into())
+        );
+        fs::write(dir.path().join(MANIFEST_FILE), manifest.to_bytes().unwrap()).unwrap();
+        let data = Dataset::open(dir.path()).unwrap();
+        let mut read = vec![0; tokens.len()];
+        data.read(0, &mut read).unwrap();
+        assert_eq!((read.as_slice(), data.manifest().tokenizer()), (tokens, text.tokenizer()));
+        let error = Writer::new(dir.path(), text.clone()).push(&[text.vocabulary()]).unwrap_err().to_string();
+        assert!(error.contains("vocabulary"), "{error}");
+    }
+}
+
+/// A file ends and another begins where the stream is cut: what is taken up there is the same stream.
+#[test]
+fn a_writer_goes_on_where_another_was_durable() {
+    for (text, width) in [(Text::gpt2(), 2), (Text::file(b"{}", 70_000), 4)] {
+        let per_shard = usize::try_from(SHARD_BYTES).unwrap() / width;
+        let tokens: Vec<u32> =
+            (0..per_shard as u32 + 5000).map(|i| i.wrapping_mul(2_654_435_761) >> 17).collect();
+        let cuts = [0, 1, 2047, 2048, per_shard - 1, per_shard, per_shard + 1, tokens.len()];
+        let dir = tempfile::tempdir().unwrap();
+        let mut whole = Writer::new(dir.path(), text.clone());
+        let mut marks = Vec::new();
+        for two in cuts.windows(2) {
+            marks.push(whole.sync().unwrap());
+            whole.push(&tokens[two[0]..two[1]]).unwrap();
+        }
+        let whole = whole.finish().unwrap();
+        assert_eq!(whole.shards().len(), 2);
+        for mark in marks.into_iter().rev() {
+            let at = usize::try_from(mark.tokens).unwrap();
+            let mut again = Writer::resume(dir.path(), text.clone(), &mark).unwrap();
+            again.push(&tokens[at..]).unwrap();
+            assert_eq!(again.finish().unwrap(), whole, "from {at}");
+            let wrong = Mark { root: Digest::of(b"other"), ..mark };
+            assert!(matches!(Writer::resume(dir.path(), text.clone(), &wrong), Err(Error::Corrupt { .. })));
+        }
+        let beyond = Mark { tokens: whole.tokens() + 1, root: whole.root() };
+        assert!(Writer::resume(dir.path(), text, &beyond).is_err());
+    }
 }

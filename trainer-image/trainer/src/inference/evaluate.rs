@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use muster_numerics::exec::Executor;
 use muster_numerics::graph::{Graph, StepShape};
+use muster_numerics::optim::evaluation_loss;
 use muster_numerics::spec::Arithmetic;
 use muster_proof::Digest;
 use serde::Serialize;
@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::sample::exp;
 use super::{Model, Source, failed};
 use crate::checkpoint::Manifest;
-use crate::dataset::{Dataset, TOKENIZER_BYTES};
+use crate::dataset::{Dataset, Tokenizer};
 use crate::failure::Failure;
 use crate::files;
 use crate::protocol::ExitCode;
@@ -87,19 +87,22 @@ pub fn evaluate(options: &EvalOptions, progress: &mut dyn FnMut(u64, u64)) -> Re
     }
     let sequences = options.sequences.unwrap_or(there).min(there);
     let mut executor = options.source.executor(&graph)?;
-    let mut sequence = Sequence::new(&graph);
-    let mut sum = 0.0;
+    // Its tokens and the one after them.
+    let mut stream = vec![0; graph.context() + 1];
+    let mut losses = Vec::new();
     for number in 0..sequences {
-        data.read(number * model.context, &mut sequence.stream)?;
-        sum += f64::from(sequence.loss(&mut executor, &state.w)?);
+        data.read(number * model.context, &mut stream)?;
+        let (tokens, targets) = (&stream[..graph.context()], &stream[1..]);
+        losses.extend(executor.sequence_losses(&state.w, tokens, targets).map_err(failed)?);
         progress(number + 1, sequences);
     }
-    let loss = sum / sequences as f64;
-    if !loss.is_finite() {
+    if losses.iter().any(|loss| !loss.is_finite()) {
         let text = format!("the loss of step {} on this data is not finite", state.step);
         return Err(Failure::new(ExitCode::NonFinite, text));
     }
-    let bytes = data.manifest().tokenizer() == TOKENIZER_BYTES;
+    // The bits that a job has in its record which evaluates on as many.
+    let loss = f64::from(evaluation_loss(&losses));
+    let bytes = data.manifest().tokenizer() == Tokenizer::Bytes;
     Ok(Evaluation {
         step: state.step,
         state_root,
@@ -110,28 +113,6 @@ pub fn evaluate(options: &EvalOptions, progress: &mut dyn FnMut(u64, u64)) -> Re
         perplexity: 1.0 / exp(-loss),
         bits_per_byte: bytes.then_some(loss / std::f64::consts::LN_2),
     })
-}
-
-/// One sequence and room for what is computed of it.
-struct Sequence {
-    /// Its tokens and the one after them.
-    stream: Vec<u16>,
-    gradient: Vec<f32>,
-}
-
-impl Sequence {
-    fn new(graph: &Graph) -> Self {
-        Self { stream: vec![0; graph.context() + 1], gradient: vec![0.0; graph.parameters()] }
-    }
-
-    /// Mean loss of its tokens, the bits that a shard of this one sequence has in training.
-    fn loss(&mut self, executor: &mut Executor, weights: &[f32]) -> Result<f32, Failure> {
-        let ids: Vec<u32> = self.stream.iter().map(|token| u32::from(*token)).collect();
-        let tokens = ids.get(..ids.len() - 1).unwrap_or_default();
-        let targets = ids.get(1..).unwrap_or_default();
-        // The executor has no way to a loss but the one that goes on to the gradient.
-        executor.shard_gradient(weights, tokens, targets, &mut self.gradient).map_err(failed)
-    }
 }
 
 /// How the job of a checkpoint multiplies, if its spec lies where a job directory has it; else as most jobs do.

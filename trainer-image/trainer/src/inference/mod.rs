@@ -3,13 +3,17 @@
 
 mod evaluate;
 mod gradients;
+mod known;
 mod logits;
 mod sample;
+mod text;
 
 pub use evaluate::{EvalOptions, Evaluation, evaluate};
 pub use gradients::{GradientOptions, gradients};
+pub use known::{DATASET_FILE, Known};
 pub use logits::{LogitOptions, logits};
-pub use sample::{SampleOptions, sample};
+pub use sample::{SampleOptions, sample, sample_bytes};
+pub use text::{Bytes, Decoder, Utf8, Vocabulary};
 
 use std::path::PathBuf;
 

@@ -1,18 +1,22 @@
-//! `muster-trainer sample`: text from a trained model. The same model, prompt, temperature and seed give the same text
-//! on every machine: logits are the same bits, and what follows uses only operations that IEEE 754 fixes.
+//! Text from a trained model. The same model, prompt, temperature and seed give the same text on every machine: logits are the
+//! same bits, and what follows uses only operations that IEEE 754 fixes.
+//!
+//! What text and tokens have to do with each other is for a [`Vocabulary`] to say. `muster sample` brings the one that the data
+//! were made with; `muster-trainer sample` knows bytes.
 
 use std::io::Write as _;
 
 use muster_numerics::philox::{key, philox4x32};
 
+use super::known::{Known, known};
+use super::text::{Bytes, Vocabulary};
 use super::{Source, failed};
+use crate::dataset::Tokenizer;
 use crate::failure::Failure;
 use crate::protocol::ExitCode;
 
 /// Counter word 3 of the draws; 0 to 2 are the domains of training (docs/spec/numerics.md, section 7).
 const DOMAIN_SAMPLE: u32 = 3;
-/// Tokens that are bytes of text; a larger vocabulary has others, which are never chosen.
-const BYTES: usize = 256;
 
 /// The command line.
 #[derive(Debug, Clone, clap::Args)]
@@ -22,7 +26,7 @@ pub struct SampleOptions {
     /// The beginning of the text.
     #[arg(long, value_name = "TEXT", default_value = "\n")]
     prompt: String,
-    /// How many tokens (bytes) to add.
+    /// How many tokens to add.
     #[arg(long, value_name = "N", default_value_t = 300)]
     tokens: u64,
     /// 0 takes the likeliest token always; 1 draws as the model says.
@@ -40,34 +44,74 @@ fn parse_temperature(text: &str) -> Result<f64, String> {
     }
 }
 
+impl SampleOptions {
+    /// What the directory says of the data that the model was trained on.
+    ///
+    /// # Errors
+    /// A directory without a checkpoint, or one that says something impossible.
+    pub fn known(&self) -> Result<Option<Known>, Failure> {
+        known(self.source.dir.as_deref().or(self.source.checkpoint.as_deref()), &self.source.path()?)
+    }
+
+    /// The model's vocabulary, which may be larger than that of its data.
+    ///
+    /// # Errors
+    /// A bad checkpoint.
+    pub fn model_vocabulary(&self) -> Result<usize, Failure> {
+        Ok(self.source.open()?.graph.vocabulary())
+    }
+}
+
+/// As [`sample`], of a model whose tokens are bytes.
+///
+/// # Errors
+/// As [`sample`], and for a model that was trained on other tokens.
+pub fn sample_bytes(options: &SampleOptions) -> Result<(), Failure> {
+    if let Some(known) = options.known()?
+        && known.manifest.tokenizer() != Tokenizer::Bytes
+    {
+        let tokenizer = known.manifest.tokenizer();
+        let message =
+            format!("the model's tokens are not bytes but those of {tokenizer}; use `muster sample`");
+        return Err(Failure::usage(message));
+    }
+    sample(options, &Bytes)
+}
+
 /// Prints the prompt and its continuation as it comes.
 ///
 /// # Errors
-/// A bad checkpoint, or a model without the tokens of bytes.
-pub fn sample(options: &SampleOptions) -> Result<(), Failure> {
+/// A bad checkpoint, or a model without the tokens of the text.
+pub fn sample(options: &SampleOptions, words: &dyn Vocabulary) -> Result<(), Failure> {
     let model = options.source.open()?;
-    let vocabulary = model.graph.vocabulary();
-    if vocabulary < BYTES {
-        let message = format!("the model's vocabulary of {vocabulary} is smaller than the 256 bytes of text");
+    let (vocabulary, known) = (model.graph.vocabulary(), words.size());
+    if vocabulary < known {
+        let message = format!(
+            "the model's vocabulary of {vocabulary} is smaller than the {known} tokens of {}; name the tokenizer that its \
+             data were made with",
+            words.name()
+        );
         return Err(Failure::new(ExitCode::BadSpec, message));
     }
     let mut executor = options.source.executor(&model.graph)?;
-    let mut text: Vec<u32> = options.prompt.bytes().map(u32::from).collect();
+    let mut text =
+        words.encode(&options.prompt).map_err(|problem| Failure::usage(format!("--prompt: {problem}")))?;
     if text.is_empty() {
         return Err(Failure::usage("--prompt: empty; give at least one letter"));
     }
-    let mut out = Utf8::default();
-    let mut shown = out.push(options.prompt.as_bytes());
+    let mut out = words.decoder(&text);
+    let mut shown = options.prompt.clone();
     for n in 0..options.tokens {
         if !print(&shown) {
             return Ok(()); // whoever reads has enough
         }
         let window = &text[text.len().saturating_sub(model.graph.context())..];
         let logits = executor.logits(&model.state.w, window).map_err(failed)?;
-        let last = &logits[logits.len() - vocabulary..][..BYTES];
+        // A larger vocabulary than the text's has tokens that mean nothing: they are never chosen.
+        let last = &logits[logits.len() - vocabulary..][..known];
         let token = choose(last, options.temperature, uniform(options.seed, n));
-        text.push(u32::from(token));
-        shown = out.push(&[token]);
+        text.push(token);
+        shown = out.push(token);
     }
     print(&(shown + &out.finish() + "\n"));
     Ok(())
@@ -85,8 +129,8 @@ fn uniform(seed: u64, n: u64) -> f64 {
     bits as f64 / (1u64 << 53) as f64
 }
 
-/// The first of the likeliest tokens at temperature 0, else a draw. At most 256 logits.
-fn choose(logits: &[f32], temperature: f64, uniform: f64) -> u8 {
+/// The first of the likeliest tokens at temperature 0, else a draw.
+fn choose(logits: &[f32], temperature: f64, uniform: f64) -> u32 {
     let mut best = 0;
     for (token, logit) in logits.iter().enumerate() {
         if *logit > logits[best] {
@@ -100,11 +144,11 @@ fn choose(logits: &[f32], temperature: f64, uniform: f64) -> u8 {
         for (token, logit) in logits.iter().enumerate() {
             sum += weight(logit);
             if sum > aim {
-                return token as u8;
+                return token as u32;
             }
         }
     }
-    best as u8
+    best as u32
 }
 
 /// e^x for x <= 0 (-700 for less) by + - * / alone, since libm's differs between systems: exp64 of docs/spec/numerics.md.
@@ -120,40 +164,6 @@ pub(super) fn exp(x: f64) -> f64 {
     }
     // n is an integer from -1010 to 0, so this is a normal power of two.
     p * f64::from_bits(((n as i64 + 1023) as u64) << 52)
-}
-
-/// Bytes to text as they come: a character is shown once it is whole, what is none as U+FFFD.
-#[derive(Debug, Default)]
-struct Utf8 {
-    pending: Vec<u8>,
-}
-
-impl Utf8 {
-    fn push(&mut self, bytes: &[u8]) -> String {
-        self.pending.extend(bytes);
-        let mut text = String::new();
-        loop {
-            match std::str::from_utf8(&self.pending) {
-                Ok(whole) => {
-                    text += whole;
-                    self.pending.clear();
-                    return text;
-                }
-                Err(error) => {
-                    let valid = error.valid_up_to();
-                    text += &String::from_utf8_lossy(&self.pending[..valid]);
-                    self.pending.drain(..valid);
-                    let Some(bad) = error.error_len() else { return text };
-                    text.push(char::REPLACEMENT_CHARACTER);
-                    self.pending.drain(..bad);
-                }
-            }
-        }
-    }
-
-    fn finish(&self) -> String {
-        String::from_utf8_lossy(&self.pending).into_owned()
-    }
 }
 
 #[cfg(test)]
@@ -181,14 +191,5 @@ mod tests {
         }
         assert_eq!(exp(0.0), 1.0);
         assert!(exp(f64::NEG_INFINITY) < 1e-300);
-    }
-
-    #[test]
-    fn characters_come_whole() {
-        let mut utf8 = Utf8::default();
-        assert_eq!(utf8.push(b"a\xc3"), "a");
-        assert_eq!(utf8.push(b"\xa9\xff"), "\u{e9}\u{fffd}");
-        assert_eq!(utf8.push(b"\xe2\x82"), "");
-        assert_eq!(utf8.finish(), "\u{fffd}");
     }
 }

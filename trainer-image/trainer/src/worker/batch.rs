@@ -14,7 +14,7 @@ pub struct Batches {
     order: DataOrder,
     shards: u64,
     context: usize,
-    sample: Vec<u16>,
+    sample: Vec<u32>,
 }
 
 impl Batches {
@@ -51,13 +51,13 @@ impl Batches {
 pub(super) fn append(
     data: &Dataset,
     sample: u64,
-    scratch: &mut [u16],
+    scratch: &mut [u32],
     tokens: &mut Vec<u32>,
     targets: &mut Vec<u32>,
 ) -> Result<(), dataset::Error> {
     let context = scratch.len() - 1;
     data.read(sample * context as u64, scratch)?;
-    tokens.extend(scratch[..context].iter().map(|token| u32::from(*token)));
-    targets.extend(scratch[1..].iter().map(|token| u32::from(*token)));
+    tokens.extend_from_slice(&scratch[..context]);
+    targets.extend_from_slice(&scratch[1..]);
     Ok(())
 }

@@ -12,7 +12,7 @@ use crate::failure::Failure;
 #[derive(Debug)]
 pub(super) struct HeldOut {
     data: Dataset,
-    sample: Vec<u16>,
+    sample: Vec<u32>,
 }
 
 impl HeldOut {
