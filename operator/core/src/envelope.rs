@@ -63,7 +63,14 @@ pub struct CheckpointRef {
     pub manifest: Digest,
 }
 
-/// The signed content of a WorkUnit. A closed schema; all fields but the last two are required.
+/// What workers compute again on their way back instead of keeping it. It shows in no bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Recompute {
+    /// What is inside of layers.
+    Layers,
+}
+
+/// The signed content of a WorkUnit. A closed schema; all fields but the last three are required.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Payload {
@@ -135,6 +142,9 @@ pub struct Payload {
     /// so that an envelope without it is what it always was.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub continues: Option<String>,
+    /// Which activations the workers compute again; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub recompute: Option<Recompute>,
     /// What is audited; there if and only if [`Payload::kind`] says so.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub audit: Option<Audit>,

@@ -53,6 +53,7 @@ pub fn payload() -> Payload {
         incarnation: 1,
         not_after: "2030-01-01T00:00:00Z".parse().unwrap(),
         continues: None,
+        recompute: None,
         audit: None,
     }
 }

@@ -100,6 +100,7 @@ impl Interval {
             from_step: Some(self.start),
             last_step: Some(self.last),
             isa: self.isa.clone(),
+            recompute: false,
         }
     }
 }

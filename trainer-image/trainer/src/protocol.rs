@@ -212,9 +212,19 @@ pub struct Assignment {
     pub interval_steps: u64,
     /// How many checkpoints stay on the worker's disk.
     pub keep_last: u32,
+    /// Which activations are computed again; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recompute: Option<Recompute>,
     /// Where to start; null = genesis. The field is never absent.
     #[serde(deserialize_with = "nullable")]
     pub start: Option<Start>,
+}
+
+/// What a worker computes again on its way back instead of keeping it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Recompute {
+    /// What is inside of layers.
+    Layers,
 }
 
 /// Answer 409 to a request about a round: that round is not the current one.
@@ -394,6 +404,7 @@ mod tests {
             dataset: digest("data"),
             interval_steps: 20,
             keep_last: 3,
+            recompute: None,
             start: None,
         };
         let text = serde_json::to_string(&assignment).unwrap();

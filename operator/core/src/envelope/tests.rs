@@ -46,6 +46,7 @@ pub(crate) fn payload() -> Payload {
         incarnation: 1,
         not_after: "2026-11-23T19:00:00Z".parse().unwrap(),
         continues: None,
+        recompute: None,
         audit: None,
     }
 }

@@ -5,7 +5,7 @@ use crate::cli::trainer;
 use crate::cli::{Failure, job_file};
 use crate::resolve::{self, ResolveError, Resolved};
 use crate::runtime::files::{Access, read_capped, write_atomic};
-use muster_api::v1alpha1::TrainingJobSpec;
+use muster_api::v1alpha1::{Recompute, TrainingJobSpec};
 use muster_numerics::spec::TrainingSpec;
 use muster_trainer::checkpoint::Store;
 use muster_trainer::dataset::{self, Dataset, MANIFEST_FILE, MAX_MANIFEST, Manifest, TOKENIZER_FILE};
@@ -85,6 +85,7 @@ pub(super) fn prepare(command: &LocalCommand) -> Result<Prepared, Failure> {
             from_step: command.from_step,
             last_step: command.last_step,
             isa: command.isa.clone(),
+            recompute: spec.workers.recompute == Recompute::Layers,
         },
         steps,
     })

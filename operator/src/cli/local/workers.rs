@@ -36,6 +36,8 @@ pub(in crate::cli) struct Launch {
     /// Ends after this step instead of the job's last.
     pub last_step: Option<u64>,
     pub isa: String,
+    /// Computes activations inside of layers again.
+    pub recompute: bool,
 }
 
 /// How one start ended.
@@ -103,6 +105,9 @@ fn spawn(launch: &Launch, rank: u32) -> Result<Child, Failure> {
     }
     if let Some(dir) = &launch.eval_data {
         command.arg("--eval-data").arg(dir);
+    }
+    if launch.recompute {
+        command.args(["--recompute", "layers"]);
     }
     if let Some(step) = launch.from_step {
         command.args(["--from-step", &step.to_string()]);

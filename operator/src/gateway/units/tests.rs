@@ -88,6 +88,7 @@ fn unit_with(
         incarnation: 1,
         not_after: "2026-11-23T19:00:00Z".parse().unwrap(),
         continues: None,
+        recompute: None,
         audit: None,
     };
     object(&payload)

@@ -3,8 +3,8 @@ use jiff::{SignedDuration, Timestamp};
 use kube::api::ObjectMeta;
 use muster_api::names::{finalizers, labels};
 use muster_api::v1alpha1::{
-    self as api, Desired, Envelope, JobCheckpoint, TrainingJob, TrainingJobStatus, WorkUnit, WorkUnitKind,
-    WorkUnitSpec,
+    self as api, Desired, Envelope, JobCheckpoint, Recompute, TrainingJob, TrainingJobStatus, WorkUnit,
+    WorkUnitKind, WorkUnitSpec,
 };
 use muster_core::envelope::{CheckpointRef, FORMAT, Kind, Payload, Resources, SealError, seal, tenant};
 use muster_proof::Digest;
@@ -170,6 +170,10 @@ pub fn payload(
         incarnation: identity.incarnation,
         not_after: good_until(now),
         continues: None,
+        recompute: match spec.workers.recompute {
+            Recompute::Never => None,
+            Recompute::Layers => Some(muster_core::envelope::Recompute::Layers),
+        },
         audit: None,
     })
 }

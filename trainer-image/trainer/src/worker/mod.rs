@@ -30,6 +30,7 @@ pub use train::shortest;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use muster_numerics::exec::Recompute;
 use muster_numerics::isa::Isa;
 use muster_numerics::spec::TrainingSpec;
 use muster_proof::steps::MAX_RECORDS;
@@ -82,6 +83,9 @@ pub struct Options {
     /// End after this step as if it were the job's last, with no checkpoint before it: replays an interval.
     #[arg(long, value_name = "N")]
     pub last_step: Option<u64>,
+    /// Activations to compute again instead of keeping them: never, or those inside of layers. The bits do not depend on it.
+    #[arg(long, value_name = "WHAT", default_value = "never", value_parser = parse_recompute)]
+    pub recompute: Recompute,
     /// Where to listen for the other workers.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
     pub listen: SocketAddr,
@@ -94,6 +98,14 @@ impl Options {
     /// The step after which this run ends.
     fn last(&self, spec: &TrainingSpec) -> u64 {
         self.last_step.unwrap_or(spec.training.steps)
+    }
+}
+
+fn parse_recompute(text: &str) -> Result<Recompute, String> {
+    match text {
+        "never" => Ok(Recompute::Never),
+        "layers" => Ok(Recompute::Layers),
+        _ => Err("say never or layers".into()),
     }
 }
 

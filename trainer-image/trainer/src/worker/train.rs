@@ -254,8 +254,14 @@ impl Run {
             .and_then(|sums| sums.with_threads(threads))
             .map_err(reduce)?;
         Ok(Self {
-            executor: Executor::new(graph, graph.sequences_per_shard(), options.isa, threads)
-                .map_err(exec)?,
+            executor: Executor::with(
+                graph,
+                graph.sequences_per_shard(),
+                options.isa,
+                threads,
+                options.recompute,
+            )
+            .map_err(exec)?,
             optimizer: Optimizer::new(graph, &hyper, options.isa, threads).map_err(optim)?,
             state,
             sums,

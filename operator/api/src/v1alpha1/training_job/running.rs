@@ -21,6 +21,20 @@ pub struct Workers {
     /// What each gets, as request and as limit.
     #[serde(default)]
     pub resources: WorkerResources,
+    /// Which activations are computed again on the way back instead of kept. Layers: memory for the activations of one layer, for a
+    /// third more computation. The result does not depend on it.
+    #[serde(default)]
+    pub recompute: Recompute,
+}
+
+/// Which activations are computed again.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Recompute {
+    /// None.
+    #[default]
+    Never,
+    /// Those inside of layers.
+    Layers,
 }
 
 fn device_class() -> String {

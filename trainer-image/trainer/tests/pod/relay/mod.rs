@@ -319,6 +319,7 @@ fn answer(request: &Request, shared: &(Mutex<State>, Condvar)) -> Answer {
                     dataset: state.dataset,
                     interval_steps: state.interval_steps,
                     keep_last: 2,
+                    recompute: None,
                     start: state.start.clone(),
                 }),
                 ("POST", Some("join")) => join(request, rank, round, state, shared),
