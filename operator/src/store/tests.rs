@@ -143,8 +143,8 @@ async fn a_tokenizer_goes_with_its_dataset(#[values(On::Dir, On::Bucket)] on: On
     writer.push(&[1, 69_999, 3]).unwrap();
     let manifest = writer.finish().unwrap();
     std::fs::write(out.join(MANIFEST_FILE), manifest.to_bytes().unwrap()).unwrap();
-    let namespace = team("team-a");
-    let import = || store.import_dataset(&namespace, "words", &out);
+    let team = team("team-a");
+    let import = || store.import_dataset(&team, "words", &out);
     let error = import().await.unwrap_err().to_string();
     assert!(error.contains(TOKENIZER_FILE), "{error}");
     std::fs::write(out.join(TOKENIZER_FILE), b"[]").unwrap();
@@ -156,9 +156,9 @@ async fn a_tokenizer_goes_with_its_dataset(#[values(On::Dir, On::Bucket)] on: On
     assert_eq!(done, Collected::default());
     let file = Digest::of(b"{}");
     assert_eq!(store.size(&file).await.unwrap(), Some(2));
-    assert!(store.whole_dataset(&team("team-a"), "words").await.unwrap().is_some());
+    assert!(store.whole_dataset(&team, "words").await.unwrap().is_some());
     store.remove(&file).await.unwrap();
-    let error = store.whole_dataset(&team("team-a"), "words").await.unwrap_err().to_string();
+    let error = store.whole_dataset(&team, "words").await.unwrap_err().to_string();
     assert!(error.contains(&file.to_string()), "{error}");
 }
 

@@ -16,6 +16,9 @@ pub(super) struct File {
 impl File {
     /// Reads the bytes of a `tokenizer.json`.
     pub fn parse(json: &[u8]) -> Result<Self, LoadError> {
+        // The library panics at what is no JSON.
+        serde_json::from_slice::<serde_json::Value>(json)
+            .map_err(|error| LoadError::File(error.to_string()))?;
         let read = guarded(|| Tokenizer::from_bytes(json)).map_err(LoadError::File)?;
         let mut inner = read.map_err(|error| LoadError::File(error.to_string()))?;
         if let ModelWrapper::BPE(bpe) = inner.get_model()
