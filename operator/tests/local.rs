@@ -126,7 +126,7 @@ fn gpt2s_tokens_from_text_to_samples() {
     site.train("job.yaml", "small", &[]).failed(66, &["spec.model.vocabulary", "256", "50257"]);
 
     let job = std::fs::read_to_string(site.path("job.yaml")).unwrap();
-    let job = job.replace("vocabulary: 256", "vocabulary: 50304").replace("width: 32", "width: 8");
+    let job = job.replace("vocabulary: 256", "vocabulary: 50304").replace("width: 32", "width: 16");
     site.write("job.yaml", &job.replace("steps: 24", "steps: 4"));
     site.train("job.yaml", "out", &[]).succeeded();
     let checkpoint = site.at("out/checkpoints/step-00000004");
