@@ -47,7 +47,7 @@ BUGS = [
     ("an exact line's scale is no f32", "kernel/exact/quantise.rs", "(m >> 23).max(14) as i32", "(m >> 23) as i32"),
     ("an exact line's largest does not fit", "kernel/exact/quantise.rs", "m & 0x007f_ffff > 0x007e_8000", "m & 0x007f_ffff > 0x007f_8000"),
     ("exact integers are cut, not rounded", "kernel/exact/quantise.rs", "    (sum.to_bits() as i16, sum - MAGIC)", "    let _ = sum;\n    (x as i16, x.trunc())"),
-    ("an exact product adds its bias before it rounds", "kernel/exact/tile.rs", "                    v[j] = bias[j] + v[j];", "                    let sum = f64::from(sums.high[i][j]) * 65536.0 + f64::from(sums.low[i][j]) + before[j];\n                    v[j] = (sum * (rows[i] * columns[j]) + f64::from(bias[j])) as f32;"),
+    ("an exact product adds its bias before it rounds", "kernel/exact/tile.rs", "                    v[j] += bias[j];", "                    let sum = f64::from(sums.high[i][j]) * 65536.0 + f64::from(sums.low[i][j]) + before[j];\n                    v[j] = (sum * (rows[i] * columns[j]) + f64::from(bias[j])) as f32;"),
     ("an exact product keeps its -0", "kernel/exact/tile.rs", "as f32 + 0.0;", "as f32;"),
     ("exact sums are carried too late", "kernel/exact/operand.rs", "const ROOM: f32 = 4.6e18;", "const ROOM: f32 = 4.6e19;"),
     ("exact sums are carried without their sign", "kernel/exact/tile.rs", "let upper = _mm256_srai_epi32::<16>(sums[i][half]);", "let upper = std::arch::x86_64::_mm256_srli_epi32::<16>(sums[i][half]);"),

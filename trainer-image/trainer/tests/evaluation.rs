@@ -89,7 +89,6 @@ fn it_is_the_loss_of_the_new_state() {
         for sequence in 0..13 {
             let mut tokens = vec![0; 17];
             held_out.read(sequence * 16, &mut tokens).unwrap();
-            let tokens: Vec<u32> = tokens.into_iter().map(u32::from).collect();
             let mut gradient = vec![0.0; graph.parameters()];
             let of = executor.shard_gradient(&state.w, &tokens[..16], &tokens[1..], &mut gradient).unwrap();
             sums.push(of);

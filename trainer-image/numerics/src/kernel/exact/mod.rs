@@ -5,7 +5,10 @@
 //! k, a pair, in each 32-bit word.
 
 mod operand;
+// Indexed loops on purpose: inside a target-feature function LLVM does not inline iterator adaptors that pass pairs around.
+#[allow(clippy::needless_range_loop)]
 mod quantise;
+#[allow(clippy::needless_range_loop)]
 mod tile;
 
 #[cfg(test)]

@@ -136,7 +136,7 @@ multiversion! {
             }
             if let Some(bias) = bias {
                 for j in 0..NR {
-                    v[j] = bias[j] + v[j];
+                    v[j] += bias[j];
                 }
             }
             let c = &mut c[i * stride..];
