@@ -41,8 +41,8 @@ BUGS = [
     ("swiglu multiplies before it divides", "ops/swiglu.rs", "*h = (*g / (1.0 + exp::<A>(-*g))) * *u;", "*h = (*g * *u) / (1.0 + exp::<A>(-*g));"),
     ("swiglu's halves are exchanged", "ops/swiglu.rs", "            let (gate, up) = x.split_at(f);", "            let (up, gate) = x.split_at(f);"),
     ("token losses add the maximum back", "ops/cross_entropy.rs", "log::<A>(s) - (x[*target as usize] - m);", "(log::<A>(s) + m) - x[*target as usize];"),
-    ("the mean loss multiplies", "exec/mod.rs", "kernel::rows_sum(self.env.level, losses) / rows.count() as f32;", "kernel::rows_sum(self.env.level, losses) * (1.0 / rows.count() as f32);"),
-    ("tables add up from the last row", "ops/embedding.rs", "for (&token, dx) in call.tokens.iter().zip(dx.chunks_exact(width)) {", "for (&token, dx) in call.tokens.iter().zip(dx.chunks_exact(width)).rev() {"),
+    ("the mean loss multiplies", "exec/mod.rs", "&self.buffer[losses]) / rows.count() as f32;", "&self.buffer[losses]) * (1.0 / rows.count() as f32);"),
+    ("tables add up from the last row", "ops/embedding.rs", "for (_, r) in users {", "for (_, r) in users.iter().rev() {"),
     # 2.4: exact products
     ("an exact line's scale is no f32", "kernel/exact/quantise.rs", "(m >> 23).max(14) as i32", "(m >> 23) as i32"),
     ("an exact line's largest does not fit", "kernel/exact/quantise.rs", "m & 0x007f_ffff > 0x007e_8000", "m & 0x007f_ffff > 0x007f_8000"),

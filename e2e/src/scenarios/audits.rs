@@ -55,15 +55,21 @@ fn gold(name: &str, providers: &[&str]) -> Value {
     wanted
 }
 
+/// Every audit of the job found the same bits.
+async fn all_match(world: &World, applied: &Value) -> Result<()> {
+    for audit in audits(world, applied).await? {
+        println!("     {}", told(&audit));
+        ensure!(audit["status"]["verdict"] == "Match", "{}: {}", cluster::name(&audit), audit["status"]);
+    }
+    Ok(())
+}
+
 pub async fn audited(world: &World) -> Result<Verdict> {
     let (name, wanted) = ("audited", gold("audited", &[EAST]));
     let applied = job::apply(world, &wanted).await?;
     let done = job::wait_phase(world, name, "Succeeded", 6 * MINUTE).await?;
     verified(&done)?;
-    for audit in audits(world, &applied).await? {
-        println!("     {}", told(&audit));
-        ensure!(audit["status"]["verdict"] == "Match", "{}: {}", cluster::name(&audit), audit["status"]);
-    }
+    all_match(world, &applied).await?;
     same_as_local(world, &wanted, &done).await?;
     bundle(world, name).await?;
     Ok(Verdict::Passed)
@@ -87,10 +93,7 @@ pub async fn evaluated(world: &World) -> Result<Verdict> {
     let applied = job::apply(world, &wanted).await?;
     let done = job::wait_phase(world, name, "Succeeded", 6 * MINUTE).await?;
     verified(&done)?;
-    for audit in audits(world, &applied).await? {
-        println!("     {}", told(&audit));
-        ensure!(audit["status"]["verdict"] == "Match", "{}: {}", cluster::name(&audit), audit["status"]);
-    }
+    all_match(world, &applied).await?;
     let (pods, mount) = (job::state_root(&done)?, format!("held-out={data}"));
     let local = job::local(world, &wanted, "evaluated-local", &["--data", &mount]).await?;
     ensure!(pods == local, "pods ended in {pods}, muster local in {local}");

@@ -102,6 +102,10 @@ impl From<Failed> for ReduceError {
     }
 }
 
+fn environment(threads: usize) -> Result<Env, ReduceError> {
+    Env::new(Level::detect(), threads).map_err(|e| ReduceError::Threads { threads, reason: e.to_string() })
+}
+
 /// Level of the root: ceil(log2 S).
 fn root_level(shards: u64) -> u32 {
     64 - shards.saturating_sub(1).leading_zeros()
@@ -119,24 +123,24 @@ pub struct SubtreeAccumulator {
     /// Where the next shard's gradient goes, if someone has asked.
     leaf: Option<Vec<f32>>,
     spare: Vec<Vec<f32>>,
-    env: Option<Env>,
+    env: Env,
 }
 
 impl SubtreeAccumulator {
-    /// For a worker that owns `range` of `shards` logical shards; gradients have `elements` elements.
+    /// For a worker that owns `range` of `shards` logical shards; gradients have `elements` elements. Adds up on the
+    /// calling thread.
     pub fn new(shards: u64, range: Range<u64>, elements: usize) -> Result<Self, ReduceError> {
         if range.start >= range.end || range.end > shards || shards > MAX_SHARDS {
             return Err(ReduceError::Range { start: range.start, end: range.end, shards });
         }
         let next = range.start;
-        let (done, spare) = (vec![], vec![]);
-        Ok(SubtreeAccumulator { shards, range, elements, next, done, leaf: None, spare, env: None })
+        let (done, spare, env) = (vec![], vec![], environment(1)?);
+        Ok(SubtreeAccumulator { shards, range, elements, next, done, leaf: None, spare, env })
     }
 
     /// Adds up on as many threads, the caller's included.
     pub fn with_threads(mut self, threads: usize) -> Result<Self, ReduceError> {
-        let env = Env::new(Level::detect(), threads);
-        self.env = Some(env.map_err(|e| ReduceError::Threads { threads, reason: e.to_string() })?);
+        self.env = environment(threads)?;
         Ok(self)
     }
 
@@ -180,10 +184,7 @@ impl SubtreeAccumulator {
                 && left.index & 1 == 0
                 && left.index + 1 == right.index
             {
-                match &mut self.env {
-                    Some(env) => kernel::add_assign(env, &mut left.sum, &right.sum)?,
-                    None => add(&mut left.sum, &right.sum),
-                }
+                kernel::add_assign(&mut self.env, &mut left.sum, &right.sum)?;
                 left.level += 1;
                 left.index >>= 1;
                 if let Some(right) = self.done.pop() {
@@ -205,16 +206,13 @@ impl SubtreeAccumulator {
     /// Turns the sum of all shards, if this worker owns all, into their mean.
     pub fn finish(&mut self) -> Result<(), ReduceError> {
         crate::float::normalize();
-        let missing = self.range.clone();
-        let (shards, env) = (self.shards, &mut self.env);
-        let ([all], true) = (self.done.as_mut_slice(), missing == (0..shards) && self.next == shards) else {
-            return Err(ReduceError::Missing { shard: if missing.start > 0 { 0 } else { self.next } });
+        let (shards, range) = (self.shards, &self.range);
+        let ([all], true) = (self.done.as_mut_slice(), *range == (0..shards) && self.next == shards) else {
+            return Err(ReduceError::Missing { shard: if range.start > 0 { 0 } else { self.next } });
         };
-        match env {
-            // Times one.
-            _ if shards == 1 => {}
-            Some(env) => kernel::scale(env, &mut all.sum, reciprocal(shards))?,
-            None => finish(&mut all.sum, shards),
+        // Of one shard it is times one.
+        if shards > 1 {
+            kernel::scale(&mut self.env, &mut all.sum, reciprocal(shards))?;
         }
         Ok(())
     }

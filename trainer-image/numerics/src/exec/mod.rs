@@ -149,16 +149,9 @@ impl Executor {
         gradient: &mut [f32],
     ) -> Result<f32, ExecError> {
         let rows = Rows { sequences: self.sequences, length: self.graph.context() };
-        length("weights", weights.len(), self.graph.parameters())?;
         length("gradient", gradient.len(), self.graph.parameters())?;
-        self.check_ids("tokens", tokens, rows.count())?;
-        self.check_ids("targets", targets, rows.count())?;
-        crate::float::normalize();
-        for action in 0..self.plan.forward {
-            self.forward(action, rows, weights, tokens, targets)?;
-        }
-        let losses = &self.buffer[range(self.last()?.output, rows, 1)];
-        let loss = kernel::rows_sum(self.env.level, losses) / rows.count() as f32;
+        let losses = self.token_losses(rows, weights, tokens, targets)?;
+        let loss = kernel::rows_sum(self.env.level, &self.buffer[losses]) / rows.count() as f32;
         for action in self.plan.forward..self.plan.actions.len() {
             if self.plan.actions[action].backward {
                 self.backward(action, rows, weights, tokens, targets, gradient)?;
@@ -185,6 +178,19 @@ impl Executor {
         let context = self.graph.context();
         let sequences = (tokens.len() / context).clamp(1, self.sequences);
         let rows = Rows { sequences, length: context };
+        let losses = self.token_losses(rows, weights, tokens, targets)?;
+        let mean = |losses: &[f32]| kernel::rows_sum(self.env.level, losses) / context as f32;
+        Ok(self.buffer[losses].chunks_exact(context).map(mean).collect())
+    }
+
+    /// The way forward; where in the buffer the losses of the tokens are then.
+    fn token_losses(
+        &mut self,
+        rows: Rows,
+        weights: &[f32],
+        tokens: &[u32],
+        targets: &[u32],
+    ) -> Result<Range<usize>, ExecError> {
         length("weights", weights.len(), self.graph.parameters())?;
         self.check_ids("tokens", tokens, rows.count())?;
         self.check_ids("targets", targets, rows.count())?;
@@ -192,9 +198,7 @@ impl Executor {
         for action in 0..self.plan.forward {
             self.forward(action, rows, weights, tokens, targets)?;
         }
-        let losses = &self.buffer[range(self.last()?.output, rows, 1)];
-        let mean = |losses: &[f32]| kernel::rows_sum(self.env.level, losses) / context as f32;
-        Ok(losses.chunks_exact(context).map(mean).collect())
+        Ok(range(self.last()?.output, rows, 1))
     }
 
     /// Logits of one sequence of 1 to T tokens: `[tokens.len(), vocabulary]`, row-major. The same bits as

@@ -17,7 +17,7 @@ mod tests;
 use crate::env::{Env, Failed};
 use crate::kernel::gemm::{Matrix, Size};
 use crate::pool::Chunks;
-use operand::{Cut, Operand};
+use operand::{Cut, Layout, Operand};
 use tile::{MR, NR, Sums, tile};
 
 /// Both operands of a product, kept between calls.
@@ -50,8 +50,8 @@ pub(crate) fn product(
     // Out of the environment while it lends its threads.
     let mut scratch = std::mem::take(&mut env.exact);
     let done = (|| {
-        scratch.left.rows(env, a, m, k, cut)?;
-        scratch.right.panels(env, b.transposed(), n, k, cut)?;
+        scratch.left.quantise(env, a, m, k, cut, Layout::Lines)?;
+        scratch.right.quantise(env, b.transposed(), n, k, cut, Layout::Panels)?;
         let (left, right) = (&scratch.left, &scratch.right);
         let mc = m.div_ceil(2 * env.pool.threads()).next_multiple_of(MR).min(MC);
         env.pool.each(Chunks::new(c, mc * n), &mut env.scratch, |piece, c, _| {

@@ -7,54 +7,35 @@ use crate::kernel::gemm::Matrix;
 use crate::pool::Chunks;
 
 impl<const W: usize, const T: usize> Operand<W, T> {
-    /// The first `lines` rows and `k` columns of `source`; rows that are runs of memory stay so.
-    pub(super) fn rows(
+    /// The first `lines` rows and `k` columns of `source`. Rows that are runs of memory are laid out as `layout` says, lines or
+    /// panels; others as segments.
+    pub(super) fn quantise(
         &mut self,
         env: &mut Env,
         source: Matrix<'_>,
         lines: usize,
         k: usize,
         cut: Cut,
+        layout: Layout,
     ) -> Result<(), Failed> {
         self.begin(lines, cut);
         if source.col != 1 {
             return self.columns(env, source, lines, k);
         }
-        self.layout = Layout::Lines;
-        let (level, panel) = (env.level, W * cut.pitch());
+        self.layout = layout;
+        let (level, pairs, pitch) = (env.level, cut.pairs(), cut.pitch());
+        let panel = W * if layout == Layout::Lines { pitch } else { pairs };
         let bounds = W / T * cut.segments * cut.chunks();
         let pieces = (
             Chunks::new(&mut self.pairs[..self.panels * panel], panel),
             Chunks::new(&mut self.scales, W),
             Chunks::new(&mut self.bounds[..self.panels * bounds], bounds),
         );
-        Ok(env.pool.each(pieces, &mut env.scratch, |panel, (out, scales, bounds), _| {
-            quantise_lines::<W, T>(level, source, panel * W, lines, k, cut, out, scales, bounds);
-        })?)
-    }
-
-    /// As [`Operand::rows`], in panels whatever the source.
-    pub(super) fn panels(
-        &mut self,
-        env: &mut Env,
-        source: Matrix<'_>,
-        lines: usize,
-        k: usize,
-        cut: Cut,
-    ) -> Result<(), Failed> {
-        self.begin(lines, cut);
-        if source.col != 1 {
-            return self.columns(env, source, lines, k);
-        }
-        self.layout = Layout::Panels;
-        let (level, pairs, pitch) = (env.level, cut.pairs(), cut.pitch());
-        let bounds = W / T * cut.segments * cut.chunks();
-        let pieces = (
-            Chunks::new(&mut self.pairs[..self.panels * W * pairs], W * pairs),
-            Chunks::new(&mut self.scales, W),
-            Chunks::new(&mut self.bounds[..self.panels * bounds], bounds),
-        );
         Ok(env.pool.each(pieces, &mut env.scratch, |panel, (out, scales, bounds), own| {
+            if layout == Layout::Lines {
+                quantise_lines::<W, T>(level, source, panel * W, lines, k, cut, out, scales, bounds);
+                return;
+            }
             own.pairs.resize(W * pitch, [0; 2]);
             quantise_lines::<W, T>(level, source, panel * W, lines, k, cut, &mut own.pairs, scales, bounds);
             let (out, _) = out.as_chunks_mut::<W>();
