@@ -86,6 +86,10 @@ test-s3: ## The store against a real S3 server, versitygw, built once from Go mo
 reference: ## Whole steps against a second implementation in NumPy, bit for bit
 	@tests/reference/run.sh
 
+.PHONY: aarch64
+aarch64: ## The numerics built for 64-bit ARM and run under qemu-user: the same bits
+	@tests/aarch64/run.sh
+
 .PHONY: planted
 planted: ## Some fifty bugs in the numerics, one at a time: a test must notice each
 	@tests/planted/run.sh
@@ -93,6 +97,10 @@ planted: ## Some fifty bugs in the numerics, one at a time: a test must notice e
 .PHONY: bench-trainer
 bench-trainer: ## Steps of five models beside PyTorch, in turns; wants a quiet machine; writes bench/results/trainer.json
 	@tests/torch/run.sh --bench
+
+.PHONY: learn
+learn: ## 1,000 steps on the King James Bible in both arithmetics and in PyTorch; writes bench/results/learn.json
+	@tests/torch/run.sh --learn
 
 .PHONY: bench-worker
 bench-worker: ## What checkpoints and a second worker cost a run; writes bench/results/worker.json

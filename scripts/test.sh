@@ -127,8 +127,9 @@ s3_tests() {
 # A script of checks, most with other people's tools on what we write; each ends with `N passed, N failed, N skipped`.
 interop() {
     local name=$1 script=$2 log=$LOGS/test-$1.log started=$SECONDS code=0 line
-    printf '\n=== %s\n' "$script"
-    "$REPO/$script" >"$log" 2>&1 || code=$?
+    shift 2
+    printf '\n=== %s\n' "$script $*"
+    "$REPO/$script" "$@" >"$log" 2>&1 || code=$?
     line=$(grep -E '^[0-9]+ passed, [0-9]+ failed' "$log" | tail -n 1)
     if [[ $line =~ ^([0-9]+)\ passed,\ ([0-9]+)\ failed ]]; then
         passed=$((passed + BASH_REMATCH[1]))
@@ -146,10 +147,11 @@ check fmt cargo fmt --all --check
 check clippy cargo clippy --locked --workspace --all-targets -- -D warnings
 cargo_tests
 interop cheats scripts/cheats.sh
-interop wasm scripts/wasm.sh
+interop wasm scripts/wasm.sh "$SUITE"
 if [ "$SUITE" = full ]; then
     s3_tests
     interop reference tests/reference/run.sh
+    interop aarch64 tests/aarch64/run.sh
     interop interop-go tests/interop/go/run.sh
     interop interop-sigstore tests/interop/sigstore/run.sh
 fi

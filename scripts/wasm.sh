@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The proof crate for wasm32, as a page in a browser would check a bundle: it must need no randomness, no clock and no system.
-# Ends with `N passed, N failed, N skipped`; exits 1 if anything failed.
+# `wasm.sh full` builds the standard library too where rustup has none for the target. Ends with `N passed, N failed, N skipped`; exits 1 if anything failed.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 target=wasm32-unknown-unknown
@@ -23,13 +23,20 @@ else
     ok wasm-tree
 fi
 
+cargo=(cargo)
 if ! rustup target list --installed | grep -qx "$target"; then
-    echo "SKIP wasm-build: no standard library for $target; \`rustup target add $target\` fetches it"
-    skipped=1
-elif cargo build --locked --package muster-proof --target "$target"; then
-    ok wasm-build
-else
-    not_ok "wasm-build: muster-proof does not compile for $target"
+    cargo=()
+    [ "${1:-}" != full ] || cargo=(scripts/rust-web.sh)
 fi
+code=3
+[ ${#cargo[@]} = 0 ] || { "${cargo[@]}" build --locked --package muster-proof --target "$target" && code=0 || code=$?; }
+case $code in
+    0) ok wasm-build ;;
+    3)
+        echo "SKIP wasm-build: no standard library for $target; \`rustup target add $target\`, or \`scripts/wasm.sh full\`"
+        skipped=1
+        ;;
+    *) not_ok "wasm-build: muster-proof does not compile for $target" ;;
+esac
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ]

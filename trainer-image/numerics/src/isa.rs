@@ -9,8 +9,9 @@ use std::fmt;
 /// An instruction set that kernels exist for. All of them give the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isa {
-    /// Plain Rust, no CPU feature assumed. Without an FMA unit every `fma` is emulated in f64: exact,
-    /// independent of any libm, and about a hundred times slower than [`Isa::Avx2`].
+    /// Plain Rust, no CPU feature assumed but what every CPU of the architecture has: on aarch64 that is an FMA unit
+    /// of four lanes. Without one every `fma` is emulated in f64: exact, independent of any libm, and about a hundred
+    /// times slower than [`Isa::Avx2`].
     Portable,
     /// x86-64 with AVX2 and FMA (Haswell, Zen and later).
     Avx2,
@@ -107,8 +108,10 @@ pub(crate) trait Arith {
 }
 
 /// For code compiled with the `fma` target feature: one instruction.
+#[cfg(target_arch = "x86_64")]
 pub(crate) struct Fused;
 
+#[cfg(target_arch = "x86_64")]
 impl Arith for Fused {
     #[inline(always)]
     fn fma(a: f32, b: f32, c: f32) -> f32 {
@@ -116,7 +119,7 @@ impl Arith for Fused {
     }
 }
 
-/// For code that may not assume an FMA unit.
+/// For code that may not assume an FMA unit, unless the architecture has one in every CPU, as aarch64 does.
 pub(crate) struct Emulated;
 
 impl Arith for Emulated {

@@ -144,6 +144,7 @@ impl Bound {
     /// The binary logarithm of how many pairs the micro-kernel may add up before it must carry.
     ///
     /// By the inequality of Cauchy and Schwarz a sum of products is at most the root of the product of both sums of squares.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "plain sums are of 64 bits"))]
     #[inline(always)]
     pub(super) fn run(self, other: Bound) -> u32 {
         /// (2^31 - 2^16)^2, for what may be left of the sum before, less what the roundings of the bounds can amount to.

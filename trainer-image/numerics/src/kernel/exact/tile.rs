@@ -8,7 +8,9 @@
 #[cfg(doc)]
 use super::operand::Bound;
 use super::operand::{BLOCK, Cut, View};
-use crate::isa::{Isa, Level, multiversion};
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Isa;
+use crate::isa::{Level, multiversion};
 
 /// Rows of a tile.
 pub(super) const MR: usize = 6;

@@ -1,7 +1,9 @@
 //! The micro-kernel: a tile of 6 x 16 results whose chains run side by side, in registers under AVX2; two
 //! such tiles at once under AVX-512.
 
-use crate::isa::{Arith, Emulated, Isa, Level};
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Isa;
+use crate::isa::{Arith, Emulated, Level};
 
 /// Rows of a tile.
 pub(crate) const MR: usize = 6;
