@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
-# Compares the trainer with PyTorch: results, or with --bench the speed of steps. See README.md beside it.
+# Compares the trainer with PyTorch: results, with --bench the speed of steps, with --learn what is learnt. See README.md beside it.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repo=$(cd "$here/../.." && pwd)
 venv=${TORCH_VENV:-$repo/.run/venv}
-bench=
-case "${1:-}" in
-    "") ;;
-    --bench) bench=1 ;;
-    *) echo "usage: $0 [--bench]" >&2; exit 64 ;;
+what=${1:-}
+case "$what" in
+    "" | --bench | --learn) ;;
+    *) echo "usage: $0 [--bench|--learn]" >&2; exit 64 ;;
 esac
 
 # A venv is complete only once this file is in it: an install that broke off is done again.
@@ -22,7 +21,7 @@ cd "$repo"
 # Nothing is fetched at run time: the models are on this disk.
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 target=${CARGO_TARGET_DIR:-target}/release
-if [ -n "$bench" ]; then
+if [ "$what" = --bench ]; then
     cargo build --locked --release --package muster-numerics --example throughput
     THROUGHPUT=${THROUGHPUT:-$target/examples/throughput} TORCH=$venv/bin/python exec python3 "$repo/bench/trainer.py"
 fi
@@ -33,5 +32,6 @@ fi
 # In a suite it lies there; alone, what needs it is skipped.
 MUSTER=${MUSTER:-${MUSTER_BIN:+$MUSTER_BIN/muster}}
 export TRAINER MUSTER
+if [ "$what" = --learn ]; then exec "$venv/bin/python" "$here/learn.py"; fi
 "$venv/bin/python" "$here/check.py"
 "$venv/bin/python" "$here/models.py"
