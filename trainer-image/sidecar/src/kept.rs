@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use muster_proof::Digest;
 use muster_proof::steps::Records;
-use muster_trainer::checkpoint::{self, FILES, MANIFEST_FILE, MAX_MANIFEST, Manifest};
+use muster_trainer::checkpoint::{self, MANIFEST_FILE, MAX_MANIFEST, Manifest};
 use muster_trainer::failed::Failed;
 use muster_trainer::failure::Failure;
 use muster_trainer::files::{self, FileError, Named as _, NewDir};
@@ -74,13 +74,14 @@ impl Kept {
     /// They could not be linked.
     pub fn link(&self, step: u64, manifest: &Digest, from: &Path) -> Result<(), FileError> {
         let to = self.links(step);
-        let is_it = |dir: &Path| checkpoint::read_manifest(dir).is_ok_and(|(_, there)| there == *manifest);
-        if is_it(&to) || !is_it(from) {
+        let of = |dir: &Path| checkpoint::read_manifest(dir).ok().filter(|(_, there)| there == manifest);
+        if of(&to).is_some() {
             return Ok(());
         }
+        let Some((there, _)) = of(from) else { return Ok(()) };
         remove(&to)?;
         let new = NewDir::create(&to)?;
-        for name in FILES.iter().chain([&MANIFEST_FILE]) {
+        for name in there.files().iter().map(|file| file.path.as_str()).chain([MANIFEST_FILE]) {
             fs::hard_link(from.join(name), new.path().join(name)).named("link", &from.join(name))?;
         }
         new.commit()

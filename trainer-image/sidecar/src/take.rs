@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use muster_proof::Digest;
 use muster_proof::steps::Records;
 use muster_trainer::checkpoint::{
-    self, Error, FILES, MANIFEST_FILE, MAX_SCALARS, SCALARS_FILE, Scalars, Store,
+    self, CONFIG_FILE, Error, Layout, MANIFEST_FILE, MAX_SCALARS, SCALARS_FILE, Scalars, Store,
 };
 use muster_trainer::failure::Failure;
 use muster_trainer::files::{self, Named as _};
@@ -188,7 +188,7 @@ fn seal(
     to: &Path,
 ) -> Result<Sealed, Failure> {
     let step = written.step;
-    check_plain(from)?;
+    check_plain(from, [CONFIG_FILE, SCALARS_FILE])?;
     let scalars = read_scalars(from)?;
     if scalars.step() != step {
         let message = format!("{}: is of step {}, not {step}", from.display(), scalars.step());
@@ -196,6 +196,7 @@ fn seal(
     }
     let records = read_records(kept, from, step)?;
     let (_, graph) = checkpoint::graph_of(from)?;
+    check_plain(from, Layout::of(&graph)?.names())?;
     let manifest = checkpoint::seal(from, &graph, &scalars)?;
     let bytes = manifest.to_bytes().map_err(Error::State)?;
     let sealed = Sealed { step, state_root: manifest.state_root(), manifest: Digest::of(&bytes) };
@@ -243,8 +244,8 @@ fn read_records(kept: &Kept, from: &Path, step: u64) -> Result<Records, Failure>
 }
 
 /// Files and nothing else: a link could lead to what only the sidecar may read, and a pipe would be waited for for ever.
-fn check_plain(dir: &Path) -> Result<(), Failure> {
-    for name in FILES.iter().chain([&SCALARS_FILE]) {
+fn check_plain<'a>(dir: &Path, names: impl IntoIterator<Item = &'a str>) -> Result<(), Failure> {
+    for name in names {
         let path = dir.join(name);
         let kind = fs::symlink_metadata(&path).named("inspect", &path).map_err(Error::Read)?.file_type();
         if !kind.is_file() {
@@ -505,7 +506,7 @@ mod tests {
 
     #[test]
     fn a_damaged_hand_over_is_named_and_never_a_checkpoint() {
-        for name in FILES.iter().chain([&SCALARS_FILE]) {
+        for name in checkpoint::FILES.iter().chain([&SCALARS_FILE]) {
             let site = Site::new();
             site.write(1, 4, 0);
             let path = site.work.handover(1, 4).join(name);

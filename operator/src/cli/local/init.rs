@@ -54,7 +54,7 @@ fn bytes(dir: &Path) -> u64 {
     let files = dir.read_dir().into_iter().flatten().flatten();
     let tensors = files.filter(|file| file.path().extension().is_some_and(|end| end == "safetensors"));
     tensors
-        .filter(|file| file.file_name() != checkpoint::OPTIMIZER_FILE)
+        .filter(|file| !file.file_name().to_string_lossy().starts_with("optimizer"))
         .filter_map(|f| f.path().metadata().ok())
         .map(|m| m.len())
         .sum()

@@ -10,7 +10,9 @@ use std::thread::available_parallelism;
 
 use futures::{StreamExt, TryStreamExt};
 use muster_proof::Digest;
-use muster_trainer::checkpoint::{CONFIG_FILE, Layout, MAX_CONFIG, Manifest, Part, render_config};
+use muster_trainer::checkpoint::{
+    CONFIG_FILE, INDEX_FILE, Layout, MAX_CONFIG, Manifest, Part, render_config,
+};
 use muster_trainer::resolved::{MAX_SPEC, read_spec};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
@@ -36,7 +38,7 @@ pub enum Error {
     #[error("{file}: {problem}")]
     Wrong {
         /// Its name.
-        file: &'static str,
+        file: String,
         /// What is wrong.
         problem: &'static str,
     },
@@ -143,8 +145,13 @@ async fn layout(store: &Store, spec: &Digest, manifest: &Manifest) -> Result<Lay
 
 /// Names, shapes and places of all tensors, before one of them is read.
 async fn check_headers(store: &Store, layout: &Layout, manifest: &Manifest) -> Result<(), Error> {
+    if let Some(want) = layout.index()
+        && file(manifest, INDEX_FILE)?.0 != Digest::of(want)
+    {
+        return Err(wrong(INDEX_FILE, "does not say where the model's tensors are"));
+    }
     for want in layout.files() {
-        let (digest, size) = file(manifest, want.name)?;
+        let (digest, size) = file(manifest, &want.name)?;
         let mut there = Vec::new();
         if size == want.size
             && let Some(mut stream) = store.stream(&digest, 0..want.header.len() as u64).await?
@@ -154,7 +161,7 @@ async fn check_headers(store: &Store, layout: &Layout, manifest: &Manifest) -> R
             }
         }
         if there != want.header {
-            return Err(wrong(want.name, "does not hold the model's tensors, and only them"));
+            return Err(wrong(&want.name, "does not hold the model's tensors, and only them"));
         }
     }
     Ok(())
@@ -162,23 +169,23 @@ async fn check_headers(store: &Store, layout: &Layout, manifest: &Manifest) -> R
 
 /// The root of one tensor; on a thread that may be kept busy.
 async fn root(store: &Store, part: &Part, manifest: &Manifest) -> Result<Digest, Error> {
-    let (digest, _) = file(manifest, part.file)?;
+    let (digest, _) = file(manifest, &part.file)?;
     let mut hasher = part.hasher().map_err(internal)?;
     let stream = store.stream(&digest, part.range.clone()).await?;
     let mut stream = stream.ok_or_else(|| io::Error::other("the blob was collected meanwhile"))?;
     while let Some(piece) = stream.try_next().await? {
         hasher.update(&piece).map_err(internal)?;
     }
-    hasher.finish().map_err(|_| wrong(part.file, "is shorter in the store than its size"))
+    hasher.finish().map_err(|_| wrong(&part.file, "is shorter in the store than its size"))
 }
 
-fn file(manifest: &Manifest, name: &'static str) -> Result<(Digest, u64), Error> {
+fn file(manifest: &Manifest, name: &str) -> Result<(Digest, u64), Error> {
     let found = manifest.files().iter().find(|file| file.path == name);
     found.map(|file| (file.sha256, file.size)).ok_or_else(|| wrong(name, "is not named by the manifest"))
 }
 
-fn wrong(file: &'static str, problem: &'static str) -> Error {
-    Error::Wrong { file, problem }
+fn wrong(file: &str, problem: &'static str) -> Error {
+    Error::Wrong { file: file.to_owned(), problem }
 }
 
 fn internal(error: impl std::fmt::Display) -> Error {

@@ -89,6 +89,7 @@ fn unit_with(
         not_after: "2026-11-23T19:00:00Z".parse().unwrap(),
         continues: None,
         recompute: None,
+        optimizer_state: None,
         audit: None,
     };
     object(&payload)

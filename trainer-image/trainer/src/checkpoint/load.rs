@@ -8,13 +8,12 @@ use muster_numerics::graph::{Graph, StepShape};
 use muster_numerics::spec::{Arithmetic, ModelSpec};
 use muster_numerics::state::State;
 use muster_proof::Digest;
+use muster_proof::tensor::Role;
 use sha2::{Digest as _, Sha256};
 
-use super::names::{self, Place};
-use super::{
-    CONFIG_FILE, Error, MANIFEST_FILE, MAX_MANIFEST, MODEL_FILE, Manifest, OPTIMIZER_FILE, Orientation,
-    config,
-};
+use super::names::Place;
+use super::split::{self, LIMIT, Planned};
+use super::{CONFIG_FILE, Error, INDEX_FILE, MANIFEST_FILE, MAX_MANIFEST, Manifest, Orientation, config};
 use crate::files::{self, FileError, Named as _};
 use crate::resolved;
 use crate::safetensors::{self, Header, PREFIX};
@@ -82,6 +81,17 @@ pub fn load(
     graph: &Graph,
     training_digest: Option<Digest>,
 ) -> Result<(State, Manifest), Error> {
+    load_split(dir, model, graph, training_digest, LIMIT)
+}
+
+/// [`load`] of files of about `limit` bytes.
+pub(super) fn load_split(
+    dir: &Path,
+    model: &ModelSpec,
+    graph: &Graph,
+    training_digest: Option<Digest>,
+    limit: u64,
+) -> Result<(State, Manifest), Error> {
     let (manifest, _) = read_manifest(dir)?;
     let path = dir.join(MANIFEST_FILE);
     if let Some(want) = training_digest
@@ -110,9 +120,17 @@ pub fn load(
     let [b1p, b2p] = manifest.beta_products();
     let mut state =
         State { step: manifest.step(), b1p, b2p, w: vec![0.0; n], m: vec![0.0; n], v: vec![0.0; n] };
-    read_tensors(dir, MODEL_FILE, &manifest, graph, &mut [("", &mut state.w)])?;
-    let moments: &mut [(&str, &mut [f32])] = &mut [("m.", &mut state.m), ("v.", &mut state.v)];
-    read_tensors(dir, OPTIMIZER_FILE, &manifest, graph, moments)?;
+    let files = split::files(graph, limit)?;
+    if let Some(want) = split::index(&files)? {
+        let path = dir.join(INDEX_FILE);
+        check_digest(&manifest, INDEX_FILE, &path, Digest::of(&want))?;
+        let (there, _) = files::digest(&path).map_err(Error::Read)?;
+        check_digest(&manifest, INDEX_FILE, &path, there)?;
+    }
+    // The manifest's names are those of a checkpoint; so if it has all that the model has, it has no other.
+    for file in &files {
+        read_tensors(dir, file, &manifest, &mut state)?;
+    }
 
     let root = resolved::state_root(graph, &state).map_err(|error| Error::State(error.to_string()))?;
     if root != manifest.state_root() {
@@ -132,18 +150,15 @@ fn check_digest(manifest: &Manifest, name: &str, path: &Path, got: Digest) -> Re
     }
 }
 
-/// Reads one file into flat buffers, one for each prefix of keys, digesting it on the way.
+/// Reads one file into the state, digesting it on the way.
 fn read_tensors(
     dir: &Path,
-    name: &str,
+    planned: &Planned<'_>,
     manifest: &Manifest,
-    graph: &Graph,
-    parts: &mut [(&str, &mut [f32])],
+    state: &mut State,
 ) -> Result<(), Error> {
+    let Planned { name, places, .. } = planned;
     let path = dir.join(name);
-    let prefixes: Vec<&str> = parts.iter().map(|(prefix, _)| *prefix).collect();
-    let places = names::places(graph, &prefixes)?;
-
     let file = File::open(&path).named("open", &path).map_err(Error::Read)?;
     let size = file.metadata().named("inspect", &path).map_err(Error::Read)?.len();
     let mut reader =
@@ -159,8 +174,13 @@ fn read_tensors(
             return Err(Error::corrupt(&path, problem));
         }
     }
-    for (part, Place { tensor, orientation, .. }) in places {
-        let values = &mut parts[part].1[tensor.range()];
+    for (role, Place { tensor, orientation, .. }) in places {
+        let values = match role {
+            Role::Weight => &mut state.w,
+            Role::FirstMoment => &mut state.m,
+            Role::SecondMoment => &mut state.v,
+        };
+        let values = &mut values[tensor.range()];
         match (orientation, tensor.cols) {
             (Orientation::Transposed, Some(cols)) => {
                 for col in 0..cols {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::FILES;
 use super::scalars::{check_product, product, product_text};
+use super::split;
 
 /// The largest manifest that is read, in bytes.
 pub const MAX_MANIFEST: u64 = 16 * 1024;
@@ -75,8 +76,10 @@ impl Manifest {
         }
         check_product("b1p", &self.b1p)?;
         check_product("b2p", &self.b2p)?;
-        if !self.files.iter().map(|file| file.path.as_str()).eq(FILES) {
-            return Err(format!("files: must be {FILES:?}, in this order"));
+        if !split::are_names(self.files.iter().map(|file| file.path.as_str())) {
+            return Err(format!(
+                "files: must be {FILES:?}, in this order, or the numbered files of a large model"
+            ));
         }
         Ok(())
     }

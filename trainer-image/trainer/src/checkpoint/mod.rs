@@ -1,5 +1,5 @@
 //! Checkpoints: `DIR/checkpoints/step-%08d/` with `model.safetensors`, `config.json`, `optimizer.safetensors` and
-//! `manifest.json`. The byte-level description is `docs/spec/checkpoint.md`.
+//! `manifest.json`; of a large model the tensors are in several files. The byte-level description is `docs/spec/checkpoint.md`.
 //!
 //! The first two load in Hugging Face's `transformers`; the manifest names all files by digest and the state by
 //! its StateRoot. A directory appears by a rename when everything in it is durable, and is checked in full before
@@ -14,6 +14,7 @@ mod save;
 mod scalars;
 mod seal;
 mod signed;
+mod split;
 mod store;
 
 pub use config::{model_spec, render as render_config, render_as as render_config_as};
@@ -40,15 +41,17 @@ use crate::safetensors;
 
 /// Name of the manifest in a checkpoint directory.
 pub const MANIFEST_FILE: &str = "manifest.json";
-/// Weights, readable by `transformers`.
+/// Weights, readable by `transformers`, if they are in one file.
 pub const MODEL_FILE: &str = "model.safetensors";
 /// Shape of the model, readable by `transformers`.
 pub const CONFIG_FILE: &str = "config.json";
-/// Both moments of the optimiser.
+/// Where the weights are, if they are in several, likewise.
+pub const INDEX_FILE: &str = "model.safetensors.index.json";
+/// Both moments of the optimiser, if they are in one file.
 pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 /// Of a hand-over only: what is neither in its tensors nor known to who reads it.
 pub const SCALARS_FILE: &str = "scalars.json";
-/// The files that a manifest names, in its order.
+/// The files that the manifest of a model that is not large names, in its order.
 pub const FILES: [&str; 3] = [CONFIG_FILE, MODEL_FILE, OPTIMIZER_FILE];
 
 /// What is wrong with a checkpoint.

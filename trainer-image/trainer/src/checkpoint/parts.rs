@@ -3,18 +3,15 @@
 //! there are; the bytes of a tensor are read once, in their order.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use muster_numerics::graph::{Graph, Tensor};
 use muster_proof::tensor::{self, Role, TensorHasher, TransposedHasher};
 use muster_proof::{Digest, StateRootBuilder};
 
-use super::{Error, MODEL_FILE, OPTIMIZER_FILE, Orientation, names};
+use super::split::{self, LIMIT};
+use super::{CONFIG_FILE, Error, INDEX_FILE, Orientation};
 
-/// Which prefix of keys stands for which role, by file.
-const FILES: [(&str, &[(&str, Role)]); 2] = [
-    (MODEL_FILE, &[("", Role::Weight)]),
-    (OPTIMIZER_FILE, &[("m.", Role::FirstMoment), ("v.", Role::SecondMoment)]),
-];
 /// Values converted at a time.
 const BLOCK: usize = 1 << 12;
 
@@ -22,7 +19,7 @@ const BLOCK: usize = 1 << 12;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorFile {
     /// Its name.
-    pub name: &'static str,
+    pub name: Arc<str>,
     /// Its first bytes. They say names, shapes and places of all tensors, and have one spelling.
     pub header: Vec<u8>,
     /// All its bytes.
@@ -33,7 +30,7 @@ pub struct TensorFile {
 #[derive(Debug, Clone)]
 pub struct Part {
     /// The name of its file.
-    pub file: &'static str,
+    pub file: Arc<str>,
     /// Its bytes there.
     pub range: Range<u64>,
     tensor: Tensor,
@@ -45,6 +42,7 @@ pub struct Part {
 #[derive(Debug, Clone)]
 pub struct Layout {
     files: Vec<TensorFile>,
+    index: Option<Vec<u8>>,
     parts: Vec<Part>,
 }
 
@@ -54,23 +52,32 @@ impl Layout {
     /// # Errors
     /// [`Error::State`] for a graph whose tensors have no names in files.
     pub fn of(graph: &Graph) -> Result<Self, Error> {
+        Self::split(graph, LIMIT)
+    }
+
+    /// With files of about this size.
+    pub(super) fn split(graph: &Graph, limit: u64) -> Result<Self, Error> {
+        let planned = split::files(graph, limit)?;
+        let index = split::index(&planned)?;
         let (mut files, mut parts) = (Vec::new(), Vec::new());
-        for (name, roles) in FILES {
-            let prefixes = roles.iter().map(|(prefix, _)| *prefix).collect::<Vec<_>>();
-            let places = names::places(graph, &prefixes)?;
-            let header = names::header(&places)?;
-            let bytes = header.bytes();
+        for split::Planned { name, header, places } in planned {
+            let (name, bytes): (Arc<str>, _) = (name.into(), header.bytes());
             let after = bytes.len() as u64;
             let mut entries = header.entries().iter();
-            for (number, place) in places {
+            for (role, place) in places {
                 let mut pieces = entries.by_ref().take(place.pieces.len());
                 let start = pieces.next().map_or(0, |entry| entry.start);
                 let end = start + 4 * place.tensor.elements() as u64;
                 // Its pieces, if there are more, are passed.
                 pieces.for_each(drop);
                 let (tensor, orientation) = (place.tensor.clone(), place.orientation);
-                let role = roles.get(number).map_or(Role::Weight, |(_, role)| *role);
-                parts.push(Part { file: name, range: after + start..after + end, tensor, role, orientation });
+                parts.push(Part {
+                    file: name.clone(),
+                    range: after + start..after + end,
+                    tensor,
+                    role,
+                    orientation,
+                });
             }
             files.push(TensorFile { name, size: header.file_size(), header: bytes });
         }
@@ -78,7 +85,18 @@ impl Layout {
         let order = graph.tensors().iter().flat_map(|tensor| Role::ALL.map(|role| (&tensor.name, role)));
         let order: std::collections::HashMap<_, _> = order.zip(0_usize..).collect();
         parts.sort_by_key(|part| order.get(&(&part.tensor.name, part.role)).copied());
-        Ok(Self { files, parts })
+        Ok(Self { files, index, parts })
+    }
+
+    /// The names of all files that the manifest of a checkpoint of the model names, in its order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let index = self.index.iter().map(|_| INDEX_FILE);
+        [CONFIG_FILE].into_iter().chain(index).chain(self.files.iter().map(|file| &*file.name))
+    }
+
+    /// The bytes of [`INDEX_FILE`], if there is one.
+    pub fn index(&self) -> Option<&[u8]> {
+        self.index.as_deref()
     }
 
     /// The files of tensors.
@@ -205,7 +223,7 @@ mod tests {
         let layout = Layout::of(&graph()).unwrap();
         let mut roots = Vec::new();
         for part in layout.parts() {
-            let bytes = std::fs::read(dir.join(part.file)).unwrap();
+            let bytes = std::fs::read(dir.join(&*part.file)).unwrap();
             let mut hasher = part.hasher().unwrap();
             for piece in bytes[part.range.start as usize..part.range.end as usize].chunks(piece) {
                 hasher.update(piece).unwrap();
@@ -226,7 +244,7 @@ mod tests {
         }
         let layout = Layout::of(&graph()).unwrap();
         for file in layout.files() {
-            let bytes = std::fs::read(dir.join(file.name)).unwrap();
+            let bytes = std::fs::read(dir.join(&*file.name)).unwrap();
             assert_eq!((bytes.len() as u64, &bytes[..file.header.len()]), (file.size, &file.header[..]));
             let parts = layout.parts().iter().filter(|part| part.file == file.name);
             let sum: u64 = parts.map(|part| part.range.end - part.range.start).sum();

@@ -7,11 +7,12 @@ use muster_numerics::spec::ModelSpec;
 use muster_numerics::state::State;
 use muster_proof::Digest;
 use muster_proof::steps::Records;
+use muster_proof::tensor::Role;
 
 use super::names::Place;
+use super::split::{self, LIMIT};
 use super::{
-    CONFIG_FILE, Error, MANIFEST_FILE, MODEL_FILE, OPTIMIZER_FILE, Orientation, SCALARS_FILE, Scalars,
-    config, names, seal,
+    CONFIG_FILE, Error, INDEX_FILE, MANIFEST_FILE, Orientation, SCALARS_FILE, Scalars, config, names, seal,
 };
 use crate::files::{NewDir, NewFile};
 use crate::records::{self, RECORDS_FILE};
@@ -43,7 +44,7 @@ pub fn save(
     state: &State,
 ) -> Result<Saved, Error> {
     let new = NewDir::create(dir).map_err(Error::Write)?;
-    write_files(&new, model, graph, state)?;
+    write_files(&new, model, graph, state, LIMIT)?;
     let manifest = seal(new.path(), graph, &Scalars::of(training_digest, state))?;
     let bytes = manifest.to_bytes().map_err(Error::State)?;
     write(&new, MANIFEST_FILE, &bytes)?;
@@ -66,7 +67,7 @@ pub fn hand_over(
     records: &Records,
 ) -> Result<(), Error> {
     let new = NewDir::create(dir).map_err(Error::Write)?;
-    write_files(&new, model, graph, state)?;
+    write_files(&new, model, graph, state, LIMIT)?;
     let scalars = Scalars::of(training_digest, state).to_bytes().map_err(Error::State)?;
     write(&new, SCALARS_FILE, &scalars)?;
     let records = records::to_bytes(records).map_err(|error| Error::State(error.to_string()))?;
@@ -75,12 +76,31 @@ pub fn hand_over(
 }
 
 /// The files that a manifest names.
-fn write_files(new: &NewDir, model: &ModelSpec, graph: &Graph, state: &State) -> Result<(), Error> {
+pub(super) fn write_files(
+    new: &NewDir,
+    model: &ModelSpec,
+    graph: &Graph,
+    state: &State,
+    limit: u64,
+) -> Result<(), Error> {
     write(new, CONFIG_FILE, config::render(model).as_bytes())?;
-    let weights = write_tensors(new, MODEL_FILE, graph, &[("", &state.w)])?;
-    weights.finish().map_err(Error::Write)?;
-    let moments = write_tensors(new, OPTIMIZER_FILE, graph, &[("m.", &state.m), ("v.", &state.v)])?;
-    moments.finish().map_err(Error::Write)?;
+    let files = split::files(graph, limit)?;
+    if let Some(index) = split::index(&files)? {
+        write(new, INDEX_FILE, &index)?;
+    }
+    for split::Planned { name, header, places } in files {
+        let mut file = new.file(&name).map_err(Error::Write)?;
+        file.write(&header.bytes()).map_err(Error::Write)?;
+        for (role, place) in &places {
+            let values = match role {
+                Role::Weight => &state.w,
+                Role::FirstMoment => &state.m,
+                Role::SecondMoment => &state.v,
+            };
+            write_place(&mut file, place, values)?;
+        }
+        file.finish().map_err(Error::Write)?;
+    }
     Ok(())
 }
 
@@ -103,14 +123,17 @@ pub(crate) fn write_tensors(
     let places = names::places(graph, &prefixes)?;
     let mut file = dir.file(name).map_err(Error::Write)?;
     file.write(&names::header(&places)?.bytes()).map_err(Error::Write)?;
-    for (part, Place { tensor, orientation, .. }) in places {
-        let values = parts
-            .get(part)
-            .and_then(|(_, values)| values.get(tensor.range()))
-            .ok_or_else(|| Error::State(format!("tensor {} is not in the state", tensor.name)))?;
-        write_values(&mut file, tensor, orientation, values)?;
+    for (part, place) in places {
+        write_place(&mut file, &place, parts.get(part).map_or(&[], |(_, values)| values))?;
     }
     Ok(file)
+}
+
+/// Writes the tensor of a place, one of those in the flat buffer `values`.
+fn write_place(file: &mut NewFile, place: &Place<'_>, values: &[f32]) -> Result<(), Error> {
+    let tensor = place.tensor;
+    let missing = || Error::State(format!("tensor {} is not in the state", tensor.name));
+    write_values(file, tensor, place.orientation, values.get(tensor.range()).ok_or_else(missing)?)
 }
 
 fn write_values(

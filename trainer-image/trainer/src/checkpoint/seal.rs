@@ -13,7 +13,7 @@ use muster_numerics::graph::Graph;
 use muster_proof::Digest;
 
 use super::{
-    Error, FILES, FileEntry, Layout, Manifest, Scalars, TensorFile, graph_of, model_of, read_manifest,
+    Error, FileEntry, INDEX_FILE, Layout, Manifest, Scalars, TensorFile, graph_of, model_of, read_manifest,
 };
 use crate::files::{self, Named as _};
 
@@ -25,12 +25,17 @@ const BLOCK: usize = 256 << 10;
 /// # Errors
 /// [`Error::Read`], [`Error::Corrupt`] naming the file that is not what a checkpoint has.
 pub fn seal(dir: &Path, graph: &Graph, scalars: &Scalars) -> Result<Manifest, Error> {
+    seal_files(dir, &Layout::of(graph)?, scalars)
+}
+
+/// [`seal`] for files that lie like this.
+pub(super) fn seal_files(dir: &Path, layout: &Layout, scalars: &Scalars) -> Result<Manifest, Error> {
     // Who starts from the checkpoint refuses any other spelling, and any other model.
     model_of(dir)?;
     let products = scalars.beta_products();
-    let state_root = state_root(dir, graph, scalars.step(), products, BLOCK)?;
+    let state_root = state_root(dir, layout, scalars.step(), products, BLOCK)?;
     let mut entries = Vec::new();
-    for name in FILES {
+    for name in layout.names() {
         let (sha256, size) = files::digest(&dir.join(name)).map_err(Error::Read)?;
         entries.push(FileEntry { path: name.into(), size, sha256 });
     }
@@ -46,22 +51,28 @@ pub fn seal(dir: &Path, graph: &Graph, scalars: &Scalars) -> Result<Manifest, Er
 pub fn root_of(dir: &Path) -> Result<Digest, Error> {
     let (manifest, _) = read_manifest(dir)?;
     let (_, graph) = graph_of(dir)?;
-    state_root(dir, &graph, manifest.step(), manifest.beta_products(), BLOCK)
+    state_root(dir, &Layout::of(&graph)?, manifest.step(), manifest.beta_products(), BLOCK)
 }
 
 fn state_root(
     dir: &Path,
-    graph: &Graph,
+    layout: &Layout,
     step: u64,
     products: [f64; 2],
     block: usize,
 ) -> Result<Digest, Error> {
-    let layout = Layout::of(graph)?;
+    if let Some(want) = layout.index() {
+        let path = dir.join(INDEX_FILE);
+        let there = files::read_at_most(&path, want.len() as u64).map_err(Error::Read)?;
+        if there != want {
+            return Err(Error::corrupt(&path, "does not say where the model's tensors are"));
+        }
+    }
     let files: Vec<_> =
         layout.files().iter().map(|file| Opened::open(dir, file)).collect::<Result<_, _>>()?;
     let mut roots = Vec::with_capacity(layout.parts().len());
     for part in layout.parts() {
-        let file = files.iter().find(|file| file.path.ends_with(part.file));
+        let file = files.iter().find(|file| file.path.ends_with(&*part.file));
         let file = file.ok_or_else(|| Error::State(format!("no file {}", part.file)))?;
         let mut hasher = part.hasher()?;
         file.read(part.range.clone(), block, |bytes| hasher.update(bytes))?;
@@ -78,7 +89,7 @@ struct Opened {
 
 impl Opened {
     fn open(dir: &Path, want: &TensorFile) -> Result<Self, Error> {
-        let path = dir.join(want.name);
+        let path = dir.join(&*want.name);
         let file = File::open(&path).named("open", &path).map_err(Error::Read)?;
         let size = file.metadata().named("inspect", &path).map_err(Error::Read)?.len();
         let mut there = vec![0; want.header.len()];
@@ -111,7 +122,7 @@ impl Opened {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{graph, job, model, records, state};
-    use super::super::{hand_over, save};
+    use super::super::{FILES, hand_over, save};
     use super::*;
     use crate::resolved;
 
@@ -132,7 +143,11 @@ mod tests {
         assert_eq!(root_of(&own).unwrap(), want);
         let (step, products) = (scalars.step(), scalars.beta_products());
         for block in [1, 4, 7, 250, 2000] {
-            assert_eq!(state_root(&handed, &graph(), step, products, block).unwrap(), want, "{block}");
+            assert_eq!(
+                state_root(&handed, &Layout::of(&graph()).unwrap(), step, products, block).unwrap(),
+                want,
+                "{block}"
+            );
         }
     }
 

@@ -7,6 +7,7 @@ use muster_numerics::state::State;
 use muster_proof::steps::{Bits, Records, StepRecord};
 
 use super::*;
+use crate::files::NewDir;
 
 pub(super) fn model() -> ModelSpec {
     ModelSpec {
@@ -221,4 +222,60 @@ fn the_last_few_are_kept() {
     store.remove(16).unwrap();
     store.remove(16).unwrap();
     assert!(matches!(resolve_dir(dir.path()), Err(Error::Missing(_))));
+}
+
+/// Writes a state in files of about 4000 bytes.
+fn save_split(dir: &Path, model: &ModelSpec, graph: &Graph, state: &State) -> Manifest {
+    let new = NewDir::create(dir).unwrap();
+    save::write_files(&new, model, graph, state, SPLIT).unwrap();
+    let layout = Layout::split(graph, SPLIT).unwrap();
+    let manifest = seal::seal_files(new.path(), &layout, &Scalars::of(job(), state)).unwrap();
+    fs::write(new.path().join(MANIFEST_FILE), manifest.to_bytes().unwrap()).unwrap();
+    new.commit().unwrap();
+    manifest
+}
+
+const SPLIT: u64 = 4000;
+
+#[test]
+fn a_large_model_is_in_several_files() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, model, graph) in [("gpt2", model(), graph()), ("llama", llama_model(), llama())] {
+        let (path, state) = (dir.path().join(name), state_of(&graph, 2));
+        let manifest = save_split(&path, &model, &graph, &state);
+        let names: Vec<&str> = manifest.files().iter().map(|file| file.path.as_str()).collect();
+        assert!(names.iter().any(|name| name.starts_with("model-00002-of-")), "{names:?}");
+        assert!(names.iter().any(|name| name.starts_with("optimizer-00003-of-")), "{names:?}");
+        assert_eq!(names[1], INDEX_FILE);
+        assert_eq!(Manifest::parse(&manifest.to_bytes().unwrap()).unwrap(), manifest);
+        // How it lies in files is no part of the state.
+        assert_eq!(manifest.state_root(), crate::resolved::state_root(&graph, &state).unwrap());
+        let load = || load::load_split(&path, &model, &graph, Some(job()), SPLIT);
+        assert_eq!(load().unwrap().0, state);
+
+        for name in names {
+            let file = path.join(name);
+            let bytes = fs::read(&file).unwrap();
+            let mut bad = bytes.clone();
+            bad[bytes.len() / 2] ^= 1;
+            fs::write(&file, &bad).unwrap();
+            let error = load().unwrap_err();
+            assert!(error.is_damage() && error.to_string().contains(name), "{name}: {error}");
+            fs::remove_file(&file).unwrap();
+            assert!(load().unwrap_err().to_string().contains(name));
+            fs::write(&file, &bytes).unwrap();
+        }
+        // An index that leads elsewhere would lead other readers astray.
+        let index = path.join(INDEX_FILE);
+        let text = fs::read_to_string(&index).unwrap();
+        fs::write(&index, text.replacen("model-00001", "model-00002", 1)).unwrap();
+        let layout = Layout::split(&graph, SPLIT).unwrap();
+        let error = seal::seal_files(&path, &layout, &Scalars::of(job(), &state)).unwrap_err();
+        assert!(error.is_damage() && error.to_string().contains(INDEX_FILE), "{error}");
+        fs::write(&index, text).unwrap();
+        assert_eq!(seal::seal_files(&path, &layout, &Scalars::of(job(), &state)).unwrap(), manifest);
+        // A model of this size has one file.
+        let error = super::load(&path, &model, &graph, Some(job())).unwrap_err();
+        assert!(error.is_damage(), "{error}");
+    }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use muster_proof::Digest;
 use muster_proof::evaluation::{self, Evaluation};
 
-use crate::checkpoint::{self, MANIFEST_FILE, Store};
+use crate::checkpoint::{self, MANIFEST_FILE, Manifest, Store};
 use crate::dataset;
 use crate::failure::Failure;
 use crate::files::{self, NewDir};
@@ -91,18 +91,18 @@ fn start(work: &Work, relay: &Relay, start: Option<&Start>) -> Result<(), Error>
     let Some(start) = start else { return Ok(()) };
     let target = store.path(start.step);
     // That of the round before, or the sidecar's, most often. The worker checks its contents in full.
-    let is_it = |dir: &Path| checkpoint::read_manifest(dir).is_ok_and(|(_, digest)| digest == start.manifest);
-    if is_it(&target) {
+    let of = |dir: &Path| checkpoint::read_manifest(dir).ok().filter(|(_, digest)| *digest == start.manifest);
+    if of(&target).is_some() {
         return Ok(());
     }
     store.remove(start.step).map_err(fatal_store)?;
     let own = Store::new(&work.job()).path(start.step);
-    if is_it(&own) && link(&own, &target).is_ok() {
+    if of(&own).is_some_and(|(manifest, _)| link(&manifest, &own, &target).is_ok()) {
         return Ok(());
     }
     let bytes =
         blob(relay, &start.manifest, checkpoint::MAX_MANIFEST, code, "the start checkpoint's manifest")?;
-    let manifest = checkpoint::Manifest::parse(&bytes)
+    let manifest = Manifest::parse(&bytes)
         .map_err(|problem| Error::Fatal(Failure::new(code, format!("start checkpoint: {problem}"))))?;
     if manifest.step() != start.step {
         let problem = format!("start checkpoint: is of step {}, not {}", manifest.step(), start.step);
@@ -119,9 +119,9 @@ fn start(work: &Work, relay: &Relay, start: Option<&Start>) -> Result<(), Error>
 }
 
 /// A second name for each file of a checkpoint. It may go away meanwhile; then there is nothing under `target`.
-fn link(checkpoint: &Path, target: &Path) -> Result<(), files::FileError> {
+fn link(manifest: &Manifest, checkpoint: &Path, target: &Path) -> Result<(), files::FileError> {
     let new = NewDir::create(target)?;
-    for name in checkpoint::FILES.iter().chain([&MANIFEST_FILE]) {
+    for name in manifest.files().iter().map(|file| file.path.as_str()).chain([MANIFEST_FILE]) {
         let linked = fs::hard_link(checkpoint.join(name), new.path().join(name));
         files::Named::named(linked, "link", &checkpoint.join(name))?;
     }
