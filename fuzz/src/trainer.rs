@@ -246,7 +246,7 @@ fn hello(data: &[u8]) {
 
 /// Frames one after the other: each has the length of its kind, and what was read is what was there.
 fn frame(data: &[u8]) {
-    let lengths = wire::Lengths { losses: 17, subtrees: 64, slice: 32, evaluation: 20 };
+    let lengths = wire::Lengths { losses: 17, subtrees: 64, slice: 32, evaluation: 20, squares: 12 };
     let (mut rest, mut again) = (data, Vec::new());
     while let Ok(frame) = wire::receive(&mut rest, &lengths) {
         assert!(frame.payload.len() <= 64);

@@ -70,6 +70,13 @@ pub enum Recompute {
     Layers,
 }
 
+/// Where workers keep the optimiser's moments, if not all of them on each. It shows in no bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OptimizerState {
+    /// A slice on each.
+    Sharded,
+}
+
 /// The signed content of a WorkUnit. A closed schema; all fields but the last three are required.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -145,6 +152,9 @@ pub struct Payload {
     /// Which activations the workers compute again; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub recompute: Option<Recompute>,
+    /// Where the workers keep the optimiser's moments; absent: all of them on each.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub optimizer_state: Option<OptimizerState>,
     /// What is audited; there if and only if [`Payload::kind`] says so.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub audit: Option<Audit>,

@@ -54,6 +54,7 @@ pub fn payload() -> Payload {
         not_after: "2030-01-01T00:00:00Z".parse().unwrap(),
         continues: None,
         recompute: None,
+        optimizer_state: None,
         audit: None,
     }
 }

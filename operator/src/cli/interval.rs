@@ -101,6 +101,7 @@ impl Interval {
             last_step: Some(self.last),
             isa: self.isa.clone(),
             recompute: false,
+            sharded: false,
         }
     }
 }

@@ -1,9 +1,12 @@
 //! The step's tail: loss, gradient norm, clipping, AdamW (spec 6), and what is not finite (spec 1.4).
 
+use std::ops::Range;
+
 use crate::env::{Env, Failed};
 use crate::graph::Graph;
 use crate::isa::{Isa, IsaUnavailable, Level};
-use crate::ops::{Moments, clip_factor, update, would_be_finite};
+use crate::ops::{Moments, clip_factor, would_be_finite};
+pub use crate::ops::{Part, squares_in};
 use crate::schedule::Schedule;
 use crate::spec::HyperParameters;
 use crate::state::State;
@@ -50,13 +53,13 @@ pub enum OptimError {
     #[error(transparent)]
     Isa(#[from] IsaUnavailable),
     /// A flat buffer of the wrong length.
-    #[error("{what} has {got} elements where the graph has {expected}")]
+    #[error("{what} has {got} elements where {expected} belong")]
     Length {
         /// Which buffer.
         what: &'static str,
         /// Its length.
         got: usize,
-        /// The graph's number of parameters.
+        /// The right length.
         expected: usize,
     },
     /// Threads could not be started, or a kernel panicked.
@@ -100,14 +103,40 @@ pub fn evaluation_loss(sequence_losses: &[f32]) -> f32 {
 }
 
 /// AdamW over a graph's tensors, with the schedule of a job.
+///
+/// [`Optimizer::step`] does it all. Workers that keep a slice of the moments each (ZeRO-1, Rajbhandari et al. 2020) do the same in
+/// four steps, between which they tell each other what they have: [`squares`](Self::squares), [`plan`](Self::plan),
+/// [`stays_finite`](Self::stays_finite), [`apply`](Self::apply).
 pub struct Optimizer {
     graph: Graph,
     hyper: HyperParameters,
     schedule: Schedule,
     env: Env,
     sums: Vec<f32>,
-    /// The step after which the state was left with small numbers only.
+    /// The step after which what was updated was left with small numbers only.
     calm_after: Option<u64>,
+}
+
+/// What a step does to any part of the state: found from the norm of the whole gradient.
+#[derive(Clone, Copy, Debug)]
+pub struct Update {
+    step: u64,
+    b1p: f64,
+    b2p: f64,
+    moments: Moments,
+    stats: StepStats,
+}
+
+impl Update {
+    /// What the step reports.
+    pub fn stats(&self) -> StepStats {
+        self.stats
+    }
+
+    /// Counts the step, once all parts of the state are updated.
+    pub fn finish(&self, state: &mut State) {
+        (state.b1p, state.b2p, state.step) = (self.b1p, self.b2p, self.step);
+    }
 }
 
 impl Optimizer {
@@ -130,22 +159,50 @@ impl Optimizer {
         })
     }
 
-    /// The norm of a flat gradient: square root of the canonical sum of squares.
-    pub fn gradient_norm(&mut self, gradient: &[f32]) -> Result<f32, OptimError> {
-        self.length("gradient", gradient.len())?;
-        crate::float::normalize();
-        Ok(crate::ops::gradient_norm(&mut self.env, &self.graph, gradient, &mut self.sums)?)
-    }
-
     /// Step `state.step + 1` with the reduced gradient, of the state that the step before has left. On
     /// [`OptimError::NonFinite`] the state is the one before the step: what failed names it. On another error it is spoilt:
     /// a caller that goes on must go back to a checkpoint.
     pub fn step(&mut self, state: &mut State, gradient: &[f32]) -> Result<StepStats, OptimError> {
-        let step = state.step + 1;
-        for (what, len) in [("w", state.w.len()), ("m", state.m.len()), ("v", state.v.len())] {
-            self.length(what, len)?;
+        let n = self.graph.parameters();
+        check_length("w", state.w.len(), n)?;
+        let mut sums = std::mem::take(&mut self.sums);
+        let squares = self.squares_into(&(0..n), gradient, &mut sums);
+        self.sums = sums;
+        squares?;
+        let update = self.plan(state, &self.sums)?;
+        let mut part = Part { first: 0, w: &mut state.w, m: &mut state.m, v: &mut state.v };
+        if !self.stays_finite(&update, &mut part, gradient)? {
+            return Err(NonFinite { step: update.step, what: Quantity::State }.into());
         }
-        let norm = self.gradient_norm(gradient)?;
+        self.apply(&update, part, gradient)?;
+        update.finish(state);
+        Ok(update.stats)
+    }
+
+    /// The sums of squares that the norm is made of, for one of [`crate::reduce::slices`] of the gradient, in order.
+    pub fn squares(&mut self, slice: &Range<usize>, gradient: &[f32]) -> Result<Vec<f32>, OptimError> {
+        let mut sums = vec![];
+        self.squares_into(slice, gradient, &mut sums)?;
+        Ok(sums)
+    }
+
+    fn squares_into(
+        &mut self,
+        slice: &Range<usize>,
+        gradient: &[f32],
+        sums: &mut Vec<f32>,
+    ) -> Result<(), OptimError> {
+        check_length("gradient", gradient.len(), slice.len())?;
+        crate::float::normalize();
+        Ok(crate::ops::squares(&mut self.env, &self.graph, slice, gradient, sums)?)
+    }
+
+    /// What step `state.step + 1` does, by the sums of squares of the whole gradient.
+    pub fn plan(&self, state: &State, squares: &[f32]) -> Result<Update, OptimError> {
+        let step = state.step + 1;
+        check_length("squares", squares.len(), squares_in(&self.graph, &(0..self.graph.parameters())))?;
+        crate::float::normalize();
+        let norm = crate::ops::norm_of(&self.graph, squares);
         if !norm.is_finite() {
             return Err(NonFinite { step, what: Quantity::GradientNorm }.into());
         }
@@ -153,31 +210,55 @@ impl Optimizer {
         let lr = self.schedule.rate(step);
         let (b1p, b2p) = (state.b1p * self.hyper.beta1, state.b2p * self.hyper.beta2);
         let moments = Moments::new(&self.hyper, b1p, b2p, factor, lr);
-        // The update is in place, so what would spoil the state is found before. Small numbers, as all sound runs have
-        // them, need no look.
-        let is_sure = self.calm_after == Some(state.step) && moments.is_harmless(norm);
-        if !is_sure && !would_be_finite(&mut self.env, &self.graph, &moments, state, gradient)? {
-            return Err(NonFinite { step, what: Quantity::State }.into());
-        }
-        let calm = update(&mut self.env, &self.graph, &moments, state, gradient)?;
-        self.calm_after = calm.then_some(step);
-        (state.b1p, state.b2p, state.step) = (b1p, b2p, step);
-        Ok(StepStats { norm, lr, factor })
+        Ok(Update { step, b1p, b2p, moments, stats: StepStats { norm, lr, factor } })
     }
 
-    fn length(&self, what: &'static str, got: usize) -> Result<(), OptimError> {
-        let expected = self.graph.parameters();
-        if got == expected { Ok(()) } else { Err(OptimError::Length { what, got, expected }) }
+    /// Whether [`apply`](Self::apply) will leave only finite numbers. It is in place, so what would spoil the part is found
+    /// before. Small numbers, as all sound runs have them, need no look.
+    pub fn stays_finite(
+        &mut self,
+        update: &Update,
+        part: &mut Part<'_>,
+        gradient: &[f32],
+    ) -> Result<bool, OptimError> {
+        self.check(part, gradient)?;
+        if self.calm_after == Some(update.step - 1) && update.moments.is_harmless(update.stats.norm) {
+            return Ok(true);
+        }
+        Ok(would_be_finite(&mut self.env, &self.graph, &update.moments, part, gradient)?)
+    }
+
+    /// Updates a part of the state, always the same one; `gradient` is the part's.
+    pub fn apply(&mut self, update: &Update, part: Part<'_>, gradient: &[f32]) -> Result<(), OptimError> {
+        self.check(&part, gradient)?;
+        let calm = crate::ops::update(&mut self.env, &self.graph, &update.moments, part, gradient)?;
+        self.calm_after = calm.then_some(update.step);
+        Ok(())
+    }
+
+    fn check(&self, part: &Part<'_>, gradient: &[f32]) -> Result<(), OptimError> {
+        crate::float::normalize();
+        let n = part.w.len();
+        let room = self.graph.parameters().saturating_sub(part.first);
+        check_length("w", n, n.min(room))?;
+        check_length("m", part.m.len(), n)?;
+        check_length("v", part.v.len(), n)?;
+        check_length("gradient", gradient.len(), n)
     }
 }
 
-/// [`Optimizer::gradient_norm`] without an optimiser: one thread, the fastest instruction set.
+fn check_length(what: &'static str, got: usize, expected: usize) -> Result<(), OptimError> {
+    if got == expected { Ok(()) } else { Err(OptimError::Length { what, got, expected }) }
+}
+
+/// The norm of a flat gradient, without an optimiser: square root of the canonical sum of squares. One thread, the fastest
+/// instruction set.
 pub fn gradient_norm(graph: &Graph, gradient: &[f32]) -> Result<f32, OptimError> {
-    let expected = graph.parameters();
-    if gradient.len() != expected {
-        return Err(OptimError::Length { what: "gradient", got: gradient.len(), expected });
-    }
+    let n = graph.parameters();
+    check_length("gradient", gradient.len(), n)?;
     crate::float::normalize();
     let mut env = Env::new(Level::detect(), 1).map_err(|e| OptimError::Internal(e.to_string()))?;
-    Ok(crate::ops::gradient_norm(&mut env, graph, gradient, &mut vec![])?)
+    let mut sums = vec![];
+    crate::ops::squares(&mut env, graph, &(0..n), gradient, &mut sums)?;
+    Ok(crate::ops::norm_of(graph, &sums))
 }

@@ -215,6 +215,9 @@ pub struct Assignment {
     /// Which activations are computed again; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recompute: Option<Recompute>,
+    /// Where the optimiser's moments are kept; absent: all of them on each worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub optimizer_state: Option<OptimizerState>,
     /// Where to start; null = genesis. The field is never absent.
     #[serde(deserialize_with = "nullable")]
     pub start: Option<Start>,
@@ -225,6 +228,13 @@ pub struct Assignment {
 pub enum Recompute {
     /// What is inside of layers.
     Layers,
+}
+
+/// Where workers keep the optimiser's moments, if not all of them on each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OptimizerState {
+    /// A slice on each.
+    Sharded,
 }
 
 /// Answer 409 to a request about a round: that round is not the current one.
@@ -405,6 +415,7 @@ mod tests {
             interval_steps: 20,
             keep_last: 3,
             recompute: None,
+            optimizer_state: None,
             start: None,
         };
         let text = serde_json::to_string(&assignment).unwrap();

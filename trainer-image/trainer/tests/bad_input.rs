@@ -240,6 +240,13 @@ fn not_finite() {
     assert_eq!(messages[0], messages[1]);
     // And again from the last checkpoint: the same end.
     assert_eq!(run_one(&job, &job.out("out"), &[]).events.last(), messages[0]);
+    // Also where no worker has the whole state: it is put together for who must say what failed.
+    let failed = fs::read(job.out("out").join("failed.json")).unwrap();
+    let sharded = run(&job, &job.out("sharded"), 3, &["--optimizer-state", "sharded"]);
+    for worker in &sharded {
+        assert_eq!(worker.events.last(), messages[0], "{sharded:?}");
+    }
+    assert_eq!(fs::read(job.out("sharded").join("failed.json")).unwrap(), failed);
 }
 
 /// A full disk: 74, path and remedy, no half checkpoint; with room again the run goes on to the same bits.

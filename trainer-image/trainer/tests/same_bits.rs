@@ -61,13 +61,18 @@ fn every_model_and_arithmetic_has_one_state() {
             let job = Job::with(&model, &training);
             let want = run_one(&job, &job.out("first"), &["--isa", "portable"]).root();
             for isa in Isa::available() {
-                for (workers, threads) in [(1, "2"), (3, "1"), (5, "1"), (7, "2")] {
+                for (workers, threads, moments) in
+                    [(1, "2", "sharded"), (3, "1", "sharded"), (5, "1", "replicated"), (7, "2", "sharded")]
+                {
                     let out = job.out(&format!("{isa}-{workers}"));
-                    let ended = run(&job, &out, workers, &["--isa", isa.name(), "--threads", threads]);
+                    let options = ["--isa", isa.name(), "--threads", threads, "--optimizer-state", moments];
+                    let ended = run(&job, &out, workers, &options);
                     let what = format!("{:?} {arithmetic:?} {isa} {workers} workers", model.architecture);
                     assert_eq!(ended[0].root(), want, "{what}");
                     // From the checkpoint in the middle, by two, with less memory.
-                    let again = ["--from-step", &INTERVAL.to_string(), "--recompute", "layers"];
+                    let from = INTERVAL.to_string();
+                    let again =
+                        ["--from-step", &from, "--recompute", "layers", "--optimizer-state", "sharded"];
                     let ended = run(&job, &out, 2, &again);
                     assert_eq!(ended[0].root(), want, "{what}, resumed, layers computed again");
                 }
@@ -167,7 +172,12 @@ fn a_drain_does_not_show() {
     let want = run_one(&job, &job.out("want"), &[]).root();
     for asked in [0, 1] {
         let out = job.out(&format!("asked-{asked}"));
-        let mut workers = start((0..2).map(|rank| job.worker(&out, rank, 2)).collect());
+        let sharded = |rank| {
+            let mut worker = job.worker(&out, rank, 2);
+            worker.args(["--optimizer-state", "sharded"]);
+            worker
+        };
+        let mut workers = start((0..2).map(sharded).collect());
         workers[asked].send(&Command::Drain {});
         let ended: Vec<_> = workers.into_iter().map(common::Worker::end).collect();
         let stops: Vec<_> = ended
@@ -210,6 +220,20 @@ fn stopping_does_not_show() {
         let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
         assert!(metrics.lines().count() >= 6);
     }
+}
+
+/// Workers that do not agree on who keeps the moments do not go on.
+#[test]
+fn moments_in_two_places_are_noticed() {
+    let job = Job::new();
+    let out = job.out("out");
+    let mut one = job.worker(&out, 1, 2);
+    one.args(["--optimizer-state", "sharded"]);
+    let workers = start(vec![job.worker(&out, 0, 2), one]);
+    for (worker, other) in workers.into_iter().zip([1, 0]) {
+        worker.end().assert_error(69, &[&format!("lost worker {other}")]);
+    }
+    assert!(Store::new(&out).steps().unwrap().is_empty());
 }
 
 /// A run that is cut at step N gives the state and the records of the long run's interval, whatever computes it; so does

@@ -47,6 +47,7 @@ pub(crate) fn payload() -> Payload {
         not_after: "2026-11-23T19:00:00Z".parse().unwrap(),
         continues: None,
         recompute: None,
+        optimizer_state: None,
         audit: None,
     }
 }

@@ -10,7 +10,7 @@ use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use jiff::Timestamp;
 use muster_core::attempt;
-use muster_core::envelope::{Payload, Recompute};
+use muster_core::envelope::{OptimizerState, Payload, Recompute};
 use muster_proof::Digest;
 use muster_proof::key::PublicKey;
 use muster_trainer::binding;
@@ -166,6 +166,9 @@ fn assign(payload: &Payload, state: &UnitState, worker: &Worker) -> Option<Assig
         interval_steps: u64::try_from(payload.interval_steps).ok()?,
         keep_last: u32::try_from(payload.keep_last).ok()?,
         recompute: payload.recompute.map(|Recompute::Layers| muster_trainer::protocol::Recompute::Layers),
+        optimizer_state: payload
+            .optimizer_state
+            .map(|OptimizerState::Sharded| muster_trainer::protocol::OptimizerState::Sharded),
         start,
     })
 }

@@ -5,7 +5,7 @@ use crate::cli::trainer;
 use crate::cli::{Failure, job_file};
 use crate::resolve::{self, ResolveError, Resolved};
 use crate::runtime::files::{Access, read_capped, write_atomic};
-use muster_api::v1alpha1::{Recompute, TrainingJobSpec};
+use muster_api::v1alpha1::{OptimizerState, Recompute, TrainingJobSpec};
 use muster_numerics::spec::TrainingSpec;
 use muster_trainer::checkpoint::Store;
 use muster_trainer::dataset::{self, Dataset, MANIFEST_FILE, MAX_MANIFEST, Manifest, TOKENIZER_FILE};
@@ -86,6 +86,7 @@ pub(super) fn prepare(command: &LocalCommand) -> Result<Prepared, Failure> {
             last_step: command.last_step,
             isa: command.isa.clone(),
             recompute: spec.workers.recompute == Recompute::Layers,
+            sharded: spec.workers.optimizer_state == OptimizerState::Sharded,
         },
         steps,
     })

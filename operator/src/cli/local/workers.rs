@@ -38,6 +38,8 @@ pub(in crate::cli) struct Launch {
     pub isa: String,
     /// Computes activations inside of layers again.
     pub recompute: bool,
+    /// Each worker keeps a slice of the optimiser's moments.
+    pub sharded: bool,
 }
 
 /// How one start ended.
@@ -108,6 +110,9 @@ fn spawn(launch: &Launch, rank: u32) -> Result<Child, Failure> {
     }
     if launch.recompute {
         command.args(["--recompute", "layers"]);
+    }
+    if launch.sharded {
+        command.args(["--optimizer-state", "sharded"]);
     }
     if let Some(step) = launch.from_step {
         command.args(["--from-step", &step.to_string()]);

@@ -142,6 +142,7 @@ fn the_envelope_opens_with_the_hubs_key() {
     let key = SigningKey::generate([7; 32]).unwrap();
     let mut job = job(&resolved());
     job.spec.workers.recompute = muster_api::v1alpha1::Recompute::Layers;
+    job.spec.workers.optimizer_state = muster_api::v1alpha1::OptimizerState::Sharded;
     let unit = unit(&job, 1, None, 0);
     let envelope = serde_json::to_vec(&unit.spec.envelope).unwrap();
     let envelope = muster_proof::dsse::Envelope::parse(&envelope, 65536).unwrap();
@@ -149,6 +150,7 @@ fn the_envelope_opens_with_the_hubs_key() {
     assert_eq!((opened.name.as_str(), opened.start), ("4f2a9c1b-0-1", None));
     assert_eq!(opened.max_restarts, 20);
     assert_eq!(opened.recompute, Some(muster_core::envelope::Recompute::Layers));
+    assert_eq!(opened.optimizer_state, Some(muster_core::envelope::OptimizerState::Sharded));
 }
 
 #[test]

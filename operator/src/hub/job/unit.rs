@@ -3,8 +3,8 @@ use jiff::{SignedDuration, Timestamp};
 use kube::api::ObjectMeta;
 use muster_api::names::{finalizers, labels};
 use muster_api::v1alpha1::{
-    self as api, Desired, Envelope, JobCheckpoint, Recompute, TrainingJob, TrainingJobStatus, WorkUnit,
-    WorkUnitKind, WorkUnitSpec,
+    self as api, Desired, Envelope, JobCheckpoint, OptimizerState, Recompute, TrainingJob, TrainingJobStatus,
+    WorkUnit, WorkUnitKind, WorkUnitSpec,
 };
 use muster_core::envelope::{CheckpointRef, FORMAT, Kind, Payload, Resources, SealError, seal, tenant};
 use muster_proof::Digest;
@@ -173,6 +173,10 @@ pub fn payload(
         recompute: match spec.workers.recompute {
             Recompute::Never => None,
             Recompute::Layers => Some(muster_core::envelope::Recompute::Layers),
+        },
+        optimizer_state: match spec.workers.optimizer_state {
+            OptimizerState::Replicated => None,
+            OptimizerState::Sharded => Some(muster_core::envelope::OptimizerState::Sharded),
         },
         audit: None,
     })

@@ -93,6 +93,27 @@ pub enum Recompute {
     Layers,
 }
 
+/// Bytes of an executor's activations, their gradients and what else it keeps of a shard: its largest buffer, and all of it from
+/// the start.
+///
+/// # Errors
+/// [`ExecError::TooLarge`], as [`Executor::with`].
+pub fn activation_bytes(
+    graph: &Graph,
+    sequences_per_shard: usize,
+    recompute: Recompute,
+) -> Result<u64, ExecError> {
+    let rows = rows_of(graph, sequences_per_shard)?;
+    Ok(4 * Plan::new(graph, rows, recompute)?.elements as u64)
+}
+
+/// Tokens of a shard.
+fn rows_of(graph: &Graph, sequences: usize) -> Result<usize, ExecError> {
+    let rows = sequences.checked_mul(graph.context()).unwrap_or(0);
+    // Row counts become f32, exactly (spec 1.5).
+    if rows == 0 || rows > 1 << 24 { Err(ExecError::TooLarge { rows }) } else { Ok(rows) }
+}
+
 impl Executor {
     /// [`Executor::with`] everything kept.
     pub fn new(
@@ -114,11 +135,7 @@ impl Executor {
         recompute: Recompute,
     ) -> Result<Executor, ExecError> {
         let level = Level::new(isa)?;
-        let rows = sequences_per_shard.checked_mul(graph.context()).unwrap_or(0);
-        // Row counts become f32, exactly (spec 1.5).
-        if rows == 0 || rows > 1 << 24 {
-            return Err(ExecError::TooLarge { rows });
-        }
+        let rows = rows_of(graph, sequences_per_shard)?;
         let plan = Plan::new(graph, rows, recompute)?;
         let env =
             Env::new(level, threads).map_err(|e| ExecError::Threads { threads, reason: e.to_string() })?;

@@ -7,7 +7,6 @@ use crate::graph::Graph;
 use crate::isa::{Level, multiversion};
 use crate::pool::Chunks;
 use crate::spec::HyperParameters;
-use crate::state::State;
 
 pub(crate) const NAME: &str = "adamw";
 
@@ -22,7 +21,7 @@ const CALM: f64 = (1u128 << 64) as f64;
 const SAFE: f64 = 1e37;
 
 /// The numbers of one update, rounded as the spec says: products in f64, the rest in f32.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Moments {
     b1: f32,
     b2: f32,
@@ -93,37 +92,62 @@ multiversion! {
     }
 }
 
-/// Updates parameters and moments; whether all of them are calm afterwards, which those that are not finite never are.
+/// A run of the state: parameters and both moments from one element on, all of one length.
+#[derive(Debug)]
+pub struct Part<'a> {
+    /// Index of the first element in the flat state.
+    pub first: usize,
+    /// Parameters.
+    pub w: &'a mut [f32],
+    /// First moments.
+    pub m: &'a mut [f32],
+    /// Second moments.
+    pub v: &'a mut [f32],
+}
+
+impl Part<'_> {
+    /// Cut into pieces of [`PIECE`].
+    fn pieces(&mut self) -> (Chunks<'_, f32>, Chunks<'_, f32>, Chunks<'_, f32>) {
+        (Chunks::new(self.w, PIECE), Chunks::new(self.m, PIECE), Chunks::new(self.v, PIECE))
+    }
+}
+
+/// Updates a part by its gradient; whether all of it is calm afterwards, which what is not finite never is.
 pub(crate) fn update(
     env: &mut Env,
     graph: &Graph,
     moments: &Moments,
-    state: &mut State,
+    mut part: Part<'_>,
     gradient: &[f32],
 ) -> Result<bool, Failed> {
     let calm = AtomicBool::new(true);
-    let level = env.level;
-    env.pool.each(pieces(state), &mut env.scratch, |piece, (w, m, v), _| {
-        if !update_piece(level, graph, moments, piece * PIECE, (w, m, v), gradient) {
+    let (level, first) = (env.level, part.first);
+    env.pool.each(part.pieces(), &mut env.scratch, |piece, (w, m, v), _| {
+        let from = piece * PIECE;
+        let gradient = &gradient[from..from + w.len()];
+        if !update_piece(level, graph, moments, Part { first: first + from, w, m, v }, gradient) {
             calm.store(false, Ordering::Relaxed);
         }
     })?;
     Ok(calm.into_inner())
 }
 
-/// Whether [`update`] would leave only finite numbers. The state stays as it is: its root is asked for if not.
+/// Whether [`update`] would leave only finite numbers. The part stays as it is: the state's root is asked for if not.
 pub(crate) fn would_be_finite(
     env: &mut Env,
     graph: &Graph,
     moments: &Moments,
-    state: &mut State,
+    part: &mut Part<'_>,
     gradient: &[f32],
 ) -> Result<bool, Failed> {
     let finite = AtomicBool::new(true);
-    let level = env.level;
-    env.pool.each(pieces(state), &mut env.scratch, |piece, (w, m, v), _| {
+    let (level, first) = (env.level, part.first);
+    env.pool.each(part.pieces(), &mut env.scratch, |piece, (w, m, v), _| {
+        let from = piece * PIECE;
+        let gradient = &gradient[from..from + w.len()];
         let (mut w, mut m, mut v) = (w.to_vec(), m.to_vec(), v.to_vec());
-        let calm = update_piece(level, graph, moments, piece * PIECE, (&mut w, &mut m, &mut v), gradient);
+        let part = Part { first: first + from, w: &mut w, m: &mut m, v: &mut v };
+        let calm = update_piece(level, graph, moments, part, gradient);
         if !calm && [w, m, v].iter().flatten().any(|x| !x.is_finite()) {
             finite.store(false, Ordering::Relaxed);
         }
@@ -131,19 +155,9 @@ pub(crate) fn would_be_finite(
     Ok(finite.into_inner())
 }
 
-fn pieces(state: &mut State) -> (Chunks<'_, f32>, Chunks<'_, f32>, Chunks<'_, f32>) {
-    (Chunks::new(&mut state.w, PIECE), Chunks::new(&mut state.m, PIECE), Chunks::new(&mut state.v, PIECE))
-}
-
-/// Updates the elements from `first` on; whether all of them are calm.
-fn update_piece(
-    level: Level,
-    graph: &Graph,
-    moments: &Moments,
-    first: usize,
-    (w, m, v): (&mut [f32], &mut [f32], &mut [f32]),
-    gradient: &[f32],
-) -> bool {
+/// Updates a part; whether all of it is calm.
+fn update_piece(level: Level, graph: &Graph, moments: &Moments, part: Part<'_>, gradient: &[f32]) -> bool {
+    let Part { first, w, m, v } = part;
     let end = first + w.len();
     let mut calm = true;
     // Pieces are cut blindly; tensors differ in whether they decay.
@@ -155,8 +169,8 @@ fn update_piece(
         }
         let decay = if tensor.decays() { moments.weight_decay } else { 0.0 };
         let own = from - first..to - first;
-        let (w, m, v) = (&mut w[own.clone()], &mut m[own.clone()], &mut v[own]);
-        calm &= update_run(level, w, m, v, &gradient[from..to], moments, decay);
+        let (w, m, v) = (&mut w[own.clone()], &mut m[own.clone()], &mut v[own.clone()]);
+        calm &= update_run(level, w, m, v, &gradient[own], moments, decay);
     }
     calm
 }

@@ -33,8 +33,10 @@ pub use rms_norm::RmsNorm;
 pub use rotary::Rotary;
 pub use swiglu::SwiGlu;
 
+pub use adamw::Part;
 pub(crate) use adamw::{Moments, update, would_be_finite};
-pub(crate) use clip::{clip_factor, gradient_norm};
+pub use clip::squares_in;
+pub(crate) use clip::{clip_factor, norm_of, squares};
 pub(crate) use evaluate::evaluation_loss;
 pub(crate) use rotary::Table;
 

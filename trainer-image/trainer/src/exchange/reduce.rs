@@ -2,12 +2,14 @@
 //!
 //! Each worker owns a contiguous range of shards and a slice of the parameters. It sends every other worker that
 //! worker's slice of its subtree sums, finishes the tree over its own slice, and sends the result to all. Bytes sent
-//! equal a ring all-reduce where the workers divide the shards.
+//! equal a ring all-reduce where the workers divide the shards. Workers that keep a slice of the optimiser's moments each
+//! update their slice of the parameters first and send that instead: as many bytes.
 
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
 use muster_numerics::graph::Graph;
+use muster_numerics::optim::squares_in;
 use muster_numerics::reduce::{self, ReduceError, Subtree, SubtreeAccumulator, SubtreeRef, subtree_keys};
 
 use super::wire::{Kind, Lengths};
@@ -48,6 +50,8 @@ struct Plan {
     evaluated: u64,
     workers: u32,
     slices: Vec<Range<usize>>,
+    /// Per rank: how many sums of squares its slice has.
+    squares: Vec<usize>,
     /// Per rank: the (level, index) of the subtrees it ships, ascending.
     keys: Vec<Vec<(u32, u64)>>,
 }
@@ -64,13 +68,9 @@ impl Plan {
         let keys = (0..workers)
             .map(|rank| subtree_keys(shards, shards_of(shards, workers, rank)).map_err(setup))
             .collect::<Result<_, _>>()?;
-        Ok(Self {
-            shards,
-            evaluated: graph.evaluated(),
-            workers,
-            slices: reduce::slices(graph, workers as usize),
-            keys,
-        })
+        let slices = reduce::slices(graph, workers as usize);
+        let squares = slices.iter().map(|slice| squares_in(graph, slice)).collect();
+        Ok(Self { shards, evaluated: graph.evaluated(), workers, slices, squares, keys })
     }
 
     fn slice(&self, rank: u32) -> Range<usize> {
@@ -98,6 +98,7 @@ impl Plan {
             subtrees: f32s(self.keys(from).len() * self.slice(to).len()),
             slice: f32s(self.slice(from).len()),
             evaluation: 4 * (evaluated.end - evaluated.start),
+            squares: f32s(self.squares.get(from as usize).copied().unwrap_or_default()),
         }
     }
 }
@@ -157,21 +158,44 @@ impl Reducer {
     /// # Errors
     /// [`Error::Lost`] naming the peer.
     pub fn exchange_evaluation(&self, step: u64, losses: &[f32]) -> Result<Vec<f32>, Error> {
-        let me = self.mesh.identity().rank;
-        let mut payload = Vec::new();
-        encode(losses, &mut payload);
-        for peer in self.mesh.peers() {
-            self.mesh.link(peer)?.send(Kind::Evaluation, step, payload.clone())?;
-        }
+        self.gather(Kind::Evaluation, step, losses)
+    }
+
+    /// Every worker's values in the order of ranks; `mine` are this one's.
+    fn gather(&self, kind: Kind, step: u64, mine: &[f32]) -> Result<Vec<f32>, Error> {
+        self.send_all(kind, step, |payload| encode(mine, payload))?;
         let mut all = Vec::new();
         for rank in 0..self.plan.workers {
-            if rank == me {
-                all.extend(losses);
+            if rank == self.mesh.identity().rank {
+                all.extend(mine);
             } else {
-                all.extend(decode(&self.mesh.link(rank)?.receive(Kind::Evaluation, step)?));
+                all.extend(decode(&self.mesh.link(rank)?.receive(kind, step)?));
             }
         }
         Ok(all)
+    }
+
+    /// Makes every worker's slice of `values` that worker's.
+    fn gather_slices(&self, kind: Kind, step: u64, values: &mut [f32]) -> Result<(), Error> {
+        let mine = cut(values, &self.my_slice())?;
+        self.send_all(kind, step, |payload| encode(mine, payload))?;
+        for peer in self.mesh.peers() {
+            let payload = self.mesh.link(peer)?.receive(kind, step)?;
+            let slice = values.get_mut(self.plan.slice(peer)).ok_or_else(other_length)?;
+            for (element, value) in slice.iter_mut().zip(decode(&payload)) {
+                *element = value;
+            }
+        }
+        Ok(())
+    }
+
+    fn send_all(&self, kind: Kind, step: u64, write: impl Fn(&mut Vec<u8>)) -> Result<(), Error> {
+        for peer in self.mesh.peers() {
+            let mut payload = Vec::new();
+            write(&mut payload);
+            self.mesh.link(peer)?.send(kind, step, payload)?;
+        }
+        Ok(())
     }
 
     /// Exchanges the gradients of a step. `losses` are those of this worker's shards in order, `sums` has its shards'
@@ -181,6 +205,24 @@ impl Reducer {
     /// # Errors
     /// [`Error::Lost`] naming the peer; [`Error::Setup`] if shards are missing.
     pub fn exchange(
+        &self,
+        step: u64,
+        votes: StepVotes,
+        losses: &[f32],
+        sums: &mut SubtreeAccumulator,
+    ) -> Result<(Vec<f32>, StepVotes), Error> {
+        let all = self.reduce(step, votes, losses, sums)?;
+        if self.plan.workers > 1 {
+            self.gather_slices(Kind::Slice, step, sums.mean_mut().map_err(setup)?)?;
+        }
+        Ok(all)
+    }
+
+    /// As [`Reducer::exchange`], but of the mean `sums` gets only [`Reducer::my_slice`]; what is beside it means nothing.
+    ///
+    /// # Errors
+    /// As [`Reducer::exchange`].
+    pub fn reduce(
         &self,
         step: u64,
         votes: StepVotes,
@@ -224,24 +266,77 @@ impl Reducer {
 
         let mine = self.plan.slice(me);
         let mean = self.combine(&mine, subtrees, &theirs)?;
-        let gradient = sums.mean_mut().map_err(setup)?;
-        if gradient.len() < mine.end || mean.len() != mine.len() {
-            return Err(Error::Setup("a gradient of another length than the model".into()));
+        let slice = sums.mean_mut().map_err(setup)?.get_mut(mine).ok_or_else(other_length)?;
+        if slice.len() != mean.len() {
+            return Err(other_length());
         }
-        gradient[mine.clone()].copy_from_slice(&mean);
-        for peer in self.mesh.peers() {
-            let mut payload = Vec::with_capacity(4 * mine.len());
-            encode(&mean, &mut payload);
-            self.mesh.link(peer)?.send(Kind::Slice, step, payload)?;
-        }
-        for peer in self.mesh.peers() {
-            let payload = self.mesh.link(peer)?.receive(Kind::Slice, step)?;
-            let slice = self.plan.slice(peer);
-            for (element, value) in gradient[slice].iter_mut().zip(decode(&payload)) {
-                *element = value;
-            }
-        }
+        slice.copy_from_slice(&mean);
         Ok((all_losses, all_votes))
+    }
+
+    /// The parameters whose moments this worker keeps, where each keeps a slice.
+    pub fn my_slice(&self) -> Range<usize> {
+        self.plan.slice(self.mesh.identity().rank)
+    }
+
+    /// The sums of squares of the whole gradient, in order; `mine` are those of this worker's slice.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] naming the peer.
+    pub fn exchange_squares(&self, step: u64, mine: &[f32]) -> Result<Vec<f32>, Error> {
+        self.gather(Kind::Squares, step, mine)
+    }
+
+    /// Whether every worker says so.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] naming the peer.
+    pub fn all_finite(&self, step: u64, mine: bool) -> Result<bool, Error> {
+        self.send_all(Kind::Finite, step, |payload| payload.push(u8::from(mine)))?;
+        let mut all = mine;
+        for peer in self.mesh.peers() {
+            all &= self.mesh.link(peer)?.receive(Kind::Finite, step)? == [1];
+        }
+        Ok(all)
+    }
+
+    /// Makes each slice of the parameters what its worker has made of it in this step.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] naming the peer.
+    pub fn exchange_parameters(&self, step: u64, parameters: &mut [f32]) -> Result<(), Error> {
+        self.gather_slices(Kind::Parameters, step, parameters)
+    }
+
+    /// Puts the moments of all workers' slices together on rank 0, into `all`; the others send theirs.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] naming rank 0, or on rank 0 the peer.
+    pub fn collect_moments(
+        &self,
+        step: u64,
+        (m, v): (&[f32], &[f32]),
+        all: (&mut Vec<f32>, &mut Vec<f32>),
+    ) -> Result<(), Error> {
+        if self.mesh.identity().rank != 0 {
+            let mut payload = Vec::new();
+            encode(m, &mut payload);
+            encode(v, &mut payload);
+            return self.mesh.link(0)?.send(Kind::Moments, step, payload);
+        }
+        let (all_m, all_v) = all;
+        all_m.clear();
+        all_v.clear();
+        all_m.extend(m);
+        all_v.extend(v);
+        // Ranks ascend, and so do their slices.
+        for peer in self.mesh.peers() {
+            let payload = self.mesh.link(peer)?.receive(Kind::Moments, step)?;
+            let (m, v) = payload.split_at(payload.len() / 2);
+            all_m.extend(decode(m));
+            all_v.extend(decode(v));
+        }
+        Ok(())
     }
 
     /// Finishes the tree over this worker's slice.
@@ -274,7 +369,11 @@ impl Reducer {
 }
 
 fn cut<'a>(values: &'a [f32], range: &Range<usize>) -> Result<&'a [f32], Error> {
-    values.get(range.clone()).ok_or_else(|| Error::Setup("a sum of another length than the model".into()))
+    values.get(range.clone()).ok_or_else(other_length)
+}
+
+fn other_length() -> Error {
+    Error::Setup("a sum of another length than the model".into())
 }
 
 fn encode(values: &[f32], out: &mut Vec<u8>) {

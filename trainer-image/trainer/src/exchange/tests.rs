@@ -5,8 +5,12 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
 use muster_numerics::graph::{Graph, StepShape};
+use muster_numerics::isa::Isa;
+use muster_numerics::optim::Optimizer;
 use muster_numerics::reduce::SubtreeAccumulator;
-use muster_numerics::spec::{Architecture, Arithmetic, ModelSpec, TiedEmbeddings};
+use muster_numerics::spec::{
+    Architecture, Arithmetic, HyperParameters, ModelSpec, ScheduleName, TiedEmbeddings,
+};
 use muster_proof::Digest;
 
 use super::duplex::Outgoing;
@@ -38,6 +42,21 @@ fn graph(width: u64) -> Graph {
 
 fn identity(rank: u32, workers: u32) -> Identity {
     Identity { rank, workers, step: 3, training_digest: Digest::of(b"job") }
+}
+
+fn hyper() -> HyperParameters {
+    HyperParameters {
+        steps: 20,
+        warmup_steps: 0,
+        schedule: ScheduleName::Constant,
+        peak: 1e-3,
+        floor: 0.0,
+        beta1: 0.9,
+        beta2: 0.95,
+        epsilon: 1e-8,
+        weight_decay: 0.1,
+        clip_norm: None,
+    }
 }
 
 fn gradient(shard: u64, n: usize) -> Vec<f32> {
@@ -130,6 +149,66 @@ fn every_number_of_workers_gives_the_same_mean_on_every_worker() {
     }
 }
 
+/// Where each worker keeps a slice: all get the sums of squares of all, hear of any that is not finite, and end with the same
+/// parameters; rank 0 gets the moments.
+#[test]
+fn slices_of_the_state_come_together() {
+    let graph = graph(16);
+    let n = graph.parameters();
+    let alone = Reducer::alone(&graph, identity(0, 1)).unwrap();
+    let (want, losses, _) = step(&alone, &graph, 5, StepVotes::default()).unwrap();
+    let squares = {
+        let mut optimizer = Optimizer::new(&graph, &hyper(), Isa::detect(), 1).unwrap();
+        optimizer.squares(&(0..n), &want).unwrap()
+    };
+    let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    for workers in [1, 2, 3, 7] {
+        let (listeners, peers) = listeners(workers);
+        thread::scope(|scope| {
+            for (listener, rank) in listeners.into_iter().zip(0..) {
+                let (graph, peers, want, losses, squares) = (&graph, &peers, &want, &losses, &squares);
+                scope.spawn(move || {
+                    let me = identity(rank, workers);
+                    let reducer = match workers {
+                        1 => Reducer::alone(graph, me).unwrap(),
+                        _ => meet(graph, me, listener, peers).unwrap(),
+                    };
+                    let mut sums = SubtreeAccumulator::new(SHARDS, reducer.my_shards(), n).unwrap();
+                    let mut own = Vec::new();
+                    for shard in reducer.my_shards() {
+                        sums.push(&gradient(shard, n)).unwrap();
+                        own.push(shard as f32 + 5.0);
+                    }
+                    let (all, _) = reducer.reduce(5, StepVotes::default(), &own, &mut sums).unwrap();
+                    assert_eq!(&all, losses);
+                    let slice = reducer.my_slice();
+                    let mean = &sums.mean()[slice.clone()];
+                    assert_eq!(bits(mean), bits(&want[slice.clone()]), "{workers} workers, rank {rank}");
+
+                    let mut optimizer = Optimizer::new(graph, &hyper(), Isa::detect(), 1).unwrap();
+                    let mine = optimizer.squares(&slice, mean).unwrap();
+                    assert_eq!(bits(&reducer.exchange_squares(5, &mine).unwrap()), bits(squares));
+                    assert!(reducer.all_finite(5, true).unwrap());
+                    assert!(!reducer.all_finite(6, rank + 1 != workers).unwrap(), "one speaks for all");
+
+                    let mut parameters = vec![f32::NAN; n];
+                    parameters[slice.clone()].copy_from_slice(mean);
+                    reducer.exchange_parameters(5, &mut parameters).unwrap();
+                    assert_eq!(bits(&parameters), bits(want));
+                    let moments = (&parameters[slice.clone()], &want[slice]);
+                    // Whatever was in the buffers.
+                    let (mut m, mut v) = (vec![1.0; 3], vec![2.0; 2 * n]);
+                    reducer.collect_moments(5, moments, (&mut m, &mut v)).unwrap();
+                    if rank == 0 {
+                        assert_eq!((bits(&m), bits(&v)), (bits(want), bits(want)));
+                    }
+                    reducer.close();
+                });
+            }
+        });
+    }
+}
+
 /// 8 MB each way at once: more than the sockets hold, so a worker that sent before it received would hang.
 #[test]
 fn large_frames_in_both_directions_do_not_wait_for_each_other() {
@@ -203,7 +282,7 @@ fn keys_are_renewed_while_frames_go_both_ways() {
     let zero = WorkerKey::generate().unwrap();
     let peers = vec![Peer { address: listener.local_addr().unwrap(), key: zero.public().key_id() }, peers[1]];
     let bytes = 5_000_000;
-    let lengths = wire::Lengths { losses: 17, subtrees: bytes, slice: 4, evaluation: 0 };
+    let lengths = wire::Lengths { losses: 17, subtrees: bytes, slice: 4, evaluation: 0, squares: 4 };
     let payload = |seed: u8| (0..bytes).map(|i| (i % 251) as u8 ^ seed).collect::<Vec<_>>();
     let exchange = |peer: Proven, seed: u8| {
         let Proven { mut incoming, mut outgoing, .. } = peer;

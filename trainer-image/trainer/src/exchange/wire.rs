@@ -22,11 +22,20 @@ pub enum Kind {
     Slice = 3,
     /// Losses of the sender's held-out sequences, after a step that evaluates.
     Evaluation = 4,
+    /// Sums of squares of the sender's slice of the mean gradient.
+    Squares = 5,
+    /// Whether the sender's slice of the state stays finite: 0 or 1.
+    Finite = 6,
+    /// The sender's slice of the parameters after the step.
+    Parameters = 7,
+    /// The sender's slices of both moments, for the state that rank 0 stores.
+    Moments = 8,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::KeepAlive, Self::Losses, Self::Subtrees, Self::Slice, Self::Evaluation]
+        use Kind::{Evaluation, Finite, KeepAlive, Losses, Moments, Parameters, Slice, Squares, Subtrees};
+        [KeepAlive, Losses, Subtrees, Slice, Evaluation, Squares, Finite, Parameters, Moments]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }
@@ -51,10 +60,12 @@ pub struct Lengths {
     pub losses: u64,
     /// Of [`Kind::Subtrees`].
     pub subtrees: u64,
-    /// Of [`Kind::Slice`].
+    /// Of [`Kind::Slice`] and [`Kind::Parameters`]; [`Kind::Moments`] has two of them.
     pub slice: u64,
     /// Of [`Kind::Evaluation`].
     pub evaluation: u64,
+    /// Of [`Kind::Squares`].
+    pub squares: u64,
 }
 
 impl Lengths {
@@ -63,8 +74,11 @@ impl Lengths {
             Kind::KeepAlive => 0,
             Kind::Losses => self.losses,
             Kind::Subtrees => self.subtrees,
-            Kind::Slice => self.slice,
+            Kind::Slice | Kind::Parameters => self.slice,
             Kind::Evaluation => self.evaluation,
+            Kind::Squares => self.squares,
+            Kind::Finite => 1,
+            Kind::Moments => 2 * self.slice,
         }
     }
 }

@@ -11,7 +11,7 @@ use super::Options;
 use super::attend::Message;
 use super::fetch::Evaluated;
 use crate::failure::Failure;
-use crate::protocol::{Assignment, Command as Line, Event, ExitCode, MAX_LINE, Recompute};
+use crate::protocol::{Assignment, Command as Line, Event, ExitCode, MAX_LINE, OptimizerState, Recompute};
 use crate::work::Work;
 
 /// A running worker of round `round`.
@@ -54,6 +54,10 @@ impl Child {
             .args(["--round", &round.to_string()])
             .args(["--from-step", &start.to_string()])
             .args(["--listen", &options.listen().to_string()])
+            .args(assignment.optimizer_state.iter().flat_map(|place| {
+                let OptimizerState::Sharded = place;
+                ["--optimizer-state", "sharded"]
+            }))
             .args(assignment.recompute.iter().flat_map(|Recompute::Layers| ["--recompute", "layers"]))
             .args(last.iter().flat_map(|last| ["--last-step", last.as_str()]))
             .stdin(Stdio::piped())

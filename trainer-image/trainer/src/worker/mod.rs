@@ -9,6 +9,9 @@
 //! | `batch` | the tokens of a shard |
 //! | `held_out` | losses on other data than that |
 //! | `train` | the loop |
+//! | `update` | from gradients to the next state, whole or by slices |
+//! | `memory` | whether it fits, before it is tried |
+//! | `keeper` | who may write into the job directory |
 //! | `saver` | checkpoints, off the training path |
 //! | `metrics` | `metrics.jsonl` |
 //! | `cheat` | lies, in builds that are made to tell some |
@@ -20,12 +23,16 @@ mod control;
 mod events;
 mod held_out;
 mod job;
+mod keeper;
+mod memory;
 mod metrics;
 mod saver;
 mod train;
+mod update;
 
 pub use batch::Batches;
 pub use train::shortest;
+pub use update::OptimizerState;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -86,6 +93,10 @@ pub struct Options {
     /// Activations to compute again instead of keeping them: never, or those inside of layers. The bits do not depend on it.
     #[arg(long, value_name = "WHAT", default_value = "never", value_parser = parse_recompute)]
     pub recompute: Recompute,
+    /// Where the optimiser's moments are: replicated on every worker, or sharded, a slice on each (ZeRO stage 1). The same for all
+    /// workers of a run. The bits do not depend on it.
+    #[arg(long, value_name = "WHERE", default_value = "replicated", value_parser = parse_optimizer_state)]
+    pub optimizer_state: OptimizerState,
     /// Where to listen for the other workers.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
     pub listen: SocketAddr,
@@ -99,6 +110,11 @@ impl Options {
     fn last(&self, spec: &TrainingSpec) -> u64 {
         self.last_step.unwrap_or(spec.training.steps)
     }
+
+    /// Where moments are, and among how many.
+    fn moments(&self) -> (OptimizerState, u32) {
+        (self.optimizer_state, self.workers)
+    }
 }
 
 fn parse_recompute(text: &str) -> Result<Recompute, String> {
@@ -106,6 +122,14 @@ fn parse_recompute(text: &str) -> Result<Recompute, String> {
         "never" => Ok(Recompute::Never),
         "layers" => Ok(Recompute::Layers),
         _ => Err("say never or layers".into()),
+    }
+}
+
+fn parse_optimizer_state(text: &str) -> Result<OptimizerState, String> {
+    match text {
+        "replicated" => Ok(OptimizerState::Replicated),
+        "sharded" => Ok(OptimizerState::Sharded),
+        _ => Err("say replicated or sharded".into()),
     }
 }
 

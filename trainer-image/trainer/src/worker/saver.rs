@@ -81,21 +81,14 @@ impl Saver {
         Ok(Self { states, spare, thread })
     }
 
-    /// Hands over a copy of `state`, and the records of the steps since the one before. Gives the saver back, or why it
-    /// ended.
-    pub fn save(self, state: &State, records: Records) -> Result<Self, Failure> {
-        let mut copy = self.spare.try_recv().unwrap_or_else(|_| State {
-            step: 0,
-            b1p: 1.0,
-            b2p: 1.0,
-            w: Vec::new(),
-            m: Vec::new(),
-            v: Vec::new(),
-        });
-        (copy.step, copy.b1p, copy.b2p) = (state.step, state.b1p, state.b2p);
-        copy.w.clone_from(&state.w);
-        copy.m.clone_from(&state.m);
-        copy.v.clone_from(&state.v);
+    /// A state to overwrite with the one to be saved: one that was saved before, for its buffers, or an empty one.
+    pub fn spare(&self) -> State {
+        let empty = || State { step: 0, b1p: 1.0, b2p: 1.0, w: vec![], m: vec![], v: vec![] };
+        self.spare.try_recv().unwrap_or_else(|_| empty())
+    }
+
+    /// Saves a state, and the records of the steps since the one before. Gives the saver back, or why it ended.
+    pub fn save(self, copy: State, records: Records) -> Result<Self, Failure> {
         if self.states.send((copy, records)).is_err() {
             return match self.finish() {
                 Err(failure) => Err(failure),

@@ -1,29 +1,27 @@
 //! The training loop.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use muster_numerics::exec::{ExecError, Executor};
-use muster_numerics::optim::{OptimError, Optimizer, evaluation_loss, mean_loss};
+use muster_numerics::optim::{evaluation_loss, mean_loss};
 use muster_numerics::reduce::{ReduceError, SubtreeAccumulator};
 use muster_numerics::state::State;
 use muster_proof::steps::{Bits, MAX_RECORDS, Records, StepRecord};
-use rustix::fs::{FlockOperation, flock};
 
 use super::Options;
 use super::control::Control;
 use super::events::Events;
 use super::job::Job;
+use super::keeper::{Keeper, disk};
+use super::memory;
 use super::metrics::{self, Metrics};
-use super::saver::{Saver, Stored, Target};
-use crate::checkpoint::Store;
+use super::saver::{Saver, Stored};
+use super::update::Updater;
 use crate::exchange::{Identity, Listener, Reducer, StepVotes};
 use crate::failed::{FAILED_FILE, Failed};
 use crate::failure::Failure;
-use crate::files::{self, FileError, Named as _};
 use crate::protocol::{Event, ExitCode};
 use crate::{resolved, work};
 
@@ -47,6 +45,7 @@ enum End {
 pub(super) fn train(options: &Options, control: &Control, events: &Arc<Events>) -> Result<(), Failure> {
     let warn = |text: &str| eprintln!("muster-trainer: warning: {text}");
     let mut job = Job::read(options)?;
+    memory::check(options, &job)?;
     let keeper = if options.rank == 0 { Some(Keeper::claim(options, &job)?) } else { None };
     let (state, start_root) = job.start(options, &warn)?;
     #[cfg(feature = "cheats")]
@@ -79,10 +78,12 @@ pub(super) fn train(options: &Options, control: &Control, events: &Arc<Events>) 
     #[cfg(feature = "cheats")]
     run.cheat(options, &job, cheat)?;
     let end = run.steps(options, &mut job, control, events);
+    let not_finite = end.as_ref().err().is_some_and(|failure| failure.code == ExitCode::NonFinite);
+    let before = if not_finite { run.whole_state()? } else { None };
     let Run { reducer, saver, state, records, .. } = run;
     // Before the saver, which may take long: peers wait for the goodbye. After a step that is not finite too: all
     // find it at the same step, if they get what was sent for it. Not on another failure, where they may be stuck.
-    if end.as_ref().err().is_none_or(|failure| failure.code == ExitCode::NonFinite) {
+    if end.is_ok() || not_finite {
         reducer.close();
     }
     let saved = saver.map_or(Ok(None), Saver::finish)?;
@@ -92,11 +93,9 @@ pub(super) fn train(options: &Options, control: &Control, events: &Arc<Events>) 
         // Nobody has computed it yet.
         Some(Stored::HandedOver) => None,
     };
-    if let (Err(failure), Some(_)) = (&end, &keeper)
-        && failure.code == ExitCode::NonFinite
-    {
+    if let Some(before) = &before {
         // After the states before it: each of them is committed first.
-        leave_failed(options, &job, &state, records, events)?;
+        leave_failed(options, &job, before, records, events)?;
     }
     match end? {
         End::Finished => {
@@ -148,59 +147,6 @@ fn check_end(options: &Options, job: &Job, start: u64) -> Result<(), Failure> {
     Err(Failure::usage(format!("--last-step {last}: {problem}")))
 }
 
-/// Rank 0's hold on the job directory: nobody else writes there while it lives.
-struct Keeper {
-    _lock: File,
-}
-
-impl Keeper {
-    fn claim(options: &Options, job: &Job) -> Result<Self, Failure> {
-        let out = &options.out;
-        files::create_dirs(out).map_err(disk)?;
-        let path = out.join(".lock");
-        let lock = File::create(&path).named("write", &path).map_err(disk)?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            let message =
-                format!("another run is writing to {}; wait for it or choose another --out", out.display());
-            return Err(Failure::usage(message));
-        }
-        Store::new(out).sweep()?;
-        files::remove_unfinished(out).map_err(disk)?;
-        // Of a run before, which may have been another interval's replay.
-        drop(std::fs::remove_file(out.join(FAILED_FILE)));
-        write_spec(&out.join("spec.json"), &job.spec_bytes)?;
-        Ok(Self { _lock: lock })
-    }
-
-    fn target(&self, options: &Options, job: &Job) -> Target {
-        Target {
-            store: Store::new(&options.out),
-            out: options.out.clone(),
-            model: job.spec.model.clone(),
-            graph: job.graph.clone(),
-            training_digest: job.training_digest,
-            keep_last: options.keep_last,
-            handover: options.handover.clone().zip(options.round),
-        }
-    }
-}
-
-/// Puts the job's spec into its directory, or checks that the directory is this job's.
-fn write_spec(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    match files::read_at_most(path, bytes.len() as u64) {
-        Ok(there) if there == bytes => Ok(()),
-        Err(error) if error.is_missing() => files::write_atomic(path, bytes).map_err(disk),
-        _ => Err(Failure::new(
-            ExitCode::BadCheckpoint,
-            format!(
-                "{} is the spec of another job; choose another --out directory, or start with the YAML and data that \
-                 made it",
-                path.display()
-            ),
-        )),
-    }
-}
-
 fn meet(
     options: &Options,
     control: &Control,
@@ -226,7 +172,8 @@ fn meet(
 struct Run {
     reducer: Reducer,
     executor: Executor,
-    optimizer: Optimizer,
+    updater: Updater,
+    /// The moments are those that the updater keeps.
     state: State,
     sums: SubtreeAccumulator,
     saver: Option<Saver>,
@@ -243,13 +190,15 @@ impl Run {
         options: &Options,
         job: &Job,
         reducer: Reducer,
-        state: State,
+        mut state: State,
         saver: Option<Saver>,
         metrics: Option<Metrics>,
     ) -> Result<Self, Failure> {
         let (graph, threads) = (&job.graph, usize::from(options.threads));
         let hyper = job.spec.hyper_parameters().map_err(|error| Failure::usage(error.to_string()))?;
         let n = graph.parameters();
+        let updater = Updater::new(graph, &hyper, options.isa, threads, options.moments())?;
+        updater.keep_own(&reducer, &mut state);
         let sums = SubtreeAccumulator::new(job.spec.training.shards, reducer.my_shards(), n)
             .and_then(|sums| sums.with_threads(threads))
             .map_err(reduce)?;
@@ -262,7 +211,7 @@ impl Run {
                 options.recompute,
             )
             .map_err(exec)?,
-            optimizer: Optimizer::new(graph, &hyper, options.isa, threads).map_err(optim)?,
+            updater,
             state,
             sums,
             saver,
@@ -280,7 +229,7 @@ impl Run {
         let mut hyper = job.spec.hyper_parameters().map_err(|error| Failure::usage(error.to_string()))?;
         cheat.hyper(&mut hyper);
         let threads = usize::from(options.threads);
-        self.optimizer = Optimizer::new(&job.graph, &hyper, options.isa, threads).map_err(optim)?;
+        self.updater = Updater::new(&job.graph, &hyper, options.isa, threads, options.moments())?;
         self.cheat = cheat;
         Ok(())
     }
@@ -298,9 +247,8 @@ impl Run {
             let step = self.state.step;
             let boundary =
                 step == last || (options.last_step.is_none() && step.is_multiple_of(options.interval_steps));
-            if boundary && self.saver.is_some() {
-                let records = self.take_records()?;
-                self.saver = self.saver.take().map(|saver| saver.save(&self.state, records)).transpose()?;
+            if boundary {
+                self.save()?;
             }
             if self.saver.as_ref().is_some_and(Saver::has_failed) {
                 return Err(self.saver.take().map(Saver::finish).and_then(Result::err).unwrap_or_else(
@@ -319,6 +267,23 @@ impl Run {
             }
         }
         Ok(End::Finished)
+    }
+
+    /// Hands the state to the saver, if this worker has one.
+    fn save(&mut self) -> Result<(), Failure> {
+        let mut copy = self.saver.as_ref().map(Saver::spare);
+        self.updater.copy(&self.reducer, &self.state, copy.as_mut())?;
+        if let Some((saver, copy)) = self.saver.take().zip(copy) {
+            self.saver = Some(saver.save(copy, self.take_records()?)?);
+        }
+        Ok(())
+    }
+
+    /// The state with all moments, on rank 0. All workers must ask at the same step.
+    fn whole_state(&self) -> Result<Option<State>, Failure> {
+        let mut copy = self.saver.as_ref().map(Saver::spare);
+        self.updater.copy(&self.reducer, &self.state, copy.as_mut())?;
+        Ok(copy)
     }
 
     /// The records since the last state that was saved.
@@ -357,7 +322,8 @@ impl Run {
             self.cheat.keep(gradient);
             self.sums.end_leaf().map_err(reduce)?;
         }
-        let (losses, votes) = self.reducer.exchange(step, control.votes(), &losses, &mut self.sums)?;
+        let (losses, votes) =
+            self.updater.exchange(&self.reducer, step, control.votes(), &losses, &mut self.sums)?;
         let loss =
             mean_loss(step, &losses).map_err(|error| Failure::new(ExitCode::NonFinite, error.to_string()))?;
         if !loss.is_finite() {
@@ -369,7 +335,7 @@ impl Run {
         self.cheat.fails(step)?;
         #[cfg(feature = "cheats")]
         self.cheat.before_update(&self.state.w);
-        let stats = self.optimizer.step(&mut self.state, self.sums.mean()).map_err(optim)?;
+        let stats = self.updater.step(&self.reducer, &mut self.state, &self.sums)?;
         #[cfg(feature = "cheats")]
         let loss = {
             self.cheat.after(&mut self.state);
@@ -438,21 +404,10 @@ impl Speed {
     }
 }
 
-fn disk(error: FileError) -> Failure {
-    Failure::new(ExitCode::Disk, error.to_string())
-}
-
 fn reduce(error: ReduceError) -> Failure {
     Failure::usage(error.to_string())
 }
 
 fn exec(error: ExecError) -> Failure {
     Failure::usage(error.to_string())
-}
-
-fn optim(error: OptimError) -> Failure {
-    match error {
-        OptimError::NonFinite(_) => Failure::new(ExitCode::NonFinite, error.to_string()),
-        _ => Failure::usage(error.to_string()),
-    }
 }

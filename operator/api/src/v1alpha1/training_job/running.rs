@@ -25,6 +25,11 @@ pub struct Workers {
     /// third more computation. The result does not depend on it.
     #[serde(default)]
     pub recompute: Recompute,
+    /// Where the optimiser's moments are. Sharded: a slice on each worker, which updates that slice of the parameters for all (ZeRO
+    /// stage 1); two thirds of the state divided by the workers, for as many bytes on the network, and all moments to rank 0 at each
+    /// checkpoint. The result does not depend on it.
+    #[serde(default)]
+    pub optimizer_state: OptimizerState,
 }
 
 /// Which activations are computed again.
@@ -35,6 +40,16 @@ pub enum Recompute {
     Never,
     /// Those inside of layers.
     Layers,
+}
+
+/// Where the optimiser's moments are.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OptimizerState {
+    /// All of them on every worker.
+    #[default]
+    Replicated,
+    /// A slice on each worker.
+    Sharded,
 }
 
 fn device_class() -> String {

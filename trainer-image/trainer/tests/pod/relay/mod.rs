@@ -15,8 +15,8 @@ use muster_proof::key::{PublicKey, SigningKey};
 use muster_trainer::binding;
 use muster_trainer::peers::{self, PeerList};
 use muster_trainer::protocol::{
-    Assignment, CheckpointNotice, Desired, FailureNotice, Join, Joined, OtherRound, Peer, Progress,
-    ProgressAnswer, SelfAnswer, Start,
+    Assignment, CheckpointNotice, Desired, FailureNotice, Join, Joined, OptimizerState, OtherRound, Peer,
+    Progress, ProgressAnswer, Recompute, SelfAnswer, Start,
 };
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -319,7 +319,9 @@ fn answer(request: &Request, shared: &(Mutex<State>, Condvar)) -> Answer {
                     dataset: state.dataset,
                     interval_steps: state.interval_steps,
                     keep_last: 2,
-                    recompute: None,
+                    // What may differ without a trace does where there is more than one to differ.
+                    recompute: (state.workers > 1).then_some(Recompute::Layers),
+                    optimizer_state: (state.workers > 1).then_some(OptimizerState::Sharded),
                     start: state.start.clone(),
                 }),
                 ("POST", Some("join")) => join(request, rank, round, state, shared),
