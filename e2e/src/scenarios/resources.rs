@@ -1,8 +1,8 @@
 //! What the member lacks: the image, the memory.
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use serde_json::json;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 
 use crate::harness::Verdict;
 use crate::job;
@@ -39,16 +39,38 @@ async fn image_absent(world: &World) -> Result<Verdict> {
 }
 
 pub async fn out_of_memory(world: &World) -> Result<Verdict> {
-    let mut wanted = job::lasting("too-small", 2, 60);
-    wanted["spec"]["model"]["width"] = json!(512);
-    wanted["spec"]["model"]["layers"] = json!(8);
-    wanted["spec"]["workers"]["resources"]["memory"] = json!("64Mi");
-    wanted["spec"]["failurePolicy"] = json!({"maxRestarts": 1});
-    job::apply(world, &wanted).await?;
-    let message = any_condition(world, "too-small", &["OOMKilled"], Duration::from_secs(120)).await?;
+    let limit = Duration::from_secs(180);
+    job::apply(world, &needy("too-small", "64Mi")).await?;
+    let message = job::wait_reason(world, "too-small", "Failed", &["Rejected"], limit).await?;
     println!("     {message}");
-    says(&message, &["memory", "64Mi"])?;
+    says(&message, &["64.0 MiB", "for a checkpoint", "workers.resources.memory", "exit code 64"])?;
+
+    // What it says it needs at least, without what the program itself takes: the kernel ends that one.
+    let memory = format!("{}Mi", needed_mebibytes(&message)?);
+    job::apply(world, &needy("too-tight", &memory)).await?;
+    let message = job::wait_reason(world, "too-tight", "Failed", &["OOMKilled"], limit).await?;
+    println!("     {message}");
+    says(&message, &["exceeded", &memory, "raise spec.workers.resources.memory"])?;
     Ok(Verdict::Passed)
+}
+
+/// A job of one worker with some 130 MiB to hold, most of it for the gradients of its shards and the state it saves.
+fn needy(name: &str, memory: &str) -> Value {
+    let mut wanted = job::lasting(name, 1, 60);
+    let spec = &mut wanted["spec"];
+    spec["model"]["width"] = json!(256);
+    spec["model"]["layers"] = json!(4);
+    spec["training"]["intervalSteps"] = json!(4);
+    spec["workers"]["resources"]["memory"] = json!(memory);
+    spec["failurePolicy"] = json!({"maxRestarts": 1});
+    wanted
+}
+
+/// The size in "needs 131.4 MiB of memory", rounded up.
+fn needed_mebibytes(message: &str) -> Result<u64> {
+    let size = message.split_once("needs ").and_then(|(_, rest)| rest.split_once(" MiB of memory"));
+    let size: f64 = size.context("no size in the message")?.0.parse()?;
+    Ok(size.ceil() as u64)
 }
 
 /// Waits until any condition of the job, or its unit's last failure, names one of the reasons; the texts together.

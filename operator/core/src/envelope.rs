@@ -77,7 +77,7 @@ pub enum OptimizerState {
     Sharded,
 }
 
-/// The signed content of a WorkUnit. A closed schema; all fields but the last three are required.
+/// The signed content of a WorkUnit. A closed schema; all fields but the last four are required.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Payload {

@@ -28,6 +28,7 @@ pub use save::{Saved, hand_over, save};
 pub use scalars::{MAX_SCALARS, Scalars};
 pub use seal::{root_of, seal};
 pub use signed::{SignedError, check_signed, sign_files, signed_files};
+pub(crate) use split::file_name as tensor_file_name;
 pub use store::{Found, Store, resolve_dir};
 
 use std::path::Path;

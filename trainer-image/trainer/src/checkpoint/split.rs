@@ -74,7 +74,8 @@ fn cut(sizes: &[u64], limit: u64) -> Vec<Range<usize>> {
     groups
 }
 
-fn file_name(stem: &str, number: usize, count: usize) -> String {
+/// The name of a file of tensors, with its number from 1 where there are several.
+pub(crate) fn file_name(stem: &str, number: usize, count: usize) -> String {
     if count == 1 {
         format!("{stem}.safetensors")
     } else {

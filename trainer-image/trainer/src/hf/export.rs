@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Dtype, Error, INDEX_FILE};
-use crate::checkpoint::{CONFIG_FILE, MODEL_FILE, Orientation, Place, places, render_config_as};
+use crate::checkpoint::{CONFIG_FILE, Orientation, Place, places, render_config_as, tensor_file_name};
 use crate::files::{FileError, NewDir, NewFile};
 
 /// Values converted at a time.
@@ -70,11 +70,7 @@ pub fn export(
     let (mut map, mut total) = (BTreeMap::new(), 0);
     let count = shards.len();
     for (number, shard) in (1..).zip(&shards) {
-        let name = if count == 1 {
-            MODEL_FILE.to_owned()
-        } else {
-            format!("model-{number:05}-of-{count:05}.safetensors")
-        };
+        let name = tensor_file_name("model", number, count);
         let mut file = dir.file(&name)?;
         file.write(&header(shard, options.dtype)?)?;
         for piece in shard {

@@ -28,7 +28,9 @@ pub use export::{Exported, Options as ExportOptions, export, parse_size};
 pub use header::{Header, parse as parse_header};
 pub use import::{load, open};
 pub use values::Dtype;
-pub use weights::{INDEX_FILE, MAX_INDEX, parse_index};
+pub use weights::{MAX_INDEX, parse_index};
+
+pub use crate::checkpoint::INDEX_FILE;
 
 use std::path::Path;
 

@@ -12,12 +12,10 @@ use serde::de::IgnoredAny;
 use super::header::{self, Entry};
 use super::unique::Unique;
 use super::{Error, shown};
-use crate::checkpoint::MODEL_FILE;
+use crate::checkpoint::{INDEX_FILE, MODEL_FILE};
 use crate::files::{self, FileError, Named as _};
 use crate::safetensors::{MAX_HEADER, PREFIX};
 
-/// Name of the list of shards.
-pub const INDEX_FILE: &str = "model.safetensors.index.json";
 /// The longest index that is read, in bytes: about 150 000 tensors.
 pub const MAX_INDEX: u64 = 16 << 20;
 /// Files that are open at once. The largest published models have 191.

@@ -99,25 +99,36 @@ impl fmt::Display for Size {
     }
 }
 
-/// The most that this process may have: the machine's memory or what its control groups leave of it (cgroup v2), whichever is less;
-/// `None` if the system does not say. `root` is `/`.
+/// The most that this process may have: the machine's memory or what its control groups leave of it (cgroup v2 or v1), whichever
+/// is less; `None` if the system does not say. `root` is `/`.
 fn limit(root: &Path) -> Option<u64> {
     let read = |path: &str| fs::read_to_string(root.join(path)).ok();
     let machine = read("proc/meminfo").and_then(|text| {
         let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
         line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
     });
-    let group = read("proc/self/cgroup").unwrap_or_default();
-    let group = group.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-    // A group's limit holds for those below it. A name that leads upwards is of a group outside of this process's view.
+    let groups = read("proc/self/cgroup").unwrap_or_default();
+    // Lines are "hierarchy:controllers:group"; that of v2 names no controllers.
+    let group = |controller: &str| {
+        let mut lines = groups.lines().filter_map(|line| line.split_once(':')?.1.split_once(":/"));
+        lines.find(|(names, _)| names.split(',').any(|name| name == controller)).map_or("", |(_, path)| path)
+    };
+    let v2 = limits(group(""), "sys/fs/cgroup", "memory.max", &read);
+    let v1 = limits(group("memory"), "sys/fs/cgroup/memory", "memory.limit_in_bytes", &read);
+    machine.into_iter().chain(v2).chain(v1).min()
+}
+
+/// What the files `file` of `group` and of those above it up to `mount` say, since a group's limit holds for those below it.
+fn limits(group: &str, mount: &str, file: &str, read: &dyn Fn(&str) -> Option<String>) -> Vec<u64> {
     let names: Vec<&str> = group.split('/').filter(|name| !name.is_empty()).collect();
+    // A name that leads upwards is of a group outside of this process's view.
     let visible = if names.contains(&"..") { &[] } else { &names[..] };
-    let groups = (0..=visible.len()).filter_map(|depth| {
-        let dir = ["sys/fs/cgroup"].iter().chain(&visible[..depth]).copied().collect::<Vec<_>>().join("/");
+    let at = |depth: usize| {
+        let dir = [mount].iter().chain(&visible[..depth]).copied().collect::<Vec<_>>().join("/");
         // "max" is no number, and no limit.
-        read(&format!("{dir}/memory.max"))?.trim().parse().ok()
-    });
-    machine.into_iter().chain(groups).min()
+        read(&format!("{dir}/{file}"))?.trim().parse().ok()
+    };
+    (0..=visible.len()).filter_map(at).collect()
 }
 
 #[cfg(test)]
@@ -150,6 +161,15 @@ mod tests {
         assert_eq!(limit(root), Some(3 * GIB));
         write("proc/self/cgroup", "0::/../other\n");
         assert_eq!(limit(root), Some(3 * GIB));
+        // Version 1, whose group may not be visible in a container: there its mount is the container's own group.
+        write("proc/self/cgroup", "9:name=systemd:/\n4:cpu,memory:/kubepods/pod1/c\n0::/\n");
+        write("sys/fs/cgroup/memory/memory.limit_in_bytes", "1610612736\n");
+        assert_eq!(limit(root), Some(3 * GIB / 2));
+        write("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+        assert_eq!(limit(root), Some(3 * GIB));
+        write("sys/fs/cgroup/memory/kubepods/pod1/memory.limit_in_bytes", "1073741824\n");
+        assert_eq!(limit(root), Some(GIB));
+        fs::remove_dir_all(root.join("sys/fs/cgroup/memory")).unwrap();
         write("sys/fs/cgroup/memory.max", "nonsense");
         write("proc/meminfo", "MemTotal: -1 kB");
         assert_eq!(limit(root), None);
