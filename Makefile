@@ -98,6 +98,14 @@ planted: ## Some fifty bugs in the numerics, one at a time: a test must notice e
 bench-trainer: ## Steps of five models beside PyTorch, in turns; wants a quiet machine; writes bench/results/trainer.json
 	@tests/torch/run.sh --bench
 
+.PHONY: cuda
+cuda: ## The CUDA kernels on this machine's GPU: every bit of the vectors
+	@tests/cuda/run.sh
+
+.PHONY: bench-gpu
+bench-gpu: ## Products and steps on this machine's GPU beside PyTorch; writes bench/results/gpu.json
+	@$${CUDA_PYTHON:-python3} bench/gpu.py
+
 .PHONY: learn
 learn: ## 1,000 steps on the King James Bible in both arithmetics and in PyTorch; writes bench/results/learn.json
 	@tests/torch/run.sh --learn

@@ -2,6 +2,7 @@
 fp32, TF32 and bf16 on the same GPU in one process; medians of rounds. Writes bench/results/gpu.json and the samples beside it, or
 below the directory in its argument. With `--profile` it only says which kernels a step spends its time in."""
 
+import functools
 import json
 import pathlib
 import statistics
@@ -19,6 +20,7 @@ sys.path += [str(ROOT / part) for part in ("tests/cuda", "tests/reference", "ben
 
 from device import Device, build
 from job import Run
+from step import tensors
 from torch_steps import Model
 
 # Dense bf16 of an H100 SXM (NVIDIA, H100 datasheet): what MFU is counted against.
@@ -30,8 +32,8 @@ SHAPES = {
     "gpt2-124m, context 1024, batch 8": dict(
         architecture="gpt2", layers=12, width=768, heads=12, context=1024, vocabulary=50257, batch=8, kvHeads=12
     ),
-    "llama-1.1b, context 2048, batch 1": dict(
-        architecture="llama", layers=22, width=2048, heads=32, context=2048, vocabulary=32000, batch=1, kvHeads=4, mlpWidth=5632
+    "llama-0.6b, context 2048, batch 1": dict(
+        architecture="llama", layers=11, width=2048, heads=32, context=2048, vocabulary=32000, batch=1, kvHeads=4, mlpWidth=5632
     ),
 }
 
@@ -86,9 +88,7 @@ def products(device):
 class Ours(Run):
     """Weights as large as they are in training; the order of data is counted here, not drawn."""
 
-    def __init__(self, device, shape, arithmetic):
-        import step
-
+    def __init__(self, device, shape):
         llama = shape["architecture"] == "llama"
         model = {key: shape[key] for key in ("architecture", "layers", "width", "heads", "context", "vocabulary")}
         model["tiedEmbeddings"] = "Tied"
@@ -98,14 +98,14 @@ class Ours(Run):
             name="adamw", learningRate="6e-4", beta1="0.9", beta2="0.95", epsilon="1e-8", weightDecay="0.1", clipNorm="1.0"
         )
         training = dict(
-            steps=1000, batch=shape["batch"], shards=1, seed=0, arithmetic=arithmetic, optimizer=optimizer,
+            steps=1000, batch=shape["batch"], shards=1, seed=0, optimizer=optimizer,
             schedule={"name": "cosine", "warmupSteps": 10, "finalFraction": "0.1"},
         )
         spec = {"model": model, "training": training}
         weights = {
             name: cupy.random.standard_normal(tensor, cupy.float32) * np.float32(0.02)
             if rule == "normal" else cupy.full(tensor, float(rule == "ones"), cupy.float32)
-            for name, tensor, rule, _ in step.tensors(spec)
+            for name, tensor, rule, _ in tensors(spec)
         }
         self.samples = 256
         stream = np.random.default_rng(0).integers(0, shape["vocabulary"], self.samples * shape["context"] + 1)
@@ -113,6 +113,10 @@ class Ours(Run):
 
     def sample(self, number):
         return number % self.samples
+
+    def step_in(self, arithmetic):
+        self.spec["training"]["arithmetic"] = arithmetic
+        self.step()
 
 
 def theirs(shape):
@@ -139,10 +143,11 @@ def theirs(shape):
 def steps(device):
     for name, shape in SHAPES.items():
         sides, parameters = theirs(shape)
-        ours = {arithmetic: Ours(device, shape, arithmetic).step for arithmetic in ("f32-chain", "i16-exact")}
+        run = Ours(device, shape)
+        ours = {arithmetic: functools.partial(run.step_in, arithmetic) for arithmetic in ("f32-chain", "i16-exact")}
         samples = interleaved({**ours, **sides}, ROUNDS)
         per_token = 6 * parameters + 12 * shape["layers"] * shape["width"] * shape["context"]
-        del ours, sides
+        del run, ours, sides
         cupy.get_default_memory_pool().free_all_blocks()
         torch.cuda.empty_cache()
         yield name, shape["batch"] * shape["context"], per_token, samples
@@ -152,8 +157,8 @@ def profile(device):
     """Seconds of a step by kernel, each launch awaited."""
     for name, shape in SHAPES.items():
         for arithmetic in ("f32-chain", "i16-exact"):
-            run, spent, launch = Ours(device, shape, arithmetic), {}, Device.launch
-            run.step()
+            run, spent, launch = Ours(device, shape), {}, Device.launch
+            run.step_in(arithmetic)
 
             def timed(self, kernel, *arguments, **more):
                 took = seconds(lambda: launch(self, kernel, *arguments, **more))
@@ -162,7 +167,7 @@ def profile(device):
                 one[1] += took
 
             Device.launch = timed
-            run.step()
+            run.step_in(arithmetic)
             Device.launch = launch
             total = sum(took for _, took in spent.values())
             print(f"{name}, {arithmetic}: {1e3 * total:.1f} ms in kernels")

@@ -47,8 +47,8 @@ run() {
         failed=1
     fi
 }
-run ops --lib ops:: kernel:: isa:: math:: philox::
-run steps --test numerics conformance::
+run ops --lib -- ops:: kernel:: isa:: math:: philox::
+run steps --test numerics -- conformance::
 ((passed > 0)) || failed=1
 echo "$passed passed, $failed failed, 0 skipped"
 [ "$failed" = 0 ]

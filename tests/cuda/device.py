@@ -15,13 +15,13 @@ LOWER_RESULT, UNTIL_DIAGONAL, FROM_DIAGONAL, RESUME = 1, 2, 4, 8
 LONGEST_LINE = 65535
 
 
-def build(directory):
+def build(directory, *options):
     """Compiles for the GPU that is there."""
     major, minor = divmod(int(cupy.cuda.Device().compute_capability), 10)
     arch = f"{major}{minor}" + ("a" if major >= 9 else "")
     out = pathlib.Path(directory) / "kernels.cubin"
     target = f"arch=compute_{arch},code=sm_{arch}"
-    subprocess.run(["nvcc", "-cubin", "-gencode", target, "-fmad=false", "-std=c++17", SOURCE / "kernels.cu", "-o", out], check=True)
+    subprocess.run(["nvcc", "-cubin", "-gencode", target, "-fmad=false", "-std=c++17", *options, SOURCE / "kernels.cu", "-o", out], check=True)
     return out
 
 
@@ -47,6 +47,7 @@ class Device:
         self.kernels = {}
         hopper = cupy.cuda.Device().compute_capability == "90"
         self.unit = unit or ("wgmma" if hopper else "mma")
+        self.blocks = cupy.cuda.Device().attributes["MultiProcessorCount"]
 
     def launch(self, name, grid, threads, *arguments, shared=0):
         kernel = self.kernels.get(name)
@@ -67,17 +68,17 @@ class Device:
 
     # ---- products
 
-    def chain(self, layout, m, n, k, a, lda, b, ldb, c, ldc, bias=None, mode=0, count=1, inner=1, share=1, strides=(0,) * 6):
+    def chain(self, layout, m, n, k, a, lda, b, ldb, c, ldc, bias=None, mode=0, count=1, inner=1, share=1, strides=(0,) * 6,
+              tile=None):
         """2.1; `layout` is nt, nn or tn. `strides` are those of chain.cuh's Batch: outer and inner, of a, b and c."""
-        if n <= 64 and layout != "nt":
-            bm, bn, name = 128, 64, f"chain_{layout}_64"
-        elif ceil(m, 256) * ceil(n, 128) * count >= 264:
-            bm, bn, name = 256, 128, f"chain_{layout}_256"
-        else:
-            bm, bn, name = 128, 128, f"chain_{layout}_128"
+        if tile is None and n <= 64 and layout != "nt":
+            tile = "64" if ceil(m, 128) * count >= 2 * self.blocks else "few"
+        elif tile is None:
+            tile = "256" if ceil(m, 256) * ceil(n, 128) * count >= 2 * self.blocks else "128"
+        bm, bn = {"256": (256, 128), "128": (128, 128), "64": (128, 64), "few": (64, 64)}[tile]
         self.launch(
-            name, (ceil(n, bn), ceil(m, bm), count), 256, I(m), I(n), I(k), a, L(lda), b, L(ldb), c, L(ldc), bias, I(inner), I(share),
-            *map(L, strides), I(mode), shared=2 * 16 * (bm + bn + 8) * 4,
+            f"chain_{layout}_{tile}", (ceil(n, bn), ceil(m, bm), count), 256, I(m), I(n), I(k), a, L(lda), b, L(ldb), c, L(ldc), bias,
+            I(inner), I(share), *map(L, strides), I(mode), shared=2 * 16 * (bm + bn + 8) * 4,
         )
 
     def row_lines(self, x, rows, k, ld):
@@ -88,7 +89,7 @@ class Device:
     def column_lines(self, x, k, columns, ld):
         out = Lines(columns, k)
         largest = cupy.zeros(columns, cupy.uint32)
-        self.launch("columns_largest", (ceil(columns, 256), ceil(k, 256)), 256, I(k), I(columns), x, L(ld), largest)
+        self.launch("columns_largest", (ceil(columns, 256), ceil(k, 64)), 256, I(k), I(columns), x, L(ld), largest)
         grid = (ceil(columns, 32), out.padded // 128)
         self.launch("quantise_columns", grid, 256, I(k), I(columns), x, L(ld), largest, out.high, out.low, I(out.padded), out.scale)
         return out
@@ -97,8 +98,9 @@ class Device:
         """2.4: c[i, j] of lines i and j."""
         unit = unit or self.unit
         shared = 3 * 4 * 128 * 128 + 1024 if unit == "wgmma" else 3 * 4 * 128 * 80
+        tiles = ceil(a.count, 128) * ceil(b.count, 128)
         self.launch(
-            f"exact_{unit}", (ceil(a.count, 128) * ceil(b.count, 128),), 256, I(a.count), I(b.count), I(a.padded), a.high, a.low,
+            f"exact_{unit}", (min(tiles, self.blocks) if unit == "wgmma" else tiles,), 256, I(a.count), I(b.count), I(a.padded), a.high, a.low,
             a.scale, b.high, b.low, b.scale, c, L(ldc), bias, shared=shared,
         )
 

@@ -1,5 +1,6 @@
 """Section 4 of docs/spec/numerics.md on a GPU: the models of tests/reference, each op of which launches kernels instead."""
 
+import functools
 import pathlib
 import sys
 
@@ -15,6 +16,14 @@ from device import FROM_DIAGONAL, LOWER_RESULT, RESUME, UNTIL_DIAGONAL, F, I, L,
 
 def empty(*shape):
     return cupy.empty(shape, cupy.float32)
+
+
+@functools.cache
+def turns(length, hd, base):
+    """4.12: sines and cosines of each position and pair."""
+    w = [exp64(-((2 * j / hd) * ln64(float(base)))) for j in range(hd // 2)]
+    table = [[sincos64(float(p) * w_j) for w_j in w] for p in range(length)]
+    return [cupy.asarray(np.array([[turn[i] for turn in row] for row in table]).astype(F)) for i in (0, 1)]
 
 
 def grouped(ids):
@@ -143,10 +152,8 @@ class Shard(reference.Shard):
     def rotary(self, x, heads, kv):
         rows, width = x.shape
         hd = width // (heads + 2 * kv)
-        half, base = hd // 2, ln64(float(self.m.llama["ropeBase"]))
-        w = [exp64(-((2 * j / hd) * base)) for j in range(half)]
-        turns = [[sincos64(float(p) * w_j) for w_j in w] for p in range(self.length)]
-        sines, cosines = (cupy.asarray(np.array([[t[i] for t in row] for row in turns]).astype(F)) for i in (0, 1))
+        half = hd // 2
+        sines, cosines = turns(self.length, hd, self.m.llama["ropeBase"])
 
         def turned(x, backward):
             y = cupy.empty_like(x)

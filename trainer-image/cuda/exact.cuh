@@ -21,12 +21,13 @@ DEVICE void tile_of(int index, int tiles_m, int tiles_n, int &m, int &n) {
   n = within / height;
 }
 
-// The one rounding, and the bias.
-DEVICE float result(int hh, int mixed, int ll, double a, double b, const float *bias, int n) {
+// The one rounding. The sum, below 2^47, becomes f64 as the low bits of 1.5 * 2^52, which is cheaper than a conversion.
+DEVICE float result(int hh, int mixed, int ll, double a, double b) {
   const long long sum = ((long long)hh << 16) + ((long long)mixed << 8) + ll;
-  const float v = never_minus_zero(__double2float_rn(__dmul_rn(__dmul_rn((double)sum, a), b)));
-  return bias ? add(bias[n], v) : v;
+  const double exact = __dsub_rn(__longlong_as_double(0x4338000000000000ll + sum), 0x1.8p52);
+  return never_minus_zero(__double2float_rn(__dmul_rn(__dmul_rn(exact, a), b)));
 }
+DEVICE float biased(const float *bias, int n, float v) { return bias ? add(bias[n], v) : v; }
 
 DEVICE unsigned in_shared(const void *p) { return (unsigned)__cvta_generic_to_shared(p); }
 // 16 bytes, or zeros.
@@ -121,7 +122,7 @@ DEVICE void product_mma(int M, int N, int K, Operand a, Operand b, float *__rest
 #pragma unroll
       for (int e = 0; e < 4; e++) {
         const int m = m0 + wm + i * 16 + (lane >> 2) + (e >> 1) * 8, n = n0 + wn + j * 8 + (lane & 3) * 2 + (e & 1);
-        if (m < M && n < N) C[m * ldc + n] = result(hh[i][j][e], mixed[i][j][e], ll[i][j][e], a.scale[m], b.scale[n], bias, n);
+        if (m < M && n < N) C[m * ldc + n] = biased(bias, n, result(hh[i][j][e], mixed[i][j][e], ll[i][j][e], a.scale[m], b.scale[n]));
       }
 }
 

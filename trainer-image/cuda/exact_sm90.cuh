@@ -37,19 +37,20 @@ DEVICE void wgmma(int (&d)[64], unsigned long long a, unsigned long long b) {
 
 DEVICE void product_wgmma(int M, int N, int K, Operand a, Operand b, float *__restrict__ C, long long ldc,
                           const float *__restrict__ bias, unsigned shared) {
-  const int t = threadIdx.x, group = t >> 7;
-  int tm, tn;
-  tile_of(blockIdx.x, (M + 127) / 128, (N + 127) / 128, tm, tn);
-  const int m0 = tm * 128, n0 = tn * 128;
+  // Of the tile's columns; read from global memory between stores, each would be waited for.
+  __shared__ double scales[128];
+  __shared__ float biases[128];
+  const int t = threadIdx.x, group = t >> 7, steps = K / WIDE;
+  const int tiles_m = (M + 127) / 128, tiles_n = (N + 127) / 128, tiles = tiles_m * tiles_n;
   auto plane = [&](int stage, int which) { return shared + (stage * 4 + which) * WIDE_PLANE; };
   // A thread copies one chunk of each 32nd row.
   const int row = t >> 3, chunk = t & 7, at = row * WIDE + ((chunk ^ (row & 7)) << 4);
-  const long long from_a = (long long)(m0 + row) * K + chunk * 16, from_b = (long long)(n0 + row) * K + chunk * 16;
-  auto load = [&](int stage, int k0) {
+  auto load = [&](int m0, int n0, int stage, int k0) {
+    const long long from_a = (long long)(m0 + row) * K + chunk * 16 + k0, from_b = (long long)(n0 + row) * K + chunk * 16 + k0;
 #pragma unroll
     for (int c = 0; c < 4; c++) {
       const bool in_a = m0 + row + 32 * c < M, in_b = n0 + row + 32 * c < N;
-      const long long skip = (long long)32 * c * K + k0, i = in_a ? from_a + skip : 0, j = in_b ? from_b + skip : 0;
+      const long long skip = (long long)32 * c * K, i = in_a ? from_a + skip : 0, j = in_b ? from_b + skip : 0;
       const int to = at + 32 * c * WIDE;
       copy16(plane(stage, 0) + to, a.high + i, in_a);
       copy16(plane(stage, 1) + to, a.low + i, in_a);
@@ -57,56 +58,85 @@ DEVICE void product_wgmma(int M, int N, int K, Operand a, Operand b, float *__re
       copy16(plane(stage, 3) + to, b.low + j, in_b);
     }
   };
-  int hh[64], mixed[64], ll[64];
+  int m0 = 0, n0 = 0;
+  // Two groups of copies, empty ones beyond the last tile.
+  auto begin = [&](int tile) {
+    int tm = 0, tn = 0;
+    if (tile < tiles) tile_of(tile, tiles_m, tiles_n, tm, tn);
+    m0 = tm * 128, n0 = tn * 128;
 #pragma unroll
-  for (int i = 0; i < 64; i++) hh[i] = mixed[i] = ll[i] = 0;
-  const int steps = K / WIDE;
-#pragma unroll
-  for (int i = 0; i < WIDE_STAGES - 1; i++) {
-    if (i < steps) load(i, i * WIDE);
-    commit_copies();
-  }
-  for (int it = 0; it < steps; it++) {
-    await_copies<WIDE_STAGES - 2>();
-    // The tensor cores shall see what ordinary stores wrote. When all are here, all have read the stage before.
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-    __syncthreads();
-    const int stage = it % WIDE_STAGES;
-    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-#pragma unroll
-    for (int k = 0; k < WIDE; k += 32) {
-      const int rows = group * 64 * WIDE + k;
-      const unsigned long long ah = descriptor(plane(stage, 0) + rows), al = descriptor(plane(stage, 1) + rows);
-      const unsigned long long bh = descriptor(plane(stage, 2) + k), bl = descriptor(plane(stage, 3) + k);
-      wgmma(hh, ah, bh);
-      wgmma(mixed, ah, bl);
-      wgmma(mixed, al, bh);
-      wgmma(ll, al, bl);
+    for (int i = 0; i < WIDE_STAGES - 1; i++) {
+      if (tile < tiles && i < steps) load(m0, n0, i, i * WIDE);
+      commit_copies();
     }
-    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-    if (it + WIDE_STAGES - 1 < steps) load((it + WIDE_STAGES - 1) % WIDE_STAGES, (it + WIDE_STAGES - 1) * WIDE);
-    commit_copies();
-    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-  }
-  const int lane = t & 31, first = m0 + group * 64 + ((t >> 5) & 3) * 16 + (lane >> 2);
+  };
+  begin(blockIdx.x);
+  for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+    if (t < 128) {
+      const bool inside = n0 + t < N;
+      scales[t] = inside ? b.scale[n0 + t] : 0.0;
+      biases[t] = bias && inside ? bias[n0 + t] : 0.0f;
+    }
+    const bool has_bias = bias != nullptr;
+    int hh[64], mixed[64], ll[64];
 #pragma unroll
-  for (int half = 0; half < 2; half++) {
-    const int m = first + 8 * half;
-    if (m >= M) continue;
-    const double scale = a.scale[m];
+    for (int i = 0; i < 64; i++) hh[i] = mixed[i] = ll[i] = 0;
+    for (int it = 0; it < steps; it++) {
+      await_copies<WIDE_STAGES - 2>();
+      // The tensor cores shall see what ordinary stores wrote. When all are here, all have read the stage before.
+      asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+      __syncthreads();
+      const int stage = it % WIDE_STAGES;
+      asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
-    for (int j = 0; j < 16; j++)
-#pragma unroll
-      for (int e = 0; e < 2; e++) {
-        const int i = j * 4 + half * 2 + e, n = n0 + j * 8 + (lane & 3) * 2 + e;
-        if (n < N) C[m * ldc + n] = result(hh[i], mixed[i], ll[i], scale, b.scale[n], bias, n);
+      for (int k = 0; k < WIDE; k += 32) {
+        const int rows = group * 64 * WIDE + k;
+        const unsigned long long ah = descriptor(plane(stage, 0) + rows), al = descriptor(plane(stage, 1) + rows);
+        const unsigned long long bh = descriptor(plane(stage, 2) + k), bl = descriptor(plane(stage, 3) + k);
+        wgmma(hh, ah, bh);
+        wgmma(mixed, ah, bl);
+        wgmma(mixed, al, bh);
+        wgmma(ll, al, bl);
       }
+      asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+      if (it + WIDE_STAGES - 1 < steps) load(m0, n0, (it + WIDE_STAGES - 1) % WIDE_STAGES, (it + WIDE_STAGES - 1) * WIDE);
+      commit_copies();
+      asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    }
+    // The next tile's operands come while this one's results go.
+    const int lane = t & 31, first = m0 + group * 64 + ((t >> 5) & 3) * 16 + (lane >> 2), left = n0 + (lane & 3) * 2;
+    __syncthreads();
+    begin(tile + gridDim.x);
+    const bool pairs = ldc % 2 == 0 && reinterpret_cast<unsigned long long>(C) % 8 == 0;
+    const double scale[2] = {first < M ? a.scale[first] : 0.0, first + 8 < M ? a.scale[first + 8] : 0.0};
+#pragma unroll
+    for (int j = 0; j < 16; j++) {
+      const int c = (lane & 3) * 2 + j * 8, n = left + j * 8;
+      const double s0 = scales[c], s1 = scales[c + 1];
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        const int i = j * 4 + half * 2, m = first + 8 * half;
+        float v0 = result(hh[i], mixed[i], ll[i], scale[half], s0);
+        float v1 = result(hh[i + 1], mixed[i + 1], ll[i + 1], scale[half], s1);
+        if (has_bias) v0 = add(biases[c], v0), v1 = add(biases[c + 1], v1);
+        if (m >= M || n >= N) continue;
+        float *to = C + m * ldc + n;
+        if (pairs && n + 1 < N) {
+          *reinterpret_cast<float2 *>(to) = make_float2(v0, v1);
+        } else {
+          to[0] = v0;
+          if (n + 1 < N) to[1] = v1;
+        }
+      }
+    }
+    __syncthreads();
   }
 }
 
 }  // namespace exact
 #endif
 
+// Blocks take tile after tile: one for each multiprocessor is enough.
 extern "C" __global__ void __launch_bounds__(256, 1)
     exact_wgmma(int m, int n, int k, const int8_t *ah, const int8_t *al, const double *as, const int8_t *bh, const int8_t *bl,
                 const double *bs, float *c, long long ldc, const float *bias) {
