@@ -43,7 +43,7 @@ pub async fn out_of_memory(world: &World) -> Result<Verdict> {
     job::apply(world, &needy("too-small", "64Mi")).await?;
     let message = job::wait_reason(world, "too-small", "Failed", &["Rejected"], limit).await?;
     println!("     {message}");
-    says(&message, &["64.0 MiB", "for a checkpoint", "workers.resources.memory", "exit code 64"])?;
+    says(&message, &["may have 64.0 MiB", "raise workers.resources.memory", "exit code 64"])?;
 
     // What it says it needs at least, without what the program itself takes: the kernel ends that one.
     let memory = format!("{}Mi", needed_mebibytes(&message)?);

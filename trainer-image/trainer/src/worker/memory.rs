@@ -81,9 +81,10 @@ fn within(need: &Need, limit: u64) -> Result<(), Failure> {
     if need.total() <= limit {
         return Ok(());
     }
+    // Sizes and remedy first: a condition shows the beginning of a long sentence.
     Err(Failure::usage(format!(
-        "this worker needs {} of memory at least ({need}) and may have {}: raise workers.resources.memory, or lower it with more \
-         training.shards, workers.recompute: Layers, more workers with workers.optimizerState: Sharded, or a smaller model",
+        "this worker needs {} of memory at least and may have {}: raise workers.resources.memory, or need less with more \
+         training.shards, workers.recompute: Layers, more workers with workers.optimizerState: Sharded, or a smaller model ({need})",
         Size(need.total()),
         Size(limit)
     )))
