@@ -199,10 +199,10 @@ def main():
                 print(f"{rows[-1]['name']:60} {rate:8.1f} TFLOP/s  {rows[-1]['ratio'] or ''}", flush=True)
         for name, tokens, per_token, samples in steps(device):
             raw[name] = samples
-            best = {side: statistics.median(took) for side, took in samples.items()}
-            for side, took in best.items():
+            typical = {side: statistics.median(took) for side, took in samples.items()}
+            for side, took in typical.items():
                 peer = None if side.startswith("torch") else "torch fp32"
-                rows.append(row(f"{name}: {side}", tokens / took, "tokens/s", peer, peer and best[peer] / took))
+                rows.append(row(f"{name}: {side}", tokens / took, "tokens/s", peer, peer and typical[peer] / took))
                 rows.append(row(f"{name}: {side}, model FLOPs of {PEAK / 1e12:.0f} TFLOP/s", 100 * per_token * tokens / took / PEAK, "%"))
                 print(f"{rows[-2]['name']:60} {tokens / took:10.0f} tokens/s, {1e3 * took:8.1f} ms, MFU {rows[-1]['value']:.2f} %", flush=True)
     properties = cupy.cuda.runtime.getDeviceProperties(0)

@@ -15,13 +15,13 @@ LOWER_RESULT, UNTIL_DIAGONAL, FROM_DIAGONAL, RESUME = 1, 2, 4, 8
 LONGEST_LINE = 65535
 
 
-def build(directory, *options):
+def build(directory):
     """Compiles for the GPU that is there."""
     major, minor = divmod(int(cupy.cuda.Device().compute_capability), 10)
     arch = f"{major}{minor}" + ("a" if major >= 9 else "")
     out = pathlib.Path(directory) / "kernels.cubin"
     target = f"arch=compute_{arch},code=sm_{arch}"
-    subprocess.run(["nvcc", "-cubin", "-gencode", target, "-fmad=false", "-std=c++17", *options, SOURCE / "kernels.cu", "-o", out], check=True)
+    subprocess.run(["nvcc", "-cubin", "-gencode", target, "-fmad=false", "-std=c++17", SOURCE / "kernels.cu", "-o", out], check=True)
     return out
 
 
@@ -42,11 +42,11 @@ class Lines:
 
 
 class Device:
-    def __init__(self, cubin, unit=None):
+    def __init__(self, cubin):
         self.module = cupy.RawModule(path=str(cubin))
         self.kernels = {}
         hopper = cupy.cuda.Device().compute_capability == "90"
-        self.unit = unit or ("wgmma" if hopper else "mma")
+        self.unit = "wgmma" if hopper else "mma"
         self.blocks = cupy.cuda.Device().attributes["MultiProcessorCount"]
 
     def launch(self, name, grid, threads, *arguments, shared=0):

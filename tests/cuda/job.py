@@ -51,20 +51,13 @@ class Run(reference.Run):
         self.starts = cupy.asarray(np.array(starts, np.int32))
         self.tensors = cupy.asarray(np.array([0, len(self.shapes)], np.int32))
 
-    def sample(self, number):
-        return reference.order(self.spec, number)
-
     def step(self):
         """Loss and gradient norm, as arrays of the device; `self.grad` has the gradient until the next step."""
         self.t += 1
-        training, length = self.spec["training"], self.spec["model"]["context"]
-        batch, shards = training["batch"], training["shards"]
+        training = self.spec["training"]
+        shards = training["shards"]
         losses, begun = cupy.empty(shards, cupy.float32), []
-        for shard in range(shards):
-            sequences = range(shard * batch // shards, (shard + 1) * batch // shards)
-            starts = [self.sample((self.t - 1) * batch + q) * length for q in sequences]
-            tokens = np.stack([self.stream[k : k + length] for k in starts])
-            targets = np.stack([self.stream[k + 1 : k + length + 1] for k in starts])
+        for shard, (tokens, targets) in enumerate(self.shards()):
             grad = Flat(self.shapes)
             loss, _ = Shard(self.device, self.spec, self.w, tokens, targets, grad.views).run()
             losses[shard : shard + 1] = loss

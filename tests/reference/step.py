@@ -11,11 +11,11 @@ from arithmetic import F, bits, dot, fma, hexf, philox, sincos64, tree
 from model import Shard, tensors
 
 
-def genesis(spec):
-    """7.2: weights by name, in canonical order."""
+def genesis(spec, rules=None):
+    """7.2: weights by name, in canonical order; of other rules than the model's if they are given."""
     seed, weights = spec["training"]["seed"], {}
     key = (seed & 0xFFFFFFFF, seed >> 32)
-    for number, (name, shape, rule, divisor) in enumerate(tensors(spec)):
+    for number, (name, shape, rule, divisor) in enumerate(rules or tensors(spec)):
         size = math.prod(shape)
         if rule == "normal":
             i = np.arange(size, dtype=np.uint64)
@@ -72,17 +72,25 @@ class Run:
         self.v = {name: np.zeros_like(w) for name, w in self.w.items()}
         self.t, self.b1p, self.b2p = 0, 1.0, 1.0
 
+    def sample(self, number):
+        """The sample at a position of the job's data."""
+        return order(self.spec, number)
+
+    def shards(self):
+        """Inputs and targets of each shard of step t."""
+        training, length = self.spec["training"], self.spec["model"]["context"]
+        batch, shards = training["batch"], training["shards"]
+        for shard in range(shards):
+            sequences = range(shard * batch // shards, (shard + 1) * batch // shards)
+            starts = [self.sample((self.t - 1) * batch + q) * length for q in sequences]
+            yield tuple(np.stack([self.stream[k + i : k + i + length] for k in starts]) for i in (0, 1))
+
     def step(self):
         """One step: loss and gradient norm, as f32."""
         self.t += 1
-        training, length = self.spec["training"], self.spec["model"]["context"]
-        batch, shards = training["batch"], training["shards"]
+        shards = self.spec["training"]["shards"]
         losses, grads = [], []
-        for shard in range(shards):
-            sequences = range(shard * batch // shards, (shard + 1) * batch // shards)
-            starts = [order(self.spec, (self.t - 1) * batch + q) * length for q in sequences]
-            tokens = np.stack([self.stream[k : k + length] for k in starts])
-            targets = np.stack([self.stream[k + 1 : k + length + 1] for k in starts])
+        for tokens, targets in self.shards():
             loss, grad = Shard(self.spec, self.w, tokens, targets).run()
             losses.append(loss)
             grads.append(grad)

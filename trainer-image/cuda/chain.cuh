@@ -170,15 +170,12 @@ DEVICE void product(int M, int N, int K, const float *__restrict__ A, long long 
     const chain::Batch batch{inner, b_share, a_outer, a_inner, b_outer, b_inner, c_outer, c_inner};                                    \
     chain::product<BM, BN, BK, TM, TN, TA, TB>(m, n, k, a, lda, b, ldb, c, ldc, bias, batch, mode, shared_of_chain);                   \
   }
-#ifndef CHAIN_STEP
-#define CHAIN_STEP 16
-#endif
-CHAIN(chain_nt_256, 256, 128, CHAIN_STEP, 16, 8, false, true, 1)
-CHAIN(chain_nn_256, 256, 128, CHAIN_STEP, 16, 8, false, false, 1)
-CHAIN(chain_tn_256, 256, 128, CHAIN_STEP, 16, 8, true, false, 1)
-CHAIN(chain_nt_128, 128, 128, CHAIN_STEP, 8, 8, false, true, 2)
-CHAIN(chain_nn_128, 128, 128, CHAIN_STEP, 8, 8, false, false, 2)
-CHAIN(chain_tn_128, 128, 128, CHAIN_STEP, 8, 8, true, false, 2)
+CHAIN(chain_nt_256, 256, 128, 16, 16, 8, false, true, 1)
+CHAIN(chain_nn_256, 256, 128, 16, 16, 8, false, false, 1)
+CHAIN(chain_tn_256, 256, 128, 16, 16, 8, true, false, 1)
+CHAIN(chain_nt_128, 128, 128, 16, 8, 8, false, true, 2)
+CHAIN(chain_nn_128, 128, 128, 16, 8, 8, false, false, 2)
+CHAIN(chain_tn_128, 128, 128, 16, 8, 8, true, false, 2)
 CHAIN(chain_nn_64, 128, 64, 16, 8, 4, false, false, 2)
 CHAIN(chain_tn_64, 128, 64, 16, 8, 4, true, false, 2)
 // For few rows: twice the blocks.
