@@ -32,11 +32,13 @@ step "Packages and toolchains that are missing"
 # rustup and Go may be new to this shell.
 PATH=$PATH:$HOME/.cargo/bin:/usr/local/go/bin
 
-step "Build: muster, muster-trainer, the trainer's image, Kubernetes"
+step "Build: muster, muster-trainer, the trainer's image, that of the liar to come, Kubernetes"
 cd "$REPO"
 # The dev profile: numerics and trainer are optimised in it as well, and the rest builds in a third of the time.
 cargo build --locked --workspace --bin muster --bin muster-trainer
 e2e/localcluster/build.sh >/dev/null
+# Before the job begins: it would be done before a fresh machine has compiled this.
+RUN_DIR=$RUN "$here/image.sh" --cheats >/dev/null
 RUN_DIR=$RUN "$here/image.sh" >/dev/null
 built=$SECONDS
 
@@ -86,10 +88,12 @@ restore() {
 trap 'kill "$watch" 2>/dev/null || true; restore' EXIT
 field() { tenant get trainingjob "$JOB" -o jsonpath="{$1}"; }
 finished() { case $(field .status.phase) in Succeeded | Failed) true ;; *) false ;; esac; }
+# In Settling all steps are made, and only audits are waited for.
+trained() { [ "$(field .status.phase)" = Settling ] || finished; }
 half_way() {
     local step
     step=$(field .status.checkpoint.step)
-    [ "${step:-0}" -ge "$half" ] || finished
+    [ "${step:-0}" -ge "$half" ] || trained
 }
 on_east() { [ "$(field .status.providers)" = east ]; }
 wait_for 120 "TrainingJob $JOB to be placed on east" on_east
@@ -106,7 +110,7 @@ wait_for 120 "west to be Ready" ready west
 
 half=$(($(field .spec.training.steps) / 2))
 wait_for 1500 "TrainingJob $JOB to be half done" half_way || true
-! finished || die "TrainingJob $JOB was done before east could be lost"
+! trained || die "TrainingJob $JOB was done before east could be lost"
 lost=east
 step "Half done. Now east is lost: its whole cluster is cut off the network"
 "$here/../e2e/localcluster/ctl.sh" partition east both

@@ -14,6 +14,7 @@ mod leftovers;
 mod pods;
 mod process;
 mod proof;
+mod quiet;
 mod scenarios;
 mod south;
 mod world;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use crate::RunArgs;
 use crate::cluster::{self, Cluster, PROVIDER, TRAINING_JOB};
 use crate::process::{self, Output};
+use crate::quiet;
 
 /// The tenant's namespace on the hub; the stack makes it and imports its datasets.
 pub const TENANT: &str = "e2e";
@@ -35,6 +36,7 @@ pub struct World {
     /// East, where the jobs of most scenarios run.
     pub member: Cluster,
     pub west: Cluster,
+    pub quiet: quiet::Known,
 }
 
 impl World {
@@ -68,6 +70,7 @@ impl World {
             scratch,
             kubeconfig,
             muster,
+            quiet: quiet::Known::default(),
         };
         world.stack(&["up"]).await?;
         world.prepare_tenant().await?;
