@@ -136,29 +136,29 @@ impl<const W: usize, const T: usize> Operand<W, T> {
     }
 }
 
-/// The largest sums of squares over 2, 4 and 8 consecutive pairs of some line, from pairs that the length divides.
+/// The largest sums of squares over 2, 4, 8, 16 and 32 consecutive pairs of some line, from pairs that the length divides.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Bound(pub [f32; 3]);
+pub(super) struct Bound(pub [f32; SIZES]);
+
+/// Lengths of sums that have bounds: 2 pairs up to a chunk.
+pub(super) const SIZES: usize = CHUNK.ilog2() as usize;
 
 impl Bound {
-    /// The binary logarithm of how many pairs the micro-kernel may add up before it must carry.
+    /// The binary logarithm of how many pairs the micro-kernel may add up before it must carry, in a chunk of `pairs`, which it
+    /// divides.
     ///
     /// By the inequality of Cauchy and Schwarz a sum of products is at most the root of the product of both sums of squares.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "plain sums are of 64 bits"))]
     #[inline(always)]
-    pub(super) fn run(self, other: Bound) -> u32 {
+    pub(super) fn run(self, other: Bound, pairs: usize) -> u32 {
         /// (2^31 - 2^16)^2, for what may be left of the sum before, less what the roundings of the bounds can amount to.
         const ROOM: f32 = 4.6e18;
-        let fits = |i: usize| self.0[i] * other.0[i] < ROOM;
-        if fits(2) {
-            3
-        } else if fits(1) {
-            2
-        } else if fits(0) {
-            1
-        } else {
-            // Always: 2 * 32576^2 + 2^16 < 2^31.
-            0
+        // Up to the first that does not fit: of lengths that the chunk does not have, nothing is known. None of 1 is too long:
+        // 2 * 32576^2 + 2^16 < 2^31.
+        let mut fit = 0;
+        while fit < SIZES && self.0[fit] * other.0[fit] < ROOM {
+            fit += 1;
         }
+        (fit as u32).min(pairs.trailing_zeros())
     }
 }

@@ -1,6 +1,6 @@
 //! From f32 to 16-bit integers and a power of two for each line (spec 2.4).
 
-use super::operand::{BLOCK, Bound, CHUNK, Cut, Layout, Operand};
+use super::operand::{Bound, CHUNK, Cut, Layout, Operand, SIZES};
 use crate::env::{Env, Failed};
 use crate::isa::multiversion;
 use crate::kernel::gemm::Matrix;
@@ -140,6 +140,29 @@ fn rounded(x: f32) -> (i16, f32) {
     (sum.to_bits() as i16, sum - MAGIC)
 }
 
+/// Sums of two neighbours each.
+#[inline(always)]
+fn halved<const N: usize, const H: usize>(x: &[f32; N]) -> [f32; H] {
+    let mut sums = [0.0; H];
+    for l in 0..H {
+        sums[l] = x[2 * l] + x[2 * l + 1];
+    }
+    sums
+}
+
+#[inline(always)]
+fn largest_of<const N: usize>(x: &[f32; N]) -> f32 {
+    let mut x = *x;
+    let mut length = N;
+    while length > 1 {
+        length /= 2;
+        for l in 0..length {
+            x[l] = x[l].max(x[length + l]);
+        }
+    }
+    x[0]
+}
+
 multiversion! {
     fn magnitudes<A>(x: &[f32], largest: &mut [u32]) {
         for (m, x) in largest.iter_mut().zip(x) {
@@ -200,26 +223,15 @@ multiversion! {
                         Some(out) => *out = q,
                         None => out.copy_from_slice(&q[..out.len()]),
                     }
-                    let mut two = [0.0f32; STEPS / 2];
-                    for l in 0..STEPS / 2 {
-                        two[l] = s[2 * l] + s[2 * l + 1];
-                    }
-                    let mut four = [0.0f32; STEPS / 4];
-                    for l in 0..STEPS / 4 {
-                        four[l] = two[2 * l] + two[2 * l + 1];
-                    }
-                    let mut eight = [0.0f32; STEPS / 8];
-                    for l in 0..STEPS / 8 {
-                        eight[l] = four[2 * l] + four[2 * l + 1];
-                    }
-                    for l in 0..STEPS / 4 {
-                        bound.0[0] = bound.0[0].max(four[l]);
-                    }
-                    for l in 0..STEPS / 8 {
-                        bound.0[1] = bound.0[1].max(eight[l]);
-                    }
-                    for l in 0..STEPS / 16 {
-                        bound.0[2] = bound.0[2].max(eight[2 * l] + eight[2 * l + 1]);
+                    let pair: [f32; STEPS / 2] = halved(&s);
+                    let two: [f32; STEPS / 4] = halved(&pair);
+                    let four: [f32; STEPS / 8] = halved(&two);
+                    let eight: [f32; STEPS / 16] = halved(&four);
+                    let sixteen: [f32; STEPS / 32] = halved(&eight);
+                    let all = sixteen[0] + sixteen[1];
+                    let now = [largest_of(&two), largest_of(&four), largest_of(&eight), largest_of(&sixteen), all];
+                    for size in 0..SIZES {
+                        bound.0[size] = bound.0[size].max(now[size]);
                     }
                 }
             }
@@ -233,63 +245,76 @@ multiversion! {
         source: Matrix<'_>, i: usize, to: usize, first: usize, k: usize, factors: &[f32], out: &mut [[i16; 2]],
         bounds: &mut [Bound],
     ) {
-        let lines = to - i;
-        let mut factor = [0.0f32; W];
-        factor.copy_from_slice(&factors[..W]);
-        let (out, _) = out.as_chunks_mut::<W>();
-        let chunks = bounds.len() / (W / T);
-        let mut step = first;
-        for (chunk, out) in out.chunks_mut(CHUNK).enumerate() {
-            let mut bound = [[0.0f32; W]; 3];
-            for out in out.as_chunks_mut::<BLOCK>().0 {
-                let mut eight = [0.0f32; W];
-                for half in 0..2 {
-                    let mut four = [0.0f32; W];
-                    for quarter in 0..2 {
-                        let mut two = [0.0f32; W];
-                        for pair in 0..2 {
-                            let mut x = [[0.0f32; W]; 2];
-                            for s in 0..2 {
-                                if step + s < k {
-                                    let line = &source.data[(step + s) * source.col + i..];
-                                    if lines == W {
-                                        x[s].copy_from_slice(&line[..W]);
-                                    } else {
-                                        x[s][..lines].copy_from_slice(&line[..lines]);
-                                    }
-                                }
-                            }
-                            let out = &mut out[4 * half + 2 * quarter + pair];
-                            for l in 0..W {
-                                let (even, odd) = (rounded(x[0][l] * factor[l]), rounded(x[1][l] * factor[l]));
-                                out[l] = [even.0, odd.0];
-                                two[l] += even.1 * even.1 + odd.1 * odd.1;
-                            }
-                            step += 2;
-                        }
-                        for l in 0..W {
-                            bound[0][l] = bound[0][l].max(two[l]);
-                            four[l] += two[l];
-                        }
-                    }
-                    for l in 0..W {
-                        bound[1][l] = bound[1][l].max(four[l]);
-                        eight[l] += four[l];
-                    }
+        let steps = out.len() / W * 2;
+        // Decided here and not at each step: a copy of a length that is known only there is a call.
+        if to - i == W && first + steps <= k {
+            let read = |step: usize| {
+                let mut x = [0.0; W];
+                x.copy_from_slice(&source.data[step * source.col + i..][..W]);
+                x
+            };
+            panel::<W, T>(read, first, factors, out, bounds);
+        } else {
+            let read = |step: usize| {
+                let mut x = [0.0; W];
+                if step < k {
+                    x[..to - i].copy_from_slice(&source.data[step * source.col + i..][..to - i]);
                 }
+                x
+            };
+            panel::<W, T>(read, first, factors, out, bounds);
+        }
+    }
+}
+
+/// Quantises what `read` has of each step.
+#[inline(always)]
+fn panel<const W: usize, const T: usize>(
+    read: impl Fn(usize) -> [f32; W],
+    first: usize,
+    factors: &[f32],
+    out: &mut [[i16; 2]],
+    bounds: &mut [Bound],
+) {
+    let mut factor = [0.0f32; W];
+    factor.copy_from_slice(&factors[..W]);
+    let (out, _) = out.as_chunks_mut::<W>();
+    let chunks = bounds.len() / (W / T);
+    let mut step = first;
+    for (chunk, out) in out.chunks_mut(CHUNK).enumerate() {
+        let mut bound = [[0.0f32; W]; SIZES];
+        // What is added up over 2, 4, .. pairs, as many as the chunk has.
+        let mut sums = [[0.0f32; W]; SIZES];
+        for (pair, out) in out.iter_mut().enumerate() {
+            let x = [read(step), read(step + 1)];
+            step += 2;
+            for l in 0..W {
+                let (even, odd) = (rounded(x[0][l] * factor[l]), rounded(x[1][l] * factor[l]));
+                out[l] = [even.0, odd.0];
+                sums[0][l] += even.1 * even.1 + odd.1 * odd.1;
+            }
+            // The sums that end with this pair, each a part of the next.
+            let ending = (pair + 1).trailing_zeros() as usize;
+            for size in 0..ending.min(SIZES) {
+                let sum = std::mem::replace(&mut sums[size], [0.0; W]);
                 for l in 0..W {
-                    bound[2][l] = bound[2][l].max(eight[l]);
+                    bound[size][l] = bound[size][l].max(sum[l]);
                 }
-            }
-            for tile in 0..W / T {
-                let mut largest = [0.0f32; 3];
-                for size in 0..3 {
-                    for l in tile * T..(tile + 1) * T {
-                        largest[size] = largest[size].max(bound[size][l]);
+                if let Some(next) = sums.get_mut(size + 1) {
+                    for l in 0..W {
+                        next[l] += sum[l];
                     }
                 }
-                bounds[tile * chunks + chunk] = Bound(largest);
             }
+        }
+        for tile in 0..W / T {
+            let mut largest = [0.0f32; SIZES];
+            for size in 0..SIZES {
+                for l in tile * T..(tile + 1) * T {
+                    largest[size] = largest[size].max(bound[size][l]);
+                }
+            }
+            bounds[tile * chunks + chunk] = Bound(largest);
         }
     }
 }

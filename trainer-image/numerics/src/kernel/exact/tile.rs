@@ -1,7 +1,7 @@
 //! The micro-kernel: 6 x 16 sums of products of 16-bit integers, two steps of k at once.
 //!
 //! Two products of at most 32576^2 fit an i32. Sums of more mostly do too, and [`Bound`] says when. So a sum runs in an i32 over 2
-//! to 16 steps of k; then its upper half is carried into a second one, and its lower half, below 2^16, stays. That makes two AVX2
+//! to 64 steps of k; then its upper half is carried into a second one, and its lower half, below 2^16, stays. That makes two AVX2
 //! instructions for each 16 products, as many as fused multiply-adds of f32 take, but half of them additions, which run on twice as
 //! many units; and three for each carry.
 
@@ -123,31 +123,40 @@ multiversion! {
     fn finish<A>(
         sums: &Sums, rows: &[f64; MR], columns: &[f64; NR], bias: Option<&[f32; NR]>, c: &mut [f32], stride: usize, cols: usize,
     ) {
-        for i in 0..MR {
-            if i * stride >= c.len() {
-                return;
+        // Decided here and not in each row: the two would become one copy of a length that is known only there, which is a call.
+        if cols == NR {
+            for (i, c) in (0..MR).zip(c.chunks_mut(stride)) {
+                c[..NR].copy_from_slice(&row(sums, i, rows, columns, bias));
             }
-            let mut v = [0.0f32; NR];
-            let before = match &sums.before {
-                Some(before) => &before[i],
-                None => &[0.0; NR],
-            };
-            for j in 0..NR {
-                let sum = f64::from(sums.high[i][j]) * 65536.0 + f64::from(sums.low[i][j]) + before[j];
-                v[j] = (sum * (rows[i] * columns[j])) as f32 + 0.0;
-            }
-            if let Some(bias) = bias {
-                for j in 0..NR {
-                    v[j] += bias[j];
-                }
-            }
-            let c = &mut c[i * stride..];
-            match c.first_chunk_mut::<NR>() {
-                Some(c) if cols == NR => *c = v,
-                _ => c[..cols].copy_from_slice(&v[..cols]),
+        } else {
+            for (i, c) in (0..MR).zip(c.chunks_mut(stride)) {
+                c[..cols].copy_from_slice(&row(sums, i, rows, columns, bias)[..cols]);
             }
         }
     }
+}
+
+#[inline(always)]
+fn row(sums: &Sums, i: usize, rows: &[f64; MR], columns: &[f64; NR], bias: Option<&[f32; NR]>) -> [f32; NR] {
+    let mut sum = [0.0; NR];
+    for j in 0..NR {
+        sum[j] = f64::from(sums.high[i][j]) * 65536.0 + f64::from(sums.low[i][j]);
+    }
+    if let Some(before) = &sums.before {
+        for j in 0..NR {
+            sum[j] += before[i][j];
+        }
+    }
+    let mut v = [0.0f32; NR];
+    for j in 0..NR {
+        v[j] = (sum[j] * (rows[i] * columns[j])) as f32 + 0.0;
+    }
+    if let Some(bias) = bias {
+        for j in 0..NR {
+            v[j] += bias[j];
+        }
+    }
+    v
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -176,7 +185,10 @@ mod avx2 {
         low: &mut Words,
         high: &mut Words,
     ) {
-        let (mut a, mut b) = (left.pairs.as_ptr().cast::<i32>(), right.pairs.as_ptr().cast::<i32>());
+        let (a, mut b) = (left.pairs.as_ptr().cast::<i32>(), right.pairs.as_ptr().cast::<i32>());
+        // Lines whose distance the compiler does not know: else it walks from one to the next, and the walk takes as long as the sums.
+        let lines = black_box(std::array::from_fn::<_, MR, _>(|i| a.wrapping_add(i * left.line)));
+        let mut at = 0;
         let (mut bound_a, mut bound_b) = (left.bounds.as_ptr(), right.bounds.as_ptr());
         let mut sums = [[_mm256_setzero_si256(); 2]; MR];
         // SAFETY (all accesses): inside the lengths that the contract states, none of which needs to be aligned, and inside the
@@ -192,7 +204,7 @@ mod avx2 {
                 while pairs > 0 {
                     let chunk = pairs.min(CHUNK);
                     pairs -= chunk;
-                    let run = (*bound_a).run(*bound_b);
+                    let run = (*bound_a).run(*bound_b, chunk);
                     (bound_a, bound_b) = (bound_a.wrapping_add(1), bound_b.wrapping_add(1));
                     for _ in 0..chunk >> run {
                         // Of a length that the compiler does not know: unrolled, the products would be added up in an order that needs
@@ -200,13 +212,13 @@ mod avx2 {
                         for _ in 0..1usize << run {
                             let right = [_mm256_loadu_si256(b.cast()), _mm256_loadu_si256(b.add(8).cast())];
                             for i in 0..MR {
-                                let left = _mm256_set1_epi32(a.add(i * left.line).read_unaligned());
+                                let left = _mm256_set1_epi32(lines[i].add(at).read_unaligned());
                                 for half in 0..2 {
                                     let products = _mm256_madd_epi16(left, right[half]);
                                     sums[i][half] = _mm256_add_epi32(sums[i][half], products);
                                 }
                             }
-                            a = a.wrapping_add(left.step);
+                            at += left.step;
                             b = b.wrapping_add(NR);
                         }
                         // In memory, whatever the compiler thinks: there are no registers left.
@@ -225,7 +237,8 @@ mod avx2 {
                         }
                     }
                 }
-                (a, b) = (a.wrapping_add(left.skip), b.wrapping_add(right.skip));
+                at += left.skip;
+                b = b.wrapping_add(right.skip);
                 bound_a = bound_a.wrapping_add(left.skip_bounds);
                 bound_b = bound_b.wrapping_add(right.skip_bounds);
             }
