@@ -117,7 +117,7 @@ impl Controller {
         unit.durable.send_replace(state.newest_durable().map_or(0, |commit| commit.step));
         let view = self.view.clone();
         let name = unit.name().to_owned();
-        let read = move || view.get(&name).and_then(|object| object.status);
+        let read = move || view.get(&name);
         let writer = tokio::spawn(status::write(unit.clone(), self.hub.clone(), read, self.shutdown.clone()));
         let site = upload::Site {
             units: self.units.clone(),
@@ -285,7 +285,7 @@ impl Controller {
             self.units.changed.notify_one();
         }
         // Said before it is done: a deletion may take a while, and people watch.
-        say(unit, object, payload, &decision);
+        say(unit, &state.uid, object, payload, &decision);
         for action in &decision.actions {
             self.act(unit, &state.uid, payload, action).await?;
         }
@@ -354,7 +354,8 @@ impl Controller {
                 ("Ready", Condition { reason: "Finished", ..refused }),
                 ("Released", children),
             ];
-            want(unit, Wanted { generation: object.metadata.generation, phase, conditions });
+            let (uid, generation) = (state.uid.clone(), object.metadata.generation);
+            want(unit, Wanted { uid, generation, phase, conditions });
         }
         for job in jobs.iter().filter(|job| !job.deleting) {
             self.member.delete_job(&job.name, &job.uid).await?;

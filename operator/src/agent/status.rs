@@ -9,7 +9,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use muster_api::v1alpha1::{UnitCheckpoint, UnitFailure, WorkUnit, WorkUnitPhase, WorkUnitStatus};
 use muster_core::attempt;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::state::UnitState;
@@ -20,12 +20,16 @@ use crate::runtime::{Shutdown, backoff, sanitise};
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 /// A new checkpoint is written at most this often: short intervals are for tests. Everything else is written at once.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(2);
+/// While the object that is seen is not the one that was decided on, this often.
+const OTHER_OBJECT: Duration = Duration::from_secs(1);
 /// One write may take this long.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the controller wants the hub to see, beside progress and checkpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Wanted {
+    /// UID of the object that it is said of: another one of the same name gets a verdict of its own.
+    pub uid: String,
     /// Generation of the spec that was looked at.
     pub generation: Option<i64>,
     /// `status.phase`.
@@ -124,16 +128,30 @@ fn whole(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
-/// The top-level fields that differ, as a merge patch of the object; `None` if none does.
-fn difference(before: &WorkUnitStatus, after: &WorkUnitStatus) -> Option<Value> {
-    let (Ok(Value::Object(before)), Ok(Value::Object(after))) =
-        (serde_json::to_value(before), serde_json::to_value(after))
-    else {
-        return None;
+/// The top-level fields that differ, as operations of a JSON patch (RFC 6902); none if none does. `before` is `None` where
+/// the object has no status yet.
+fn difference(before: Option<&WorkUnitStatus>, after: &WorkUnitStatus) -> Vec<Value> {
+    let fields = |status: &WorkUnitStatus| match serde_json::to_value(status) {
+        Ok(Value::Object(fields)) => fields,
+        _ => Map::new(),
     };
-    let changed: Map<String, Value> =
-        after.into_iter().filter(|(key, value)| before.get(key) != Some(value)).collect();
-    (!changed.is_empty()).then(|| serde_json::json!({ "status": changed }))
+    let (known, mut changed) = (before.map(fields).unwrap_or_default(), fields(after));
+    changed.retain(|key, value| known.get(key) != Some(value));
+    if changed.is_empty() {
+        return Vec::new();
+    }
+    let add = |path: String, value| json!({"op": "add", "path": path, "value": value});
+    match before {
+        Some(_) => changed.into_iter().map(|(key, value)| add(format!("/status/{key}"), value)).collect(),
+        None => vec![add("/status".to_owned(), Value::Object(changed))],
+    }
+}
+
+/// The operations, for the object of this UID only: one that has taken its name meanwhile is left alone, which no merge patch
+/// can say (the API server ignores metadata in a patch of a custom resource's status).
+fn patch_of(uid: &str, mut changes: Vec<Value>) -> Result<Patch<()>, serde_json::Error> {
+    changes.insert(0, json!({"op": "test", "path": "/metadata/uid", "value": uid}));
+    Ok(Patch::Json(serde_json::from_value(Value::Array(changes))?))
 }
 
 /// How long a change may wait after the last write.
@@ -151,11 +169,11 @@ fn patience(before: &WorkUnitStatus, after: &WorkUnitStatus) -> Duration {
     if same == *before { CHECKPOINT_INTERVAL } else { Duration::ZERO }
 }
 
-/// Writes a unit's status until it is forgotten. `read` gives the object as last seen.
+/// Writes a unit's status until it is forgotten. `read` gives the object as last seen; nothing is written before it is.
 pub async fn write(
     unit: Arc<Unit>,
     api: Api<WorkUnit>,
-    read: impl Fn() -> Option<WorkUnitStatus> + Send,
+    read: impl Fn() -> Option<WorkUnit> + Send,
     shutdown: Shutdown,
 ) {
     let mut wanted = unit.wanted.subscribe();
@@ -176,17 +194,30 @@ pub async fn write(
         pause = PROGRESS_INTERVAL;
         let Some(wish) = wanted.borrow_and_update().clone() else { continue };
         let state = unit.state().await;
+        // Another object is there, or another was decided on: the controller is about to look at it.
+        let is_it =
+            |object: &WorkUnit| [&wish.uid, &state.uid].map(Some) == [object.metadata.uid.as_ref(); 2];
+        let Some(object) = read().filter(is_it) else {
+            pause = OTHER_OBJECT;
+            continue;
+        };
         let said = written.as_ref().filter(|(uid, _)| *uid == state.uid).map(|(_, status)| status.clone());
-        let before = said.or_else(&read).unwrap_or_default();
-        let after = compose(&before, &wish, &state, unit.progress().as_ref(), Timestamp::now());
-        let Some(patch) = difference(&before, &after) else { continue };
-        let wait = last.map_or(Duration::ZERO, |at| patience(&before, &after).saturating_sub(at.elapsed()));
+        let before = said.or(object.status);
+        let known = before.clone().unwrap_or_default();
+        let after = compose(&known, &wish, &state, unit.progress().as_ref(), Timestamp::now());
+        let changes = difference(before.as_ref(), &after);
+        if changes.is_empty() {
+            continue;
+        }
+        let wait = last.map_or(Duration::ZERO, |at| patience(&known, &after).saturating_sub(at.elapsed()));
         if !wait.is_zero() {
             pause = wait;
             continue;
         }
-        let request =
-            async { api.patch_status(unit.name(), &PatchParams::default(), &Patch::Merge(&patch)).await };
+        let request = async {
+            let patch = patch_of(&state.uid, changes).map_err(kube::Error::SerdeError)?;
+            api.patch_status(unit.name(), &PatchParams::default(), &patch).await
+        };
         match tokio::time::timeout(WRITE_TIMEOUT, request).await {
             Ok(Ok(_)) => {
                 failures = 0;
@@ -215,117 +246,4 @@ pub async fn write(
 }
 
 #[cfg(test)]
-mod tests {
-    use muster_core::attempt::{Failure, Memory};
-    use muster_proof::Digest;
-
-    use super::*;
-    use crate::agent::state::Commit;
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
-    fn wanted(phase: WorkUnitPhase, ready: bool) -> Wanted {
-        let condition =
-            attempt::Condition { status: ready, reason: "Training", message: "2/2 workers".to_owned() };
-        Wanted { generation: Some(1), phase, conditions: vec![("Ready", condition)] }
-    }
-
-    fn progress(step: i64) -> Progress {
-        let (loss, eval_loss) = ("2.5".to_owned(), (step >= 20).then(|| "2.25".to_owned()));
-        Progress { attempt: 1, step, loss, eval_loss, tokens_per_second: 9, time: at(100) }
-    }
-
-    #[test]
-    fn nothing_goes_back_and_nothing_is_written_twice() {
-        let digest = Digest::of(b"m");
-        let commit = |step| Commit {
-            step,
-            manifest: digest,
-            state_root: digest,
-            record: digest,
-            attempt: 1,
-            durable: true,
-        };
-        let mut state = UnitState {
-            memory: Memory { attempt: 2, ..Memory::default() },
-            checkpoints: vec![commit(20)],
-            ..UnitState::default()
-        };
-        let running = wanted(WorkUnitPhase::Running, true);
-        let first = compose(&WorkUnitStatus::default(), &running, &state, Some(&progress(25)), at(100));
-        assert_eq!((first.step, first.attempt), (Some(25), Some(2)));
-        assert_eq!(first.eval_loss.as_deref(), Some("2.25"));
-        // A pod that has not evaluated yet.
-        let next = Progress { eval_loss: None, ..progress(26) };
-        let next = compose(&first, &running, &state, Some(&next), at(100));
-        assert_eq!((next.step, next.eval_loss), (Some(26), first.eval_loss.clone()));
-        assert_eq!(first.checkpoint.as_ref().unwrap().step, 20);
-        let again = compose(&first, &running, &state, Some(&progress(25)), at(200));
-        assert_eq!(difference(&first, &again), None);
-        // A lost state directory, a new round from an older checkpoint.
-        state.memory.attempt = 0;
-        state.checkpoints.clear();
-        let later = compose(&first, &running, &state, Some(&progress(21)), at(300));
-        assert_eq!(difference(&first, &later), None);
-    }
-
-    /// What it has found is sealed, and so is the way there.
-    #[test]
-    fn of_a_replay_only_its_progress_is_told() {
-        let digest = Digest::of(b"m");
-        let found = Commit {
-            step: 40,
-            manifest: digest,
-            state_root: digest,
-            record: digest,
-            attempt: 1,
-            durable: true,
-        };
-        let payload = Some(crate::agent::testing::audit());
-        let state = UnitState { payload, checkpoints: vec![found], ..UnitState::default() };
-        let running = wanted(WorkUnitPhase::Running, true);
-        let said = compose(&WorkUnitStatus::default(), &running, &state, Some(&progress(25)), at(100));
-        assert_eq!((said.step, said.loss, said.checkpoint), (Some(25), None, None));
-        assert_eq!(said.eval_loss, None);
-    }
-
-    #[test]
-    fn a_patch_has_only_what_changed_and_times_of_transitions() {
-        let state = UnitState::default();
-        let starting = wanted(WorkUnitPhase::Starting, false);
-        let first = compose(&WorkUnitStatus::default(), &starting, &state, None, at(100));
-        let stepping = compose(&first, &starting, &state, Some(&progress(1)), at(100));
-        assert_eq!(patience(&first, &stepping), PROGRESS_INTERVAL);
-        let second = compose(&first, &wanted(WorkUnitPhase::Running, true), &state, None, at(150));
-        assert_eq!(patience(&first, &second), Duration::ZERO);
-        let patch = difference(&first, &second).unwrap();
-        let keys: Vec<_> = patch["status"].as_object().unwrap().keys().map(String::as_str).collect();
-        assert_eq!(keys, ["conditions", "phase"]);
-        assert_eq!(second.conditions[0].last_transition_time, Time(at(150)));
-        let third = compose(&second, &wanted(WorkUnitPhase::Running, true), &state, None, at(200));
-        assert_eq!(third.conditions[0].last_transition_time, Time(at(150)));
-    }
-
-    #[test]
-    fn finished_phases_only_become_released_and_failures_are_sanitised() {
-        let failure = Failure {
-            attempt: 1,
-            rank: Some(1),
-            exit_code: Some(65),
-            reason: "NonFinite".to_owned(),
-            message: "\u{1b}[31m".to_owned() + &"x".repeat(400),
-        };
-        let memory = Memory { last_failure: Some(failure), ..Memory::default() };
-        let state = UnitState { memory, ..UnitState::default() };
-        let failed =
-            compose(&WorkUnitStatus::default(), &wanted(WorkUnitPhase::Failed, false), &state, None, at(1));
-        let message = failed.last_failure.as_ref().unwrap().message.as_deref().unwrap();
-        assert!(message.len() == 256 && message.starts_with("[31mx"));
-        let still = compose(&failed, &wanted(WorkUnitPhase::Running, true), &state, None, at(2));
-        assert_eq!(still.phase, Some(WorkUnitPhase::Failed));
-        let released = compose(&failed, &wanted(WorkUnitPhase::Released, false), &state, None, at(2));
-        assert_eq!(released.phase, Some(WorkUnitPhase::Released));
-    }
-}
+mod tests;

@@ -58,7 +58,7 @@ pub(super) fn plan(payload: &Payload) -> Plan {
     }
 }
 
-pub(super) fn say(unit: &Unit, object: Option<&WorkUnit>, payload: &Payload, decision: &Decision) {
+pub(super) fn say(unit: &Unit, uid: &str, object: Option<&WorkUnit>, payload: &Payload, decision: &Decision) {
     let accepted = Condition {
         status: true,
         reason: "PolicyMatched",
@@ -69,14 +69,15 @@ pub(super) fn say(unit: &Unit, object: Option<&WorkUnit>, payload: &Payload, dec
     conditions.push(("Ready", decision.ready.clone()));
     conditions.extend(decision.released.clone().map(|released| ("Released", released)));
     let generation = object.and_then(|object| object.metadata.generation);
-    want(unit, Wanted { generation, phase: phase(decision.phase), conditions });
+    want(unit, Wanted { uid: uid.to_owned(), generation, phase: phase(decision.phase), conditions });
 }
 
 pub(super) fn want(unit: &Unit, wanted: Wanted) {
     unit.wanted.send_if_modified(|known| {
         let mut wanted = wanted;
         if wanted.generation.is_none() {
-            wanted.generation = known.as_ref().and_then(|known| known.generation);
+            let same = known.as_ref().filter(|known| known.uid == wanted.uid);
+            wanted.generation = same.and_then(|known| known.generation);
         }
         let news = known.as_ref() != Some(&wanted);
         *known = Some(wanted);

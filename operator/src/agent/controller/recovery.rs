@@ -182,8 +182,8 @@ impl Controller {
             let said = |status, reason| Condition { status, reason, message: message.clone() };
             let conditions =
                 vec![("Ready", said(false, "Finished")), ("Released", said(true, "ChildrenGone"))];
-            let generation = object.metadata.generation;
-            want(unit, Wanted { generation, phase: WorkUnitPhase::Released, conditions });
+            let (uid, generation) = (state.uid.clone(), object.metadata.generation);
+            want(unit, Wanted { uid, generation, phase: WorkUnitPhase::Released, conditions });
         }
         Ok(Next::Again(IDLE))
     }
