@@ -291,6 +291,7 @@ fn job() -> Option<Job> {
         genesis: Digest::of(b"genesis"),
         steps: Step::new(60).ok()?,
         interval_steps: IntervalSteps::new(20).ok()?,
+        stop_every_steps: None,
         islands: Islands::new(1).ok()?,
         images: vec![Digest::of(b"image")],
         tier: Tier::Gold,
@@ -362,6 +363,7 @@ fn play(honest: bool) -> Option<Vec<String>> {
             state_root,
             record_seal: record_seal(id, (island, epoch, interval), &records, &salt(k)),
             manifest: Digest::of(b"manifest"),
+            ends: false,
         };
         let record = play.push(&[SIDECAR], Commit::PAYLOAD_TYPE, &commit.to_payload().ok()?)?;
         play.commits.insert(record, k);

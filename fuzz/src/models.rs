@@ -93,7 +93,8 @@ fn spec_seeds() -> Vec<Vec<u8>> {
         r#""eval":{{"everySteps":60,"sequences":64,"data":{{"manifest":"{digest}","root":"{digest}","tokens":16385}}}},"#
     );
     let evaluated = gpt2.replace(r#""seed":0,"#, &format!(r#"{eval}"seed":0,"#));
-    vec![gpt2.into_bytes(), llama.into_bytes(), evaluated.into_bytes()]
+    let stops = evaluated.replace(r#""everySteps":60,"#, r#""everySteps":60,"stopAt":"2.5e-1","#);
+    vec![gpt2.into_bytes(), llama.into_bytes(), evaluated.into_bytes(), stops.into_bytes()]
 }
 
 fn config_seeds() -> Vec<Vec<u8>> {

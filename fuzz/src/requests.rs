@@ -246,6 +246,7 @@ fn commit(checkpoint: &[u8]) -> Option<CheckpointCommit> {
         state_root: digest,
         record_seal: digest,
         manifest,
+        ends: false,
     };
     Some(CheckpointCommit {
         manifest,

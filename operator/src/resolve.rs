@@ -199,7 +199,8 @@ fn eval(
     }
     let every_steps = count("training.eval.everySteps", wanted.every_steps)?;
     let sequences = count("training.eval.sequences", wanted.sequences)?;
-    Ok(resolved::eval_spec(every_steps, sequences, model.context, held_out)?)
+    let eval = resolved::eval_spec(every_steps, sequences, model.context, held_out)?;
+    Ok(numerics::EvalSpec { stop_at: wanted.stop_at.clone(), ..eval })
 }
 
 /// The resolver below speaks of fields of the resolved spec, which are those of the job: `model.width`. What only Llama has lies one
@@ -418,6 +419,9 @@ mod tests {
         for same in [with("dataset", json!("other")), with("digest", pin), with("sequences", json!(64))] {
             assert_eq!(of(same, Some(&long)).unwrap(), plain);
         }
+        let stops = of(with("stopAt", json!("2.50")), Some(&long)).unwrap();
+        assert_ne!(stops.training_digest, plain.training_digest, "the stop rule is part of it");
+        assert_eq!(stops.spec.training.eval.unwrap().stop_at.as_deref(), Some("2.50"), "as it is spelt");
         let all = of(with("sequences", json!(65_536)), Some(&long)).unwrap().spec.training.eval.unwrap();
         assert_eq!(all.sequences, (long.tokens() - 1) / 8, "all there are");
         for (eval, manifest, field, reason) in [
@@ -425,6 +429,7 @@ mod tests {
             (eval.clone(), Some(&short), "spec.training.eval.dataset: 5 tokens hold 0", "InvalidSpec"),
             (with("everySteps", json!(5)), Some(&long), "spec.training.eval.everySteps: 5 ", "InvalidSpec"),
             (with("sequences", json!(0)), Some(&long), "spec.training.eval.sequences: 0 ", "InvalidSpec"),
+            (with("stopAt", json!("0")), Some(&long), "spec.training.eval.stopAt: \"0\" ", "InvalidSpec"),
             (
                 with("digest", json!(data.digest().unwrap().to_string())),
                 Some(&long),

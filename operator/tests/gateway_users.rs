@@ -261,6 +261,7 @@ async fn commit(gateway: &Gateway, dir: &Path, key: &SigningKey) {
         state_root: manifest.state_root(),
         record_seal: Digest::of(b"seal"),
         manifest: digest,
+        ends: false,
     };
     let envelope = commit.sign(key).unwrap();
     let record = envelope.record_id();

@@ -71,4 +71,6 @@ BUGS = [
     ("an evaluation multiplies by 1/E", "ops/evaluate.rs", "kernel::tree(losses) / count", "kernel::tree(losses) * (1.0 / count)"),
     ("an evaluation may be NaN", "ops/evaluate.rs", "if mean.is_finite() { mean } else { f32::MAX }", "mean"),
     ("the last step evaluates only if it is a multiple", "spec/mod.rs", "step == self.steps || step.is_multiple_of(eval.every_steps)", "step.is_multiple_of(eval.every_steps)"),
+    ("a loss of stopAt does not stop", "spec/mod.rs", "loss <= stop_at", "loss < stop_at"),
+    ("the stop rule looks at every step", "spec/mod.rs", "(1..self.steps).contains(&step) && step.is_multiple_of(eval.every_steps)", "(1..self.steps).contains(&step)"),
 ]

@@ -48,7 +48,7 @@ pub fn lies() -> Vec<Scenario> {
 }
 
 /// A job of tier Gold for these providers.
-fn gold(name: &str, providers: &[&str]) -> Value {
+pub fn gold(name: &str, providers: &[&str]) -> Value {
     let mut wanted = job::tiny(name, 2);
     wanted["spec"]["assurance"] = json!({"tier": "Gold"});
     wanted["spec"]["placement"] = json!({"providers": providers});
@@ -56,7 +56,7 @@ fn gold(name: &str, providers: &[&str]) -> Value {
 }
 
 /// Every audit of the job found the same bits.
-async fn all_match(world: &World, applied: &Value) -> Result<()> {
+pub async fn all_match(world: &World, applied: &Value) -> Result<()> {
     for audit in audits(world, applied).await? {
         println!("     {}", told(&audit));
         ensure!(audit["status"]["verdict"] == "Match", "{}: {}", cluster::name(&audit), audit["status"]);
@@ -75,6 +75,20 @@ pub async fn audited(world: &World) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
+/// The dataset `held-out`, in the hub's store; its directory.
+pub async fn held_out(world: &World) -> Result<String> {
+    let (text, dir) = (world.scratch.join("held-out.txt"), world.scratch.join("held-out"));
+    std::fs::write(
+        &text,
+        "And the light shineth in darkness; and the darkness comprehended it not. ".repeat(9),
+    )?;
+    let _ = std::fs::remove_dir_all(&dir);
+    let (text, data) = (text.to_string_lossy(), dir.to_string_lossy().into_owned());
+    world.muster_succeeds(&["data", "prepare", &text, "--out", &data]).await?;
+    world.push("held-out", &dir).await?;
+    Ok(data)
+}
+
 /// What the job is evaluated on is a dataset of its own: pods, auditors, `muster local` and a stranger with the proof find their way
 /// to it and come to the same losses. Its pods hold a slice of the moments each, and compute activations again; nobody can tell.
 pub async fn evaluated(world: &World) -> Result<Verdict> {
@@ -82,16 +96,7 @@ pub async fn evaluated(world: &World) -> Result<Verdict> {
     wanted["spec"]["training"]["eval"] = json!({"everySteps": 15, "sequences": 7, "dataset": "held-out"});
     wanted["spec"]["workers"]["optimizerState"] = json!("Sharded");
     wanted["spec"]["workers"]["recompute"] = json!("Layers");
-    let (text, dir) = (world.scratch.join("held-out.txt"), world.scratch.join("held-out"));
-    std::fs::write(
-        &text,
-        "And the light shineth in darkness; and the darkness comprehended it not. ".repeat(9),
-    )?;
-    let _ = std::fs::remove_dir_all(&dir);
-    let (text, data) = (text.to_string_lossy(), dir.to_string_lossy());
-    world.muster_succeeds(&["data", "prepare", &text, "--out", &data]).await?;
-    world.push("held-out", &dir).await?;
-
+    let data = held_out(world).await?;
     let applied = job::apply(world, &wanted).await?;
     let done = job::wait_phase(world, name, "Succeeded", 6 * MINUTE).await?;
     verified(&done)?;

@@ -20,6 +20,7 @@ mod refusals;
 mod resources;
 mod restore;
 mod rights;
+mod stop_rule;
 mod tools;
 mod trust;
 mod uploads;
@@ -125,6 +126,13 @@ fn most() -> Vec<Scenario> {
             "evaluated",
             audits::evaluated,
             "a job with held-out data: pods, auditors, a local run and a replay of the proof come to the same losses there"
+        ),
+        scenario!(
+            Full,
+            600,
+            "stop-rule",
+            stop_rule::stop_rule,
+            "a loss on held-out data ends the job: pods, auditors, a local run and the proof end it after the same step"
         ),
         scenario!(
             Full,

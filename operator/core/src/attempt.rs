@@ -221,6 +221,8 @@ pub struct World {
     pub stop: Option<Stop>,
     /// The step of the newest committed checkpoint, 0 for genesis.
     pub checkpoint_step: i64,
+    /// Whether the stop rule ends the job with that checkpoint, before its last step.
+    pub ends: bool,
     /// The last step that the current attempt reported.
     pub step: i64,
     /// What the relay says if worker processes of the current attempt die again and again inside their pods.

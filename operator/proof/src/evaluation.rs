@@ -1,9 +1,9 @@
-//! Which steps of a job have an evaluation loss in their record, and which data it is computed on: what a resolved spec says
-//! of it, read without the trainer (docs/spec/numerics.md, "Evaluation").
+//! Which steps of a job have an evaluation loss in their record, which data it is computed on and which loss ends the job: what
+//! a resolved spec says of it, read without the trainer (docs/spec/numerics.md, "Evaluation").
 
 use serde::Deserialize;
 
-use crate::steps::StepRecord;
+use crate::steps::{Bits, StepRecord};
 use crate::{Digest, jcs};
 
 /// Most bytes of a resolved spec.
@@ -22,6 +22,9 @@ pub enum Error {
     /// Its members are not those of a spec.
     #[error("the spec's training: {0}")]
     Spec(#[from] serde_json::Error),
+    /// The stop rule's loss is none.
+    #[error("training.eval.stopAt: {0:?} is no loss; want a decimal number above 0")]
+    StopAt(String),
     /// A record has an evaluation loss where none belongs, or lacks one.
     #[error("the record of step {step} {problem}")]
     Record {
@@ -36,7 +39,7 @@ pub enum Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Evaluation {
     steps: u64,
-    eval: Option<(u64, Digest)>,
+    eval: Option<Eval>,
 }
 
 #[derive(Deserialize)]
@@ -47,19 +50,34 @@ struct Spec {
 #[derive(Deserialize)]
 struct Training {
     steps: u64,
-    eval: Option<Eval>,
+    eval: Option<SpecEval>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Eval {
+struct SpecEval {
     every_steps: u64,
     data: Data,
+    stop_at: Option<String>,
+}
+
+/// The stop rule's loss is by its bits: equal specs are equal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Eval {
+    every_steps: u64,
+    manifest: Digest,
+    stop_at: Option<Bits>,
 }
 
 #[derive(Deserialize)]
 struct Data {
     manifest: Digest,
+}
+
+impl Eval {
+    fn is_regular(self, step: u64) -> bool {
+        self.every_steps > 0 && step.is_multiple_of(self.every_steps)
+    }
 }
 
 impl Evaluation {
@@ -72,18 +90,37 @@ impl Evaluation {
             return Err(Error::TooLong);
         }
         let Spec { training } = serde_json::from_value(jcs::parse_canonical(spec)?)?;
-        let eval = training.eval.map(|eval| (eval.every_steps, eval.data.manifest));
-        Ok(Self { steps: training.steps, eval })
+        let eval = training.eval.map(|SpecEval { every_steps, data: Data { manifest }, stop_at }| {
+            // By way of an f64, as all numbers of a spec (numerics.md, section 6): one rounding may come to another f32.
+            let loss = |text: String| match text.parse::<f64>().map(|loss| loss as f32) {
+                Ok(loss) if loss.is_normal() && loss > 0.0 => Ok(Bits::of(loss)),
+                _ => Err(Error::StopAt(text)),
+            };
+            Ok::<_, Error>(Eval { every_steps, manifest, stop_at: stop_at.map(loss).transpose()? })
+        });
+        Ok(Self { steps: training.steps, eval: eval.transpose()? })
     }
 
     /// The manifest of the dataset that is evaluated on; `None` for a job that evaluates nothing.
     pub fn dataset(&self) -> Option<Digest> {
-        self.eval.map(|(_, manifest)| manifest)
+        self.eval.map(|eval| eval.manifest)
     }
 
     /// Whether step `step` evaluates: every so many, and the job's last.
     pub fn is_due(&self, step: u64) -> bool {
-        self.eval.is_some_and(|(every, _)| step == self.steps || (every > 0 && step.is_multiple_of(every)))
+        self.eval.is_some_and(|eval| step == self.steps || eval.is_regular(step))
+    }
+
+    /// After how many steps the stop rule is looked at, if there is one.
+    pub fn stop_every_steps(&self) -> Option<u64> {
+        self.eval.filter(|eval| eval.stop_at.is_some()).map(|eval| eval.every_steps)
+    }
+
+    /// Whether the stop rule ends the job after the last of these records, before the job's last step.
+    pub fn ends(&self, records: &[StepRecord]) -> bool {
+        let Some((last, eval)) = records.last().zip(self.eval) else { return false };
+        let reached = |stop_at: Bits| last.eval_loss.is_some_and(|loss| loss.number() <= stop_at.number());
+        last.step < self.steps && eval.is_regular(last.step) && eval.stop_at.is_some_and(reached)
     }
 
     /// Whether these records have an evaluation loss exactly where one is due.
@@ -145,6 +182,26 @@ mod tests {
             assert!(eval.check(&records(wrong)).is_err(), "{wrong:?}");
         }
         every(5).check(&records(&[5, 10])).unwrap();
+    }
+
+    /// The trainer's own reader says the same (docs/spec/numerics.md, 6.5).
+    #[test]
+    fn the_stop_rule_ends_the_job_at_regular_evaluations_before_the_last_step() {
+        let rule = |every: u64, stop_at: &str| {
+            let data = format!(r#"{{"manifest":"{}"}}"#, Digest::of(b"held out"));
+            let eval = format!(r#""eval":{{"data":{data},"everySteps":{every},"stopAt":{stop_at}}},"#);
+            Evaluation::of_spec(&spec(&eval))
+        };
+        let all = records(&[4, 8, 10]);
+        let eval = rule(4, r#""1""#).unwrap();
+        assert_eq!(eval.stop_every_steps(), Some(4));
+        let at = |steps: usize| eval.ends(&all[..steps]);
+        assert_eq!([0, 3, 4, 5, 8, 10].map(at), [false, false, true, false, true, false], "all losses are 1");
+        assert!(!rule(4, r#""0.99999994""#).unwrap().ends(&all[..4]));
+        assert!(!every(4).ends(&all[..4]), "no rule");
+        for wrong in [r#""0""#, r#""-1""#, r#""NaN""#, r#""inf""#, r#""1e40""#, r#""""#, r#""one""#, "1"] {
+            assert!(rule(4, wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub const RECORD_SEAL: Context = Context::new("muster.seal/1");
 pub const AUDIT_SEAL: Context = Context::new("muster.audit-seal/1");
 /// The state after a step that could not be taken.
 pub const FAILED: Context = Context::new("muster.failed/1");
+/// What a replay answers that ends by the stop rule.
+pub const ENDED: Context = Context::new("muster.ended/1");
 /// One link of a job's chain of preimages.
 pub const BEACON: Context = Context::new("muster.beacon/1");
 /// What a revealed preimage decides.

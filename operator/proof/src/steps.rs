@@ -5,6 +5,7 @@
 //! record root  = root of the RFC 6962 tree over the leaves of an interval, in the order of its steps
 //! record seal  = H("muster.seal/1"; job id, u64le island, u64le epoch, u64le interval, record root, salt)
 //! failed state = H("muster.failed/1"; root of the state before, u64le step)
+//! ended state  = H("muster.ended/1"; root of the state, u64le step)
 //! ```
 //!
 //! The record root is what only a replay can give, so it is the proof of work: no readable blob contains it, and a
@@ -289,6 +290,12 @@ pub fn record_seal(of: &Interval, record_root: &Digest, salt: &[u8; 32]) -> Dige
 /// follows on such a state.
 pub fn failed_state(previous: &Digest, step: u64) -> Digest {
     h(hash::FAILED, &[previous.as_bytes(), &step.to_le_bytes()])
+}
+
+/// What stands for a state when it is compared, after which the stop rule ends the job before its last step: whoever claims an
+/// end that is none, or misses one, differs from a replay as if the state were another.
+pub fn ended_state(root: &Digest, step: u64) -> Digest {
+    h(hash::ENDED, &[root.as_bytes(), &step.to_le_bytes()])
 }
 
 #[cfg(test)]

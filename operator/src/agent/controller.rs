@@ -243,6 +243,7 @@ impl Controller {
             desired: state.desired.unwrap_or(Desired::Run),
             stop: self.stop(unit, &state, payload).await,
             checkpoint_step: state.checkpoint_step(),
+            ends: state.ends(),
             step: progress.map_or(0, |progress| progress.step),
             crash_loop: rounds_now.and_then(rounds::crash_loop),
             failed: state.failure.as_ref().map(|failed| FailedStep {

@@ -94,6 +94,9 @@ pub struct Commit {
     pub attempt: i64,
     /// The log has it, and the gateway has recorded it as the job's.
     pub durable: bool,
+    /// The stop rule ends the job with it.
+    #[serde(default)]
+    pub ends: bool,
 }
 
 /// A step that is not finite, where the commit of its interval would stand.
@@ -193,6 +196,12 @@ impl UnitState {
     pub fn checkpoint_step(&self) -> i64 {
         let newest = self.newest().map_or(0, |newest| newest.step);
         self.start().map_or(0, |start| start.step).max(newest)
+    }
+
+    /// Whether the stop rule ends the job with the newest commit.
+    #[must_use]
+    pub fn ends(&self) -> bool {
+        self.newest().is_some_and(|newest| newest.ends)
     }
 
     /// Whether it replays an interval of another.
@@ -312,6 +321,7 @@ mod tests {
             record: digest,
             attempt: 1,
             durable: false,
+            ends: false,
         });
         assert_eq!(state.start(), Some(CheckpointRef { step: 60, manifest: digest }));
         assert_eq!(state.newest_durable(), None);

@@ -77,6 +77,7 @@ pub fn compose(
             manifest: commit.manifest.to_string(),
             state_root: commit.state_root.to_string(),
             record: Some(commit.record.to_string()),
+            ends: commit.ends.then_some(true),
         });
     }
     if let Some(failure) = &state.memory.last_failure {

@@ -1,8 +1,10 @@
 //! One interval, computed again by processes of the trainer: what `muster replay` and the hub's own auditor share.
+use std::fs;
 use std::path::PathBuf;
 
 use muster_proof::Digest;
-use muster_proof::steps::Records;
+use muster_proof::evaluation::Evaluation;
+use muster_proof::steps::{Records, ended_state};
 use muster_trainer::failed::{FAILED_FILE, Failed};
 use muster_trainer::protocol::ExitCode;
 use muster_trainer::records;
@@ -34,7 +36,8 @@ pub(super) struct Interval {
 /// What an interval comes to.
 #[derive(Debug, Clone)]
 pub(super) struct Computed {
-    /// StateRoot after its last step, also if it ends before in a step that is not finite: then what stands for that.
+    /// StateRoot after its last step. If it ends before in a step that is not finite, or the stop rule ends the job with it, what
+    /// stands for that.
     pub state_root: Digest,
     /// Of its steps, that were taken.
     pub records: Records,
@@ -56,6 +59,10 @@ impl Interval {
                 let records = records.map_err(|error| {
                     incomplete(Failure::new(format!("the step records of the replay: {error}")))
                 })?;
+                let state_root = match self.ends(&records)? {
+                    true => ended_state(&state_root, step),
+                    false => state_root,
+                };
                 Ok(Computed { state_root, records, failed: None })
             }
             End::Finished { step, .. } => {
@@ -67,6 +74,13 @@ impl Interval {
             End::Refused { code, message } => Err(Failure::with_code(code, message)),
             End::Crashed(crash) => Err(incomplete(Failure::new(crash.message))),
         }
+    }
+
+    /// Whether the stop rule ends the job with these records.
+    fn ends(&self, records: &Records) -> Result<bool, Failure> {
+        let evaluation = Evaluation::of_spec(&fs::read(&self.spec)?);
+        let evaluation = evaluation.map_err(|error| incomplete(Failure::new(error.to_string())))?;
+        Ok(evaluation.ends(records.as_slice()))
     }
 
     /// What the trainer has left of a step that is not finite.

@@ -116,7 +116,7 @@ impl ReplayCommand {
             interval: state.interval,
             first_step: state.first_step,
             last_step: state.step,
-            committed: state.state_root,
+            committed: state.answer(),
             computed: came.state_root,
             records: opened(&dir, &bundle, &state, &came),
         };

@@ -227,7 +227,9 @@ async fn answer_island(ctx: &Context, job_uid: &str, offers: &[Offered]) -> Resu
     let book = job.as_ref().and_then(|job| audits::book(ctx, job, job_uid));
     let newest = gather::newest_checkpoint(&ctx.store, job_uid, &status, book.as_deref()).await?;
     let void_below = ctx.store.rollbacks(job_uid).await?.lowest_epoch();
-    let facts = facts(job.as_ref(), &units, newest.as_ref(), incarnation);
+    let newest_step = newest.as_ref().and_then(|newest| u64::try_from(newest.step).ok());
+    let stopped_at = grants::stopped_at(ctx, job_uid, newest_step).await?;
+    let facts = facts(job.as_ref(), &units, newest.as_ref(), stopped_at, incarnation);
     let payloads: Vec<&Payload> = offers.iter().map(|offered| &offered.payload).collect();
     for (offered, verdict) in offers.iter().zip(recovery::judge(&payloads, &facts)) {
         let Offered { offer, payload } = offered;
@@ -258,12 +260,14 @@ fn facts(
     job: Option<&TrainingJob>,
     units: &[WorkUnit],
     newest: Option<&JobCheckpoint>,
+    stopped_at: Option<u64>,
     incarnation: i64,
 ) -> Job {
     let Some(job) = job.filter(|job| job.metadata.deletion_timestamp.is_none()) else { return Job::Gone };
     let status = job.status.as_ref();
     let is_over = status.and_then(|status| status.phase).is_some_and(|phase| phase.is_finished());
-    if is_over || newest.is_some_and(|newest| newest.step >= job.spec.training.steps) {
+    if is_over || stopped_at.is_some() || newest.is_some_and(|newest| newest.step >= job.spec.training.steps)
+    {
         return Job::Over;
     }
     if job.spec.suspend {

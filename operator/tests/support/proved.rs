@@ -120,6 +120,7 @@ pub async fn prove(trained: &Trained<'_>) -> Proved {
         genesis,
         steps: Step::new(steps).unwrap(),
         interval_steps: IntervalSteps::new(interval_steps).unwrap(),
+        stop_every_steps: None,
         islands: Islands::new(1).unwrap(),
         images: vec![Digest::of(b"image")],
         tier: Tier::None,
@@ -195,6 +196,7 @@ pub async fn prove(trained: &Trained<'_>) -> Proved {
             state_root: manifest.state_root(),
             record_seal: record_seal(id, (island, epoch, interval), &records.root(), &salt(k)),
             manifest: Digest::of(&bytes),
+            ends: false,
         };
         let record = commit.record_id().unwrap();
         openings.push((record, records.to_bytes().unwrap(), salt(k)));

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use muster_proof::Digest;
+use muster_proof::evaluation::Evaluation;
 use muster_proof::steps::Records;
 use muster_trainer::checkpoint::{self, MANIFEST_FILE, MAX_MANIFEST, Manifest};
 use muster_trainer::failed::Failed;
@@ -14,12 +15,22 @@ use muster_trainer::failure::Failure;
 use muster_trainer::files::{self, FileError, Named as _, NewDir};
 use muster_trainer::protocol::ExitCode;
 use muster_trainer::records;
+use muster_trainer::resolved::{MAX_SPEC, training_digest};
 use muster_trainer::work::Work;
 
 /// Name of the file that says up to which step everything is durable.
 const DURABLE: &str = "durable";
 /// A number has at most 20 digits.
 const MAX_DURABLE: u64 = 32;
+
+/// What the stop rule makes of a job after an interval.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    /// More steps, if there are more.
+    GoesOn,
+    /// Nothing, though there would be.
+    Ends,
+}
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -58,6 +69,29 @@ impl Kept {
     pub fn records(&self, step: u64) -> Result<Records, Failure> {
         let path = self.work.kept(step).0;
         records::read(&path, step).map_err(|error| bad_records(&path, &error))
+    }
+
+    /// What comes after these records, whose last is of the state that `manifest` is of. The job's spec decides it, which the
+    /// supervisor has fetched; it is read only for a step that evaluates.
+    ///
+    /// # Errors
+    /// [`ExitCode::BadCheckpoint`]: there is no spec, or another one than the checkpoint's.
+    pub fn after(&self, records: &Records, manifest: &Manifest) -> Result<After, Failure> {
+        let records = records.as_slice();
+        if records.last().is_none_or(|last| last.eval_loss.is_none()) {
+            return Ok(After::GoesOn);
+        }
+        let path = self.work.spec();
+        let bad = |problem: &dyn std::fmt::Display| {
+            let message = format!("{}: {problem}; a new attempt fetches it again", path.display());
+            Failure::new(ExitCode::BadCheckpoint, message)
+        };
+        let spec = files::read_plain(&path, MAX_SPEC).map_err(|error| bad(&error))?;
+        if training_digest(&spec) != manifest.training_digest() {
+            return Err(bad(&"is not the spec of the checkpoint's job"));
+        }
+        let evaluation = Evaluation::of_spec(&spec).map_err(|error| bad(&error))?;
+        Ok(if evaluation.ends(records) { After::Ends } else { After::GoesOn })
     }
 
     /// The manifest of the checkpoint of this step, and its digest; `None` if none is kept.
@@ -187,6 +221,7 @@ fn remove(path: &Path) -> Result<(), FileError> {
 #[cfg(test)]
 mod tests {
     use muster_proof::steps::{Bits, StepRecord};
+    use muster_trainer::checkpoint::FileEntry;
 
     use super::*;
 
@@ -210,6 +245,47 @@ mod tests {
         assert!(kept.failed(1, 7).unwrap_err().message.contains("is of step 6"));
         kept.forget_failed(1, 6);
         assert!(kept.failed(1, 6).is_err());
+    }
+
+    #[test]
+    fn the_stop_rule_is_that_of_the_checkpoints_job() {
+        let dir = tempfile::tempdir().unwrap();
+        let work = Work::new(dir.path());
+        let kept = Kept::open(&work).unwrap();
+        let spec = |stop_at: &str| {
+            let data = format!(r#"{{"manifest":"{}"}}"#, Digest::of(b"held out"));
+            format!(r#"{{"training":{{"eval":{{"data":{data},"everySteps":4{stop_at}}},"steps":12}}}}"#)
+        };
+        let stops = spec(r#","stopAt":"2.5""#);
+        let manifest = |spec: &str| {
+            let digest = training_digest(spec.as_bytes());
+            let file = |path: &&str| FileEntry { path: (*path).into(), size: 1, sha256: digest };
+            let files = checkpoint::FILES.iter().map(file).collect();
+            Manifest::new(4, digest, Digest::of(b"s"), [0.5, 0.5], files).unwrap()
+        };
+        let after = |spec: &str, step, loss: Option<f32>| {
+            let one = Bits::of(1.0);
+            let eval_loss = loss.map(Bits::of);
+            let record = StepRecord { eval_loss, grad_norm: one, learning_rate: one, loss: one, step };
+            kept.after(&Records::new(step, vec![record]).unwrap(), &manifest(spec))
+        };
+        assert_eq!(after(&stops, 4, None).unwrap(), After::GoesOn, "nothing to read for");
+        let error = after(&stops, 4, Some(2.0)).unwrap_err();
+        assert!(error.code == ExitCode::BadCheckpoint && error.message.contains("spec.json"), "{error}");
+        fs::write(work.spec(), &stops).unwrap();
+        for (step, loss, want) in [
+            (4, 2.0, After::Ends),
+            (8, 2.5, After::Ends),
+            (8, 2.6, After::GoesOn),
+            // Training ends there anyway.
+            (12, 2.0, After::GoesOn),
+        ] {
+            assert_eq!(after(&stops, step, Some(loss)).unwrap(), want, "{step} {loss}");
+        }
+        let error = after(&spec(""), 4, Some(2.0)).unwrap_err();
+        assert!(error.message.contains("not the spec of the checkpoint's job"), "{error}");
+        fs::write(work.spec(), spec("")).unwrap();
+        assert_eq!(after(&spec(""), 4, Some(2.0)).unwrap(), After::GoesOn, "no rule");
     }
 
     #[test]

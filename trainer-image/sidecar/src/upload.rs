@@ -21,7 +21,7 @@ use muster_trainer::relay::{self, Known, Unavailable};
 
 use crate::bind::{Binder, Unbound};
 use crate::hear::Answers;
-use crate::kept::Kept;
+use crate::kept::{After, Kept};
 use crate::queue::{self, Item, Next, Queue, Sealed, Stage};
 use crate::warn;
 
@@ -296,11 +296,15 @@ impl Uploader {
             Err(Failure { code, message }) => return Err(Sent::Refused(code, message)),
         };
         let Some((manifest, digest)) = self.kept_manifest(sealed) else { return Err(changed()) };
+        let sign = match self.kept.after(&records, &manifest) {
+            Ok(After::GoesOn) => commit::sign,
+            Ok(After::Ends) => commit::sign_end,
+            Err(Failure { code, message }) => return Err(Sent::Refused(code, message)),
+        };
         let key = self.binder.key();
         let signed = sign_files(&manifest, &digest, key).map_err(|error| error.to_string());
         let signed = signed.and_then(|model| {
-            commit::sign(terms, &records, digest, sealed.state_root, model, key)
-                .map_err(|error| error.to_string())
+            sign(terms, &records, digest, sealed.state_root, model, key).map_err(|error| error.to_string())
         });
         signed.map_err(damaged)
     }

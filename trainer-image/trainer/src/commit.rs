@@ -1,7 +1,7 @@
 //! The commit of an interval: what the sidecar signs, and how the agent's relay checks it (`docs/spec/protocol.md`
 //! section 3, records of kind `commit` in `docs/spec/records.md`).
 //!
-//! Terms, records, state and manifest decide every byte of the payload. So whoever signs it again, after a restart or
+//! Terms, records, state and manifest, and the spec's stop rule, decide every byte of the payload. So whoever signs it again, after a restart or
 //! in another round, signs the same record; and the relay checks it by building it once more.
 
 use muster_proof::Digest;
@@ -45,7 +45,7 @@ pub enum Error {
     Field(&'static str),
 }
 
-/// The notice of a checkpoint with the commit of its interval, signed. `model` is what the same key says of its files,
+/// The notice of a checkpoint with the commit of its interval, signed, after which the job goes on, or has its last step. `model` is what the same key says of its files,
 /// [`crate::checkpoint::sign_files`]; who has the manifest checks it with [`crate::checkpoint::check_signed`].
 ///
 /// # Errors
@@ -58,12 +58,43 @@ pub fn sign(
     model: Envelope,
     key: &SigningKey,
 ) -> Result<CheckpointNotice, Error> {
-    let commit = expected(terms, records, manifest, state_root)?.sign(key)?;
+    let commit = expected(terms, records, manifest, state_root)?;
+    notice(terms, records, &commit, model, key)
+}
+
+/// As [`sign`], of the interval with which the stop rule ends the job before its last step (`docs/spec/numerics.md`, 6.5).
+///
+/// # Errors
+/// As [`sign`].
+pub fn sign_end(
+    terms: &Terms,
+    records: &Records,
+    manifest: Digest,
+    state_root: Digest,
+    model: Envelope,
+    key: &SigningKey,
+) -> Result<CheckpointNotice, Error> {
+    let commit = Commit { ends: true, ..expected(terms, records, manifest, state_root)? };
+    notice(terms, records, &commit, model, key)
+}
+
+fn notice(
+    terms: &Terms,
+    records: &Records,
+    commit: &Commit,
+    model: Envelope,
+    key: &SigningKey,
+) -> Result<CheckpointNotice, Error> {
+    let Commit { manifest, state_root, .. } = *commit;
+    let commit = commit.sign(key)?;
     let (step, records) = (terms.last_step.get(), records.as_slice().to_vec());
     Ok(CheckpointNotice { step, manifest, state_root, commit, model, records })
 }
 
 /// Checks a notice against the terms of its interval and the key that is bound to rank 0; gives the commit's record id.
+///
+/// Whether the stop rule ends the job there is what the spec and the records decide: who has both compares `ends` with
+/// [`muster_proof::evaluation::Evaluation::ends`].
 ///
 /// # Errors
 /// [`Error`].
@@ -78,6 +109,7 @@ pub fn check(notice: &CheckpointNotice, terms: &Terms, key: &PublicKey) -> Resul
     }
     let records = Records::new(terms.first_step.get(), notice.records.clone())?;
     let want = expected(terms, &records, notice.manifest, notice.state_root)?;
+    let want = Commit { ends: got.ends, ..want };
     let same = [
         ("stateRoot", got.state_root == want.state_root),
         ("recordSeal", got.record_seal == want.record_seal),
@@ -90,7 +122,7 @@ pub fn check(notice: &CheckpointNotice, terms: &Terms, key: &PublicKey) -> Resul
     }
 }
 
-/// The one commit of these.
+/// The one commit of these, if the stop rule does not end the job with it.
 fn expected(terms: &Terms, records: &Records, manifest: Digest, state_root: Digest) -> Result<Commit, Error> {
     let Terms { job, island, epoch, interval, first_step, last_step, previous, ref salt } = *terms;
     let (first, last, got) = (first_step.get(), last_step.get(), records.as_slice().len());
@@ -111,6 +143,7 @@ fn expected(terms: &Terms, records: &Records, manifest: Digest, state_root: Dige
         state_root,
         record_seal,
         manifest,
+        ends: false,
     })
 }
 
@@ -221,6 +254,18 @@ mod tests {
         }
         let salted = Terms { salt: Nonce::new([6; 32]), ..terms() };
         assert!(matches!(check(&notice(), &salted, key(7).public()), Err(Error::Field("recordSeal"))));
+    }
+
+    /// The end by the stop rule is one more thing that a commit says; whether it is so is for who has the spec.
+    #[test]
+    fn a_commit_says_whether_the_job_ends() {
+        let end = sign_end(&terms(), &records(9, 4), Digest::of(b"m"), Digest::of(b"s"), model(), &key(7));
+        let end = end.unwrap();
+        let said = |of: &CheckpointNotice| Commit::from_payload(of.commit.unverified_payload()).unwrap();
+        assert_eq!(said(&end), Commit { ends: true, ..said(&notice()) });
+        assert!(!said(&notice()).ends);
+        let id = |of: &CheckpointNotice| check(of, &terms(), key(7).public()).unwrap();
+        assert_ne!(id(&end), id(&notice()), "another record");
     }
 
     #[test]

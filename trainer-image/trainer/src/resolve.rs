@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use muster_numerics::spec::{ModelSpec, TrainingParameters};
+use muster_numerics::spec::{EvalSpec, ModelSpec, TrainingParameters};
 use serde::Deserialize;
 
 use crate::dataset;
@@ -30,6 +30,9 @@ pub struct ResolveOptions {
     /// Sequences of an evaluation: the first so many, or all.
     #[arg(long, value_name = "E", default_value_t = 64)]
     eval_sequences: u64,
+    /// Ends training before its last step, once an evaluation's loss is no greater than this.
+    #[arg(long, value_name = "LOSS", requires = "eval_every")]
+    stop_at: Option<String>,
     /// Gets spec.json and data/, and with --eval-text eval-data/.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -55,7 +58,8 @@ pub fn resolve(options: &ResolveOptions) -> Result<(), Failure> {
     if let Some(every) = options.eval_every {
         let held_out = dataset::prepare(&options.eval_text, &options.out.join("eval-data"))?;
         let (most, context) = (options.eval_sequences, model.context);
-        training.eval = Some(resolved::eval_spec(every, most, context, &held_out)?);
+        let eval = resolved::eval_spec(every, most, context, &held_out)?;
+        training.eval = Some(EvalSpec { stop_at: options.stop_at.clone(), ..eval });
     }
     let (_, spec) = resolved::resolved_spec(&model, &training, &manifest)
         .map_err(|error| Failure::usage(error.to_string()))?;

@@ -124,7 +124,7 @@ fn resolve(
 }
 
 /// What a spec says of an evaluation every `every_steps` steps on `data`: on its first `at_most` sequences of `context` tokens, on all
-/// if it has fewer.
+/// if it has fewer. It has no stop rule.
 ///
 /// # Errors
 /// A dataset that has no digest.
@@ -144,6 +144,7 @@ pub fn eval_spec(
             root: data.root().to_string(),
             tokens: data.tokens(),
         },
+        stop_at: None,
     })
 }
 

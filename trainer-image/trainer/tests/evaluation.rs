@@ -12,8 +12,10 @@ use muster_numerics::exec::Executor;
 use muster_numerics::isa::Isa;
 use muster_numerics::optim::evaluation_loss;
 use muster_numerics::spec::{Arithmetic, TrainingParameters};
+use muster_proof::Digest;
 use muster_proof::evaluation::Evaluation;
-use muster_trainer::checkpoint::Store;
+use muster_proof::steps::{Bits, StepRecord};
+use muster_trainer::checkpoint::{self, Store};
 use muster_trainer::dataset::{self, Dataset};
 use muster_trainer::protocol::Event;
 use muster_trainer::{records, resolved};
@@ -127,6 +129,117 @@ fn a_spec_says_where_losses_are_due() {
     let read = Evaluation::of_spec(&bytes).unwrap();
     assert_eq!(read.dataset().unwrap().to_string(), eval.data.manifest);
     assert!((1..=STEPS).all(|step| read.is_due(step) == spec.training.evaluates(step)));
+}
+
+/// ... and where it ends: to the bit, at every step.
+#[test]
+fn a_spec_says_where_training_ends() {
+    // The nearest f32 of the last one is another by way of the nearest f64.
+    for stop_at in ["2.5", "1e-30", "3.4028235e38", "1.00000005960464477540"] {
+        let job = Job::stopping(&common::model(), &training(), 3, 13, Some(stop_at));
+        let bytes = fs::read(&job.spec).unwrap();
+        let (spec, _) = resolved::read_spec(&bytes).unwrap();
+        let read = Evaluation::of_spec(&bytes).unwrap();
+        assert_eq!(read.stop_every_steps(), Some(3));
+        let at = spec.training.eval.as_ref().unwrap().stop_at().unwrap().unwrap();
+        for loss in [0.0, at.next_down(), at, at.next_up()].into_iter().filter(|loss| loss.is_finite()) {
+            for step in 1..=STEPS {
+                let one = Bits::of(1.0);
+                let eval_loss = spec.training.evaluates(step).then_some(Bits::of(loss));
+                let record = StepRecord { eval_loss, grad_norm: one, learning_rate: one, loss: one, step };
+                let said = eval_loss.is_some_and(|loss| spec.training.stops(step, loss.number()));
+                assert_eq!(read.ends(&[record]), said, "{stop_at} {loss:e} {step}");
+            }
+        }
+    }
+}
+
+/// A state of a job with checkpoints of all its intervals.
+fn root_of(out: &Path, step: u64) -> Digest {
+    checkpoint::read_manifest(&Store::new(out).path(step)).unwrap().0.state_root()
+}
+
+/// That all workers finished after `step`, rank 0 with this state, and which steps they did.
+fn finished(workers: &[Ended], step: u64, root: Digest) -> Vec<u64> {
+    for ended in workers {
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        let at =
+            |event: Option<&Event>| matches!(event, Some(Event::Finished { step: at, .. }) if *at == step);
+        assert!(at(ended.events.last()), "not after {step}: {ended:?}");
+    }
+    assert_eq!(workers[0].root(), root);
+    workers[0].steps()
+}
+
+#[test]
+fn the_stop_rule_ends_a_job_at_one_step_whoever_trains() {
+    for arithmetic in [Arithmetic::F32Chain, Arithmetic::I16Exact] {
+        let (model, training) = (common::model(), TrainingParameters { arithmetic, ..training() });
+        let whole = Job::evaluated(&model, &training, INTERVAL, 13);
+        let all = whole.out("all");
+        let last = run_one(&whole, &all, &["--keep-last", "99"]);
+        let losses = said(&last);
+        assert!(losses[1].1.parse::<f32>().unwrap() < losses[0].1.parse::<f32>().unwrap(), "{losses:?}");
+
+        // A loss that is reached exactly, in the last place where the rule looks.
+        let job = Job::stopping(&model, &training, INTERVAL, 13, Some(&losses[1].1));
+        let root = root_of(&all, 8);
+        for workers in 1..=3 {
+            let out = job.out(&format!("{workers}"));
+            let ended = run(&job, &out, workers, &["--keep-last", "99"]);
+            assert_eq!(finished(&ended, 8, root), (1..=8).collect::<Vec<_>>(), "{workers}");
+            assert_eq!(
+                (said(&ended[0]), recorded(&out, &[4, 8])),
+                (losses[..2].to_vec(), losses[..2].to_vec())
+            );
+            assert_eq!(root_of(&out, 8), root);
+            // The job is over, whoever looks, and wherever a crash of all workers makes them look.
+            for extra in [&[][..], &["--from-step", "8"]] {
+                assert!(finished(&run(&job, &out, 4 - workers, extra), 8, root).is_empty());
+            }
+            let resumed = run(&job, &out, 4 - workers, &["--from-step", "4", "--keep-last", "99"]);
+            assert_eq!(finished(&resumed, 8, root), [5, 6, 7, 8], "{workers}, resumed");
+        }
+
+        // A replay takes the steps that it is told, one over the end ends there.
+        let out = job.out("1");
+        let replay = |from: &str, last: &str| run(&job, &out, 2, &["--from-step", from, "--last-step", last]);
+        assert_eq!(finished(&replay("8", "10"), 10, last.root()), [9, 10]);
+        assert_eq!(finished(&replay("4", "8"), 8, root), [5, 6, 7, 8]);
+        assert_eq!(finished(&replay("4", "10"), 8, root), [5, 6, 7, 8]);
+        assert_eq!(finished(&replay("0", "4"), 4, root_of(&all, 4)), [1, 2, 3, 4]);
+
+        // A loss that is reached at once, and one that never is.
+        let job = Job::stopping(&model, &training, INTERVAL, 13, Some("100"));
+        assert_eq!(finished(&run(&job, &job.out("soon"), 2, &[]), 4, root_of(&all, 4)), [1, 2, 3, 4]);
+        let job = Job::stopping(&model, &training, INTERVAL, 13, Some("1e-6"));
+        assert_eq!(finished(&run(&job, &job.out("late"), 2, &[]), 10, last.root()).len(), 10);
+    }
+}
+
+/// The agent knows from commits what has ended: a round in a pod starts where it is told, and looks at nothing before.
+#[test]
+fn a_round_in_a_pod_does_not_look_back() {
+    let job = Job::stopping(&common::model(), &training(), INTERVAL, 13, Some("100"));
+    let out = job.out("out");
+    let root = run_one(&job, &out, &[]).root();
+    let handover = job.out("handover").display().to_string();
+    let ended = run_one(&job, &out, &["--handover", &handover, "--round", "1"]);
+    assert_eq!((ended.code, ended.steps()), (Some(0), vec![5, 6, 7, 8]), "{ended:?}");
+    assert!(finished(&[run_one(&job, &out, &[])], 4, root).is_empty());
+}
+
+#[test]
+fn a_job_ends_where_an_interval_does() {
+    let job = Job::stopping(&common::model(), &training(), 6, 13, Some("100"));
+    let out = job.out("out");
+    let want = ["training.eval.everySteps: 6 is not a multiple of intervalSteps, 4", "--interval-steps"];
+    run_one(&job, &out, &[]).assert_error(64, &want);
+    let ended = run_one(&job, &out, &["--interval-steps", "3", "--keep-last", "99"]);
+    assert_eq!(ended.steps().last(), Some(&6));
+    // A replay has one interval, its own.
+    let replay = run_one(&job, &out, &["--from-step", "3", "--last-step", "5"]);
+    assert_eq!(replay.steps(), [4, 5]);
 }
 
 #[test]

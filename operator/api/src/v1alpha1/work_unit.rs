@@ -246,6 +246,9 @@ pub struct UnitCheckpoint {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::digest")]
     pub record: Option<String>,
+    /// Whether the stop rule ends the job with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends: Option<bool>,
 }
 
 /// Why an attempt failed.

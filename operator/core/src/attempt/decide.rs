@@ -186,7 +186,7 @@ fn conclude_attempt(plan: &Plan, memory: &mut Memory, world: &World) {
     // 3. All ended well.
     let done = |pod: &&&Pod| pod.state == PodState::Done;
     if covers_all_ranks(plan, pods.iter().filter(done).map(|pod| pod.rank)) {
-        if world.checkpoint_step >= plan.steps {
+        if world.ends || world.checkpoint_step >= plan.steps {
             memory.outcome = Some(Outcome::Succeeded);
         } else if world.desired == Desired::Drain {
             memory.outcome = Some(Outcome::Stopped);

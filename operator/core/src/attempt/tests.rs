@@ -22,6 +22,7 @@ fn world(now: i64) -> World {
         desired: Desired::Run,
         stop: None,
         checkpoint_step: 0,
+        ends: false,
         step: 0,
         crash_loop: None,
         failed: None,
@@ -95,6 +96,11 @@ fn the_first_attempt_starts_runs_and_succeeds() {
         ("Draining", Some(Outcome::Succeeded)),
         "the Job still stands"
     );
+    // Before that step: only where the stop rule ends the job.
+    for (ends, outcome) in [(true, Some(Outcome::Succeeded)), (false, None)] {
+        let early = World { checkpoint_step: 40, ends, ..done.clone() };
+        assert_eq!(decide(&plan(), &one.memory, &early).memory.outcome, outcome, "ends {ends}");
+    }
     assert!(!last.released.as_ref().unwrap().status);
     done.jobs.clear();
     assert_eq!(decide(&plan(), &last.memory, &done).phase, "Succeeded");

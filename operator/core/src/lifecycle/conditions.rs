@@ -161,6 +161,8 @@ pub struct View<'a> {
     pub before: Before,
     /// `spec.training.steps`.
     pub steps: u64,
+    /// The step after which the stop rule has ended the job.
+    pub stopped_at: Option<u64>,
     /// Newest durable step.
     pub durable_step: u64,
     /// Whether there are steps left to train.
@@ -191,6 +193,17 @@ pub enum Before {
     Trained,
 }
 
+fn all_done(view: &View<'_>) -> String {
+    match view.stopped_at {
+        Some(step) => format!(
+            "training ended after step {step} of {}, whose evaluation loss is at or below training.eval.stopAt, and the \
+             result is durable",
+            view.steps
+        ),
+        None => format!("all {} steps are done and the result is durable", view.steps),
+    }
+}
+
 /// All conditions of the job, `Ready` first.
 #[must_use]
 pub fn conditions(view: &View<'_>) -> Vec<Condition> {
@@ -204,7 +217,7 @@ pub fn conditions(view: &View<'_>) -> Vec<Condition> {
                     Kind::Progressing,
                     Status::False,
                     ALL_STEPS_DONE,
-                    format!("all {} steps are done and the result is durable", view.steps),
+                    all_done(view),
                 )),
                 Stage::Failing(step) => all.push(condition(
                     Kind::Progressing,
@@ -409,9 +422,7 @@ fn ready(others: &[Condition], view: &View<'_>) -> Condition {
             let done = text(Kind::Progressing);
             no("Settling", format!("{done}; {}", text(Kind::Verified)))
         }
-        Phase::Succeeded => {
-            no("Finished", format!("all {} steps are done and the result is durable", view.steps))
-        }
+        Phase::Succeeded => no("Finished", all_done(view)),
         Phase::Failed => {
             let failed = find(Kind::Failed);
             let why = failed.map_or("Failed", |c| c.reason.as_str());

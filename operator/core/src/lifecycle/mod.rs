@@ -146,6 +146,8 @@ pub struct Facts {
     pub wish: Wish,
     /// `spec.training.steps`.
     pub steps: u64,
+    /// The step after which the stop rule has ended the job, if the log has that and it counts.
+    pub stopped_at: Option<u64>,
     /// Step of the newest checkpoint whose every file is in the store.
     pub durable_step: Option<u64>,
     /// Deadline of the running time.
@@ -228,7 +230,7 @@ pub fn decide(facts: &Facts) -> Decision {
         return Decision { desired: stop_before(facts, rollback), next: Next::RollBack };
     }
     // 2. All steps durable: whatever else happened, the result is there; what audits say of it is waited for.
-    if facts.durable_step.is_some_and(|step| step >= facts.steps) {
+    if facts.durable_step.is_some_and(|step| step >= facts.stopped_at.unwrap_or(facts.steps)) {
         let next = match facts.audits {
             Audits::None | Audits::Settled(_) => Next::Finish(Outcome::Succeeded),
             Audits::Unknown | Audits::Open(_) => Next::Settle,

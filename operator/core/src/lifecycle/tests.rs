@@ -25,6 +25,7 @@ fn facts(unit: Option<Unit>) -> Facts {
     Facts {
         wish: Wish::Run,
         steps: 200,
+        stopped_at: None,
         durable_step: Some(100),
         deadline: Deadline::Ahead,
         max_restarts: 3,
@@ -130,6 +131,25 @@ fn all_steps_durable_is_success_whatever_else() {
         let expected = Decision { desired, next: Next::Finish(Outcome::Succeeded) };
         assert_eq!(decide(&facts), expected, "{phase:?}");
     }
+}
+
+/// Without the log's word the unit's end is a failure like another.
+#[test]
+fn where_the_stop_rule_has_ended_it_a_job_is_done() {
+    let at = |stopped_at, durable| {
+        let (unit, durable_step) = (Some(unit(UnitPhase::Succeeded)), Some(durable));
+        decide(&Facts { stopped_at, durable_step, ..facts(unit) }).next
+    };
+    assert_eq!(at(Some(100), 100), Next::Finish(Outcome::Succeeded));
+    assert!(matches!(at(None, 100), Next::Place { after: Some(_), .. }));
+    assert!(
+        matches!(at(Some(100), 80), Next::Place { after: Some(_), .. }),
+        "its checkpoint is not there yet"
+    );
+    let done = View { outcome: Some(&Outcome::Succeeded), stopped_at: Some(100), ..view(None) };
+    let (phase, text) = story(&done);
+    assert_eq!(phase, Phase::Succeeded);
+    assert!(text.contains("after step 100 of 200") && text.contains("training.eval.stopAt"), "{text}");
 }
 
 #[test]
@@ -252,6 +272,7 @@ fn view(unit: Option<&Unit>) -> View<'_> {
         after: None,
         before: Before::Trained,
         steps: 200,
+        stopped_at: None,
         durable_step: 100,
         stage: Stage::Training,
         audits: Audits::None,

@@ -5,15 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::log::{Opened, Shown};
 use super::subject::{Sorter, Subject};
 use super::verify::Reader;
-use super::{Bundle, FILE, FileRef, Manifest, Outcome, Report, State};
+use super::{Bundle, FILE, FileRef, Manifest, Outcome, Report, State, openings};
 use crate::Digest;
 use crate::evaluation::Evaluation;
 use crate::hash::{self, h};
 use crate::history::{Accepted, History, Open};
-use crate::records::fields::{Epoch, Interval, Island};
+use crate::records::fields::Step;
 use crate::records::{self, DrawKind, Job, Record, Tier, VerdictKind};
 use crate::selection::largest_window;
-use crate::steps::Records;
 
 /// Most bytes of a resolved spec.
 const MAX_SPEC: u64 = 64 * 1024;
@@ -65,11 +64,13 @@ pub(super) fn check(
         report.holds("omissions", "no entry of a key that works for this job only is left out");
     }
     report.job = Some(bundle.job);
-    report.counts.intervals = job.intervals().saturating_mul(job.islands.get());
+    let stopped = story.states.values().find(|state| state.ends);
+    report.counts.intervals =
+        stopped.map_or(job.intervals().saturating_mul(job.islands.get()), |state| state.interval + 1);
     report.counts.committed = story.states.len() as u64;
     let evaluation = spec(report, reader, bundle, &job);
     manifests(report, reader, bundle, &job, &story.states);
-    openings(report, reader, bundle, &story, evaluation.as_ref());
+    openings::check(report, reader, bundle, &story.states, evaluation.as_ref());
     end(report, &history, bundle, &story);
     report.counts.replayed = story.states.values().filter(|state| state.audited).count() as u64;
     report.counts.drawn = story.draws.len() as u64;
@@ -161,6 +162,7 @@ impl Story {
                     manifest: Some(it.manifest),
                     commit: accepted.id,
                     record_seal: it.record_seal,
+                    ends: it.ends,
                     audited: false,
                 };
                 self.commit(state);
@@ -176,6 +178,7 @@ impl Story {
                     manifest: None,
                     commit: accepted.id,
                     record_seal: it.record_seal,
+                    ends: false,
                     audited: false,
                 };
                 self.commit(state);
@@ -245,7 +248,14 @@ fn spec(report: &mut Report, reader: &Reader<'_>, bundle: &Bundle, job: &Job) ->
                 report.refute("job", what, Some(&bundle.spec.name()));
             }
             match Evaluation::of_spec(&spec) {
-                Ok(said) => evaluation = Some(said),
+                Ok(said) => {
+                    if said.stop_every_steps() != job.stop_every_steps.map(Step::get) {
+                        good = false;
+                        let what = "the spec has another stop rule than the job's record";
+                        report.refute("job", what, Some(&bundle.spec.name()));
+                    }
+                    evaluation = Some(said);
+                }
                 Err(error) => {
                     good = false;
                     report.lacks("job", error.to_string(), Some(&bundle.spec.name()));
@@ -333,62 +343,6 @@ fn manifests(
     }
 }
 
-/// Step records open the seals of their commits, and say an evaluation loss where the job evaluates.
-fn openings(
-    report: &mut Report,
-    reader: &Reader<'_>,
-    bundle: &Bundle,
-    story: &Story,
-    evaluation: Option<&Evaluation>,
-) {
-    let by_commit: BTreeMap<Digest, &State> =
-        story.states.values().map(|state| (state.commit, state)).collect();
-    let mut good = true;
-    for opening in &bundle.openings {
-        let name = opening.records.name();
-        let Some(state) = by_commit.get(&opening.commit) else {
-            good = false;
-            report.refute("openings", format!("{} is no commit that counts", opening.commit), Some(FILE));
-            continue;
-        };
-        let Some(bytes) = reader.read(&opening.records) else {
-            good = false;
-            report.lacks("openings", "step records cannot be read", Some(&name));
-            continue;
-        };
-        let records = match Records::parse(state.first_step, &bytes) {
-            Ok(records) => records,
-            Err(error) => {
-                good = false;
-                report.refute("openings", error.to_string(), Some(&name));
-                continue;
-            }
-        };
-        let place = (Island::new(state.island), Epoch::new(state.epoch), Interval::new(state.interval));
-        let (Ok(island), Ok(epoch), Ok(interval)) = place else { continue };
-        let seal =
-            records::record_seal(bundle.job, (island, epoch, interval), &records.root(), &opening.salt);
-        if seal != state.record_seal {
-            good = false;
-            let what = format!(
-                "the step records of interval {}, with the salt in {FILE}, are not those that its commit has sealed",
-                state.interval
-            );
-            report.refute("openings", what, Some(&name));
-        } else if let Some(Err(error)) = evaluation.map(|of| of.check(records.as_slice())) {
-            good = false;
-            report.refute("openings", error.to_string(), Some(&name));
-        }
-    }
-    if good && !bundle.openings.is_empty() {
-        let what = format!(
-            "{} lists of step records are those that their commits have sealed",
-            bundle.openings.len()
-        );
-        report.holds("openings", what);
-    }
-}
-
 /// What the job still lacks by its own rules.
 fn end(report: &mut Report, history: &History, bundle: &Bundle, story: &Story) {
     let open = match history.open(bundle.job) {
@@ -463,7 +417,11 @@ fn words(report: &mut Report, job: &Job, story: &Story) {
     if let Some(last) =
         story.states.values().max_by_key(|state| (state.step, std::cmp::Reverse(state.island)))
     {
-        words.push(format!("The last state that counts is {} after step {}.", last.state_root, last.step));
+        let ends = if last.ends { ", where the stop rule ends the job" } else { "" };
+        words.push(format!(
+            "The last state that counts is {} after step {}{ends}.",
+            last.state_root, last.step
+        ));
     }
     words.push(format!(
         "{} of {} intervals are committed; {} draws were made; {} of {} intervals were replayed by an auditor with the same bits.",

@@ -20,6 +20,7 @@ use crate::{Digest, jcs};
 mod job;
 mod log;
 mod manifest;
+mod openings;
 mod report;
 pub mod subject;
 mod verify;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::Digest;
 use crate::history::AuditView;
 use crate::records::fields::JobId;
+use crate::steps::ended_state;
 
 /// How a check came out; the worst of all is the report's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -94,8 +95,17 @@ pub struct State {
     pub commit: Digest,
     /// Seal of the step records.
     pub record_seal: Digest,
+    /// Whether the stop rule ends the job with it.
+    pub ends: bool,
     /// Whether an auditor's replay was logged and its verdict is Match.
     pub audited: bool,
+}
+
+impl State {
+    /// What a replay of the interval answers that finds the same.
+    pub fn answer(&self) -> Digest {
+        if self.ends { ended_state(&self.state_root, self.step) } else { self.state_root }
+    }
 }
 
 /// How much of the job was looked at by anybody but its trainer.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::Outcome;
 use super::*;
 use crate::dsse::Envelope;
+use crate::evaluation::Evaluation;
 use crate::hub_keys;
 use crate::key::{PublicKey, SigningKey};
 use crate::records::fields::*;
@@ -32,6 +33,14 @@ fn evaluated() -> Vec<u8> {
     let eval = serde_json::json!({"everySteps": 15, "data": {"manifest": Digest::of(b"held out")}});
     let mut spec: serde_json::Value = serde_json::from_slice(&spec()).unwrap();
     spec["training"]["eval"] = eval;
+    crate::jcs::to_vec(&spec).unwrap()
+}
+
+/// Of a job that ends after the first or second interval, if the loss there is at most 2.
+fn stopping() -> Vec<u8> {
+    let data = serde_json::json!({"manifest": Digest::of(b"held out")});
+    let mut spec: serde_json::Value = serde_json::from_slice(&spec()).unwrap();
+    spec["training"]["eval"] = serde_json::json!({"everySteps": 20, "stopAt": "2", "data": data});
     crate::jcs::to_vec(&spec).unwrap()
 }
 
@@ -97,6 +106,8 @@ impl World {
     fn of(spec: Vec<u8>) -> Self {
         let mut job = samples::job();
         (job.tier, job.steps) = (Tier::None, Step::new(60).unwrap());
+        let rule = Evaluation::of_spec(&spec).unwrap().stop_every_steps();
+        job.stop_every_steps = rule.map(|every| Step::new(every).unwrap());
         job.training_digest = hash::h(hash::TRAINING, &[&spec]);
         (job.spec, job.dataset) = (Digest::of(&spec), Digest::of(DATASET));
         let id = job_id(&job.to_payload().unwrap());
@@ -190,6 +201,11 @@ impl World {
     /// The commit of interval `k`, with its manifest, state and step records.
     fn commit(&mut self, k: u64) -> Envelope {
         let (first, last) = self.job.steps_of(k).unwrap();
+        self.commit_of(k, &step_records(first, last), false)
+    }
+
+    fn commit_of(&mut self, k: u64, records: &Records, ends: bool) -> Envelope {
+        let (first, last) = self.job.steps_of(k).unwrap();
         let state = self.file(format!("the weights after step {last}").as_bytes());
         let root = digest(&format!("state {last}"));
         let manifest = serde_json::json!({
@@ -200,7 +216,6 @@ impl World {
         let manifest = self.file(&crate::jcs::to_vec(&manifest).unwrap());
         self.manifests.push(manifest);
         self.states.push(state);
-        let records = step_records(first, last);
         let interval = Interval::new(k).unwrap();
         let commit = Commit {
             job: self.id,
@@ -213,6 +228,7 @@ impl World {
             state_root: root,
             record_seal: record_seal(self.id, (island(), epoch(), interval), &records.root(), &salt(k)),
             manifest: manifest.sha256,
+            ends,
         };
         let records = self.file(&records.to_bytes().unwrap());
         let id = commit.record_id().unwrap();
@@ -457,6 +473,29 @@ fn files_of_the_makers_own_are_refused() {
     let openings = blamed(&report, "openings");
     assert_eq!(openings.outcome, Outcome::Refuted, "{report}");
     assert!(openings.what.contains("the record of step 15 has no evalLoss"), "{report}");
+
+    // With it, and an end that does not follow, or does and is not said.
+    for (loss, ends) in [(2.0, true), (2.5, false), (2.0, false), (2.5, true)] {
+        let mut world = World::of(stopping());
+        let mut records = step_records(1, 20).as_slice().to_vec();
+        records[19].eval_loss = Some(Bits::of(loss));
+        let envelope = world.commit_of(0, &Records::new(1, records).unwrap(), ends);
+        world.show(envelope, key(21).public());
+        if ends {
+            world.end();
+        }
+        let report = check(&world.bundle(true));
+        if (loss <= 2.0) == ends {
+            let counts = report.counts;
+            assert!(report.is_good("openings"), "{report}");
+            assert_eq!((counts.intervals, counts.committed), (if ends { 1 } else { 3 }, 1), "{report}");
+            assert_eq!(report.outcome == Outcome::Holds, ends, "{report}");
+        } else {
+            let openings = blamed(&report, "openings");
+            assert_eq!(openings.outcome, Outcome::Refuted, "{report}");
+            assert!(openings.what.contains("the commit of interval 0"), "{report}");
+        }
+    }
 
     let mut world = World::whole();
     let stray = world.file(b"stray");

@@ -43,6 +43,7 @@ fn commit() -> Commit {
         state_root: state().state_root,
         record_seal: Digest::of(b"seal"),
         manifest: state().manifest,
+        ends: false,
     }
 }
 

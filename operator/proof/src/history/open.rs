@@ -105,7 +105,7 @@ impl History {
             if inconclusive.contains(id) && !counts(job, commit, id) {
                 continue;
             }
-            let last = commit.claim.last == job.job.steps.get() && !commit.claim.failed;
+            let last = commit.claim.completes(&job.job);
             let needs = [
                 (DrawKind::First, at == 0),
                 (DrawKind::Last, last),

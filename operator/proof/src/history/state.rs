@@ -10,6 +10,7 @@ use crate::records::{
     VerdictKind,
 };
 use crate::selection::{Chain, Standing};
+use crate::steps::ended_state;
 
 #[derive(Debug, Clone)]
 pub(super) struct ProviderState {
@@ -145,6 +146,20 @@ pub(super) struct Claim {
     /// Of the checkpoint; a failure has none.
     pub manifest: Option<Digest>,
     pub failed: bool,
+    /// The stop rule ends the job here.
+    pub ends: bool,
+}
+
+impl Claim {
+    /// What a replay answers that finds the same.
+    pub fn answer(&self) -> Digest {
+        if self.ends { ended_state(&self.root, self.last) } else { self.root }
+    }
+
+    /// Whether nothing is left to train after it.
+    pub fn completes(&self, job: &Job) -> bool {
+        !self.failed && (self.ends || self.last == job.steps.get())
+    }
 }
 
 impl From<&Commit> for Claim {
@@ -161,6 +176,7 @@ impl From<&Commit> for Claim {
             seal: it.record_seal,
             manifest: Some(it.manifest),
             failed: false,
+            ends: it.ends,
         }
     }
 }
@@ -179,6 +195,7 @@ impl From<&Failure> for Claim {
             seal: it.record_seal,
             manifest: None,
             failed: true,
+            ends: false,
         }
     }
 }

@@ -20,6 +20,7 @@ struct Tip {
     root: Digest,
     record: Digest,
     failed: bool,
+    complete: bool,
 }
 
 impl History {
@@ -64,10 +65,16 @@ impl History {
     fn tip(&self, job: &JobState, island: &IslandState) -> Tip {
         let last = island.path.last().and_then(|id| Some((id, &self.commits.get(id)?.claim)));
         match last {
-            Some((id, claim)) => {
-                Tip { step: claim.last, root: claim.root, record: *id, failed: claim.failed }
+            Some((id, claim)) => Tip {
+                step: claim.last,
+                root: claim.root,
+                record: *id,
+                failed: claim.failed,
+                complete: claim.completes(&job.job),
+            },
+            None => {
+                Tip { step: 0, root: job.job.genesis, record: job.record, failed: false, complete: false }
             }
-            None => Tip { step: 0, root: job.job.genesis, record: job.record, failed: false },
         }
     }
 
@@ -133,7 +140,7 @@ impl History {
         if tip.failed {
             return Err(Refusal::Finished("a failure"));
         }
-        if tip.step >= job.job.steps.get() {
+        if tip.complete {
             return Err(Refusal::Finished("the job's last"));
         }
         Ok(signer)
@@ -175,6 +182,9 @@ impl History {
         if tip.failed {
             return Err(Refusal::Finished("a failure"));
         }
+        if tip.complete {
+            return Err(Refusal::Finished("the job's last"));
+        }
         same("interval", it.interval, island.path.len() as u64)?;
         let Some((first, last)) = job.job.steps_of(it.interval) else {
             return Err(Refusal::Finished("the job's last"));
@@ -184,6 +194,9 @@ impl History {
             same("lastStep", it.last, last)?;
         } else if it.last > last {
             same("failedStep", it.last, last)?;
+        }
+        if it.ends && !job.job.may_end_at(it.last) {
+            same("ends", it.ends, false)?;
         }
         same("previous", it.previous, tip.record)?;
         self.check_pace(grant)?;
@@ -242,14 +255,15 @@ impl History {
         self.live_grant(it.job, it.island, it.epoch)?;
         let job = self.job(it.job)?;
         let tip = self.tip(job, self.island(job, it.island)?);
-        let complete = tip.step == job.job.steps.get() && !tip.failed;
         let reason = |want: &str| Refusal::Differs {
             field: "reason",
             got: format!("{:?}", it.reason),
             want: want.to_owned(),
         };
         match it.reason {
-            GrantEndReason::Completed if !complete => Err(reason("another: the last step is not committed")),
+            GrantEndReason::Completed if !tip.complete => {
+                Err(reason("another: the last step is not committed"))
+            }
             GrantEndReason::Failed if !tip.failed => Err(reason("another: no failure is accepted")),
             _ => Ok(signer),
         }
@@ -272,7 +286,7 @@ impl History {
         same("lastStep", it.last_step.get(), tip.step)?;
         same("stateRoot", it.state_root, tip.root)?;
         same("record", it.record, tip.record)?;
-        let want = if tips.iter().all(|tip| tip.step == job.job.steps.get() && !tip.failed) {
+        let want = if tips.iter().all(|tip| tip.complete) {
             Outcome::Completed
         } else if tips.iter().any(|tip| tip.failed) || it.outcome == Outcome::Completed {
             Outcome::Failed

@@ -73,7 +73,7 @@ impl History {
         };
         // Weakened on purpose in one build, to see that the tests of cheats notice.
         let looks = !cfg!(feature = "weak-verifier");
-        if looks && state != commit.claim.root {
+        if looks && state != commit.claim.answer() {
             return Err(Refusal::Unfounded("the auditors' StateRoot is not the commit's"));
         }
         match commit.opened {
@@ -126,7 +126,7 @@ impl History {
         };
         same("party", party, &commit.provider)?;
         let (state, records) = self.replays(base, evidence, commit.owner.as_str())?;
-        let wrong = state != commit.claim.root;
+        let wrong = state != commit.claim.answer();
         let good = match evidence.kind {
             EvidenceKind::Replays => wrong || commit.opened.is_some_and(|own| own != records),
             // Silent, but right as far as anybody can see: cleared.

@@ -172,6 +172,8 @@ pub struct PathInterval {
     pub manifest: Option<Digest>,
     /// Whether it ended in a failure.
     pub failed: bool,
+    /// Whether the job ends with it: by the stop rule, or because it has the last step.
+    pub completes: bool,
 }
 
 impl History {
@@ -228,7 +230,7 @@ impl History {
             counts: counts(job, commit, &draw.commit),
             subject_provider: commit.provider.clone(),
             subject_owner: commit.owner.clone(),
-            state_root: claim.root,
+            state_root: claim.answer(),
             opened: commit.opened,
             grant: grant.record,
             start: self.start_view(job, claim),
@@ -263,10 +265,14 @@ impl History {
         path.iter().filter_map(|id| self.path_interval(id)).collect()
     }
 
+    /// The last interval of an island that counts.
+    pub fn newest(&self, job: JobId, island: u64) -> Option<PathInterval> {
+        self.path_interval(self.island_at(job, island)?.path.last()?)
+    }
+
     /// The failure that an island has ended with, if it counts.
     pub fn failure(&self, job: JobId, island: u64) -> Option<PathInterval> {
-        let last = self.island_at(job, island)?.path.last()?;
-        self.path_interval(last).filter(|last| last.failed)
+        self.newest(job, island).filter(|last| last.failed)
     }
 
     fn path_interval(&self, record: &Digest) -> Option<PathInterval> {
@@ -282,6 +288,7 @@ impl History {
             state_root: commit.claim.root,
             manifest: commit.claim.manifest,
             failed: commit.claim.failed,
+            completes: self.jobs.get(&commit.claim.job).is_some_and(|job| commit.claim.completes(&job.job)),
         })
     }
 

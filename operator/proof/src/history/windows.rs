@@ -124,9 +124,7 @@ impl History {
                 let first = grant.and_then(|grant| grant.commits.first());
                 (first == Some(&it.subject), "the first commit of a grant")
             }
-            DrawKind::Last => {
-                (claim.last == job.job.steps.get() && !claim.failed, "a commit of the job's last step")
-            }
+            DrawKind::Last => (claim.completes(&job.job), "a commit of the job's last step"),
             DrawKind::Failed => (claim.failed, "a failure"),
             DrawKind::Rerun => (commit.rerun, "a commit of an interval that was rolled back"),
             DrawKind::Tenant | DrawKind::Window | DrawKind::Second => (true, ""),

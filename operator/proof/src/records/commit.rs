@@ -28,6 +28,8 @@ pub struct Commit {
     pub record_seal: Digest,
     /// The checkpoint manifest's blob.
     pub manifest: Digest,
+    /// Whether the stop rule ends the job after the last step, before the job's own.
+    pub ends: bool,
 }
 
 impl Payload for Commit {
@@ -36,6 +38,16 @@ impl Payload for Commit {
     fn check(&self) -> Result<(), Misfit> {
         fit(self.first_step.get() >= 1, "firstStep", "a step from 1")?;
         fit(self.first_step <= self.last_step, "lastStep", "at least `firstStep`")
+    }
+}
+
+impl Commit {
+    /// What a replay answers that finds the same: StateRoot, or what stands for it where the job ends.
+    pub fn answer(&self) -> Digest {
+        match self.ends {
+            true => steps::ended_state(&self.state_root, self.last_step.get()),
+            false => self.state_root,
+        }
     }
 }
 

@@ -30,6 +30,9 @@ pub struct Job {
     pub steps: Step,
     /// C: steps of an interval.
     pub interval_steps: IntervalSteps,
+    /// Training may end before `steps`, after a multiple of this, if the spec's stop rule says so.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub stop_every_steps: Option<Step>,
     /// How many islands train.
     pub islands: Islands,
     /// Digests of the images that may run, ascending.
@@ -88,6 +91,11 @@ impl Payload for Job {
     fn check(&self) -> Result<(), Misfit> {
         fit(self.steps.get() >= 1, "steps", "at least one step")?;
         fit(self.interval_steps.get() <= self.steps.get(), "intervalSteps", "at most `steps`")?;
+        let ends = |every: Step| every.get() >= 1 && every.get().is_multiple_of(self.interval_steps.get());
+        fit(self.stop_every_steps.is_none_or(ends), "stopEverySteps", "a multiple of `intervalSteps`")?;
+        // Where one island ends, the others would have nobody to average with.
+        let alone = self.stop_every_steps.is_none() || self.islands.get() == 1;
+        fit(alone, "stopEverySteps", "null where there are several islands")?;
         fit((1..=16).contains(&self.images.len()), "images", "1 to 16 digests")?;
         fit(ascending(&self.images), "images", "digests in ascending order, none twice")
     }
@@ -104,6 +112,12 @@ impl Job {
         let c = self.interval_steps.get();
         let before = k.checked_mul(c).filter(|before| *before < self.steps.get())?;
         Some((before + 1, (before + c).min(self.steps.get())))
+    }
+
+    /// Whether the stop rule may end training after this step, before the job's last.
+    pub fn may_end_at(&self, step: u64) -> bool {
+        let every = self.stop_every_steps.map_or(0, Step::get);
+        every > 0 && step > 0 && step < self.steps.get() && step.is_multiple_of(every)
     }
 }
 

@@ -44,6 +44,7 @@ pub fn job() -> Job {
         genesis: digest("state 0"),
         steps: Step::new(200).unwrap(),
         interval_steps: IntervalSteps::new(20).unwrap(),
+        stop_every_steps: None,
         islands: Islands::new(1).unwrap(),
         images: vec![digest("image")],
         tier: Tier::Silver,
@@ -118,6 +119,7 @@ pub fn sample_payloads() -> Vec<(&'static str, Vec<u8>)> {
             state_root: digest("state 20"),
             record_seal: seal,
             manifest: digest("manifest 20"),
+            ends: false,
         },
         Failure {
             job,

@@ -33,11 +33,13 @@ fn examples_of_the_specification() {
     let of = Interval { job: Digest::of(b"job"), island: 1, epoch: 2, interval: 3 };
     assert_eq!(record_seal(&of, &root, &[7; 32]).to_hex(), EXAMPLE_SEAL);
     assert_eq!(failed_state(&Digest::of(b"state"), 4).to_hex(), EXAMPLE_FAILED);
+    assert_eq!(ended_state(&Digest::of(b"state"), 4).to_hex(), EXAMPLE_ENDED);
 }
 
 const EXAMPLE_ROOT: &str = "2c42e5c3ffa4363ecc9968977044b3dbf8a01a740f1ec4cd180f576b066eef29";
 const EXAMPLE_SEAL: &str = "f3eb523bc94f20478b8cf0bdc2cc16a7ded5598a519694e689007946360f6f6f";
 const EXAMPLE_FAILED: &str = "fa04ea5dd05de224079ece6792076702c390681286b4e946265861cf70dd7bec";
+const EXAMPLE_ENDED: &str = "30fe26183f174a058e2013db0f69b52ea8fa1456d082541011bc776240174f6a";
 
 #[test]
 fn lists_round_trip_and_are_strict() {
@@ -127,6 +129,7 @@ fn each_input_of_a_seal_counts() {
         record_seal(&Interval { epoch: 3, ..of }, &root, &[0; 32]),
         record_seal(&Interval { interval: 4, ..of }, &root, &[0; 32]),
         record_seal(&Interval { island: 2, epoch: 1, ..of }, &root, &[0; 32]),
+        ended_state(&root, 1),
         failed_state(&root, 1),
         failed_state(&root, 2),
         failed_state(&of.job, 1),

@@ -41,8 +41,8 @@ pub(super) fn remember(state: &mut UnitState, object: Option<&WorkUnit>, gone: b
         && let (Ok(manifest), Ok(state_root)) = (said.manifest.parse(), said.state_root.parse())
         && let Some(Ok(record)) = said.record.as_ref().map(|record| record.parse())
     {
-        let (step, attempt) = (said.step, 0);
-        state.checkpoints.push(Commit { step, manifest, state_root, record, attempt, durable: true });
+        let (step, attempt, ends) = (said.step, 0, said.ends.unwrap_or(false));
+        state.checkpoints.push(Commit { step, manifest, state_root, record, attempt, durable: true, ends });
     }
 }
 

@@ -110,6 +110,7 @@ mod tests {
             record: digest,
             attempt: 2,
             durable: false,
+            ends: false,
         });
         for attempt in 1..=4 {
             state.memory.attempt = attempt;

@@ -86,6 +86,14 @@ pub enum CommitError {
     /// Records that are none.
     #[error("BadCommit: records: {0}")]
     Records(#[from] steps::Error),
+    /// It says that the stop rule ends the job there, or that it does not, and the records say otherwise.
+    #[error("BadCommit: commit: ends is {said}, by the spec's stop rule and the records it is {ends}")]
+    Ends {
+        /// What it says.
+        said: bool,
+        /// What follows from the records.
+        ends: bool,
+    },
     /// Records with an evaluation loss where none belongs, or without one.
     #[error("BadCommit: records: {0}")]
     Evaluation(#[from] evaluation::Error),
@@ -198,10 +206,15 @@ impl Relay {
         }
         let (manifest, state_root, attempt) = (notice.manifest, notice.state_root, worker.attempt);
         let records = Records::new(terms.first_step.get(), notice.records.clone())?;
-        if let Some(evaluation) = self.evaluation(&state).await? {
+        let evaluation = self.evaluation(&state).await?;
+        if let Some(evaluation) = &evaluation {
             evaluation.check(records.as_slice())?;
         }
-        self.answer_for(&state, &terms, (record, state_root, records.root())).await?;
+        let ends = evaluation.is_some_and(|evaluation| evaluation.ends(records.as_slice()));
+        if said.ends != ends {
+            return Err(CommitError::Ends { said: said.ends, ends });
+        }
+        self.answer_for(&state, &terms, (record, said.answer(), records.root())).await?;
         let committed = Committed {
             commit: notice.commit,
             model: notice.model,
@@ -209,7 +222,7 @@ impl Relay {
             records: notice.records,
         };
         unit.keep(step, committed).await.map_err(PutError::from)?;
-        let commit = Commit { step, manifest, state_root, record, attempt, durable: false };
+        let commit = Commit { step, manifest, state_root, record, attempt, durable: false, ends };
         let recorded = unit.update(|state| self.record(state, worker, key, &terms, commit));
         recorded.await.map_err(PutError::from)??;
         unit.committed.notify_one();
@@ -328,6 +341,7 @@ mod tests {
             record: digest,
             attempt: 1,
             durable,
+            ends: false,
         };
         let mut state = UnitState {
             checkpoints: [20, 40, 60, 80, 100].map(|step| commit(step, step <= 40)).to_vec(),

@@ -57,9 +57,12 @@ pub fn due(state: &UnitState, payload: &Payload) -> Option<Due> {
 }
 
 /// The interval after the newest commit, or after what the unit starts from, which may have ended in a failure; `None` after the
-/// last.
+/// last, and where the stop rule has ended the job.
 #[must_use]
 pub fn next(state: &UnitState, payload: &Payload) -> Option<Due> {
+    if state.ends() {
+        return None;
+    }
     let (steps, size) = (payload.last_step().unsigned_abs(), payload.interval_steps.unsigned_abs().max(1));
     let (begin, previous) = match state.newest() {
         Some(newest) if payload.start.is_none_or(|start| start.step <= newest.step) => {
@@ -164,7 +167,7 @@ mod tests {
 
     fn commit(step: i64) -> Commit {
         let (record, digest) = (Digest::of(&step.to_le_bytes()), Digest::of(b"m"));
-        Commit { step, manifest: digest, state_root: digest, record, attempt: 1, durable: false }
+        Commit { step, manifest: digest, state_root: digest, record, attempt: 1, durable: false, ends: false }
     }
 
     #[test]

@@ -39,6 +39,7 @@ fn nothing_goes_back_and_nothing_is_written_twice() {
         record: digest,
         attempt: 1,
         durable: true,
+        ends: false,
     };
     let mut state = UnitState {
         memory: Memory { attempt: 2, ..Memory::default() },
@@ -67,8 +68,15 @@ fn nothing_goes_back_and_nothing_is_written_twice() {
 #[test]
 fn of_a_replay_only_its_progress_is_told() {
     let digest = Digest::of(b"m");
-    let found =
-        Commit { step: 40, manifest: digest, state_root: digest, record: digest, attempt: 1, durable: true };
+    let found = Commit {
+        step: 40,
+        manifest: digest,
+        state_root: digest,
+        record: digest,
+        attempt: 1,
+        durable: true,
+        ends: false,
+    };
     let payload = Some(crate::agent::testing::audit());
     let state = UnitState { payload, checkpoints: vec![found], ..UnitState::default() };
     let running = wanted(WorkUnitPhase::Running, true);

@@ -124,6 +124,7 @@ impl World {
                 state_root: after.state_root,
                 record_seal: record_seal(self.id, (island, epoch, interval), &records, &salt()),
                 manifest: after.manifest,
+                ends: false,
             };
             let commit = commit.sign(&bound).unwrap();
             self.log.append(commit.clone()).await.unwrap();

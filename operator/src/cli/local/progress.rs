@@ -17,10 +17,13 @@ const LINE_EVERY: Duration = Duration::from_secs(2);
 pub(in crate::cli) struct Progress {
     output: Output,
     bar: Option<ProgressBar>,
+    /// At most so many.
     steps: u64,
     step: Option<u64>,
     /// The last loss on held-out data, as shown.
     eval: String,
+    /// What was last to be shown of the losses.
+    losses: String,
     checkpoint: Option<u64>,
     last_line: Option<Instant>,
     /// Nobody reads the events any more. The training goes on: its result is on disk.
@@ -54,6 +57,7 @@ impl Progress {
             steps: 0,
             step: None,
             eval: String::new(),
+            losses: String::new(),
             checkpoint: None,
             last_line: None,
             deaf: true,
@@ -139,7 +143,8 @@ impl Progress {
     }
 
     fn show(&mut self, step: u64, loss: &str, speed: u64, eta: u64) {
-        let text = format!("loss {:.4}{}  {speed} tok/s  {} left", number(loss), self.eval, clock(eta));
+        self.losses = format!("loss {:.4}{}", number(loss), self.eval);
+        let text = format!("{}  {speed} tok/s  {} left", self.losses, clock(eta));
         if let Some(bar) = &self.bar {
             bar.set_position(step);
             bar.set_message(text);
@@ -154,7 +159,15 @@ impl Progress {
 
     /// The result: the one line of stdout that scripts look for.
     pub fn finish(&mut self, step: u64, root: &Digest, out: &Path) -> io::Result<()> {
+        let is_early = step < self.steps;
+        if let Some(bar) = self.bar.as_ref().filter(|_| is_early) {
+            // The steps that were left are left out.
+            bar.set_message(self.losses.clone());
+        }
         self.close();
+        if is_early {
+            self.note(&ended_early(step, self.steps, &self.losses));
+        }
         let out = out.display();
         self.note(&format!(
             "done: {out}/checkpoints/step-{step:08}; try `muster sample {out} --prompt TEXT`"
@@ -164,6 +177,14 @@ impl Progress {
         }
         Ok(())
     }
+}
+
+/// Why there are fewer steps than the job may have. `losses` is empty if the run found the job ended.
+fn ended_early(step: u64, steps: u64, losses: &str) -> String {
+    let losses = if losses.is_empty() { String::new() } else { format!(" ({losses})") };
+    format!(
+        "training ended after step {step} of {steps}: the evaluation loss reached training.eval.stopAt{losses}"
+    )
 }
 
 fn number(text: &str) -> f32 {
@@ -177,6 +198,14 @@ fn clock(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn an_early_end_says_why() {
+        let want = "training ended after step 8 of 20: the evaluation loss reached training.eval.stopAt";
+        assert_eq!(super::ended_early(8, 20, ""), want);
+        let losses = "loss 2.5000  held out 2.4000 after 8";
+        assert_eq!(super::ended_early(8, 20, losses), format!("{want} ({losses})"));
+    }
+
     #[test]
     fn time_left_reads_like_a_clock() {
         assert_eq!(super::clock(59), "0:59");

@@ -45,7 +45,7 @@ pub(in crate::cli) struct Launch {
 /// How one start ended.
 #[derive(Debug)]
 pub(in crate::cli) enum End {
-    /// All steps done.
+    /// All steps done, or as many as the stop rule wants.
     Finished { step: u64, state_root: Digest },
     /// A person asked.
     Stopped,

@@ -60,6 +60,7 @@ fn job(uid: &str, spec: Digest) -> Job {
         genesis: Digest::of(b"genesis"),
         steps: Step::new(20).unwrap(),
         interval_steps: IntervalSteps::new(20).unwrap(),
+        stop_every_steps: None,
         islands: Islands::new(1).unwrap(),
         images: vec![Digest::of(b"image")],
         tier: Tier::None,
@@ -160,6 +161,7 @@ async fn committed(site: &Site, key: &SigningKey, says: Digest, manifest: &Diges
         state_root: Digest::of(b"state"),
         record_seal: Digest::of(b"seal"),
         manifest: says,
+        ends: false,
     };
     let envelope = commit.sign(key).unwrap();
     let record = envelope.record_id();

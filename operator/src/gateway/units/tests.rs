@@ -275,6 +275,7 @@ fn signed(payload: &Payload, step: u64, manifest: &Digest, root: Digest) -> Enve
         state_root: root,
         record_seal: Digest::of(b"seal"),
         manifest: *manifest,
+        ends: false,
     };
     commit.sign(&bound()).unwrap()
 }

@@ -187,6 +187,7 @@ fn said(look: &Look<'_>, accepted: Acceptance) -> TrainingJobStatus {
         after: None,
         before: Before::Still,
         steps,
+        stopped_at: None,
         durable_step: 0,
         stage: Stage::Training,
         audits: Audits::None,

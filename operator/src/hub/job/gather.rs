@@ -17,6 +17,7 @@ use muster_core::lifecycle::{
 use super::{Look, audits};
 use crate::hub::context::Context;
 use crate::hub::error::Error;
+use crate::hub::ledger::grants;
 use crate::hub::names::{RESTARTS_BEFORE, provider_of};
 use crate::hub::provider::CONNECTED;
 use crate::runtime::client::within;
@@ -73,12 +74,15 @@ pub async fn gather(look: &Look<'_>) -> Result<Gathered, Error> {
         None => (None, None),
     };
     let failed = audits::failed(ctx, job, &look.uid, book.as_deref(), unit.as_ref()).await?;
+    let durable_step = checkpoint.as_ref().map(|checkpoint| number(checkpoint.step));
+    let stopped_at = grants::stopped_at(ctx, &look.uid, durable_step).await?;
     let (active_seconds, running) = active(&status, now);
     let left = job.spec.active_deadline_seconds.map(|limit| limit - active_seconds);
     let facts = Facts {
         wish: if job.spec.suspend { Wish::Suspend } else { Wish::Run },
         steps: number(job.spec.training.steps),
-        durable_step: checkpoint.as_ref().map(|checkpoint| number(checkpoint.step)),
+        stopped_at,
+        durable_step,
         deadline: if left.is_some_and(|left| left <= 0) { Deadline::Passed } else { Deadline::Ahead },
         max_restarts: small(job.spec.failure_policy.max_restarts),
         rules: job.spec.failure_policy.rules.iter().map(rule).collect(),

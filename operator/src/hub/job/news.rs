@@ -153,6 +153,9 @@ fn ending(old: &TrainingJobStatus, new: &TrainingJobStatus, news: &mut Vec<News>
         let result = new.result.as_ref();
         let root = result.map_or("", |result| result.state_root.as_str());
         let step = result.map_or(0, |result| result.step);
-        news.push(News::normal("Succeeded", format!("all {step} steps are done, state root {root}")));
+        news.push(News::normal(
+            "Succeeded",
+            format!("training is done after step {step}, state root {root}"),
+        ));
     }
 }

@@ -111,6 +111,7 @@ pub fn of_job(
         },
         before: if trained { Before::Trained } else { Before::Still },
         steps: seen.facts.steps,
+        stopped_at: seen.facts.stopped_at,
         durable_step: seen.facts.durable_step.unwrap_or(0),
         stage: match (&decision.next, &seen.facts.failed) {
             (Next::Settle, Some(failed)) => Stage::Failing(failed.step),
@@ -230,7 +231,7 @@ fn progress(
     }
     let reported = seen.current.as_ref().and_then(|unit| unit.status.as_ref());
     let step = match (is_done, reported.and_then(|status| status.step)) {
-        (true, _) => steps,
+        (true, _) => seen.facts.stopped_at.and_then(|step| i64::try_from(step).ok()).unwrap_or(steps),
         (false, Some(step)) => step.clamp(0, steps),
         (false, None) => {
             // A unit that has not stepped yet: what the last one reached still stands, but its speed does not.

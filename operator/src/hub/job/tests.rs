@@ -85,6 +85,7 @@ fn look_at(
     let facts = Facts {
         wish: if job.spec.suspend { Wish::Suspend } else { Wish::Run },
         steps: 200,
+        stopped_at: None,
         durable_step: durable.map(|step| step as u64),
         deadline: Deadline::Ahead,
         max_restarts: 20,

@@ -28,13 +28,21 @@ pub struct Names {
     pub genesis: Digest,
     /// Its last step.
     pub steps: u64,
+    /// After how many steps its stop rule is looked at, if it has one.
+    pub stop_every: Option<u64>,
 }
 
 impl Names {
     fn of(payload: &[u8]) -> Result<Self, LedgerError> {
         let job = Job::from_payload(payload)?;
         let record = dsse::record_id(Job::PAYLOAD_TYPE, payload);
-        Ok(Self { id: job_id(payload), record, genesis: job.genesis, steps: job.steps.get() })
+        Ok(Self {
+            id: job_id(payload),
+            record,
+            genesis: job.genesis,
+            steps: job.steps.get(),
+            stop_every: job.stop_every_steps.map(Step::get),
+        })
     }
 }
 
@@ -222,6 +230,31 @@ pub async fn failure(
     Ok(ctx.follower.with(|history| history.failure(names.id, 0)).flatten())
 }
 
+/// The step after which the stop rule has ended a job whose newest checkpoint is of step `newest`, if the log has that and it
+/// counts. The log is read on if it may.
+///
+/// # Errors
+/// The log cannot be read on. One that cannot be believed says nothing.
+pub async fn stopped_at(
+    ctx: &Context,
+    job_uid: &str,
+    newest: Option<u64>,
+) -> Result<Option<u64>, LedgerError> {
+    let Ok(names) = names(ctx, job_uid) else { return Ok(None) };
+    let may_end = |step: &u64| {
+        let every = names.stop_every.unwrap_or(0);
+        *step > 0 && *step < names.steps && every > 0 && step.is_multiple_of(every)
+    };
+    let Some(newest) = newest.filter(may_end) else { return Ok(None) };
+    let known = || ctx.follower.with(|history| history.newest(names.id, 0)).flatten();
+    if known().is_none_or(|known| known.last < newest)
+        && let Err(FollowError::Ledger(error)) = ctx.follower.advance(&ctx.ledger).await
+    {
+        return Err(error);
+    }
+    Ok(known().filter(|known| known.completes && known.last == newest).map(|known| known.last))
+}
+
 /// Logs the end of a job that trains no more.
 ///
 /// # Errors
@@ -237,8 +270,9 @@ pub async fn end_job(
     }
     let names = names(ctx, job_uid)?;
     // Who gives up a job whose last step is committed gives up nothing.
-    let is_complete =
-        newest.is_some_and(|newest| u64::try_from(newest.step).is_ok_and(|step| step >= names.steps));
+    let newest_step = newest.and_then(|newest| u64::try_from(newest.step).ok());
+    let is_complete = newest_step.is_some_and(|step| step >= names.steps)
+        || stopped_at(ctx, job_uid, newest_step).await?.is_some();
     // A step that is not finite is further than any checkpoint, and the end whoever gave the job up.
     let failure = if is_complete { None } else { failure(ctx, job_uid, Reading::On).await? };
     let (outcome, grant) = match outcome {

@@ -34,6 +34,7 @@ pub fn job(
         number("spec.training.intervalSteps", spec.training.interval_steps, IntervalSteps::new)?;
     let intervals = steps.get().div_ceil(interval_steps.get());
     let length = chain_length(intervals);
+    let rule = spec.training.eval.as_ref().filter(|eval| eval.stop_at.is_some());
     Ok(Job {
         hub: origin.clone(),
         tenant: tenant(meta.namespace.as_deref().ok_or_else(|| missing("metadata.namespace"))?),
@@ -44,6 +45,10 @@ pub fn job(
         genesis: digest("status.resolved.genesis", &resolved.genesis)?,
         steps,
         interval_steps,
+        stop_every_steps: match rule {
+            Some(eval) => Some(number("spec.training.eval.everySteps", eval.every_steps, Step::new)?),
+            None => None,
+        },
         islands: unfit("islands", Islands::new(1))?,
         images: vec![digest("status.resolved.image", &resolved.image)?],
         tier: tier(spec.assurance.tier),

@@ -222,6 +222,18 @@ pub async fn commit_of(
     previous: Digest,
     (state_root, manifest, records): (Digest, Digest, Digest),
 ) -> Envelope {
+    let place = (interval, first, last, false);
+    commit_with(ctx, (job_uid, epoch, provider), place, previous, (state_root, manifest, records)).await
+}
+
+/// The same, and whether the stop rule ends the job with it.
+pub async fn commit_with(
+    ctx: &Context,
+    (job_uid, epoch, provider): (&str, u64, &str),
+    (interval, first, last, ends): (u64, u64, u64, bool),
+    previous: Digest,
+    (state_root, manifest, records): (Digest, Digest, Digest),
+) -> Envelope {
     use muster_proof::records::fields::{Attempt, Epoch, Interval, Island, Rank, Step};
     let job = names(ctx, job_uid).unwrap().id;
     let bound = bound(provider, epoch);
@@ -250,6 +262,7 @@ pub async fn commit_of(
         state_root,
         record_seal: seal,
         manifest,
+        ends,
     };
     commit.sign(&bound).unwrap()
 }

@@ -10,9 +10,11 @@ use muster_proof::records::{GrantEndReason, Job, Outcome, Payload, Record};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::grants::{Names, Next, Reading, end_grant, end_job, failure, grant, job, repair};
+use super::grants::{Names, Next, Reading, end_grant, end_job, failure, grant, job, repair, stopped_at};
 use super::records::Who;
-use super::testing::{Local, ORIGIN, To, commit, failure_of, identity, log_commit, log_key, own_record};
+use super::testing::{
+    Local, ORIGIN, To, commit, commit_with, failure_of, identity, log_commit, log_key, own_record,
+};
 use super::*;
 use crate::hub::context::Context;
 use crate::hub::job::unit::Logged;
@@ -297,6 +299,42 @@ async fn the_end_of_a_job_says_how_far_it_came() {
     }
     assert_eq!(site.kinds(size), ["job-end"], "its grant had ended");
     assert!(site.ctx.store.noted_end(JOB).await.unwrap());
+}
+
+/// What only the log can say: that a job is through before its last step.
+#[tokio::test]
+async fn a_stop_rule_ends_a_job_where_the_log_says_so() {
+    let site = Site::new().await;
+    let mut wanted = training_job();
+    let eval = json!({"everySteps": 20, "dataset": "psalms", "stopAt": "2.5"});
+    wanted.spec.training.eval = Some(serde_json::from_value(eval).unwrap());
+    job(&site.ctx, &wanted, &resolved(), &training()).await.unwrap();
+    log_key(&site.ctx, "east", "acme").await;
+    let first = site.grant(1, None).await.unwrap();
+    let (step, _, envelope) = site.committed(1, 0, first.start_record).await;
+    let previous = log_commit(&site.ctx, JOB, step, &envelope).await.record;
+    assert_eq!(stopped_at(&site.ctx, JOB, Some(20)).await.unwrap(), None, "it goes on");
+    let (last, _) = checkpoint(&site.ctx.store, Digest::of(b"job"), 40, "").await;
+    let found = (Digest::of(b"state"), last, Digest::of(b"records"));
+    let ending = commit_with(&site.ctx, (JOB, 1, "east"), (1, 21, 40, true), previous, found).await;
+    log_commit(&site.ctx, JOB, 40, &ending).await;
+    for (newest, stopped) in
+        [(Some(40), Some(40)), (Some(20), None), (Some(30), None), (Some(50), None), (None, None)]
+    {
+        assert_eq!(stopped_at(&site.ctx, JOB, newest).await.unwrap(), stopped, "{newest:?}");
+    }
+    let refused = site.grant(2, Some(&newest(40, last))).await.unwrap_err();
+    assert!(refused.refusal().is_some(), "nothing follows on it: {refused}");
+    let size = site.log.size();
+    end_job(&site.ctx, JOB, Some(&newest(40, last)), Outcome::Cancelled).await.unwrap();
+    let ends = site.log.records().into_iter().filter_map(|id| {
+        let (at, envelope) = site.log.log.entry(&id).unwrap().unwrap();
+        match Record::parse(&envelope).unwrap() {
+            Record::JobEnd(end) if at >= size => Some((end.last_step.get(), end.outcome)),
+            _ => None,
+        }
+    });
+    assert_eq!(ends.collect::<Vec<_>>(), [(40, Outcome::Completed)]);
 }
 
 /// The log's own end of the job: further than any checkpoint, and the end whoever gives the job up.

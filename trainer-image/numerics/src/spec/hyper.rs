@@ -85,6 +85,19 @@ impl HyperParameters {
     }
 }
 
+/// The loss of the stop rule (spec 6.5).
+pub(super) fn stop_at(text: &str) -> Result<f32, SpecError> {
+    let field = "training.eval.stopAt";
+    let loss = decimal(field, text)? as f32;
+    check(
+        loss >= f32::MIN_POSITIVE && loss.is_finite(),
+        field,
+        text,
+        "give a loss above 0 within the f32 range, e.g. \"2.5\", or leave the field out for no stop rule",
+    )?;
+    Ok(loss)
+}
+
 fn decimal(field: &'static str, text: &str) -> Result<f64, SpecError> {
     parse_decimal(text).map_err(|e| SpecError::Field {
         field,

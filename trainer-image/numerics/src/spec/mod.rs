@@ -184,6 +184,19 @@ pub struct EvalSpec {
     pub sequences: u64,
     /// The held-out token stream.
     pub data: EvalData,
+    /// The stop rule: training ends before `steps` once a loss is no greater than this, a positive normal f32. Absent: it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub stop_at: Option<String>,
+}
+
+impl EvalSpec {
+    /// `stopAt` as a number.
+    ///
+    /// # Errors
+    /// [`SpecError`] if it is none or out of its bounds.
+    pub fn stop_at(&self) -> Result<Option<f32>, SpecError> {
+        self.stop_at.as_deref().map(hyper::stop_at).transpose()
+    }
 }
 
 /// A held-out token stream, by content. Its manifest is named too, so that whoever has the spec can bring the files.
@@ -329,5 +342,19 @@ impl TrainingParameters {
     /// Whether step `step` (from 1) evaluates: every so many, and the last.
     pub fn evaluates(&self, step: u64) -> bool {
         self.eval.as_ref().is_some_and(|eval| step == self.steps || step.is_multiple_of(eval.every_steps))
+    }
+
+    /// Whether the stop rule ends training after step `step`, whose evaluation loss is `loss`. The last step is no matter of the
+    /// rule: training ends there anyway.
+    pub fn stops(&self, step: u64, loss: f32) -> bool {
+        // A spec that was validated has a number there.
+        let reached = |eval: &EvalSpec| matches!(eval.stop_at(), Ok(Some(stop_at)) if loss <= stop_at);
+        self.may_stop(step) && self.eval.as_ref().is_some_and(reached)
+    }
+
+    /// Whether the loss after step `step` can end training: there is a stop rule, and it looks there.
+    pub fn may_stop(&self, step: u64) -> bool {
+        let rule = self.eval.as_ref().filter(|eval| eval.stop_at.is_some());
+        rule.is_some_and(|eval| (1..self.steps).contains(&step) && step.is_multiple_of(eval.every_steps))
     }
 }

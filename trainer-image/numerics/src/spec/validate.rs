@@ -151,7 +151,7 @@ fn eval(spec: &TrainingSpec) -> Result<(), SpecError> {
             "lower training.eval.sequences or bring more tokens",
         );
     }
-    Ok(())
+    eval.stop_at().map(drop)
 }
 
 fn refuse(

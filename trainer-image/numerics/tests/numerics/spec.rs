@@ -123,6 +123,74 @@ fn a_bad_evaluation_is_named() {
     }
 }
 
+fn stopping(at: Value) -> Value {
+    let mut value = evaluated();
+    value["training"]["eval"]["stopAt"] = at;
+    value
+}
+
+/// After each multiple of everySteps before the last step, if the loss is no greater, to the bit.
+#[test]
+fn the_stop_rule_ends_training_where_it_says() {
+    let spec = read(&stopping(json!("2.5"))).unwrap();
+    assert_eq!(serde_json::to_value(&spec).unwrap(), stopping(json!("2.5")), "writing gives what was read");
+    let at = |loss: f32| -> Vec<u64> { (0..=250).filter(|step| spec.training.stops(*step, loss)).collect() };
+    assert_eq!((at(2.5), at(0.0), at(2.5f32.next_up())), (vec![50, 100, 150], vec![50, 100, 150], vec![]));
+    assert_eq!((at(f32::NAN), at(f32::MAX)), (vec![], vec![]));
+    let looks: Vec<u64> = (0..=250).filter(|step| spec.training.may_stop(*step)).collect();
+    assert_eq!(looks, [50, 100, 150]);
+    let mut other = spec.clone();
+    other.training.eval.as_mut().unwrap().every_steps = 60;
+    assert_eq!((1..=200).filter(|step| other.training.stops(*step, 1.0)).count(), 3, "60, 120 and 180");
+    for without in [evaluated(), good()] {
+        let spec = read(&without).unwrap();
+        assert!(!(0..=200).any(|step| spec.training.may_stop(step) || spec.training.stops(step, 0.0)));
+    }
+    // By way of the nearest f64, as all decimals: the nearest f32 of this one is 1 itself.
+    let twice = read(&stopping(json!("1.00000005960464477540"))).unwrap();
+    assert!(twice.training.stops(50, 1.0) && !twice.training.stops(50, 1.0f32.next_up()));
+}
+
+/// It reaches no bit of a state, so it is not in the graph; but it is in the spec, and a spec without it is as it always was.
+#[test]
+fn a_stop_rule_is_in_the_spec_alone() {
+    let (with, without) = (read(&stopping(json!("2.5"))).unwrap(), read(&evaluated()).unwrap());
+    assert_eq!(with.assemble_graph().unwrap(), without.assemble_graph().unwrap());
+    assert_ne!(serde_json::to_vec(&with).unwrap(), serde_json::to_vec(&without).unwrap());
+    assert!(!serde_json::to_string(&without).unwrap().contains("stopAt"));
+}
+
+#[test]
+fn a_stop_rule_has_a_loss() {
+    for good in ["1e-37", "0.1", "2.5", "2.50", "10", "3.4028235e38"] {
+        let spec = read(&stopping(json!(good))).unwrap();
+        assert_eq!(spec.training.eval.unwrap().stop_at.as_deref(), Some(good), "as it is spelt");
+    }
+    for (bad, part) in [
+        (json!("0"), "is out of range; give a loss above 0"),
+        (json!("0.0"), "is out of range"),
+        (json!("1e-38"), "is out of range"),
+        (json!("3.5e38"), "is out of range"),
+        (json!("1e400"), "too large for a 64-bit float"),
+        (json!("-1"), "is not a decimal"),
+        (json!("NaN"), "is not a decimal"),
+        (json!("inf"), "is not a decimal"),
+        (json!("+1"), "is not a decimal"),
+        (json!(" 1"), "is not a decimal"),
+        (json!(""), "is not a decimal"),
+    ] {
+        let error = read(&stopping(bad)).unwrap_err().to_string();
+        assert!(error.starts_with("training.eval.stopAt: ") && error.contains(part), "{error}");
+    }
+    for bad in [json!(null), json!(2.5), json!(2), json!(true), json!(["2.5"]), json!({"loss": "2.5"})] {
+        let error = read(&stopping(bad)).unwrap_err().to_string();
+        assert!(error.contains("invalid type") && error.contains("expected a string"), "{error}");
+    }
+    let mut alone = good();
+    alone["training"]["stopAt"] = json!("2.5");
+    assert!(read(&alone).unwrap_err().to_string().contains("unknown field `stopAt`"));
+}
+
 #[test]
 fn clip_norm_zero_means_none() {
     let mut value = good();

@@ -14,6 +14,7 @@
 //! | `keeper` | who may write into the job directory |
 //! | `saver` | checkpoints, off the training path |
 //! | `metrics` | `metrics.jsonl` |
+//! | `speed` | tokens per second |
 //! | `cheat` | lies, in builds that are made to tell some |
 
 mod batch;
@@ -27,6 +28,7 @@ mod keeper;
 mod memory;
 mod metrics;
 mod saver;
+mod speed;
 mod train;
 mod update;
 
@@ -109,6 +111,12 @@ impl Options {
     /// The step after which this run ends.
     fn last(&self, spec: &TrainingSpec) -> u64 {
         self.last_step.unwrap_or(spec.training.steps)
+    }
+
+    /// Whether this run goes on with what an earlier one has left in the job directory, and to the job's end. A replay is one
+    /// interval of a job, and a pod's round is what the agent wants of it.
+    fn continues(&self) -> bool {
+        self.last_step.is_none() && self.handover.is_none()
     }
 
     /// Where moments are, and among how many.

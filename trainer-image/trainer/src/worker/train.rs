@@ -1,8 +1,6 @@
 //! The training loop.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
 
 use muster_numerics::exec::{ExecError, Executor};
 use muster_numerics::optim::{evaluation_loss, mean_loss};
@@ -18,15 +16,13 @@ use super::keeper::{Keeper, disk};
 use super::memory;
 use super::metrics::{self, Metrics};
 use super::saver::{Saver, Stored};
+use super::speed::Speed;
 use super::update::Updater;
 use crate::exchange::{Identity, Listener, Reducer, StepVotes};
 use crate::failed::{FAILED_FILE, Failed};
 use crate::failure::Failure;
 use crate::protocol::{Event, ExitCode};
 use crate::{resolved, work};
-
-/// Steps over which the speed is averaged.
-const SPEED_STEPS: usize = 10;
 
 /// The shortest decimal that reads back as this f32.
 pub fn shortest(value: f32) -> String {
@@ -41,7 +37,7 @@ enum End {
     Stopped,
 }
 
-/// Trains until the last step, a drain, a stop or a failure.
+/// Trains until the last step, the stop rule, a drain, a stop or a failure.
 pub(super) fn train(options: &Options, control: &Control, events: &Arc<Events>) -> Result<(), Failure> {
     let warn = |text: &str| eprintln!("muster-trainer: warning: {text}");
     let mut job = Job::read(options)?;
@@ -55,6 +51,7 @@ pub(super) fn train(options: &Options, control: &Control, events: &Arc<Events>) 
         (cheat, state)
     };
     check_end(options, &job, state.step)?;
+    check_stop_rule(options, &job)?;
     let reducer = meet(options, control, events, &job, state.step, &warn)?;
     events.send(&Event::Started {
         step: state.step,
@@ -147,6 +144,20 @@ fn check_end(options: &Options, job: &Job, start: u64) -> Result<(), Failure> {
     Err(Failure::usage(format!("--last-step {last}: {problem}")))
 }
 
+/// Whether the stop rule ends the job at the end of an interval only: what ends in the middle of one would never be committed.
+/// A replay ends where it is told to.
+fn check_stop_rule(options: &Options, job: &Job) -> Result<(), Failure> {
+    let (Some(eval), None) = (&job.spec.training.eval, options.last_step) else { return Ok(()) };
+    let (every, interval) = (eval.every_steps, options.interval_steps);
+    if eval.stop_at.is_none() || every.is_multiple_of(interval) {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "training.eval.everySteps: {every} is not a multiple of intervalSteps, {interval}, and with training.eval.stopAt a job ends \
+         where an interval does; make it a multiple, or change training.intervalSteps (--interval-steps)"
+    )))
+}
+
 fn meet(
     options: &Options,
     control: &Control,
@@ -166,6 +177,13 @@ fn meet(
     let peers = control.peers()?;
     let warn = |text: String| warn(&text);
     Ok(Reducer::meet(&job.graph, me, listener, &peers, control.stop(), &warn)?)
+}
+
+/// What comes of a step, the same on all workers.
+struct Done {
+    votes: StepVotes,
+    /// If it evaluates.
+    eval_loss: Option<f32>,
 }
 
 /// Everything that lives across steps.
@@ -242,11 +260,16 @@ impl Run {
         events: &Events,
     ) -> Result<End, Failure> {
         let last = options.last(&job.spec);
+        if options.continues() && self.has_stopped(job)? {
+            return Ok(End::Finished);
+        }
         while self.state.step < last {
-            let votes = self.step(job, control, events, last)?;
+            let Done { votes, eval_loss } = self.step(job, control, events, last)?;
             let step = self.state.step;
+            // All workers have the same loss, so all end here.
+            let is_last = step == last || eval_loss.is_some_and(|loss| job.spec.training.stops(step, loss));
             let boundary =
-                step == last || (options.last_step.is_none() && step.is_multiple_of(options.interval_steps));
+                is_last || (options.last_step.is_none() && step.is_multiple_of(options.interval_steps));
             if boundary {
                 self.save()?;
             }
@@ -256,7 +279,7 @@ impl Run {
                 ));
             }
             // The last step is done: that is more than was asked for.
-            if step == last {
+            if is_last {
                 break;
             }
             if votes.stop {
@@ -267,6 +290,20 @@ impl Run {
             }
         }
         Ok(End::Finished)
+    }
+
+    /// Whether the stop rule ended the job with the state that this run starts from. Nothing on the disk says so: a state is the
+    /// same whether it is the last or not, and old records may be gone. So the state is evaluated once more, by all workers.
+    ///
+    /// Only a run that continues the job itself asks. To a replay the rule is none of the steps before its own; and of a job in
+    /// pods the agent knows from the commits that it has ended.
+    fn has_stopped(&mut self, job: &mut Job) -> Result<bool, Failure> {
+        let step = self.state.step;
+        if !job.spec.training.may_stop(step) {
+            return Ok(false);
+        }
+        let loss = self.evaluate(job, step)?;
+        Ok(loss.is_some_and(|loss| job.spec.training.stops(step, loss)))
     }
 
     /// Hands the state to the saver, if this worker has one.
@@ -299,7 +336,7 @@ impl Run {
         control: &Control,
         events: &Events,
         last: u64,
-    ) -> Result<StepVotes, Failure> {
+    ) -> Result<Done, Failure> {
         let step = self.state.step + 1;
         self.sums.reset();
         let mut losses = Vec::new();
@@ -366,7 +403,7 @@ impl Run {
             metrics.add(&event).map_err(disk)?;
             events.send(&event);
         }
-        Ok(votes)
+        Ok(Done { votes, eval_loss })
     }
 
     /// The loss of the state after step `step` on held-out data, if the job wants it there. The same on every worker.
@@ -378,29 +415,6 @@ impl Run {
         let mine = self.reducer.my_evaluated();
         let losses = held_out.losses(mine, &mut self.executor, &self.state.w)?;
         Ok(Some(evaluation_loss(&self.reducer.exchange_evaluation(step, &losses)?)))
-    }
-}
-
-/// Tokens per second over the last few steps.
-struct Speed {
-    tokens_per_step: u64,
-    ends: VecDeque<Instant>,
-}
-
-impl Speed {
-    fn new(tokens_per_step: u64) -> Self {
-        Self { tokens_per_step, ends: VecDeque::from([Instant::now()]) }
-    }
-
-    /// Tokens per second, and seconds until `left` more steps are done.
-    fn after_step(&mut self, left: u64) -> (u64, u64) {
-        self.ends.push_back(Instant::now());
-        if self.ends.len() > SPEED_STEPS + 1 {
-            self.ends.pop_front();
-        }
-        let (Some(first), Some(last)) = (self.ends.front(), self.ends.back()) else { return (0, 0) };
-        let per_step = last.duration_since(*first).as_secs_f64().max(1e-9) / (self.ends.len() - 1) as f64;
-        ((self.tokens_per_step as f64 / per_step) as u64, (left as f64 * per_step).ceil() as u64)
     }
 }
 

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use muster_numerics::spec::{
-    Architecture, Arithmetic, LlamaShape, ModelSpec, OptimizerName, OptimizerSpec, ScheduleName,
+    Architecture, Arithmetic, EvalSpec, LlamaShape, ModelSpec, OptimizerName, OptimizerSpec, ScheduleName,
     ScheduleSpec, TiedEmbeddings, TrainingParameters,
 };
 use muster_proof::Digest;
@@ -115,6 +115,17 @@ impl Job {
 
     /// The same job, evaluated every `every` steps on at most `sequences` sequences of another text.
     pub fn evaluated(model: &ModelSpec, training: &TrainingParameters, every: u64, sequences: u64) -> Self {
+        Self::stopping(model, training, every, sequences, None)
+    }
+
+    /// As [`Job::evaluated`], and training ends with a loss of `stop_at`.
+    pub fn stopping(
+        model: &ModelSpec,
+        training: &TrainingParameters,
+        every: u64,
+        sequences: u64,
+        stop_at: Option<&str>,
+    ) -> Self {
         let mut job = Self::with(model, training);
         let (input, held_out) = (job.dir.path().join("other-text"), job.out("held-out"));
         // 20 sequences of 16 tokens, and a few tokens more.
@@ -122,6 +133,7 @@ impl Job {
         std::fs::write(&input, other).unwrap();
         let manifest = dataset::prepare(&[input], &held_out).unwrap();
         let eval = resolved::eval_spec(every, sequences, model.context, &manifest).unwrap();
+        let eval = EvalSpec { stop_at: stop_at.map(str::to_owned), ..eval };
         let training = TrainingParameters { eval: Some(eval), ..training.clone() };
         let data = dataset::Dataset::open(&job.data).unwrap();
         let (_, bytes) = resolved::resolved_spec(model, &training, data.manifest()).unwrap();

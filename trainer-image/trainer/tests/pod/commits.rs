@@ -13,7 +13,7 @@ use muster_proof::steps::Records;
 use muster_trainer::protocol::CheckpointNotice;
 use muster_trainer::records::{self, RECORDS_FILE};
 
-use crate::common::STEPS;
+use crate::common::{Job, STEPS, model, training};
 use crate::site::Site;
 
 /// The last steps of a job's intervals.
@@ -284,6 +284,27 @@ fn records_that_are_none_end_the_pod() {
         let state = site.relay.state();
         assert!(state.commits.is_empty(), "{what}");
     }
+}
+
+/// With the stop rule the last commit is that of an earlier interval, and says so: the relay compares it with spec and records.
+#[test]
+fn the_commit_that_ends_a_job_says_so() {
+    let job = |stop_at: Option<&str>| Job::stopping(&model(), &training(), 4, 13, stop_at);
+    let whole = job(None);
+    let out = whole.out("out");
+    crate::common::run_one(&whole, &out, &["--interval-steps", "4"]).root();
+    let at = records::read(&records::path(&out, 8), 8).unwrap().as_slice()[3].eval_loss.unwrap();
+    let site = Site::of(job(Some(&format!("{:?}", at.number()))), 2);
+    for pod in site.pods() {
+        pod.end().assert(0, &["finished after step 8"]);
+    }
+    let state = site.relay.state();
+    let said = state.checkpoints.iter().map(|notice| {
+        let commit = Commit::from_payload(notice.commit.unverified_payload()).unwrap();
+        (commit.last_step.get(), commit.ends)
+    });
+    assert_eq!(said.collect::<Vec<_>>(), [(4, false), (8, true)]);
+    assert_eq!(state.refused, [""; 0]);
 }
 
 /// The worker's last interval may be shorter, and a replay of any interval gives the records of its commit.

@@ -135,6 +135,11 @@ pub struct Data {
     "!has(self.eval) || self.eval.everySteps <= self.steps",
     "must not exceed training.steps",
 ))]
+#[schemars(transform = rules::rule_at(
+    ".eval.everySteps",
+    "!has(self.eval) || !has(self.eval.stopAt) || self.eval.everySteps % self.intervalSteps == 0",
+    "must be a multiple of training.intervalSteps (the default is 20) if there is a stopAt",
+))]
 pub struct Training {
     /// Optimizer steps.
     #[schemars(range(min = 1, max = schema::MAX_STEPS))]
@@ -191,6 +196,12 @@ pub struct Eval {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::digest")]
     pub digest: Option<String>,
+    /// Ends training before its last step: after the first multiple of everySteps whose loss is no greater than this. Absent: all
+    /// steps are done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::decimal")]
+    #[schemars(transform = rules::rule("double(self) > 0.0", "must be above 0"))]
+    pub stop_at: Option<String>,
 }
 
 const fn eval_sequences() -> i64 {

@@ -11,6 +11,7 @@ use crate::{dsse, records};
 mod agenda;
 mod audit;
 mod quorum;
+mod stop;
 mod training;
 
 /// Refused for this reason, and nothing has changed.
@@ -209,6 +210,7 @@ impl World {
             state_root: state_after(k),
             record_seal: record_seal(self.id, place, &records_of(k), &salt(k)),
             manifest: digest("manifest"),
+            ends: false,
         }
     }
 

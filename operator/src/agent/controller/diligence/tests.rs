@@ -83,6 +83,7 @@ fn said() -> Said {
             state_root: Digest::of(b"state"),
             record_seal: Digest::of(b"seal"),
             manifest: start.manifest,
+            ends: false,
         },
     }
 }
@@ -183,7 +184,7 @@ async fn genesis_is_the_jobs_own() {
     let job = serde_json::json!({
         "format": "muster.job/1", "hub": "hub.example/log", "tenant": known.tenant, "jobUid": known.job_uid,
         "trainingDigest": known.training_digest, "spec": known.spec, "dataset": known.dataset,
-        "genesis": Digest::of(b"genesis"), "steps": 100, "intervalSteps": 20, "islands": 1,
+        "genesis": Digest::of(b"genesis"), "steps": 100, "intervalSteps": 20, "stopEverySteps": null, "islands": 1,
         "images": [Digest::of(b"image")], "tier": "Gold", "deadlineSeconds": null, "priceMicroCredits": null,
         "beacon": {"anchor": Digest::of(b"anchor"), "length": 64}, "visibility": "Private",
     });

@@ -105,6 +105,7 @@ impl Scene {
             record: Digest::of(&[step as u8]),
             attempt: 1,
             durable,
+            ends: false,
         };
         let unit = scene.unit(OLD);
         unit.update(|state| {

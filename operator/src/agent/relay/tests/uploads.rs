@@ -217,6 +217,7 @@ async fn no_more_are_taken_while_many_wait() {
         record: Digest::of(&step.to_le_bytes()),
         attempt: 1,
         durable: false,
+        ends: false,
     };
     let unit = agent.unit();
     unit.update(|state| {

@@ -32,6 +32,7 @@ fn commit(manifest: Digest, state_root: Digest) -> Commit {
         state_root,
         record_seal: Digest::of(b"seal"),
         manifest,
+        ends: false,
     }
 }
 

@@ -148,6 +148,7 @@ async fn nothing_is_placed_where_no_key_is_in_the_log() {
     let facts = Facts {
         wish: Wish::Run,
         steps: 40,
+        stopped_at: None,
         durable_step: None,
         deadline: Deadline::Ahead,
         max_restarts: 20,

@@ -1,6 +1,7 @@
 //! Terms and commits: one of each interval, in order, checked as the agent does.
 
 use muster_proof::Digest;
+use muster_proof::evaluation::Evaluation;
 use muster_proof::records::fields::{Epoch, Interval, Island, JobId, Nonce, Step};
 use muster_proof::records::{Commit, Payload as _};
 use muster_trainer::checkpoint::{Manifest, check_signed};
@@ -108,6 +109,9 @@ pub fn take(state: &mut State, notice: &CheckpointNotice) -> Answer {
             return (400, error.to_string().into_bytes());
         }
     };
+    let said = Commit::from_payload(notice.commit.unverified_payload()).unwrap();
+    let spec = Evaluation::of_spec(&state.blobs[&state.spec]).unwrap();
+    assert_eq!(said.ends, spec.ends(&notice.records), "step {}", notice.step);
     state.announced.push((notice.step, id));
     match state.commits.iter().find(|commit| commit.notice.step == notice.step) {
         Some(known) => assert_eq!(known.id, id, "one interval, one record"),
