@@ -231,6 +231,7 @@ fn commit_of(unit: &Unit, manifest: Digest) -> Result<Value> {
         state_root: manifest,
         record_seal: manifest,
         manifest,
+        ends: false,
     };
     let model = Envelope::sign("application/json", b"{}", &key)?;
     Ok(json!({"manifest": manifest, "commit": commit.sign(&key)?, "model": model, "key": key.public()}))

@@ -1,8 +1,8 @@
 //! The commit of an interval: what the sidecar signs, and how the agent's relay checks it (`docs/spec/protocol.md`
 //! section 3, records of kind `commit` in `docs/spec/records.md`).
 //!
-//! Terms, records, state and manifest, and the spec's stop rule, decide every byte of the payload. So whoever signs it again, after a restart or
-//! in another round, signs the same record; and the relay checks it by building it once more.
+//! Terms, records, state and manifest, and the spec's stop rule, decide every byte of the payload. So whoever signs it again,
+//! after a restart or in another round, signs the same record; and the relay checks it by building it once more.
 
 use muster_proof::Digest;
 use muster_proof::dsse::{self, Envelope};
@@ -45,8 +45,9 @@ pub enum Error {
     Field(&'static str),
 }
 
-/// The notice of a checkpoint with the commit of its interval, signed, after which the job goes on, or has its last step. `model` is what the same key says of its files,
-/// [`crate::checkpoint::sign_files`]; who has the manifest checks it with [`crate::checkpoint::check_signed`].
+/// The notice of a checkpoint with the commit of its interval, signed, after which the job goes on, or has its last step.
+/// `model` is what the same key says of its files, [`crate::checkpoint::sign_files`]; who has the manifest checks it with
+/// [`crate::checkpoint::check_signed`].
 ///
 /// # Errors
 /// [`Error::Steps`]; the others do not happen with valid terms.

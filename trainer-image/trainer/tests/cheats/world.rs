@@ -235,6 +235,7 @@ impl World {
             state_root: came.state,
             record_seal: record_seal(self.id, (island(), epoch, interval), &came.records, &salt(k)),
             manifest: Digest::of(b"manifest"),
+            ends: false,
         }
     }
 

@@ -160,7 +160,8 @@ impl Agent {
             records: notice.records,
         };
         unit.keep(step, committed).await.unwrap();
-        let commit = state::Commit { step, manifest, state_root, record, attempt: 1, durable: false };
+        let commit =
+            state::Commit { step, manifest, state_root, record, attempt: 1, durable: false, ends: false };
         let pod = "6f2a9c1b-0000-4000-8000-000000000000".to_owned();
         let worker = Worker { unit: payload.name.clone(), attempt: 1, rank: 0, pod, address: None };
         let recorded = unit.update(|state| {

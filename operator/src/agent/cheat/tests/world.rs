@@ -170,6 +170,7 @@ impl World {
             genesis: Digest::of(b"genesis"),
             steps: Step::new(STEPS.0.unsigned_abs()).unwrap(),
             interval_steps: IntervalSteps::new(STEPS.1.unsigned_abs()).unwrap(),
+            stop_every_steps: None,
             islands: Islands::new(1).unwrap(),
             images: vec![Digest::of(b"image")],
             tier,
