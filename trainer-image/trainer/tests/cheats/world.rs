@@ -108,6 +108,7 @@ impl World {
             genesis: job().genesis.parse().unwrap(),
             steps: Step::new(STEPS).unwrap(),
             interval_steps: IntervalSteps::new(INTERVAL).unwrap(),
+            stop_every_steps: None,
             islands: Islands::new(1).unwrap(),
             images: vec![Digest::of(b"image")],
             tier: Tier::Gold,
