@@ -1,6 +1,7 @@
 //! The micro-kernel: a tile of 6 x 16 results whose chains run side by side, in registers under AVX2; two
 //! such tiles at once under AVX-512.
 
+use super::Matrix;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::Isa;
 use crate::isa::{Arith, Emulated, Level};
@@ -32,13 +33,13 @@ impl<'a> Start<'a> {
 }
 
 /// Runs `right.len() / NR` steps of the chains of one tile of `rows` x `cols` results, which lie
-/// `stride` apart in `c`. Every pass ends with + (+0): in the middle of a chain that is neutral, since a
+/// `stride` apart in `c`. `left` has MR rows, whatever `rows` is. Every pass ends with + (+0): in the middle of a chain that is neutral, since a
 /// chain of -0 and one of +0 both end as +0 unless a term other than zero comes.
 #[allow(clippy::too_many_arguments)]
 #[inline]
 pub(crate) fn tile(
     level: Level,
-    left: &[f32],
+    left: Matrix<'_>,
     right: &[f32],
     start: Start<'_>,
     c: &mut [f32],
@@ -47,7 +48,7 @@ pub(crate) fn tile(
     cols: usize,
 ) {
     let k = right.len() / NR;
-    assert!(left.len() >= k * MR, "a left panel of k steps");
+    assert!(has_steps(left, k), "k steps of MR rows");
     #[cfg(target_arch = "x86_64")]
     if level.isa() != Isa::Portable && rows == MR && cols == NR {
         assert!(c.len() >= (MR - 1) * stride + NR, "a tile inside the result");
@@ -56,7 +57,7 @@ pub(crate) fn tile(
         }
         // SAFETY: a `Level` of Avx2 or Avx512 means the CPU has avx2 and fma; the asserts above are the
         // lengths that the kernel's contract asks for.
-        return unsafe { avx2::tile(k, left.as_ptr(), right.as_ptr(), start, c.as_mut_ptr(), stride) };
+        return unsafe { avx2::tile(k, left, right.as_ptr(), start, c.as_mut_ptr(), stride) };
     }
 
     let mut acc = [[0.0; NR]; MR];
@@ -72,7 +73,7 @@ pub(crate) fn tile(
         Isa::Avx2 | Isa::Avx512 => {
             let acc = acc.as_flattened_mut();
             // SAFETY: as above; the tile is a whole one in `acc`.
-            unsafe { avx2::tile(k, left.as_ptr(), right.as_ptr(), Start::Resume, acc.as_mut_ptr(), NR) }
+            unsafe { avx2::tile(k, left, right.as_ptr(), Start::Resume, acc.as_mut_ptr(), NR) }
         }
         _ => plain::<Emulated>(left, right, &mut acc),
     }
@@ -81,11 +82,16 @@ pub(crate) fn tile(
     }
 }
 
+/// Whether `left` has `k` steps of MR rows.
+fn has_steps(left: Matrix<'_>, k: usize) -> bool {
+    k == 0 || (MR - 1) * left.row + (k - 1) * left.col < left.data.len()
+}
+
 /// Two tiles side by side, where the instruction set does them at once: whole tiles only. Whether it did.
 #[inline]
 pub(crate) fn tile_pair(
     level: Level,
-    left: &[f32],
+    left: Matrix<'_>,
     right: [&[f32]; 2],
     start: Start<'_>,
     c: &mut [f32],
@@ -94,7 +100,7 @@ pub(crate) fn tile_pair(
     #[cfg(target_arch = "x86_64")]
     if level.isa() == Isa::Avx512 {
         let k = right[0].len() / NR;
-        assert!(left.len() >= k * MR && right[1].len() >= k * NR, "panels of k steps");
+        assert!(has_steps(left, k) && right[1].len() >= k * NR, "panels of k steps");
         assert!(c.len() >= (MR - 1) * stride + 2 * NR, "two tiles inside the result");
         if let Start::Bias(bias) = start {
             assert!(bias.len() >= 2 * NR, "a bias per column");
@@ -102,7 +108,7 @@ pub(crate) fn tile_pair(
         let right = right.map(<[f32]>::as_ptr);
         // SAFETY: a `Level` of Avx512 means the CPU has avx512f; the asserts above are the lengths that
         // the kernel's contract asks for.
-        unsafe { avx512::tile_pair(k, left.as_ptr(), right, start, c.as_mut_ptr(), stride) };
+        unsafe { avx512::tile_pair(k, left, right, start, c.as_mut_ptr(), stride) };
         return true;
     }
     let _ = (level, left, right, start, c, stride);
@@ -110,13 +116,13 @@ pub(crate) fn tile_pair(
 }
 
 /// The tile in plain Rust.
-fn plain<A: Arith>(left: &[f32], right: &[f32], acc: &mut [[f32; NR]; MR]) {
-    let (left, _) = left.as_chunks::<MR>();
+fn plain<A: Arith>(left: Matrix<'_>, right: &[f32], acc: &mut [[f32; NR]; MR]) {
     let (right, _) = right.as_chunks::<NR>();
-    for (left, right) in left.iter().zip(right) {
-        for (acc, a) in acc.iter_mut().zip(left) {
+    for (k, right) in right.iter().enumerate() {
+        for (i, acc) in acc.iter_mut().enumerate() {
+            let a = left.data[i * left.row + k * left.col];
             for (acc, b) in acc.iter_mut().zip(right) {
-                *acc = A::fma(*a, *b, *acc);
+                *acc = A::fma(a, *b, *acc);
             }
         }
     }
@@ -130,23 +136,28 @@ mod avx2 {
     use std::arch::x86_64::{
         _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
     };
+    use std::hint::black_box;
 
-    use super::{MR, NR, Start};
+    use super::{MR, Matrix, NR, Start};
 
     /// 12 accumulators of 8 lanes, 2 for the right operand, 1 for the left: 15 of 16 registers.
     ///
     /// # Safety
-    /// The CPU has avx2 and fma. `left` has k * MR elements, `right` k * NR, `c` the tile's MR rows of NR
+    /// The CPU has avx2 and fma. `left` has k steps of MR rows, `right` k * NR elements, `c` the tile's MR rows of NR
     /// elements `stride` apart, writable and not overlapping the others; a bias has NR elements.
     #[target_feature(enable = "avx2,fma")]
     pub(super) unsafe fn tile(
         k: usize,
-        mut left: *const f32,
+        left: Matrix<'_>,
         mut right: *const f32,
         start: Start<'_>,
         c: *mut f32,
         stride: usize,
     ) {
+        // A distance that the compiler does not know: else it walks from one to the next, which takes as long as the sums.
+        let data = left.data.as_ptr();
+        let rows = black_box(std::array::from_fn::<_, MR, _>(|i| data.wrapping_add(i * left.row)));
+        let mut at = 0usize;
         let mut acc = [[_mm256_setzero_ps(); 2]; MR];
         // SAFETY (all accesses below): inside the lengths that the contract states.
         unsafe {
@@ -166,11 +177,11 @@ mod avx2 {
             for _ in 0..k {
                 let b = [_mm256_loadu_ps(right), _mm256_loadu_ps(right.add(8))];
                 for (i, acc) in acc.iter_mut().enumerate() {
-                    let a = _mm256_set1_ps(*left.add(i));
+                    let a = _mm256_set1_ps(*rows[i].add(at));
                     acc[0] = _mm256_fmadd_ps(a, b[0], acc[0]);
                     acc[1] = _mm256_fmadd_ps(a, b[1], acc[1]);
                 }
-                left = left.add(MR);
+                at = at.wrapping_add(left.col);
                 right = right.add(NR);
             }
             let zero = _mm256_setzero_ps();
@@ -188,24 +199,29 @@ mod avx512 {
     use std::arch::x86_64::{
         _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
     };
+    use std::hint::black_box;
 
-    use super::{MR, NR, Start};
+    use super::{MR, Matrix, NR, Start};
 
     /// 12 accumulators of 16 lanes: enough chains in flight for two FMA units of four cycles.
     ///
     /// # Safety
-    /// The CPU has avx512f. `left` has k * MR elements, each of `right` k * NR, `c` MR rows of 2 NR
+    /// The CPU has avx512f. `left` has k steps of MR rows, each of `right` k * NR elements, `c` MR rows of 2 NR
     /// elements `stride` apart, writable and not overlapping the others; a bias has 2 NR elements.
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn tile_pair(
         k: usize,
-        mut left: *const f32,
+        left: Matrix<'_>,
         right: [*const f32; 2],
         start: Start<'_>,
         c: *mut f32,
         stride: usize,
     ) {
         let [mut right0, mut right1] = right;
+        // As in AVX2's.
+        let data = left.data.as_ptr();
+        let rows = black_box(std::array::from_fn::<_, MR, _>(|i| data.wrapping_add(i * left.row)));
+        let mut at = 0usize;
         let mut acc = [[_mm512_setzero_ps(); 2]; MR];
         // SAFETY (all accesses below): inside the lengths that the contract states.
         unsafe {
@@ -224,11 +240,11 @@ mod avx512 {
             for _ in 0..k {
                 let b = [_mm512_loadu_ps(right0), _mm512_loadu_ps(right1)];
                 for (i, acc) in acc.iter_mut().enumerate() {
-                    let a = _mm512_set1_ps(*left.add(i));
+                    let a = _mm512_set1_ps(*rows[i].add(at));
                     acc[0] = _mm512_fmadd_ps(a, b[0], acc[0]);
                     acc[1] = _mm512_fmadd_ps(a, b[1], acc[1]);
                 }
-                left = left.add(MR);
+                at = at.wrapping_add(left.col);
                 right0 = right0.add(NR);
                 right1 = right1.add(NR);
             }
