@@ -6,13 +6,14 @@ use muster_proof::key::SigningKey;
 use muster_proof::steps::{Bits, Records, StepRecord};
 use muster_proof::{Digest, jcs};
 use muster_trainer::binding;
+use muster_trainer::commit::{self, Reached};
 use muster_trainer::exchange::{HELLO, Identity, wire};
 use muster_trainer::failed::{self, Failed};
 use muster_trainer::protocol::handover::{self, Answer, Line, Written};
 use muster_trainer::protocol::{
     CheckpointNotice, Command, Conflict, Event, FailureNotice, Join, Joined, KeyBinding, Peer, Terms,
 };
-use muster_trainer::{checkpoint, commit, dataset, peers, records, safetensors};
+use muster_trainer::{checkpoint, dataset, peers, records, safetensors};
 
 use crate::Target;
 
@@ -166,7 +167,8 @@ fn terms(data: &[u8]) {
 /// What is said of the files is not looked at here.
 fn signed_notice(terms: &Terms, records: &Records, key: &SigningKey) -> Option<CheckpointNotice> {
     let model = Envelope::sign("x", b"{}", key).ok()?;
-    commit::sign(terms, records, Digest::of(b"m"), Digest::of(b"s"), model, key).ok()
+    let reached = Reached { state_root: Digest::of(b"s"), manifest: Digest::of(b"m"), ends: false };
+    commit::sign(terms, records, reached, model, key).ok()
 }
 
 /// Of the steps 19 and 20.

@@ -298,5 +298,10 @@ pub fn ended_state(root: &Digest, step: u64) -> Digest {
     h(hash::ENDED, &[root.as_bytes(), &step.to_le_bytes()])
 }
 
+/// What a replay of an interval answers: the root of the state after `step`, or [`ended_state`] where the job `ends` with it.
+pub fn answer(root: &Digest, step: u64, ends: bool) -> Digest {
+    if ends { ended_state(root, step) } else { *root }
+}
+
 #[cfg(test)]
 mod tests;

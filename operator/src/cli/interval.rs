@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use muster_proof::Digest;
 use muster_proof::evaluation::Evaluation;
-use muster_proof::steps::{Records, ended_state};
+use muster_proof::steps::{self, Records};
 use muster_trainer::failed::{FAILED_FILE, Failed};
 use muster_trainer::protocol::ExitCode;
 use muster_trainer::records;
@@ -59,10 +59,7 @@ impl Interval {
                 let records = records.map_err(|error| {
                     incomplete(Failure::new(format!("the step records of the replay: {error}")))
                 })?;
-                let state_root = match self.ends(&records)? {
-                    true => ended_state(&state_root, step),
-                    false => state_root,
-                };
+                let state_root = steps::answer(&state_root, step, self.ends(&records)?);
                 Ok(Computed { state_root, records, failed: None })
             }
             End::Finished { step, .. } => {

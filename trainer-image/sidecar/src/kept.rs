@@ -23,15 +23,6 @@ const DURABLE: &str = "durable";
 /// A number has at most 20 digits.
 const MAX_DURABLE: u64 = 32;
 
-/// What the stop rule makes of a job after an interval.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum After {
-    /// More steps, if there are more.
-    GoesOn,
-    /// Nothing, though there would be.
-    Ends,
-}
-
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct Kept {
@@ -71,15 +62,15 @@ impl Kept {
         records::read(&path, step).map_err(|error| bad_records(&path, &error))
     }
 
-    /// What comes after these records, whose last is of the state that `manifest` is of. The job's spec decides it, which the
-    /// supervisor has fetched; it is read only for a step that evaluates.
+    /// Whether the stop rule ends the job, before its last step, with these records, whose last is of the state that `manifest` is
+    /// of. The job's spec decides it, which the supervisor has fetched; it is read only for a step that evaluates.
     ///
     /// # Errors
     /// [`ExitCode::BadCheckpoint`]: there is no spec, or another one than the checkpoint's.
-    pub fn after(&self, records: &Records, manifest: &Manifest) -> Result<After, Failure> {
+    pub fn ends(&self, records: &Records, manifest: &Manifest) -> Result<bool, Failure> {
         let records = records.as_slice();
         if records.last().is_none_or(|last| last.eval_loss.is_none()) {
-            return Ok(After::GoesOn);
+            return Ok(false);
         }
         let path = self.work.spec();
         let bad = |problem: &dyn std::fmt::Display| {
@@ -91,7 +82,7 @@ impl Kept {
             return Err(bad(&"is not the spec of the checkpoint's job"));
         }
         let evaluation = Evaluation::of_spec(&spec).map_err(|error| bad(&error))?;
-        Ok(if evaluation.ends(records) { After::Ends } else { After::GoesOn })
+        Ok(evaluation.ends(records))
     }
 
     /// The manifest of the checkpoint of this step, and its digest; `None` if none is kept.
@@ -263,29 +254,29 @@ mod tests {
             let files = checkpoint::FILES.iter().map(file).collect();
             Manifest::new(4, digest, Digest::of(b"s"), [0.5, 0.5], files).unwrap()
         };
-        let after = |spec: &str, step, loss: Option<f32>| {
+        let ends = |spec: &str, step, loss: Option<f32>| {
             let one = Bits::of(1.0);
             let eval_loss = loss.map(Bits::of);
             let record = StepRecord { eval_loss, grad_norm: one, learning_rate: one, loss: one, step };
-            kept.after(&Records::new(step, vec![record]).unwrap(), &manifest(spec))
+            kept.ends(&Records::new(step, vec![record]).unwrap(), &manifest(spec))
         };
-        assert_eq!(after(&stops, 4, None).unwrap(), After::GoesOn, "nothing to read for");
-        let error = after(&stops, 4, Some(2.0)).unwrap_err();
+        assert!(!ends(&stops, 4, None).unwrap(), "nothing to read for");
+        let error = ends(&stops, 4, Some(2.0)).unwrap_err();
         assert!(error.code == ExitCode::BadCheckpoint && error.message.contains("spec.json"), "{error}");
         fs::write(work.spec(), &stops).unwrap();
         for (step, loss, want) in [
-            (4, 2.0, After::Ends),
-            (8, 2.5, After::Ends),
-            (8, 2.6, After::GoesOn),
+            (4, 2.0, true),
+            (8, 2.5, true),
+            (8, 2.6, false),
             // Training ends there anyway.
-            (12, 2.0, After::GoesOn),
+            (12, 2.0, false),
         ] {
-            assert_eq!(after(&stops, step, Some(loss)).unwrap(), want, "{step} {loss}");
+            assert_eq!(ends(&stops, step, Some(loss)).unwrap(), want, "{step} {loss}");
         }
-        let error = after(&spec(""), 4, Some(2.0)).unwrap_err();
+        let error = ends(&spec(""), 4, Some(2.0)).unwrap_err();
         assert!(error.message.contains("not the spec of the checkpoint's job"), "{error}");
         fs::write(work.spec(), spec("")).unwrap();
-        assert_eq!(after(&spec(""), 4, Some(2.0)).unwrap(), After::GoesOn, "no rule");
+        assert!(!ends(&spec(""), 4, Some(2.0)).unwrap(), "no rule");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use muster_proof::Digest;
 use muster_trainer::checkpoint::{MANIFEST_FILE, Manifest, sign_files};
-use muster_trainer::commit;
+use muster_trainer::commit::{self, Reached};
 use muster_trainer::failure::Failure;
 use muster_trainer::files;
 use muster_trainer::protocol::handover::Answer;
@@ -21,7 +21,7 @@ use muster_trainer::relay::{self, Known, Unavailable};
 
 use crate::bind::{Binder, Unbound};
 use crate::hear::Answers;
-use crate::kept::{After, Kept};
+use crate::kept::Kept;
 use crate::queue::{self, Item, Next, Queue, Sealed, Stage};
 use crate::warn;
 
@@ -296,15 +296,15 @@ impl Uploader {
             Err(Failure { code, message }) => return Err(Sent::Refused(code, message)),
         };
         let Some((manifest, digest)) = self.kept_manifest(sealed) else { return Err(changed()) };
-        let sign = match self.kept.after(&records, &manifest) {
-            Ok(After::GoesOn) => commit::sign,
-            Ok(After::Ends) => commit::sign_end,
+        let ends = match self.kept.ends(&records, &manifest) {
+            Ok(ends) => ends,
             Err(Failure { code, message }) => return Err(Sent::Refused(code, message)),
         };
+        let reached = Reached { state_root: sealed.state_root, manifest: digest, ends };
         let key = self.binder.key();
         let signed = sign_files(&manifest, &digest, key).map_err(|error| error.to_string());
         let signed = signed.and_then(|model| {
-            sign(terms, &records, digest, sealed.state_root, model, key).map_err(|error| error.to_string())
+            commit::sign(terms, &records, reached, model, key).map_err(|error| error.to_string())
         });
         signed.map_err(damaged)
     }

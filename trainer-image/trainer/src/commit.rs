@@ -45,49 +45,31 @@ pub enum Error {
     Field(&'static str),
 }
 
-/// The notice of a checkpoint with the commit of its interval, signed, after which the job goes on, or has its last step.
-/// `model` is what the same key says of its files, [`crate::checkpoint::sign_files`]; who has the manifest checks it with
-/// [`crate::checkpoint::check_signed`].
+/// Where an interval has led.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reached {
+    /// StateRoot after its last step.
+    pub state_root: Digest,
+    /// Of the checkpoint there.
+    pub manifest: Digest,
+    /// Whether the stop rule ends the job with it, before its last step (`docs/spec/numerics.md`, 6.5).
+    pub ends: bool,
+}
+
+/// The notice of a checkpoint with the commit of its interval, signed. `model` is what the same key says of its files,
+/// [`crate::checkpoint::sign_files`]; who has the manifest checks it with [`crate::checkpoint::check_signed`].
 ///
 /// # Errors
 /// [`Error::Steps`]; the others do not happen with valid terms.
 pub fn sign(
     terms: &Terms,
     records: &Records,
-    manifest: Digest,
-    state_root: Digest,
+    reached: Reached,
     model: Envelope,
     key: &SigningKey,
 ) -> Result<CheckpointNotice, Error> {
-    let commit = expected(terms, records, manifest, state_root)?;
-    notice(terms, records, &commit, model, key)
-}
-
-/// As [`sign`], of the interval with which the stop rule ends the job before its last step (`docs/spec/numerics.md`, 6.5).
-///
-/// # Errors
-/// As [`sign`].
-pub fn sign_end(
-    terms: &Terms,
-    records: &Records,
-    manifest: Digest,
-    state_root: Digest,
-    model: Envelope,
-    key: &SigningKey,
-) -> Result<CheckpointNotice, Error> {
-    let commit = Commit { ends: true, ..expected(terms, records, manifest, state_root)? };
-    notice(terms, records, &commit, model, key)
-}
-
-fn notice(
-    terms: &Terms,
-    records: &Records,
-    commit: &Commit,
-    model: Envelope,
-    key: &SigningKey,
-) -> Result<CheckpointNotice, Error> {
-    let Commit { manifest, state_root, .. } = *commit;
-    let commit = commit.sign(key)?;
+    let commit = expected(terms, records, reached)?.sign(key)?;
+    let Reached { state_root, manifest, .. } = reached;
     let (step, records) = (terms.last_step.get(), records.as_slice().to_vec());
     Ok(CheckpointNotice { step, manifest, state_root, commit, model, records })
 }
@@ -109,8 +91,8 @@ pub fn check(notice: &CheckpointNotice, terms: &Terms, key: &PublicKey) -> Resul
         return Err(Error::Field("lastStep"));
     }
     let records = Records::new(terms.first_step.get(), notice.records.clone())?;
-    let want = expected(terms, &records, notice.manifest, notice.state_root)?;
-    let want = Commit { ends: got.ends, ..want };
+    let CheckpointNotice { state_root, manifest, .. } = *notice;
+    let want = expected(terms, &records, Reached { state_root, manifest, ends: got.ends })?;
     let same = [
         ("stateRoot", got.state_root == want.state_root),
         ("recordSeal", got.record_seal == want.record_seal),
@@ -123,8 +105,8 @@ pub fn check(notice: &CheckpointNotice, terms: &Terms, key: &PublicKey) -> Resul
     }
 }
 
-/// The one commit of these, if the stop rule does not end the job with it.
-fn expected(terms: &Terms, records: &Records, manifest: Digest, state_root: Digest) -> Result<Commit, Error> {
+/// The one commit of these.
+fn expected(terms: &Terms, records: &Records, reached: Reached) -> Result<Commit, Error> {
     let Terms { job, island, epoch, interval, first_step, last_step, previous, ref salt } = *terms;
     let (first, last, got) = (first_step.get(), last_step.get(), records.as_slice().len());
     let start = records.as_slice().first().map_or(0, |record| record.step);
@@ -133,6 +115,7 @@ fn expected(terms: &Terms, records: &Records, manifest: Digest, state_root: Dige
         return Err(Error::Steps { first, last, got, start });
     }
     let record_seal = record_seal(job, (island, epoch, interval), &records.root(), salt);
+    let Reached { state_root, manifest, ends } = reached;
     Ok(Commit {
         job,
         island,
@@ -144,7 +127,7 @@ fn expected(terms: &Terms, records: &Records, manifest: Digest, state_root: Dige
         state_root,
         record_seal,
         manifest,
-        ends: false,
+        ends,
     })
 }
 
@@ -206,8 +189,12 @@ mod tests {
         Envelope::sign("x", b"{}", &key(7)).unwrap()
     }
 
+    fn reached(ends: bool) -> Reached {
+        Reached { state_root: Digest::of(b"s"), manifest: Digest::of(b"m"), ends }
+    }
+
     fn notice() -> CheckpointNotice {
-        sign(&terms(), &records(9, 4), Digest::of(b"m"), Digest::of(b"s"), model(), &key(7)).unwrap()
+        sign(&terms(), &records(9, 4), reached(false), model(), &key(7)).unwrap()
     }
 
     #[test]
@@ -215,8 +202,7 @@ mod tests {
         let (first, other) = (notice(), key(8));
         let id = check(&first, &terms(), key(7).public()).unwrap();
         assert_eq!(notice(), first, "and one signature for each key");
-        let again =
-            sign(&terms(), &records(9, 4), Digest::of(b"m"), Digest::of(b"s"), model(), &other).unwrap();
+        let again = sign(&terms(), &records(9, 4), reached(false), model(), &other).unwrap();
         assert_eq!(check(&again, &terms(), other.public()).unwrap(), id);
         assert!(matches!(check(&again, &terms(), key(7).public()), Err(Error::Signature(_))));
     }
@@ -260,8 +246,7 @@ mod tests {
     /// The end by the stop rule is one more thing that a commit says; whether it is so is for who has the spec.
     #[test]
     fn a_commit_says_whether_the_job_ends() {
-        let end = sign_end(&terms(), &records(9, 4), Digest::of(b"m"), Digest::of(b"s"), model(), &key(7));
-        let end = end.unwrap();
+        let end = sign(&terms(), &records(9, 4), reached(true), model(), &key(7)).unwrap();
         let said = |of: &CheckpointNotice| Commit::from_payload(of.commit.unverified_payload()).unwrap();
         assert_eq!(said(&end), Commit { ends: true, ..said(&notice()) });
         assert!(!said(&notice()).ends);
@@ -272,7 +257,7 @@ mod tests {
     #[test]
     fn records_of_other_steps_are_not_committed() {
         for other in [records(9, 3), records(9, 5), records(8, 4), records(10, 3)] {
-            let made = sign(&terms(), &other, Digest::of(b"m"), Digest::of(b"s"), model(), &key(7));
+            let made = sign(&terms(), &other, reached(false), model(), &key(7));
             assert!(matches!(made, Err(Error::Steps { .. })));
         }
     }

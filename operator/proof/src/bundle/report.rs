@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::Digest;
 use crate::history::AuditView;
 use crate::records::fields::JobId;
-use crate::steps::ended_state;
+use crate::steps;
 
 /// How a check came out; the worst of all is the report's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -104,7 +104,7 @@ pub struct State {
 impl State {
     /// What a replay of the interval answers that finds the same.
     pub fn answer(&self) -> Digest {
-        if self.ends { ended_state(&self.state_root, self.step) } else { self.state_root }
+        steps::answer(&self.state_root, self.step, self.ends)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::records::{
     VerdictKind,
 };
 use crate::selection::{Chain, Standing};
-use crate::steps::ended_state;
+use crate::steps;
 
 #[derive(Debug, Clone)]
 pub(super) struct ProviderState {
@@ -153,7 +153,7 @@ pub(super) struct Claim {
 impl Claim {
     /// What a replay answers that finds the same.
     pub fn answer(&self) -> Digest {
-        if self.ends { ended_state(&self.root, self.last) } else { self.root }
+        steps::answer(&self.root, self.last, self.ends)
     }
 
     /// Whether nothing is left to train after it.

@@ -44,10 +44,7 @@ impl Payload for Commit {
 impl Commit {
     /// What a replay answers that finds the same: StateRoot, or what stands for it where the job ends.
     pub fn answer(&self) -> Digest {
-        match self.ends {
-            true => steps::ended_state(&self.state_root, self.last_step.get()),
-            false => self.state_root,
-        }
+        steps::answer(&self.state_root, self.last_step.get(), self.ends)
     }
 }
 

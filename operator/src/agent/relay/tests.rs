@@ -13,10 +13,11 @@ use muster_proof::key::SigningKey;
 use muster_proof::model_signing::PAYLOAD_TYPE;
 use muster_proof::steps::{Bits, Records, StepRecord};
 use muster_trainer::checkpoint::{FILES, FileEntry, Manifest, sign_files};
+use muster_trainer::commit::{self, Reached};
 use muster_trainer::protocol::{
     Assignment, CheckpointNotice, Conflict, Join, Joined, KeyBinding, OtherRound, Peer, SelfAnswer, Terms,
 };
-use muster_trainer::{binding, commit, dataset, peers};
+use muster_trainer::{binding, dataset, peers};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -188,7 +189,7 @@ impl Agent {
             _ => made_up(step),
         };
         let model = self.model(manifest, key).await;
-        commit::sign(&terms, &records(&terms), *manifest, Digest::of(b"state"), model, key).unwrap()
+        commit::sign(&terms, &records(&terms), reached(*manifest, b"state"), model, key).unwrap()
     }
 
     /// The files of a checkpoint whose manifest was put, signed.
@@ -267,6 +268,11 @@ fn records(terms: &Terms) -> Records {
     };
     let first = terms.first_step.get();
     Records::new(first, (first..=terms.last_step.get()).map(record).collect()).unwrap()
+}
+
+/// A checkpoint after which the job goes on; the state is that of these bytes.
+fn reached(manifest: Digest, state: &[u8]) -> Reached {
+    Reached { state_root: Digest::of(state), manifest, ends: false }
 }
 
 /// Terms that nobody gave.

@@ -29,18 +29,14 @@ fn progress(step: i64) -> Progress {
     Progress { attempt: 1, step, loss, eval_loss, tokens_per_second: 9, time: at(100) }
 }
 
+fn commit(step: i64) -> Commit {
+    let digest = Digest::of(b"m");
+    let (manifest, state_root, record) = (digest, digest, digest);
+    Commit { step, manifest, state_root, record, attempt: 1, durable: true, ends: false }
+}
+
 #[test]
 fn nothing_goes_back_and_nothing_is_written_twice() {
-    let digest = Digest::of(b"m");
-    let commit = |step| Commit {
-        step,
-        manifest: digest,
-        state_root: digest,
-        record: digest,
-        attempt: 1,
-        durable: true,
-        ends: false,
-    };
     let mut state = UnitState {
         memory: Memory { attempt: 2, ..Memory::default() },
         checkpoints: vec![commit(20)],
@@ -67,18 +63,8 @@ fn nothing_goes_back_and_nothing_is_written_twice() {
 /// What it has found is sealed, and so is the way there.
 #[test]
 fn of_a_replay_only_its_progress_is_told() {
-    let digest = Digest::of(b"m");
-    let found = Commit {
-        step: 40,
-        manifest: digest,
-        state_root: digest,
-        record: digest,
-        attempt: 1,
-        durable: true,
-        ends: false,
-    };
     let payload = Some(crate::agent::testing::audit());
-    let state = UnitState { payload, checkpoints: vec![found], ..UnitState::default() };
+    let state = UnitState { payload, checkpoints: vec![commit(40)], ..UnitState::default() };
     let running = wanted(WorkUnitPhase::Running, true);
     let said = compose(&WorkUnitStatus::default(), &running, &state, Some(&progress(25)), at(100));
     assert_eq!((said.step, said.loss, said.checkpoint), (Some(25), None, None));

@@ -75,7 +75,10 @@ pub async fn gather(look: &Look<'_>) -> Result<Gathered, Error> {
     };
     let failed = audits::failed(ctx, job, &look.uid, book.as_deref(), unit.as_ref()).await?;
     let durable_step = checkpoint.as_ref().map(|checkpoint| number(checkpoint.step));
-    let stopped_at = grants::stopped_at(ctx, &look.uid, durable_step).await?;
+    let stopped_at = match job.spec.training.eval.as_ref().is_some_and(|eval| eval.stop_at.is_some()) {
+        true => grants::stopped_at(ctx, &look.uid, durable_step).await?,
+        false => None,
+    };
     let (active_seconds, running) = active(&status, now);
     let left = job.spec.active_deadline_seconds.map(|limit| limit - active_seconds);
     let facts = Facts {

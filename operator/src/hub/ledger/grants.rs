@@ -18,31 +18,20 @@ use crate::hub::state::Beacon;
 use crate::store::{Entry, Granted, Noted, Recorded, Whole};
 
 /// What the log has of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names {
     /// The job's id.
     pub id: JobId,
-    /// Record id of its record.
+    /// Id of its record.
     pub record: Digest,
-    /// StateRoot of state 0.
-    pub genesis: Digest,
-    /// Its last step.
-    pub steps: u64,
-    /// After how many steps its stop rule is looked at, if it has one.
-    pub stop_every: Option<u64>,
+    /// What the record says.
+    pub job: Job,
 }
 
 impl Names {
     fn of(payload: &[u8]) -> Result<Self, LedgerError> {
-        let job = Job::from_payload(payload)?;
         let record = dsse::record_id(Job::PAYLOAD_TYPE, payload);
-        Ok(Self {
-            id: job_id(payload),
-            record,
-            genesis: job.genesis,
-            steps: job.steps.get(),
-            stop_every: job.stop_every_steps.map(Step::get),
-        })
+        Ok(Self { id: job_id(payload), record, job: Job::from_payload(payload)? })
     }
 }
 
@@ -146,7 +135,7 @@ async fn start_state(
     checkpoint: Option<&JobCheckpoint>,
 ) -> Result<StartState, LedgerError> {
     match checkpoint {
-        None => Ok(StartState { step: 0, state_root: names.genesis, record: names.record }),
+        None => Ok(StartState { step: 0, state_root: names.job.genesis, record: names.record }),
         Some(checkpoint) => {
             StartState::checkpoint(checkpoint, commit_of(ctx, job_uid, checkpoint).await?.record)
         }
@@ -241,11 +230,7 @@ pub async fn stopped_at(
     newest: Option<u64>,
 ) -> Result<Option<u64>, LedgerError> {
     let Ok(names) = names(ctx, job_uid) else { return Ok(None) };
-    let may_end = |step: &u64| {
-        let every = names.stop_every.unwrap_or(0);
-        *step > 0 && *step < names.steps && every > 0 && step.is_multiple_of(every)
-    };
-    let Some(newest) = newest.filter(may_end) else { return Ok(None) };
+    let Some(newest) = newest.filter(|step| names.job.may_end_at(*step)) else { return Ok(None) };
     let known = || ctx.follower.with(|history| history.newest(names.id, 0)).flatten();
     if known().is_none_or(|known| known.last < newest)
         && let Err(FollowError::Ledger(error)) = ctx.follower.advance(&ctx.ledger).await
@@ -271,7 +256,7 @@ pub async fn end_job(
     let names = names(ctx, job_uid)?;
     // Who gives up a job whose last step is committed gives up nothing.
     let newest_step = newest.and_then(|newest| u64::try_from(newest.step).ok());
-    let is_complete = newest_step.is_some_and(|step| step >= names.steps)
+    let is_complete = newest_step.is_some_and(|step| step >= names.job.steps.get())
         || stopped_at(ctx, job_uid, newest_step).await?.is_some();
     // A step that is not finite is further than any checkpoint, and the end whoever gave the job up.
     let failure = if is_complete { None } else { failure(ctx, job_uid, Reading::On).await? };

@@ -19,9 +19,10 @@ use muster_proof::Digest;
 use muster_proof::key::SigningKey;
 use muster_proof::records::fields::{Epoch, Interval, Island, JobId, Nonce, Step};
 use muster_trainer::checkpoint::{self, Manifest, SCALARS_FILE, Scalars, Store};
+use muster_trainer::commit::{self, Reached};
 use muster_trainer::protocol::Terms;
 use muster_trainer::records::{self, RECORDS_FILE};
-use muster_trainer::{commit, resolved};
+use muster_trainer::resolved;
 use rustix::time::{ClockId, clock_gettime};
 use sha2::{Digest as _, Sha256};
 
@@ -103,7 +104,8 @@ fn made(handed: &Path, step: u64, key: &SigningKey) -> Result<Manifest> {
     };
     let digest = Digest::of(&manifest.to_bytes()?);
     let model = checkpoint::sign_files(&manifest, &digest, key)?;
-    commit::sign(&terms, &records, digest, manifest.state_root(), model, key)?;
+    let reached = Reached { state_root: manifest.state_root(), manifest: digest, ends: false };
+    commit::sign(&terms, &records, reached, model, key)?;
     Ok(manifest)
 }
 

@@ -9,7 +9,7 @@ use muster_proof::records::fields::*;
 use muster_proof::steps::{self, Bits, Records, StepRecord};
 use muster_proof::tlog::note::{Algorithm, KeyName, NoteKey};
 use muster_trainer::checkpoint::{FileEntry, Manifest, sign_files};
-use muster_trainer::commit;
+use muster_trainer::commit::{self, Reached};
 use muster_trainer::protocol::Terms;
 use tempfile::TempDir;
 
@@ -149,7 +149,8 @@ impl Agent {
         };
         let (records, sidecar) = (records_of(first, last), sidecar(lent));
         let model = sign_files(&parsed, &manifest, &sidecar).unwrap();
-        let notice = commit::sign(&terms, &records, manifest, state_root, model, &sidecar).unwrap();
+        let reached = Reached { state_root, manifest, ends: false };
+        let notice = commit::sign(&terms, &records, reached, model, &sidecar).unwrap();
         let record = notice.commit.record_id();
         self.answers.keep_commit(&record, records.root(), terms.salt).unwrap();
         let step = last.cast_signed();

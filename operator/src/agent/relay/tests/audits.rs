@@ -166,7 +166,7 @@ async fn what_a_pod_says_of_a_replay_is_checked_as_ever() {
     records[0].loss = Bits::of(9.0);
     let records = Records::new(21, records).unwrap();
     let model = agent.model(&manifest, &key(7)).await;
-    let other = commit::sign(&terms, &records, manifest, Digest::of(b"state"), model, &key(7)).unwrap();
+    let other = commit::sign(&terms, &records, reached(manifest, b"state"), model, &key(7)).unwrap();
     let answer = agent.say("audit-0", &other).await;
     assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
     assert!(answer.text().await.unwrap().contains("not reproducible"));

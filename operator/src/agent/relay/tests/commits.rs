@@ -102,7 +102,7 @@ async fn a_commit_counts_if_the_bound_key_has_signed_what_the_terms_say() {
     let (own, _) = parsed(20, training);
     let sign = |terms: &Terms, key: &SigningKey| {
         let model = sign_files(&own, &manifest, key).unwrap();
-        commit::sign(terms, &records(terms), manifest, Digest::of(b"state"), model, key).unwrap()
+        commit::sign(terms, &records(terms), reached(manifest, b"state"), model, key).unwrap()
     };
     let good = sign(&terms, &key(7));
     // What the terms say has changed, or never was so: ask for them and sign anew.
@@ -130,7 +130,7 @@ async fn a_commit_counts_if_the_bound_key_has_signed_what_the_terms_say() {
     let salted = Terms { salt: made_up(20).salt, ..terms.clone() };
     let model = good.model.clone();
     let another_root =
-        commit::sign(&terms, &records(&terms), manifest, Digest::of(b"other"), model, &key(7)).unwrap();
+        commit::sign(&terms, &records(&terms), reached(manifest, b"other"), model, &key(7)).unwrap();
     let another_root = CheckpointNotice { state_root: Digest::of(b"state"), ..another_root };
     let mut two = good.clone();
     two.commit.add_signature(&key(8)).unwrap();
@@ -202,7 +202,7 @@ async fn the_same_step_is_the_same_record_whoever_signs_it() {
     other[0].loss = Bits::of(7.5);
     let other = Records::new(1, other).unwrap();
     let model = agent.model(&manifest, &key(8)).await;
-    let notice = commit::sign(&terms, &other, manifest, Digest::of(b"state"), model, &key(8)).unwrap();
+    let notice = commit::sign(&terms, &other, reached(manifest, b"state"), model, &key(8)).unwrap();
     let answer = agent.say("pod-2", &notice).await;
     assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
     assert!(answer.text().await.unwrap().contains("not reproducible"));

@@ -130,7 +130,10 @@ async fn a_job_of_an_older_hub_is_logged_as_it_was_resolved() {
     job.status = Some(serde_json::from_value(status).unwrap());
     accept(&Look::new(&site.ctx, &job).unwrap()).await.unwrap();
     let names = grants::names(&site.ctx, UID).unwrap();
-    assert_eq!((site.written()["jobID"].clone(), names.genesis.to_string()), (json!(names.id), digest("g")));
+    assert_eq!(
+        (site.written()["jobID"].clone(), names.job.genesis.to_string()),
+        (json!(names.id), digest("g"))
+    );
 }
 
 #[tokio::test]

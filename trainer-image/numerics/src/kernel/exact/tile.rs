@@ -3,7 +3,13 @@
 //! Two products of at most 32576^2 fit an i32. Sums of more mostly do too, and [`Bound`] says when. So a sum runs in an i32 over 2
 //! to 64 steps of k; then its upper half is carried into a second one, and its lower half, below 2^16, stays. That makes two AVX2
 //! instructions for each 16 products, as many as fused multiply-adds of f32 take, but half of them additions, which run on twice as
-//! many units; and three for each carry.
+//! many units; and three for each carry. AVX-512 has registers of twice the size and enough of them for what is carried; with its
+//! VNNI extension one instruction multiplies and adds up.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 
 #[cfg(doc)]
 use super::operand::Bound;
@@ -49,9 +55,19 @@ pub(super) fn tile(
     assert!(within(left, MR) && within(right, NR), "lines of one pass");
     match level.isa() {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::Avx512 => {
-            // SAFETY: a `Level` of Avx2 or Avx512 means the CPU has avx2; the asserts above are what the kernel's contract asks for.
+        Isa::Avx2 => {
+            // SAFETY: a `Level` of Avx2 means the CPU has avx2; the asserts above are what the kernel's contract asks for.
             unsafe { avx2::tile(segments, cut.length, left, right, &mut sums.low, &mut sums.high) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 if std::is_x86_feature_detected!("avx512vnni") => {
+            // SAFETY: a `Level` of Avx512 means the CPU has avx512f and avx512bw; avx512vnni and the rest as above.
+            unsafe { avx512::vnni::tile(segments, cut.length, left, right, &mut sums.low, &mut sums.high) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => {
+            // SAFETY: as above, without avx512vnni.
+            unsafe { avx512::madd::tile(segments, cut.length, left, right, &mut sums.low, &mut sums.high) }
         }
         _ => plain(cut, segments, left, right, sums),
     }
@@ -157,97 +173,4 @@ fn row(sums: &Sums, i: usize, rows: &[f64; MR], columns: &[f64; NR], bias: Optio
         }
     }
     v
-}
-
-#[cfg(target_arch = "x86_64")]
-mod avx2 {
-    use std::arch::x86_64::{
-        __m256i, _mm256_add_epi32, _mm256_blend_epi16, _mm256_loadu_si256, _mm256_madd_epi16,
-        _mm256_set1_epi32, _mm256_setzero_si256, _mm256_srai_epi32, _mm256_storeu_si256,
-    };
-    use std::hint::black_box;
-
-    use super::super::operand::CHUNK;
-    use super::{MR, NR, View, Words};
-
-    /// 12 sums of 8 lanes, 2 for the right operand, 1 for the left, 1 for a product: all 16 registers. What is carried lies in
-    /// memory.
-    ///
-    /// # Safety
-    /// The CPU has avx2. `left` has MR lines, `right` NR lines side by side, of `segments` segments of `length` pairs, a multiple of
-    /// 8, and both have bounds for all chunks.
-    #[target_feature(enable = "avx2")]
-    pub(super) unsafe fn tile(
-        segments: usize,
-        length: usize,
-        left: View<'_>,
-        right: View<'_>,
-        low: &mut Words,
-        high: &mut Words,
-    ) {
-        let (a, mut b) = (left.pairs.as_ptr().cast::<i32>(), right.pairs.as_ptr().cast::<i32>());
-        // Lines whose distance the compiler does not know: else it walks from one to the next, and the walk takes as long as the sums.
-        let lines = black_box(std::array::from_fn::<_, MR, _>(|i| a.wrapping_add(i * left.line)));
-        let mut at = 0;
-        let (mut bound_a, mut bound_b) = (left.bounds.as_ptr(), right.bounds.as_ptr());
-        let mut sums = [[_mm256_setzero_si256(); 2]; MR];
-        // SAFETY (all accesses): inside the lengths that the contract states, none of which needs to be aligned, and inside the
-        // tiles, which have MR rows of 16. The last steps may leave the operands behind; nothing is read there.
-        unsafe {
-            for i in 0..MR {
-                for half in 0..2 {
-                    _mm256_storeu_si256(high[i].as_mut_ptr().add(8 * half).cast(), sums[i][half]);
-                }
-            }
-            for _ in 0..segments {
-                let mut pairs = length;
-                while pairs > 0 {
-                    let chunk = pairs.min(CHUNK);
-                    pairs -= chunk;
-                    let run = (*bound_a).run(*bound_b, chunk);
-                    (bound_a, bound_b) = (bound_a.wrapping_add(1), bound_b.wrapping_add(1));
-                    for _ in 0..chunk >> run {
-                        // Of a length that the compiler does not know: unrolled, the products would be added up in an order that needs
-                        // more registers.
-                        for _ in 0..1usize << run {
-                            let right = [_mm256_loadu_si256(b.cast()), _mm256_loadu_si256(b.add(8).cast())];
-                            for i in 0..MR {
-                                let left = _mm256_set1_epi32(lines[i].add(at).read_unaligned());
-                                for half in 0..2 {
-                                    let products = _mm256_madd_epi16(left, right[half]);
-                                    sums[i][half] = _mm256_add_epi32(sums[i][half], products);
-                                }
-                            }
-                            at += left.step;
-                            b = b.wrapping_add(NR);
-                        }
-                        // In memory, whatever the compiler thinks: there are no registers left.
-                        let high = black_box(high.as_mut_ptr()).cast::<i32>();
-                        for i in 0..MR {
-                            for half in 0..2 {
-                                let place = high.add(i * NR + 8 * half).cast::<__m256i>();
-                                let upper = _mm256_srai_epi32::<16>(sums[i][half]);
-                                _mm256_storeu_si256(
-                                    place,
-                                    _mm256_add_epi32(_mm256_loadu_si256(place), upper),
-                                );
-                                sums[i][half] =
-                                    _mm256_blend_epi16::<0xaa>(sums[i][half], _mm256_setzero_si256());
-                            }
-                        }
-                    }
-                }
-                at += left.skip;
-                b = b.wrapping_add(right.skip);
-                bound_a = bound_a.wrapping_add(left.skip_bounds);
-                bound_b = bound_b.wrapping_add(right.skip_bounds);
-            }
-            for i in 0..MR {
-                for half in 0..2 {
-                    let place = low[i].as_mut_ptr().add(8 * half).cast::<__m256i>();
-                    _mm256_storeu_si256(place, sums[i][half]);
-                }
-            }
-        }
-    }
 }
