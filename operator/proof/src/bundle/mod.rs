@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::records::fields::{JobId, Nonce, Origin};
 use crate::{Digest, jcs};
 
+mod contents;
 mod job;
 mod log;
 mod manifest;

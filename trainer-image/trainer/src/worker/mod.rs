@@ -21,6 +21,7 @@ mod batch;
 #[cfg(feature = "cheats")]
 mod cheat;
 mod control;
+mod ends;
 mod events;
 mod held_out;
 mod job;
