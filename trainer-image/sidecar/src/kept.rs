@@ -18,6 +18,9 @@ use muster_trainer::records;
 use muster_trainer::resolved::{MAX_SPEC, training_digest};
 use muster_trainer::work::Work;
 
+use crate::queue::Item;
+use crate::warn;
+
 /// Name of the file that says up to which step everything is durable.
 const DURABLE: &str = "durable";
 /// A number has at most 20 digits.
@@ -140,9 +143,14 @@ impl Kept {
         }
     }
 
-    /// The failure is durable: its records are secret, and stay no longer than they are needed.
-    pub fn forget_failed(&self, round: u32, step: u64) {
-        drop(fs::remove_file(self.work.failed(round, step)));
+    /// All up to this is durable: its records are secret, and stay no longer than they are needed.
+    pub fn forget(&self, item: &Item) {
+        if let Err(error) = self.durable(item.step()) {
+            warn(&format!("what is durable stays: {error}"));
+        }
+        if let Item::Failure(failed) = item {
+            drop(fs::remove_file(self.work.failed(failed.round, failed.step)));
+        }
     }
 
     /// Everything up to this step is durable: nothing of it is needed any more.
@@ -215,6 +223,7 @@ mod tests {
     use muster_trainer::checkpoint::FileEntry;
 
     use super::*;
+    use crate::queue;
 
     fn records(step: u64) -> Records {
         let one = Bits::of(1.0);
@@ -234,7 +243,7 @@ mod tests {
         assert_eq!(kept.failed(1, 6).unwrap(), failed);
         fs::copy(work.failed(1, 6), work.failed(1, 7)).unwrap();
         assert!(kept.failed(1, 7).unwrap_err().message.contains("is of step 6"));
-        kept.forget_failed(1, 6);
+        kept.forget(&Item::Failure(queue::Failed { round: 1, step: 6, before: Digest::of(b"state") }));
         assert!(kept.failed(1, 6).is_err());
     }
 

@@ -70,6 +70,8 @@ pub struct Next {
 #[derive(Debug, Default)]
 struct Inner {
     items: VecDeque<(Item, Stage)>,
+    /// Everything up to this step is durable.
+    durable: u64,
     /// Why nothing more can be durable.
     refused: Option<Failure>,
 }
@@ -92,6 +94,13 @@ pub struct Queue {
 }
 
 impl Queue {
+    /// An empty one, where everything up to a step is durable; 0 for nothing.
+    pub fn after(durable: u64) -> Self {
+        let queue = Self::default();
+        queue.inner().durable = durable;
+        queue
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -106,15 +115,20 @@ impl Queue {
         inner.refused.clone().map_or(Ok(()), Err)
     }
 
-    /// Adds one at the place of its step. One that is there already stays as it is.
-    pub fn push(&self, item: Item) {
+    /// Adds one at the place of its step. One that is there already stays as it is. `false`: it is durable, and was not added; that
+    /// may have come to pass since whoever adds it has looked, and what is kept of it is gone then.
+    pub fn push(&self, item: Item) -> bool {
         let mut inner = self.inner();
+        if item.step() <= inner.durable {
+            return false;
+        }
         let at = inner.items.partition_point(|(other, _)| other.step() < item.step());
         if inner.items.get(at).is_none_or(|(other, _)| other.step() != item.step()) {
             inner.items.insert(at, (item, Stage::Waiting));
         }
         drop(inner);
         self.shared.1.notify_all();
+        true
     }
 
     /// Waits for something to do.
@@ -157,7 +171,10 @@ impl Queue {
 
     /// Everything up to this step is durable.
     pub fn durable(&self, step: u64) {
-        self.inner().items.retain(|(item, _)| item.step() > step);
+        let mut inner = self.inner();
+        inner.durable = inner.durable.max(step);
+        inner.items.retain(|(item, _)| item.step() > step);
+        drop(inner);
         self.shared.1.notify_all();
     }
 
@@ -216,12 +233,18 @@ mod tests {
         assert!(!queue.back_to(4) && queue.is_busy());
         queue.durable(12);
         assert!(!queue.is_busy());
+        assert!(
+            !queue.push(sealed(12)) && !queue.push(sealed(4)) && !queue.is_busy(),
+            "of these nothing is kept"
+        );
+        assert!(queue.push(sealed(16)) && queue.push(sealed(16)) && queue.is_busy());
+        assert!(!Queue::after(16).push(sealed(16)), "another process's");
     }
 
     #[test]
     fn only_so_many_wait_and_a_refusal_is_for_all() {
         let queue = Queue::default();
-        (1..=4).for_each(|step| queue.push(sealed(step)));
+        (1..=4).for_each(|step| assert!(queue.push(sealed(step))));
         let (other, (to, from)) = (queue.clone(), std::sync::mpsc::channel());
         let thread = std::thread::spawn(move || {
             for _ in 0..2 {

@@ -128,7 +128,7 @@ impl Take {
         match read {
             Ok(failed) => {
                 let before = failed.before();
-                self.uploads.push(Item::Failure(queue::Failed { round, step, before }));
+                self.add(Item::Failure(queue::Failed { round, step, before }));
             }
             // Told once more after its answer was lost.
             Err(_) if step <= self.kept.durable_step() => self.answers.send(&Answer::Durable { step }),
@@ -151,7 +151,7 @@ impl Take {
             .room()
             .and_then(|()| self.kept.link(step, &manifest, &store.path(step)).map_err(disk));
         match linked {
-            Ok(()) => self.uploads.push(Item::Checkpoint(sealed)),
+            Ok(()) => self.add(Item::Checkpoint(sealed)),
             Err(Failure { code, message }) => {
                 warn(&format!("checkpoint of step {step} is not uploaded: {message}"));
                 self.answers.send(&Answer::refused(step, code.code(), &message));
@@ -160,6 +160,15 @@ impl Take {
         if let Err(error) = store.keep_last(keep_last, step) {
             warn(&format!("an old checkpoint stays: {error}"));
         }
+    }
+
+    /// What an earlier round has brought to the hub, maybe just now, is not brought again.
+    fn add(&self, item: Item) {
+        if self.uploads.push(item) {
+            return;
+        }
+        self.kept.forget(&item);
+        self.answers.send(&Answer::Durable { step: item.step() });
     }
 }
 
@@ -267,14 +276,15 @@ fn read_scalars(dir: &Path) -> Result<Scalars, Failure> {
 /// A hand-over whose directory is not there: it was taken before.
 fn gone(store: &Store, kept: &Kept, written: Written, from: &Path) -> Result<Taken, Failure> {
     let step = written.step;
-    if step <= kept.durable_step() {
-        return Ok(Taken::Durable);
-    }
     // The checkpoint itself may have made room for newer ones.
     if let Some((manifest, digest)) = kept.manifest(step) {
         // An interruption between the move and the end.
         drop(fs::remove_file(store.path(step).join(SCALARS_FILE)));
         return Ok(Taken::Sealed(Sealed { step, state_root: manifest.state_root(), manifest: digest }));
+    }
+    // After the look at what is kept: it goes once this is noted.
+    if step <= kept.durable_step() {
+        return Ok(Taken::Durable);
     }
     let message = format!("{} is not there; nothing of it can be saved", from.display());
     Err(Failure::new(ExitCode::BadCheckpoint, message))

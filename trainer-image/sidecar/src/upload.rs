@@ -43,7 +43,7 @@ impl Uploads {
     /// # Errors
     /// No thread is to be had.
     pub fn start(binder: Binder, kept: Kept, answers: Arc<Answers>) -> Result<Self, Failure> {
-        let queue = Queue::default();
+        let queue = Queue::after(kept.durable_step());
         let uploader = Uploader { queue: queue.clone(), binder, kept, answers, notice: None };
         let thread = thread::Builder::new()
             .name("uploads".into())
@@ -60,9 +60,9 @@ impl Uploads {
         self.queue.room()
     }
 
-    /// Adds a checkpoint whose records, manifest and links are kept, or a failure.
-    pub fn push(&self, item: Item) {
-        self.queue.push(item);
+    /// Adds a checkpoint whose records, manifest and links are kept, or a failure. `false`: it is durable already.
+    pub fn push(&self, item: Item) -> bool {
+        self.queue.push(item)
     }
 
     /// Whether a checkpoint is not at the relay. One that is there is left to it when the process ends.
@@ -151,12 +151,7 @@ impl Uploader {
         let step = item.step();
         match sent {
             Sent::Durable => {
-                if let Err(error) = self.kept.durable(step) {
-                    warn(&format!("what is durable stays: {error}"));
-                }
-                if let Item::Failure(failed) = item {
-                    self.kept.forget_failed(failed.round, step);
-                }
+                self.kept.forget(item);
                 self.notice = None;
                 self.queue.durable(step);
                 self.answers.send(&Answer::Durable { step });
