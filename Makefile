@@ -90,6 +90,10 @@ reference: ## Whole steps against a second implementation in NumPy, bit for bit
 aarch64: ## The numerics built for 64-bit ARM and run under qemu-user: the same bits
 	@tests/aarch64/run.sh
 
+.PHONY: avx512
+avx512: ## The kernels for AVX-512 on emulated CPUs, without VNNI and with it: the same bits
+	@tests/avx512/run.sh
+
 .PHONY: planted
 planted: ## Some fifty bugs in the numerics, one at a time: a test must notice each
 	@tests/planted/run.sh

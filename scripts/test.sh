@@ -152,6 +152,7 @@ if [ "$SUITE" = full ]; then
     s3_tests
     interop reference tests/reference/run.sh
     interop aarch64 tests/aarch64/run.sh
+    interop avx512 tests/avx512/run.sh
     interop interop-go tests/interop/go/run.sh
     interop interop-sigstore tests/interop/sigstore/run.sh
 fi
