@@ -2,7 +2,7 @@
 # The kernels for AVX-512 on a machine that has none: a small Linux in Bochs, an emulator of whole PCs, runs their tests on two CPU
 # models, without the VNNI extension and with it. Ends with `N passed, N failed, N skipped`; exits 1 if anything failed.
 #
-# Emulated CPUs are slow, so what runs is what holds the bits: the kernels against their plain definitions, and vectors of ops.
+# Emulated CPUs are slow, so what runs is what holds the bits: the kernels against their plain definitions, and the vectors of ops.
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repo=$(cd "$here/../.." && pwd)
@@ -11,8 +11,7 @@ cd "$repo" || exit 1
 source scripts/common.sh
 # Seconds until an emulated machine that says nothing more is given up.
 limit=${AVX512_SECONDS:-2400}
-# Without the one of whole products by all kernels, which would take as long as all others: the kernels' own are harder on them.
-tests=${AVX512_TESTS:-kernel:: isa:: ops:: --skip ops::tests::linear}
+tests=${AVX512_TESTS:-kernel:: isa:: ops::tests::vectors}
 target=x86_64-unknown-linux-musl
 dir=$repo/.run/avx512
 passed=0 failed=0
@@ -66,6 +65,8 @@ exec >/dev/ttyS0 2>&1
 /bin/busybox grep -m 1 ^flags /proc/cpuinfo
 /bin/tests --test-threads=1 $tests
 echo "ended with \$?"
+# The line is slow.
+/bin/busybox sleep 5
 /bin/busybox poweroff -f
 EOF
 chmod +x "$root/init"
@@ -73,12 +74,14 @@ mkdir -p "$dir/disc"
 (cd "$root" && find . | cpio --quiet -o -H newc) >"$dir/disc/initrd"
 cp "$vmlinuz" "$dir/disc/vmlinuz"
 cp /usr/lib/ISOLINUX/isolinux.bin /usr/lib/syslinux/modules/bios/ldlinux.c32 "$dir/disc/"
-# xsaves, xsavec: where registers are saved compactly, Bochs's sizes are not those that the kernel expects, and it does without AVX.
+# Flags that the kernel is not to believe: with the first three, Bochs's sizes and places of saved registers are not those that it
+# expects, and it does without AVX; with one of the others it hangs early on Ice Lake.
+untrue=xsaves,xsavec,pku,fsrm,sha_ni,umip,rdpid,gfni,vaes,vpclmulqdq,erms,pcid,invpcid,smap
 cat >"$dir/disc/isolinux.cfg" <<EOF
 default linux
 label linux
     kernel vmlinuz
-    append initrd=initrd console=ttyS0 quiet panic=-1 clearcpuid=xsaves,xsavec mitigations=off tsc=reliable
+    append initrd=initrd console=ttyS0 quiet loglevel=1 panic=-1 clearcpuid=$untrue mitigations=off tsc=reliable
 EOF
 xorriso -as mkisofs -quiet -o "$dir/disc.iso" -b isolinux.bin -c boot.cat -no-emul-boot -boot-load-size 4 \
     -boot-info-table "$dir/disc" >&2 || skip "xorriso could not make the disc"
