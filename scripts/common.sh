@@ -31,6 +31,23 @@ wait_for() { # wait_for SECONDS WHAT COMMAND...
     done
 }
 
+# install_missing PACKAGES...: what Debian has of them and this machine has not; says why it cannot.
+install_missing() {
+    local package missing=()
+    for package in "$@"; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+    done
+    ((${#missing[@]})) || return 0
+    if [ "$(id -u)" != 0 ]; then
+        echo "needs root: apt-get install ${missing[*]}"
+        return 1
+    fi
+    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}" >&2 || {
+        echo "apt-get could not install ${missing[*]}"
+        return 1
+    }
+}
+
 # kubectl of the clusters' own build: nobody has to install one.
 kubectl() { "$RUN/bin/kubectl" "$@"; }
 admin() { # admin CONTEXT ARGS...: as the cluster's administrator

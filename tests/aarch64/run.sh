@@ -18,15 +18,8 @@ skip() {
     echo "0 passed, 0 failed, 1 skipped"
     exit 0
 }
-missing=()
-for package in gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user; do
-    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
-done
-if ((${#missing[@]})); then
-    [ "$(id -u)" = 0 ] || skip "needs root: apt-get install ${missing[*]}"
-    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}" >&2 ||
-        skip "apt-get could not install ${missing[*]}"
-fi
+why=$(install_missing gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user) ||
+    skip "$why"
 cargo=(cargo)
 rustup target list --installed | grep -qx "$target" || cargo=(scripts/rust-web.sh)
 

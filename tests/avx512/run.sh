@@ -22,15 +22,8 @@ skip() {
     exit 0
 }
 [ "$(uname -m)" = x86_64 ] || skip "the machine is no x86-64"
-missing=()
-for package in bochs bochs-term bochsbios vgabios busybox-static cpio isolinux syslinux-common xorriso; do
-    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
-done
-if ((${#missing[@]})); then
-    [ "$(id -u)" = 0 ] || skip "needs root: apt-get install ${missing[*]}"
-    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}" >&2 ||
-        skip "apt-get could not install ${missing[*]}"
-fi
+why=$(install_missing bochs bochs-term bochsbios vgabios busybox-static cpio isolinux syslinux-common xorriso) ||
+    skip "$why"
 
 # Debian's kernel, unpacked and not installed.
 mkdir -p "$dir"

@@ -33,8 +33,9 @@ impl<'a> Start<'a> {
 }
 
 /// Runs `right.len() / NR` steps of the chains of one tile of `rows` x `cols` results, which lie
-/// `stride` apart in `c`. `left` has MR rows, whatever `rows` is. Every pass ends with + (+0): in the middle of a chain that is neutral, since a
-/// chain of -0 and one of +0 both end as +0 unless a term other than zero comes.
+/// `stride` apart in `c`. `left` has MR rows, whatever `rows` is. Every pass ends with + (+0): in the middle
+/// of a chain that is neutral, since a chain of -0 and one of +0 both end as +0 unless a term other than zero
+/// comes.
 #[allow(clippy::too_many_arguments)]
 #[inline]
 pub(crate) fn tile(
@@ -87,6 +88,15 @@ fn has_steps(left: Matrix<'_>, k: usize) -> bool {
     k == 0 || (MR - 1) * left.row + (k - 1) * left.col < left.data.len()
 }
 
+/// Where the rows begin, a distance apart that the compiler does not know: else it walks from one to the next, which takes as long as
+/// the sums.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn rows_of(left: Matrix<'_>) -> [*const f32; MR] {
+    let data = left.data.as_ptr();
+    std::hint::black_box(std::array::from_fn(|i| data.wrapping_add(i * left.row)))
+}
+
 /// Two tiles side by side, where the instruction set does them at once: whole tiles only. Whether it did.
 #[inline]
 pub(crate) fn tile_pair(
@@ -136,9 +146,8 @@ mod avx2 {
     use std::arch::x86_64::{
         _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
     };
-    use std::hint::black_box;
 
-    use super::{MR, Matrix, NR, Start};
+    use super::{MR, Matrix, NR, Start, rows_of};
 
     /// 12 accumulators of 8 lanes, 2 for the right operand, 1 for the left: 15 of 16 registers.
     ///
@@ -154,9 +163,7 @@ mod avx2 {
         c: *mut f32,
         stride: usize,
     ) {
-        // A distance that the compiler does not know: else it walks from one to the next, which takes as long as the sums.
-        let data = left.data.as_ptr();
-        let rows = black_box(std::array::from_fn::<_, MR, _>(|i| data.wrapping_add(i * left.row)));
+        let rows = rows_of(left);
         let mut at = 0usize;
         let mut acc = [[_mm256_setzero_ps(); 2]; MR];
         // SAFETY (all accesses below): inside the lengths that the contract states.
@@ -199,9 +206,8 @@ mod avx512 {
     use std::arch::x86_64::{
         _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
     };
-    use std::hint::black_box;
 
-    use super::{MR, Matrix, NR, Start};
+    use super::{MR, Matrix, NR, Start, rows_of};
 
     /// 12 accumulators of 16 lanes: enough chains in flight for two FMA units of four cycles.
     ///
@@ -218,9 +224,7 @@ mod avx512 {
         stride: usize,
     ) {
         let [mut right0, mut right1] = right;
-        // As in AVX2's.
-        let data = left.data.as_ptr();
-        let rows = black_box(std::array::from_fn::<_, MR, _>(|i| data.wrapping_add(i * left.row)));
+        let rows = rows_of(left);
         let mut at = 0usize;
         let mut acc = [[_mm512_setzero_ps(); 2]; MR];
         // SAFETY (all accesses below): inside the lengths that the contract states.

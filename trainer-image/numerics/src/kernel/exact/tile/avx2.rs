@@ -6,7 +6,7 @@ use std::arch::x86_64::{
 };
 use std::hint::black_box;
 
-use super::{MR, NR, Words};
+use super::{MR, NR, Words, lines_of};
 use crate::kernel::exact::operand::{CHUNK, View};
 
 /// 12 sums of 8 lanes, 2 for the right operand, 1 for the left, 1 for a product: all 16 registers. What is carried lies in
@@ -24,9 +24,7 @@ pub(super) unsafe fn tile(
     low: &mut Words,
     high: &mut Words,
 ) {
-    let (a, mut b) = (left.pairs.as_ptr().cast::<i32>(), right.pairs.as_ptr().cast::<i32>());
-    // Lines whose distance the compiler does not know: else it walks from one to the next, and the walk takes as long as the sums.
-    let lines = black_box(std::array::from_fn::<_, MR, _>(|i| a.wrapping_add(i * left.line)));
+    let (lines, mut b) = (lines_of(left), right.pairs.as_ptr().cast::<i32>());
     let mut at = 0;
     let (mut bound_a, mut bound_b) = (left.bounds.as_ptr(), right.bounds.as_ptr());
     let mut sums = [[_mm256_setzero_si256(); 2]; MR];

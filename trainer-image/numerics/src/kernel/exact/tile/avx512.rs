@@ -19,9 +19,7 @@ macro_rules! tile {
             high: &mut Words,
         ) {
             let add = $add;
-            let (a, mut b) = (left.pairs.as_ptr().cast::<i32>(), right.pairs.as_ptr().cast::<i32>());
-            // Of a distance that the compiler does not know, as in AVX2's.
-            let lines = black_box(std::array::from_fn::<_, MR, _>(|i| a.wrapping_add(i * left.line)));
+            let (lines, mut b) = (lines_of(left), right.pairs.as_ptr().cast::<i32>());
             let mut at = 0;
             let (mut bound_a, mut bound_b) = (left.bounds.as_ptr(), right.bounds.as_ptr());
             let zero = _mm512_setzero_si512();
@@ -84,10 +82,9 @@ pub(super) mod vnni {
         __m512i, _mm512_add_epi32, _mm512_and_si512, _mm512_dpwssd_epi32, _mm512_loadu_si512,
         _mm512_set1_epi32, _mm512_setzero_si512, _mm512_srai_epi32, _mm512_storeu_si512,
     };
-    use std::hint::black_box;
 
     use crate::kernel::exact::operand::{CHUNK, View};
-    use crate::kernel::exact::tile::{MR, NR, Words};
+    use crate::kernel::exact::tile::{MR, NR, Words, lines_of};
 
     tile! {
         "avx512f,avx512bw,avx512vnni",
@@ -101,10 +98,9 @@ pub(super) mod madd {
         __m512i, _mm512_add_epi32, _mm512_and_si512, _mm512_loadu_si512, _mm512_madd_epi16,
         _mm512_set1_epi32, _mm512_setzero_si512, _mm512_srai_epi32, _mm512_storeu_si512,
     };
-    use std::hint::black_box;
 
     use crate::kernel::exact::operand::{CHUNK, View};
-    use crate::kernel::exact::tile::{MR, NR, Words};
+    use crate::kernel::exact::tile::{MR, NR, Words, lines_of};
 
     tile! {
         "avx512f,avx512bw",
