@@ -1,6 +1,7 @@
 //! Readers of what a model is: a job's resolved spec, the configuration beside a checkpoint's tensors, and the same of strangers.
 use muster_numerics::spec::{Architecture, LlamaShape, ModelSpec, TiedEmbeddings, TrainingSpec};
 use muster_proof::evaluation::Evaluation;
+use muster_proof::inputs::Inputs;
 use muster_proof::{Digest, jcs};
 use muster_trainer::{checkpoint, hf};
 
@@ -13,26 +14,30 @@ pub fn targets() -> Vec<Target> {
         Target { name: "hf-config", run: foreign_config, seeds: foreign_config_seeds },
         Target { name: "hf-header", run: foreign_header, seeds: foreign_header_seeds },
         Target { name: "hf-index", run: foreign_index, seeds: foreign_index_seeds },
+        Target { name: "hf-manifest", run: foreign_manifest, seeds: foreign_manifest_seeds },
     ]
 }
 
 fn spec(data: &[u8]) {
     if let Ok(spec) = TrainingSpec::from_json(data) {
         let _ = spec.hyper_parameters().is_ok();
-        if spec.training.eval.is_some() {
-            says_the_same(&spec);
-        }
+        says_the_same(&spec);
         let again = serde_json::to_vec(&spec).ok().and_then(|json| TrainingSpec::from_json(&json).ok());
         assert_eq!(again, Some(spec));
     }
 }
 
-/// The hub's reader and the trainer's agree on which steps evaluate, and on what.
+/// The hub's readers and the trainer's agree on which steps evaluate, on what, and with which weights the job begins.
 fn says_the_same(spec: &TrainingSpec) {
     let bytes = jcs::serialize(spec).unwrap_or_default();
     let Ok(said) = Evaluation::of_spec(&bytes) else { unreachable!("a spec of {} bytes", bytes.len()) };
-    let manifest = spec.training.eval.as_ref().map(|eval| eval.data.manifest.clone());
-    assert_eq!(said.dataset().map(|digest| digest.to_string()), manifest);
+    let Ok(inputs) = Inputs::of_spec(&bytes) else { unreachable!("a spec of {} bytes", bytes.len()) };
+    let held_out = spec.training.eval.as_ref().map(|eval| eval.data.manifest.clone());
+    let init = spec.init.as_ref().map(|init| init.manifest.clone());
+    assert_eq!(
+        (inputs.held_out.map(|d| d.to_string()), inputs.init.map(|d| d.to_string())),
+        (held_out, init)
+    );
     let steps = spec.training.steps;
     for step in (1..=steps.min(64)).chain([steps.max(2) - 1, steps]) {
         assert_eq!(said.is_due(step), spec.training.evaluates(step), "{step}");
@@ -81,6 +86,19 @@ fn foreign_index(data: &[u8]) {
     }
 }
 
+/// One spelling for each manifest, no name leads out of the directory, and the shape is one that we compute.
+fn foreign_manifest(data: &[u8]) {
+    if let Ok(manifest) = hf::Manifest::parse(data) {
+        assert_eq!(manifest.to_bytes().ok().as_deref(), Some(data));
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+        assert!(
+            manifest.files().iter().all(|file| !file.path.starts_with('.') && file.path.bytes().all(plain))
+        );
+        manifest.model().validate().unwrap_or_else(|error| unreachable!("{error}"));
+        assert_eq!(manifest.differences(manifest.model()), Vec::<String>::new());
+    }
+}
+
 fn spec_seeds() -> Vec<Vec<u8>> {
     let digest = Digest::of(b"x");
     let gpt2 = format!(
@@ -94,7 +112,15 @@ fn spec_seeds() -> Vec<Vec<u8>> {
     );
     let evaluated = gpt2.replace(r#""seed":0,"#, &format!(r#"{eval}"seed":0,"#));
     let stops = evaluated.replace(r#""everySteps":60,"#, r#""everySteps":60,"stopAt":"2.5e-1","#);
-    vec![gpt2.into_bytes(), llama.into_bytes(), evaluated.into_bytes(), stops.into_bytes()]
+    let begins =
+        stops.replacen(r#""genesis":"#, &format!(r#""init":{{"manifest":"{digest}"}},"genesis":"#), 1);
+    vec![
+        gpt2.into_bytes(),
+        llama.into_bytes(),
+        evaluated.into_bytes(),
+        stops.into_bytes(),
+        begins.into_bytes(),
+    ]
 }
 
 fn config_seeds() -> Vec<Vec<u8>> {
@@ -131,6 +157,24 @@ fn foreign_index_seeds() -> Vec<Vec<u8>> {
     vec![json.as_bytes().to_vec()]
 }
 
+fn foreign_manifest_seeds() -> Vec<Vec<u8>> {
+    let (digest, model) = (
+        Digest::of(b"x"),
+        r#"{"architecture":"gpt2","context":16,"heads":1,"layers":1,"tiedEmbeddings":"Tied","vocabulary":256,"width":16}"#,
+    );
+    let file = |name: &str, size: u64| format!(r#"{{"path":"{name}","sha256":"{digest}","size":{size}}}"#);
+    let of = |files: &[String]| {
+        let files = files.join(",");
+        format!(r#"{{"files":[{files}],"format":"muster.model/1","model":{model},"stateRoot":"{digest}"}}"#)
+    };
+    let config = file("config.json", 500);
+    let one = of(&[config.clone(), file("model.safetensors", 9000)]);
+    let shards =
+        ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"].map(|name| file(name, 5000));
+    let several = of(&[&[config, file("model.safetensors.index.json", 300)][..], &shards].concat());
+    vec![one.into_bytes(), several.into_bytes()]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +196,10 @@ mod tests {
         }
         for seed in foreign_index_seeds() {
             hf::parse_index(&seed).unwrap();
+        }
+        for seed in foreign_manifest_seeds() {
+            hf::Manifest::parse(&seed).unwrap();
+            foreign_manifest(&seed);
         }
     }
 }

@@ -9,7 +9,8 @@ use muster::gateway::access::{Agent, Authorizer, Refusal, User, Wanted};
 use muster::gateway::door::Door;
 use muster::gateway::urls::Urls;
 use muster::gateway::{units, users};
-use muster::store::{Namespace, Store};
+use muster::resolve::Named;
+use muster::store::{Asset, Namespace, Store};
 use muster::wire::gateway::{CheckpointCommit, Refused};
 use muster_api::v1alpha1::WorkUnit;
 use muster_core::envelope;
@@ -96,7 +97,8 @@ fn make() -> Option<Fixed> {
         "data": {"dataset": "tiny"}, "workers": {"count": 1},
         "training": {"steps": 40, "batch": 2, "shards": 2, "intervalSteps": 20},
     });
-    let resolved = muster::resolve::resolve(&serde_json::from_value(job).ok()?, &data, None).ok()?;
+    let named = Named { data: &data, held_out: None, init: None };
+    let resolved = muster::resolve::resolve(&serde_json::from_value(job).ok()?, named).ok()?;
     let (digest, training) = (Digest::of(b"x"), resolved.training_digest);
     let payload = serde_json::json!({
         "format": envelope::FORMAT, "kind": "Train", "name": UNIT, "provider": "east", "jobUID": JOB,
@@ -142,7 +144,7 @@ async fn fill(fixed: &Fixed) -> Option<InMemory> {
     let manifest = store.put_bytes(fixed.checkpoint.clone()).await.ok()?;
     store.record_checkpoint(JOB, 20, &manifest).await.ok()?;
     let manifest = store.put_bytes(fixed.dataset.clone()).await.ok()?;
-    store.set_dataset(&Namespace::new("team-a", JOB).ok()?, "kjv", &manifest).await.ok()?;
+    store.set_name(Asset::Dataset, &Namespace::new("team-a", JOB).ok()?, "kjv", &manifest).await.ok()?;
     Some(bucket.fork())
 }
 
@@ -283,6 +285,8 @@ fn user_seeds() -> Vec<Vec<u8>> {
         format!("HEAD {base}/blobs/sha256/{hex}\n\n"),
         format!("PUT {base}/datasets/kjv?replace=true\n\n{{\"manifest\":\"{data}\"}}"),
         format!("GET {base}/datasets\n\n"),
+        format!("PUT {base}/models/base?replace=true\n\n{{\"manifest\":\"{data}\"}}"),
+        format!("GET {base}/models\n\n"),
         format!("GET {base}/jobs/kjv-gpt/checkpoints\n\n"),
         format!("GET {base}/jobs/kjv-gpt/blobs/sha256/{state}\nrange: bytes=-5\nif-range: \"x\"\n\n"),
         "GET /v1/namespaces/%ff/jobs/..%2fx/checkpoints\n\n".to_owned(),
@@ -323,6 +327,7 @@ mod tests {
             users::router(store, Door::new(known.clone(), known.clone()), urls(), QUOTA)
         })
         .await;
-        assert_eq!(got, [201, 404, 409, 200, 200, 200, 400]);
+        // A dataset is no model.
+        assert_eq!(got, [201, 404, 409, 200, 400, 200, 200, 200, 400]);
     }
 }

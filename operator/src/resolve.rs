@@ -5,9 +5,9 @@
 //! only this version of the program and the dataset itself can say.
 use muster_api::v1alpha1 as api;
 use muster_numerics::spec::{self as numerics, SpecError};
-use muster_numerics::state::State;
 use muster_proof::Digest;
 use muster_trainer::dataset::Manifest;
+use muster_trainer::hf;
 use muster_trainer::resolved;
 
 /// A job with its identity.
@@ -34,13 +34,12 @@ pub enum ResolveError {
     /// A budget, while there are no accounts to draw on.
     #[error("spec.budget: there are no accounts yet, so nothing could be charged; remove the field")]
     Budget,
-    /// The name leads to another dataset than the pinned one.
+    /// The name leads to something else than the pinned.
     #[error(
-        "spec.{field}.digest: the job pins {pinned}, but dataset {name} is {found}; import the dataset that was meant, or \
-             remove the pin"
+        "spec.{field}.digest: the job pins {pinned}, but {name} is {found}; push what was meant, or remove the pin"
     )]
     DigestMismatch {
-        /// `data` or `training.eval`.
+        /// `data`, `training.eval` or `init`.
         field: &'static str,
         /// The name there.
         name: String,
@@ -62,6 +61,16 @@ pub enum ResolveError {
         /// The dataset's.
         data: u64,
     },
+    /// The weights to begin with are those of another model.
+    #[error(
+        "spec.init.model: {name} is another model than the job's: {differences}; change the job's spec.model"
+    )]
+    OtherModel {
+        /// spec.init.model.
+        name: String,
+        /// Field by field.
+        differences: String,
+    },
     /// A value is out of its bounds, alone or together with others or with the dataset.
     #[error("spec.{0}")]
     Invalid(String),
@@ -73,8 +82,11 @@ pub enum ResolveError {
 impl ResolveError {
     /// Whether the dataset is what does not fit, and not the job by itself.
     #[must_use]
-    pub const fn is_about_data(&self) -> bool {
-        matches!(self, Self::DigestMismatch { .. } | Self::Vocabulary { .. } | Self::Dataset(_))
+    pub fn is_about_data(&self) -> bool {
+        match self {
+            Self::DigestMismatch { field, .. } => *field != "init",
+            other => matches!(other, Self::Vocabulary { .. } | Self::Dataset(_)),
+        }
     }
 
     /// The reason of condition Accepted=False.
@@ -84,6 +96,7 @@ impl ResolveError {
             Self::Budget => "Forbidden",
             Self::DigestMismatch { .. } => "DigestMismatch",
             Self::Vocabulary { .. } => "VocabularyMismatch",
+            Self::OtherModel { .. } => "ModelMismatch",
             Self::Invalid(_) => "InvalidSpec",
             Self::Dataset(_) => "InvalidDataset",
         }
@@ -104,50 +117,43 @@ pub fn check_supported(spec: &api::TrainingJobSpec) -> Result<(), ResolveError> 
     Ok(())
 }
 
-/// Resolves a job against the manifests that its datasets' names lead to; `held_out` is that of training.eval.dataset. Computes all initial parameters, which takes
-/// seconds for 100 million: not on a thread that others wait for.
+/// What a job's names lead to.
+#[derive(Debug, Clone, Copy)]
+pub struct Named<'a> {
+    /// spec.data.dataset.
+    pub data: &'a Manifest,
+    /// spec.training.eval.dataset.
+    pub held_out: Option<&'a Manifest>,
+    /// spec.init.model, or without it a model that is given all the same.
+    pub init: Option<&'a hf::Manifest>,
+}
+
+/// Resolves a job against what its names lead to. Computes all initial parameters if the seed makes them, which takes seconds for 100
+/// million: not on a thread that others wait for.
 ///
 /// # Errors
 /// See [`ResolveError`].
-pub fn resolve(
-    spec: &api::TrainingJobSpec,
-    data: &Manifest,
-    held_out: Option<&Manifest>,
-) -> Result<Resolved, ResolveError> {
-    resolve_with(spec, data, held_out, None)
-}
-
-/// As [`resolve`], of a job that begins with weights that are given to it, as state 0.
-///
-/// # Errors
-/// See [`ResolveError`].
-pub fn resolve_from(
-    spec: &api::TrainingJobSpec,
-    data: &Manifest,
-    held_out: Option<&Manifest>,
-    given: &State,
-) -> Result<Resolved, ResolveError> {
-    resolve_with(spec, data, held_out, Some(given))
-}
-
-fn resolve_with(
-    spec: &api::TrainingJobSpec,
-    data: &Manifest,
-    held_out: Option<&Manifest>,
-    given: Option<&State>,
-) -> Result<Resolved, ResolveError> {
+pub fn resolve(spec: &api::TrainingJobSpec, named: Named<'_>) -> Result<Resolved, ResolveError> {
     check_supported(spec)?;
+    let Named { data, held_out, init } = named;
     let name = &spec.data.dataset;
-    let dataset = pinned("data", name, spec.data.digest.as_ref(), data)?;
+    let dataset = pinned("data", name, spec.data.digest.as_ref(), data.digest()?)?;
     let (model, mut training) = (model(&spec.model)?, training(&spec.training)?);
     if let Some(wanted) = &spec.training.eval {
         training.eval = Some(eval(wanted, &model, data, held_out)?);
     }
+    let given = begins_with(spec.init.as_ref(), init)?;
     let resolved = match given {
-        Some(state) => resolved::resolved_spec_from(&model, &training, data, state),
+        Some(given) => resolved::resolved_spec_from(&model, &training, data, given),
         None => resolved::resolved_spec(&model, &training, data),
     };
-    let (spec, bytes) = resolved.map_err(|error| invalid(name, error))?;
+    let model_name = spec.init.as_ref().map_or("--init", |init| &init.model);
+    let (spec, bytes) = resolved.map_err(|error| match error {
+        resolved::Error::OtherModel(differences) => {
+            ResolveError::OtherModel { name: model_name.to_owned(), differences }
+        }
+        other => invalid(name, other),
+    })?;
     let genesis = spec.genesis.parse().map_err(|_| {
         ResolveError::Invalid(
             "genesis: not a digest; this is a fault of the program, please report it".into(),
@@ -157,14 +163,13 @@ fn resolve_with(
     Ok(Resolved { spec, bytes, digest, training_digest, genesis, dataset })
 }
 
-/// The dataset's digest, which is the pinned one if one is.
+/// The digest of what a name leads to, which is the pinned one if one is.
 fn pinned(
     field: &'static str,
     name: &str,
     pin: Option<&String>,
-    manifest: &Manifest,
+    found: Digest,
 ) -> Result<Digest, ResolveError> {
-    let found = manifest.digest()?;
     match pin.filter(|pin| **pin != found.to_string()) {
         None => Ok(found),
         Some(pinned) => {
@@ -172,6 +177,20 @@ fn pinned(
             Err(ResolveError::DigestMismatch { field, name, pinned, found })
         }
     }
+}
+
+/// The model whose weights the job begins with.
+fn begins_with<'a>(
+    wanted: Option<&api::Init>,
+    init: Option<&'a hf::Manifest>,
+) -> Result<Option<&'a hf::Manifest>, ResolveError> {
+    let Some(wanted) = wanted else { return Ok(init) };
+    let name = &wanted.model;
+    let missing = || ResolveError::Invalid(format!("init.model: there is no model {name}; push it first"));
+    let manifest = init.ok_or_else(missing)?;
+    let digest = manifest.digest().map_err(|error| ResolveError::Invalid(format!("init.model: {error}")))?;
+    pinned("init", name, wanted.digest.as_ref(), digest)?;
+    Ok(Some(manifest))
 }
 
 /// What the spec says of an evaluation on `held_out`.
@@ -185,7 +204,7 @@ fn eval(
     let held_out = held_out.ok_or_else(|| {
         ResolveError::Invalid(format!("training.eval.dataset: there is no dataset {name}; import it first"))
     })?;
-    pinned("training.eval", name, wanted.digest.as_ref(), held_out)?;
+    pinned("training.eval", name, wanted.digest.as_ref(), held_out.digest()?)?;
     if held_out.tokenizer() != data.tokenizer() {
         return Err(ResolveError::Invalid(format!(
             "training.eval.dataset: {name} has the tokens of {}, data.dataset those of {}; prepare both with one tokenizer",
@@ -305,7 +324,7 @@ mod tests {
     use serde_json::{Value, json};
 
     fn resolve(spec: &api::TrainingJobSpec, data: &Manifest) -> Result<Resolved, ResolveError> {
-        super::resolve(spec, data, None)
+        super::resolve(spec, Named { data, held_out: None, init: None })
     }
 
     fn job() -> Value {
@@ -369,20 +388,49 @@ mod tests {
     #[test]
     fn given_weights_are_part_of_the_identity() {
         let (_dir, data) = data();
-        let job = with("workers.count", json!(1));
+        let mut job = with("model.context", json!(16));
+        job.model.layers = 1;
         let seeded = resolve(&job, &data).unwrap();
-        let graph = seeded.spec.build_graph().unwrap();
-        let of = |seed| resolve_from(&job, &data, None, &State::genesis(&graph, seed)).unwrap();
-        let (zero, one) = (of(0), of(1));
-        assert_eq!(zero.genesis, seeded.genesis);
-        assert_eq!((seeded.spec.init, zero.spec.init), (None, Some(numerics::Init::Given)));
-        assert_ne!(zero.genesis, one.genesis);
-        assert_ne!(zero.training_digest, one.training_digest);
-        assert_ne!(zero.training_digest, seeded.training_digest);
-        assert_eq!(of(1), one);
-        let mut short = State::genesis(&graph, 0);
-        short.w.pop();
-        resolve_from(&job, &data, None, &short).unwrap_err();
+        let model = |flavour: &str| {
+            let (_dir, bytes, _) = crate::store::testing::weights(flavour);
+            hf::Manifest::parse(&bytes).unwrap()
+        };
+        let of = |job: &api::TrainingJobSpec, model: Option<&hf::Manifest>| {
+            super::resolve(job, Named { data: &data, held_out: None, init: model })
+        };
+        let (zero, one) = (model(""), model("other"));
+        let [begun, other] = [&zero, &one].map(|model| of(&job, Some(model)).unwrap());
+        assert_eq!(begun.genesis, zero.state_root());
+        let manifest = zero.digest().unwrap().to_string();
+        assert_eq!(
+            (seeded.spec.init, &begun.spec.init),
+            (None, &Some(numerics::Init { manifest: manifest.clone() }))
+        );
+        assert_ne!(begun.genesis, other.genesis);
+        assert_ne!(begun.training_digest, other.training_digest);
+        assert_ne!(begun.training_digest, seeded.training_digest);
+
+        // Named by the job or given without a name, it is the same.
+        let named = |pin: Option<String>| {
+            let mut job = job.clone();
+            job.init = Some(api::Init { model: "base".to_owned(), digest: pin });
+            job
+        };
+        for job in [named(None), named(Some(manifest))] {
+            assert_eq!(of(&job, Some(&zero)).unwrap(), begun);
+        }
+        let pinned = named(Some(one.digest().unwrap().to_string()));
+        let mut wide = job.clone();
+        wide.model.width = 32;
+        for (job, model, text, reason) in [
+            (&named(None), None, "spec.init.model: there is no model base; push it first", "InvalidSpec"),
+            (&pinned, Some(&zero), "spec.init.digest: the job pins ", "DigestMismatch"),
+            (&wide, Some(&zero), "spec.init.model: --init is another model", "ModelMismatch"),
+        ] {
+            let error = of(job, model).unwrap_err();
+            assert!(error.to_string().starts_with(text), "{error}");
+            assert_eq!((error.reason(), error.is_about_data()), (reason, false));
+        }
     }
 
     #[test]
@@ -398,7 +446,8 @@ mod tests {
         let base = resolve(&with("training.seed", json!(0)), &data).unwrap();
         assert_eq!(base.spec.training.eval, None);
         let of = |eval: Value, manifest: Option<&Manifest>| {
-            super::resolve(&with("training.eval", eval), &data, manifest)
+            let named = Named { data: &data, held_out: manifest, init: None };
+            super::resolve(&with("training.eval", eval), named)
         };
         let eval = json!({"everySteps": 2, "dataset": "psalms"});
         let plain = of(eval.clone(), Some(&long)).unwrap();
@@ -407,8 +456,8 @@ mod tests {
         let spec = plain.spec.training.eval.clone().unwrap();
         assert_eq!((spec.every_steps, spec.sequences), (2, 64));
         assert_eq!(spec.data.manifest, long.digest().unwrap().to_string());
-        let said = muster_proof::evaluation::Evaluation::of_spec(&plain.bytes).unwrap();
-        assert_eq!(said.dataset(), Some(long.digest().unwrap()));
+        let said = muster_proof::inputs::Inputs::of_spec(&plain.bytes).unwrap();
+        assert_eq!(said.held_out, Some(long.digest().unwrap()));
 
         let with = |field: &str, value: Value| {
             let mut eval = eval.clone();

@@ -1,4 +1,4 @@
-//! `muster data push`, `data list` and `download` against the gateway's real routes over real TLS. Only who may do what
+//! `muster data push`, `data list`, the same of `model`, and `download` against the gateway's real routes over real TLS. Only who may do what
 //! is said by a fake.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that panics has failed")]
 
@@ -182,6 +182,40 @@ fn a_dataset_is_pushed_once_and_replaced_only_when_asked() {
     gateway
         .muster(&["data", "push", "team-a/new", &site.at("set")])
         .failed(1, &["tokens-00000.bin", "corrupt"]);
+}
+
+/// Weights are pushed as the files that they are, from a directory of others or a run of ours.
+#[test]
+fn a_model_is_pushed_once_and_replaced_only_when_asked() {
+    let site = Site::new();
+    let gateway = Gateway::start(&site.path(""));
+    site.train("job.yaml", "run", &[]).succeeded();
+    run(&["export", &site.at("run"), "--out", &site.at("hf")]).succeeded();
+    let push = |name: &str, dir: &str, more: &[&str]| {
+        gateway.muster(&[&["model", "push", name, &site.at(dir)], more].concat())
+    };
+    let pushed = push("team-a/base", "hf", &[]).succeeded();
+    assert!(pushed.stderr.contains("team-a/base: gpt2 ") && pushed.stderr.contains("StateRoot sha256:"));
+    let puts = gateway.puts.load(Ordering::SeqCst);
+    assert_eq!(puts, 3, "the manifest, config.json and the tensors");
+    assert_eq!(push("team-a/base", "run", &[]).succeeded().stdout, pushed.stdout, "the same weights");
+    assert_eq!(gateway.puts.load(Ordering::SeqCst), puts + 1, "the files are there");
+    let listed = gateway.muster(&["model", "list", "-n", "team-a"]).succeeded().stdout;
+    assert!(listed.contains("team-a     base  gpt2 ") && listed.contains(pushed.stdout.trim()), "{listed}");
+    assert!(!gateway.muster(&["data", "list", "-n", "team-a"]).succeeded().stdout.contains("base"));
+
+    let more = ["--dtype", "bf16", "--max-shard-size", "10kB"];
+    run(&[&["export", &site.at("run"), "--out", &site.at("halves")][..], &more].concat()).succeeded();
+    push("team-a/base", "halves", &[]).failed(1, &["team-a/base is another model", "--replace"]);
+    assert_ne!(push("team-a/base", "halves", &["--replace"]).succeeded().stdout, pushed.stdout);
+
+    push("team-b/base", "hf", &[]).failed(1, &["403", "ask the hub's admin"]);
+    push("team-a/Base", "hf", &[]).failed(2, &["DNS label"]);
+    push("team-a/base", "nowhere", &[]).failed(67, &["nowhere/config.json"]);
+    let tensors = site.path("hf/model.safetensors");
+    let bytes = std::fs::read(&tensors).unwrap();
+    std::fs::write(&tensors, &bytes[..bytes.len() - 1]).unwrap();
+    push("team-a/base", "hf", &[]).failed(67, &["model.safetensors"]);
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod support;
 use std::fs;
 
 use muster_trainer::checkpoint::{self, Store};
+use muster_trainer::hf;
 use serde_json::Value;
 use support::{Ran, Site, run};
 
@@ -41,9 +42,13 @@ fn a_job_begins_with_the_weights_that_another_one_ended_with() {
     let init = site.at("hf");
     let begun = |out: &str, more: &[&str]| site.train("job.yaml", out, &[&["--init", &init], more].concat());
     let root = begun("second", &[]).succeeded().state_root();
-    assert_eq!(weights(&site, "second", 0), weights(&site, "first", 24), "bit for bit");
+    let (_, _, state) = hf::open(&site.path("hf"), &mut |_| {}).unwrap();
+    assert_eq!(state.w, weights(&site, "first", 24), "bit for bit");
+    let manifest = hf::Manifest::of(&site.path("hf"), &state, &mut |_| {}).unwrap();
     let (first, second) = (spec(&site, "first"), spec(&site, "second"));
-    assert_eq!((&first["init"], second["init"].as_str()), (&Value::Null, Some("Given")));
+    let digest = manifest.digest().unwrap().to_string();
+    assert_eq!((&first["init"], second["init"]["manifest"].as_str()), (&Value::Null, Some(&*digest)));
+    assert_eq!(second["genesis"], manifest.state_root().to_string());
     assert_ne!(first["genesis"], second["genesis"]);
 
     // One result, whoever computes it and from wherever.
@@ -63,42 +68,51 @@ fn a_job_begins_with_the_weights_that_another_one_ended_with() {
     assert_eq!(again.state_root(), root);
 }
 
-/// State 0 is nowhere else: it outlives `keepLast`, and without it nothing begins.
+/// Nothing begins without them; a job goes on from its checkpoints.
 #[test]
-fn what_a_job_was_given_is_kept_and_asked_for() {
+fn what_a_job_was_given_is_asked_for() {
     let site = Site::new();
     site.train("job.yaml", "first", &["--last-step", "4"]).succeeded();
     export(&site, "first", "hf", &[]).succeeded();
-    let few = fs::read_to_string(site.path("job.yaml")).unwrap().replace("keepLast: 100", "keepLast: 1");
-    site.write("few.yaml", &few);
     let init = site.at("hf");
-    let root = site.train("few.yaml", "out", &["--init", &init]).succeeded().state_root();
-    let store = Store::new(&site.path("out"));
-    assert_eq!(store.steps().unwrap(), [0, 24]);
+    let job = fs::read_to_string(site.path("job.yaml")).unwrap();
+    assert!(job.contains("\n  training:"), "{job}");
+    site.write("base.yaml", &job.replace("\n  training:", "\n  init: {model: base}\n  training:"));
+    site.train("base.yaml", "out", &[]).failed(2, &["--init: ", "the weights of model base"]);
+    let root = site.train("base.yaml", "out", &["--init", &init]).succeeded().state_root();
+    let unnamed = site.train("job.yaml", "unnamed", &["--init", &init]).succeeded();
+    assert_eq!(unnamed.state_root(), root);
+    assert_eq!(spec(&site, "unnamed"), spec(&site, "out"), "one identity, whatever the weights are called");
+    assert!(!Store::new(&site.path("out")).steps().unwrap().contains(&0));
+    let pin = format!("\n  init: {{model: base, digest: 'sha256:{}'}}\n  training:", "0".repeat(64));
+    site.write("pinned.yaml", &job.replace("\n  training:", &pin));
+    site.train("pinned.yaml", "pinned", &["--init", &init])
+        .failed(64, &["spec.init.digest", "remove the pin"]);
 
-    site.train("few.yaml", "out", &[]).failed(67, &["another job", "weights it began with as --init"]);
+    site.train("job.yaml", "out", &[]).failed(67, &["another job", "weights it began with as --init"]);
     let trainer = support::muster().parent().unwrap().join("muster-trainer");
-    let worker = |spec: &str| {
+    let worker = |spec: &str, out: &str, more: &[&str]| {
         let mut command = std::process::Command::new(&trainer);
-        let (spec, data, out) = (site.at(spec), site.at("data"), site.at("elsewhere"));
-        command.args(["worker", "--spec", &spec, "--data", &data, "--out", &out]);
+        let (spec, data, out) = (site.at(spec), site.at("data"), site.at(out));
+        command.args(["worker", "--spec", &spec, "--data", &data, "--out", &out]).args(more);
         let output = command.output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
-    let (code, stderr) = worker("out/spec.json");
-    assert_eq!(code, Some(67));
-    assert!(stderr.contains("step-00000000") && stderr.contains("--init"), "{stderr}");
-
-    // Lost, it is written again; damaged, it is named.
-    fs::remove_dir_all(store.path(0)).unwrap();
-    fs::remove_dir_all(store.path(24)).unwrap();
-    assert_eq!(site.train("few.yaml", "out", &["--init", &init]).succeeded().state_root(), root);
-    let model = store.path(0).join("model.safetensors");
-    let mut bytes = fs::read(&model).unwrap();
-    *bytes.last_mut().unwrap() ^= 1;
-    fs::write(&model, bytes).unwrap();
-    site.train("few.yaml", "out", &["--init", &init, "--from-step", "0"])
-        .failed(67, &["step-00000000/model.safetensors is corrupt"]);
+    let other = site.at("other");
+    export(&site, "out", "other", &[]).succeeded();
+    for (spec, more, code, word) in [
+        ("out/spec.json", &[][..], 67, "give its directory with --init"),
+        ("out/spec.json", &["--init", &other], 67, "genesis: is sha256:"),
+        ("out/spec.json", &["--init", "/none"], 67, "--init: "),
+        ("first/spec.json", &["--init", &init], 64, "leave --init out"),
+    ] {
+        let out = if spec.starts_with("out") { "elsewhere" } else { "apart" };
+        let (got, stderr) = worker(spec, out, more);
+        assert!(got == Some(code) && stderr.contains(word), "{word:?} is not in {got:?} {stderr}");
+    }
+    fs::remove_dir_all(Store::new(&site.path("out")).path(24)).unwrap();
+    assert_eq!(worker("out/spec.json", "out", &[]).0, Some(0), "from its checkpoint");
+    assert_eq!(site.train("base.yaml", "out", &["--init", &init]).succeeded().state_root(), root);
 }
 
 #[test]

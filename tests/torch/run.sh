@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Compares the trainer with PyTorch: results, with --bench the speed of steps, with --learn what is learnt. See README.md beside it.
+# Compares the trainer with PyTorch: results, with --bench the speed of steps, with --learn what is learnt, with --large a model of
+# more than 1 GiB. See README.md beside it.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repo=$(cd "$here/../.." && pwd)
 venv=${TORCH_VENV:-$repo/.run/venv}
 what=${1:-}
 case "$what" in
-    "" | --bench | --learn) ;;
-    *) echo "usage: $0 [--bench|--learn]" >&2; exit 64 ;;
+    "" | --bench | --learn | --large) ;;
+    *) echo "usage: $0 [--bench|--learn|--large]" >&2; exit 64 ;;
 esac
 
 # A venv is complete only once this file is in it: an install that broke off is done again.
@@ -32,6 +33,6 @@ fi
 # In a suite it lies there; alone, what needs it is skipped.
 MUSTER=${MUSTER:-${MUSTER_BIN:+$MUSTER_BIN/muster}}
 export TRAINER MUSTER
-if [ "$what" = --learn ]; then exec "$venv/bin/python" "$here/learn.py"; fi
+if [ -n "$what" ]; then exec "$venv/bin/python" "$here/${what#--}.py"; fi
 "$venv/bin/python" "$here/check.py"
 "$venv/bin/python" "$here/models.py"

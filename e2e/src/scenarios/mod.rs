@@ -25,6 +25,7 @@ mod tools;
 mod trust;
 mod uploads;
 mod urls;
+mod weights;
 
 use crate::harness::Scenario;
 use crate::scenario;
@@ -133,6 +134,13 @@ fn most() -> Vec<Scenario> {
             "stop-rule",
             stop_rule::stop_rule,
             "a loss on held-out data ends the job: pods, auditors, a local run and the proof end it after the same step"
+        ),
+        scenario!(
+            Full,
+            600,
+            "weights",
+            weights::begins_with_weights,
+            "a job begins with weights in others' form: pods, auditors, a local run and the proof come to the same bits"
         ),
         scenario!(
             Full,

@@ -1,13 +1,13 @@
-//! Which steps of a job have an evaluation loss in their record, which data it is computed on and which loss ends the job: what
-//! a resolved spec says of it, read without the trainer (docs/spec/numerics.md, "Evaluation").
+//! Which steps of a job have an evaluation loss in their record, and which loss ends the job: what a resolved spec says of it, read
+//! without the trainer (docs/spec/numerics.md, "Evaluation").
 
 use serde::Deserialize;
 
+use crate::jcs;
 use crate::steps::{Bits, StepRecord};
-use crate::{Digest, jcs};
 
 /// Most bytes of a resolved spec.
-const MAX_SPEC: usize = 64 * 1024;
+pub(crate) const MAX_SPEC: usize = 64 * 1024;
 
 /// Why bytes say nothing of evaluation.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +57,6 @@ struct Training {
 #[serde(rename_all = "camelCase")]
 struct SpecEval {
     every_steps: u64,
-    data: Data,
     stop_at: Option<String>,
 }
 
@@ -65,13 +64,7 @@ struct SpecEval {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Eval {
     every_steps: u64,
-    manifest: Digest,
     stop_at: Option<Bits>,
-}
-
-#[derive(Deserialize)]
-struct Data {
-    manifest: Digest,
 }
 
 impl Eval {
@@ -90,20 +83,15 @@ impl Evaluation {
             return Err(Error::TooLong);
         }
         let Spec { training } = serde_json::from_value(jcs::parse_canonical(spec)?)?;
-        let eval = training.eval.map(|SpecEval { every_steps, data: Data { manifest }, stop_at }| {
+        let eval = training.eval.map(|SpecEval { every_steps, stop_at }| {
             // By way of an f64, as all numbers of a spec (numerics.md, section 6): one rounding may come to another f32.
             let loss = |text: String| match text.parse::<f64>().map(|loss| loss as f32) {
                 Ok(loss) if loss.is_normal() && loss > 0.0 => Ok(Bits::of(loss)),
                 _ => Err(Error::StopAt(text)),
             };
-            Ok::<_, Error>(Eval { every_steps, manifest, stop_at: stop_at.map(loss).transpose()? })
+            Ok::<_, Error>(Eval { every_steps, stop_at: stop_at.map(loss).transpose()? })
         });
         Ok(Self { steps: training.steps, eval: eval.transpose()? })
-    }
-
-    /// The manifest of the dataset that is evaluated on; `None` for a job that evaluates nothing.
-    pub fn dataset(&self) -> Option<Digest> {
-        self.eval.map(|eval| eval.manifest)
     }
 
     /// Whether step `step` evaluates: every so many, and the job's last.
@@ -150,8 +138,7 @@ mod tests {
     }
 
     fn every(steps: u64) -> Evaluation {
-        let manifest = Digest::of(b"held out");
-        let eval = format!(r#""eval":{{"data":{{"manifest":"{manifest}"}},"everySteps":{steps}}},"#);
+        let eval = format!(r#""eval":{{"everySteps":{steps}}},"#);
         Evaluation::of_spec(&spec(&eval)).unwrap()
     }
 
@@ -170,13 +157,11 @@ mod tests {
     #[test]
     fn a_loss_is_where_one_is_due_and_nowhere_else() {
         let never = Evaluation::of_spec(&spec("")).unwrap();
-        assert_eq!(never.dataset(), None);
         never.check(&records(&[])).unwrap();
         let error = never.check(&records(&[10])).unwrap_err().to_string();
         assert!(error.starts_with("the record of step 10 has an evalLoss"), "{error}");
 
         let eval = every(4);
-        assert_eq!(eval.dataset(), Some(Digest::of(b"held out")));
         eval.check(&records(&[4, 8, 10])).unwrap();
         for wrong in [&[][..], &[4, 8], &[4, 10], &[4, 8, 9, 10], &[1, 4, 8, 10]] {
             assert!(eval.check(&records(wrong)).is_err(), "{wrong:?}");
@@ -188,8 +173,7 @@ mod tests {
     #[test]
     fn the_stop_rule_ends_the_job_at_regular_evaluations_before_the_last_step() {
         let rule = |every: u64, stop_at: &str| {
-            let data = format!(r#"{{"manifest":"{}"}}"#, Digest::of(b"held out"));
-            let eval = format!(r#""eval":{{"data":{data},"everySteps":{every},"stopAt":{stop_at}}},"#);
+            let eval = format!(r#""eval":{{"everySteps":{every},"stopAt":{stop_at}}},"#);
             Evaluation::of_spec(&spec(&eval))
         };
         let all = records(&[4, 8, 10]);

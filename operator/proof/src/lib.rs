@@ -14,6 +14,7 @@
 //! | [`tensor`], [`state_root`] | the digest of a training state | formats.md |
 //! | [`steps`] | step records, their seal, failed states | formats.md |
 //! | [`evaluation`] | which steps evaluate | numerics.md |
+//! | [`inputs`] | which files a job reads beside its dataset | numerics.md |
 //! | [`sigstore`], [`model_signing`] | bundles and `model.sig`, for others' tools | Sigstore bundle v0.3, Model Signing v1.0 |
 //! | [`tlog`] | the transparency log: notes, checkpoints, tiles, witnesses, policies, proofs | C2SP, log.md |
 //! | [`commit_proof`] | `commit.tlog-proof`: that the log has a checkpoint's commit | C2SP tlog-proof |
@@ -38,6 +39,7 @@ pub mod evaluation;
 pub mod hash;
 pub mod history;
 pub mod hub_keys;
+pub mod inputs;
 pub mod jcs;
 pub mod key;
 pub mod merkle;

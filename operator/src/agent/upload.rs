@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_proof::Digest;
-use muster_proof::evaluation::Evaluation;
+use muster_proof::inputs::Inputs;
 use muster_trainer::resolved::MAX_SPEC;
-use muster_trainer::{checkpoint, dataset};
+use muster_trainer::{checkpoint, dataset, hf};
 
 use super::answers::Answers;
 use super::answers::seal::{self, SealError};
@@ -399,9 +399,12 @@ pub(super) async fn live(units: &Units, blobs: &BlobDir) -> BTreeSet<Digest> {
         if let Some(payload) = &state.payload {
             live.insert(payload.spec);
             starts.extend(payload.start.map(|start| start.manifest));
-            let held_out = held_out(blobs, &payload.spec).await;
+            let Inputs { held_out, init } = inputs(blobs, &payload.spec).await;
             for dataset in [Some(payload.dataset), held_out].into_iter().flatten() {
                 live.extend(dataset_blobs(blobs, &dataset).await);
+            }
+            if let Some(model) = init {
+                live.extend(model_blobs(blobs, &model).await);
             }
         }
         for start in starts {
@@ -411,10 +414,23 @@ pub(super) async fn live(units: &Units, blobs: &BlobDir) -> BTreeSet<Digest> {
     live
 }
 
-/// The dataset that a spec evaluates on, if the cache has the spec.
-async fn held_out(blobs: &BlobDir, spec: &Digest) -> Option<Digest> {
-    let bytes = blobs.read(spec, MAX_SPEC).await.ok()??;
-    Evaluation::of_spec(&bytes).ok()?.dataset()
+/// What a spec names, if the cache has the spec.
+async fn inputs(blobs: &BlobDir, spec: &Digest) -> Inputs {
+    match blobs.read(spec, MAX_SPEC).await {
+        Ok(Some(bytes)) => Inputs::of_spec(&bytes).unwrap_or_default(),
+        _ => Inputs::default(),
+    }
+}
+
+/// A model's manifest and, if the cache has it, the files it names.
+async fn model_blobs(blobs: &BlobDir, manifest: &Digest) -> Vec<Digest> {
+    let mut all = vec![*manifest];
+    if let Ok(Some(bytes)) = blobs.read(manifest, hf::MAX_MANIFEST).await
+        && let Ok(parsed) = hf::Manifest::parse(&bytes)
+    {
+        all.extend(parsed.files().iter().map(|file| file.sha256));
+    }
+    all
 }
 
 /// A dataset's manifest and, if the cache has it, the shards it names.

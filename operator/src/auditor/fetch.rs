@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use futures::TryStreamExt as _;
 use muster_proof::Digest;
-use muster_proof::evaluation::Evaluation;
+use muster_proof::inputs::Inputs;
 use muster_trainer::checkpoint::{self, MANIFEST_FILE, MAX_MANIFEST, Manifest, Store as Checkpoints};
-use muster_trainer::dataset;
 use muster_trainer::resolved::MAX_SPEC;
+use muster_trainer::{dataset, hf};
 use sha2::{Digest as _, Sha256};
 
 use super::task::{Start, Task};
@@ -18,6 +18,7 @@ use crate::store::Store;
 
 const DATA: &str = "data";
 const EVAL_DATA: &str = "eval-data";
+const INIT: &str = "init";
 const RUN: &str = "run";
 
 /// Why there is nothing to replay from.
@@ -65,6 +66,8 @@ pub struct Laid {
     pub data: PathBuf,
     /// That of the data that the job is evaluated on, if it is.
     pub eval_data: Option<PathBuf>,
+    /// That of the model whose weights it begins with, if the interval is the first of such a job.
+    pub init: Option<PathBuf>,
     /// The job directory, with the start checkpoint unless it begins at genesis.
     pub out: PathBuf,
     /// The state to start from.
@@ -85,17 +88,21 @@ pub async fn lay_out(store: &Store, work: &Path, task: &Task) -> Result<Laid, Fe
     let spec = out.join("spec.json");
     let bytes = small(store, "the spec", &task.spec, MAX_SPEC).await?;
     write_atomic(&spec, &bytes, Access::Private)?;
-    let evaluation = Evaluation::of_spec(&bytes).map_err(|error| damaged("the spec", &task.spec, &error))?;
+    let inputs = Inputs::of_spec(&bytes).map_err(|error| damaged("the spec", &task.spec, &error))?;
     let trained_on = data(store, &work.join(DATA), &task.dataset).await?;
-    let eval_data = match evaluation.dataset() {
+    let eval_data = match inputs.held_out {
         Some(held_out) => Some(data(store, &work.join(EVAL_DATA), &held_out).await?),
         None => None,
+    };
+    let init = match (inputs.init, &task.start) {
+        (Some(given), None) => Some(model(store, &out.join(INIT), &given).await?),
+        _ => None,
     };
     if let Some(start) = &task.start {
         checkpoint(store, &out, start).await?;
     }
     let start = task.start.as_ref().map_or(0, |start| start.step);
-    Ok(Laid { spec, data: trained_on, eval_data, out, start, last: task.last })
+    Ok(Laid { spec, data: trained_on, eval_data, init, out, start, last: task.last })
 }
 
 /// The dataset in `all/<hex of its manifest>`; another one goes. Its manifest is written last: with it all is there.
@@ -114,6 +121,18 @@ async fn data(store: &Store, all: &Path, digest: &Digest) -> Result<PathBuf, Fet
     }
     write_atomic(&dir.join(dataset::MANIFEST_FILE), &bytes, Access::Private)?;
     Ok(dir)
+}
+
+/// The files of a model; whether they are the job's state 0 is for the trainer to see.
+async fn model(store: &Store, dir: &Path, digest: &Digest) -> Result<PathBuf, FetchError> {
+    let what = "the model to begin with";
+    fs::create_dir_all(dir)?;
+    let bytes = small(store, what, digest, hf::MAX_MANIFEST).await?;
+    let manifest = hf::Manifest::parse(&bytes).map_err(|problem| damaged(what, digest, &problem))?;
+    for part in manifest.files() {
+        file(store, what, &part.sha256, part.size, &dir.join(&part.path)).await?;
+    }
+    Ok(dir.to_owned())
 }
 
 /// The start checkpoint, once its tensors are seen to have the StateRoot that was committed.

@@ -57,6 +57,7 @@ impl Replay for Processes {
             spec: laid.spec,
             data: laid.data,
             eval_data: laid.eval_data,
+            init: laid.init,
             out: laid.out,
             start: laid.start,
             last: laid.last,

@@ -1,21 +1,22 @@
 //! `muster data`: from text to a dataset, and into a hub.
 mod prepare;
-mod push;
 
 use super::output::{line, note, print};
+use super::push::{Destination, Part, Upload};
 use super::remote::Remote;
 use super::run::block_on;
 use super::transfer::Transfer;
 use super::{Failure, Outcome};
 use crate::runtime::client::{Target, within};
+use crate::runtime::files::read_capped;
 use crate::runtime::sanitise;
-use crate::store::{Location, Namespace, Store, is_dns_label};
+use crate::store::{Asset, Location, Namespace, Store, is_dns_label};
 use crate::wire::gateway::Datasets;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use k8s_openapi::api::core::v1 as core;
 use kube::Api;
-use muster_trainer::dataset::{self, MANIFEST_FILE, Manifest};
+use muster_trainer::dataset::{self, MANIFEST_FILE, MAX_MANIFEST, Manifest};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -48,9 +49,18 @@ enum Verb {
         target: Target,
     },
     /// Send a dataset to the hub, under a name that jobs of the namespace use
-    Push(Box<push::Push>),
+    Push(Box<Push>),
     /// List the datasets of a namespace, or of a hub's store
     List(Box<List>),
+}
+
+#[derive(Debug, Args)]
+struct Push {
+    #[command(flatten)]
+    to: Destination,
+    /// The dataset
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -72,7 +82,7 @@ impl DataCommand {
             Verb::Import { name, dir, store, namespace_uid, target } => {
                 block_on(import(&name, &dir, &store, namespace_uid, &target))?
             }
-            Verb::Push(push) => block_on(push.run())?,
+            Verb::Push(push) => push.run(),
             Verb::List(list) => match list.store {
                 Some(store) => block_on(list_store(&store, list.namespace))?,
                 None => block_on(list_remote(&list.remote, &list.namespace.unwrap_or_default()))?,
@@ -101,6 +111,36 @@ async fn import(name: &str, dir: &Path, store: &Location, uid: Option<String>, t
     }
     line(digest)?;
     Ok(0)
+}
+
+impl Push {
+    fn run(self) -> Outcome {
+        self.to.check()?;
+        let upload = self.read()?;
+        block_on(self.to.send(&upload))?
+    }
+
+    /// Of the files only their sizes are looked at: the gateway hashes what it gets.
+    fn read(&self) -> Result<Upload, Failure> {
+        let path = self.dir.join(MANIFEST_FILE);
+        if !path.is_file() {
+            return Err(dataset::Error::Missing(self.dir.display().to_string()).into());
+        }
+        let bytes = read_capped(&path, MAX_MANIFEST)?;
+        let manifest = Manifest::parse(&bytes)?;
+        let mut parts = Vec::new();
+        for dataset::Shard { path, size, sha256 } in manifest.files() {
+            let path = self.dir.join(path);
+            let there = path.metadata().map_err(|e| Failure::new(format!("{}: {e}", path.display())))?.len();
+            if there != size {
+                let problem = format!("has {there} bytes, the manifest says {size}");
+                return Err(dataset::Error::Corrupt { path: path.display().to_string(), problem }.into());
+            }
+            parts.push(Part { path, sha256, size });
+        }
+        let (asset, description) = (Asset::Dataset, describe(&manifest));
+        Ok(Upload { asset, manifest: bytes, parts, description, corrupt: 1 })
+    }
 }
 
 /// A dataset belongs to the namespace that is there now, not to whoever has its name later.
@@ -140,8 +180,8 @@ async fn list_store(path: &Location, namespace: Option<String>) -> Outcome {
     let namespaces: Vec<_> = store.namespaces().await?.into_iter().filter(wanted).collect();
     let mut rows = vec![["NAMESPACE", "NAME", "TOKENS", "VOCABULARY", "DIGEST"].map(String::from)];
     for namespace in namespaces {
-        for name in store.datasets(&namespace).await? {
-            let Some(digest) = store.dataset(&namespace, &name).await? else { continue };
+        for name in store.names(Asset::Dataset, &namespace).await? {
+            let Some(digest) = store.named(Asset::Dataset, &namespace, &name).await? else { continue };
             let (tokens, vocabulary) = match store.dataset_manifest(&digest).await {
                 Ok(Some(m)) => (m.tokens().to_string(), m.vocabulary().to_string()),
                 _ => ("damaged".into(), "-".into()),

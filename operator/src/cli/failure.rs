@@ -30,6 +30,12 @@ impl Failure {
         Self { code, message: message.into() }
     }
 
+    /// The same with the name of what it is about before it.
+    #[must_use]
+    pub fn before(self, what: &str) -> Self {
+        Self { message: format!("{what}{}", self.message), ..self }
+    }
+
     /// The process's exit code.
     #[must_use]
     pub const fn code(&self) -> u8 {

@@ -23,6 +23,8 @@ pub(super) struct Interval {
     pub data: PathBuf,
     /// What the job is evaluated on, if it is.
     pub eval_data: Option<PathBuf>,
+    /// The weights that it begins with, if it begins at genesis and they are given.
+    pub init: Option<PathBuf>,
     pub out: PathBuf,
     /// The state to start from.
     pub start: u64,
@@ -102,6 +104,7 @@ impl Interval {
             spec: self.spec.clone(),
             data: self.data.clone(),
             eval_data: self.eval_data.clone(),
+            init: self.init.clone(),
             out: self.out.clone(),
             workers: self.workers,
             threads: self.threads,

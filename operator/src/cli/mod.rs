@@ -17,9 +17,11 @@ mod job_file;
 mod local;
 mod log;
 mod logs;
+mod model;
 mod output;
 mod proof;
 mod provider;
+mod push;
 mod rbac;
 mod remote;
 mod replay;
@@ -67,6 +69,8 @@ enum Command {
     Local(local::LocalCommand),
     /// Make, push, import and list datasets
     Data(data::DataCommand),
+    /// Push and list weights that jobs begin with
+    Model(model::ModelCommand),
     /// Get a checkpoint of a job that clusters trained, checked to the last bit
     Download(Box<download::DownloadCommand>),
     /// Show what a worker of a job writes, or wrote before its attempt failed
@@ -129,6 +133,7 @@ impl Command {
             Self::Agent(command) => command.run(),
             Self::Local(command) => command.run(),
             Self::Data(command) => command.run(),
+            Self::Model(command) => command.run(),
             Self::Download(command) => command.run(),
             Self::Log(command) => command.run(),
             Self::Logs(command) => command.run(),

@@ -44,6 +44,9 @@ pub struct ReplayCommand {
     /// Directory of the dataset that the job is evaluated on, if it is
     #[arg(long, value_name = "DIR")]
     eval_data: Option<PathBuf>,
+    /// Directory of the model whose weights the job begins with, if it does, for its first interval
+    #[arg(long, value_name = "DIR")]
+    init: Option<PathBuf>,
     /// Worker processes; the result does not depend on it
     #[arg(long, value_name = "W", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     workers: u32,
@@ -165,6 +168,20 @@ impl ReplayCommand {
             }
             _ => {}
         }
+        match (&parsed.init, &self.init) {
+            (Some(init), None) if state.first_step == 1 => {
+                return Err(Failure::usage(format!(
+                    "--init: the job begins with the weights of model {}; give their directory",
+                    init.manifest
+                )));
+            }
+            (None, Some(_)) => {
+                return Err(Failure::usage(
+                    "--init: the job begins with weights that its seed makes; leave it out",
+                ));
+            }
+            _ => {}
+        }
         if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(Failure::usage(format!("--out {}: is not empty", out.display())));
         }
@@ -195,6 +212,7 @@ impl ReplayCommand {
             spec: out.join("spec.json"),
             data: self.data.clone(),
             eval_data: self.eval_data.clone(),
+            init: self.init.clone(),
             out: out.to_owned(),
             start,
             last: state.step,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use muster_proof::Digest;
 
-use crate::store::Store;
+use crate::store::{Asset, Store};
 
 /// Blobs remembered in all (50 MB); beyond it all are forgotten, which costs reading them again.
 const MAX_BLOBS: usize = 1 << 20;
@@ -14,8 +14,8 @@ const MAX_BLOBS: usize = 1 << 20;
 /// What a manifest is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Of {
-    /// A dataset: its files.
-    Dataset,
+    /// What the catalogue has: its files.
+    Asset(Asset),
     /// A checkpoint: its files.
     Checkpoint,
 }
@@ -56,12 +56,10 @@ impl Closures {
             return Ok(known.clone());
         }
         let read = match of {
-            Of::Dataset => {
-                let files = |m: muster_trainer::dataset::Manifest| {
-                    m.files().iter().map(|file| (file.sha256, file.size)).collect()
-                };
-                store.dataset_manifest(manifest).await.map(|found| found.map(files))
-            }
+            Of::Asset(asset) => store
+                .files_of(asset, manifest)
+                .await
+                .map(|found| found.map(|files| files.into_iter().collect())),
             Of::Checkpoint => {
                 let files = |m: muster_trainer::checkpoint::Manifest| {
                     m.files().iter().map(|file| (file.sha256, file.size)).collect()

@@ -50,7 +50,7 @@ use super::uploads::Uploads;
 use super::urls::Urls;
 use crate::log::Log;
 use crate::runtime::blobdir::drain;
-use crate::store::Store;
+use crate::store::{Asset, Store};
 use crate::wire::gateway::{CheckpointCommit, UnitFailure};
 use crate::wire::log::Logged;
 
@@ -227,12 +227,10 @@ impl<W: Work> Units<W> {
         if payload.spec == *digest || self.start_leads_to(unit, digest).await? {
             return Ok(true);
         }
-        let dataset = self.closures.leads_to(&self.store, Of::Dataset, &payload.dataset, digest).await;
-        if dataset.map_err(store)? {
-            return Ok(true);
-        }
-        if let Some(held_out) = self.store.held_out(&payload.spec).await.map_err(store)? {
-            let leads = self.closures.leads_to(&self.store, Of::Dataset, &held_out, digest).await;
+        let mut inputs = vec![(Asset::Dataset, payload.dataset)];
+        inputs.extend(self.store.inputs(&payload.spec).await.map_err(store)?);
+        for (asset, manifest) in inputs {
+            let leads = self.closures.leads_to(&self.store, Of::Asset(asset), &manifest, digest).await;
             if leads.map_err(store)? {
                 return Ok(true);
             }

@@ -1,7 +1,7 @@
 //! Data and checkpoints for the users of the hub (docs/spec/gateway.md section 7).
 //!
 //! Everything is asked within a namespace. Whether the store has a blob from somebody else is nobody's business: a user
-//! hears only of what his own namespace has put, or what a dataset or job of it leads to.
+//! hears only of what his own namespace has put, or what a dataset, model or job of it leads to.
 mod jobs;
 mod quota;
 #[cfg(test)]
@@ -10,7 +10,6 @@ mod urls;
 
 pub use jobs::{Jobs, KubeJobs, is_object_name};
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -21,7 +20,6 @@ use axum::routing::{get, post, put};
 use axum::{Extension, Json, Router};
 use futures::{StreamExt, TryStreamExt};
 use muster_proof::Digest;
-use muster_trainer::dataset::{Manifest, SHARD_BYTES};
 use serde::Deserialize;
 
 use self::quota::Quota;
@@ -33,8 +31,8 @@ use super::door::Door;
 use super::uploads::Uploads;
 use super::urls::Urls;
 use crate::runtime::blobdir::drain;
-use crate::store::{ImportError, Namespace, Placed, Replace, Store, is_dns_label};
-use crate::wire::gateway::{Checkpoint, Checkpoints, Dataset, Datasets, ManifestRef};
+use crate::store::{Asset, ImportError, MAX_BLOB_BYTES, Namespace, Placed, Replace, Store, is_dns_label};
+use crate::wire::gateway::{Checkpoint, Checkpoints, Dataset, Datasets, ManifestRef, Model, Models};
 
 /// Questions to the store at once, for one request.
 const AT_ONCE: usize = 16;
@@ -64,6 +62,8 @@ pub fn router<A: Authorizer, J: Jobs>(
         .route("/v1/namespaces/{ns}/blobs/sha256/{hex}", put(put_blob::<A, J>).head(head_blob::<A, J>))
         .route("/v1/namespaces/{ns}/datasets", get(list_datasets::<A, J>))
         .route("/v1/namespaces/{ns}/datasets/{name}", put(put_dataset::<A, J>))
+        .route("/v1/namespaces/{ns}/models", get(list_models::<A, J>))
+        .route("/v1/namespaces/{ns}/models/{name}", put(put_model::<A, J>))
         .route("/v1/namespaces/{ns}/jobs/{job}/checkpoints", get(list_checkpoints::<A, J>))
         .route("/v1/namespaces/{ns}/jobs/{job}/blobs/sha256/{hex}", get(read_blob::<A, J>))
         .route("/v1/namespaces/{ns}/jobs/{job}/urls", post(urls::url::<A, J>))
@@ -82,10 +82,10 @@ async fn head_blob<A: Authorizer, J: Jobs>(
     let missing = || no_blob(&digest, &format!("namespace {namespace}"));
     let puts = users.store.user_puts(&namespace).await.map_err(|e| store_refusal(&e))?;
     let put = puts.get(&digest);
-    if put.is_none() && !users.dataset_leads_to(&namespace, &digest).await? {
+    if put.is_none() && !users.leads_to(&namespace, &digest).await? {
         return Err(missing());
     }
-    // The answer is a promise until a dataset names the blob: tell garbage collection.
+    // The answer is a promise until a name leads to the blob: tell garbage collection.
     if !users.store.touch(&digest).await.map_err(|e| store_refusal(&e))? {
         return Err(missing());
     }
@@ -107,8 +107,8 @@ async fn put_blob<A: Authorizer, J: Jobs>(
     let answer = async {
         let namespace = users.may_write(&user, &namespace).await?;
         let (digest, size) = (digest(&hex)?, content_length(&headers)?);
-        if size > SHARD_BYTES {
-            return Err(too_large(SHARD_BYTES));
+        if size > MAX_BLOB_BYTES {
+            return Err(too_large(MAX_BLOB_BYTES));
         }
         let _slot = users.uploads.enter(&user.name)?;
         let store = |error| store_refusal(&error);
@@ -125,46 +125,34 @@ async fn put_blob<A: Authorizer, J: Jobs>(
     answer.into_response()
 }
 
-/// Of `PUT .../datasets/{name}`.
+/// Of `PUT .../datasets/{name}` and `PUT .../models/{name}`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct PutDataset {
+struct PutName {
     #[serde(default)]
     replace: bool,
 }
+
+type PutQuery = Result<Query<PutName>, axum::extract::rejection::QueryRejection>;
 
 async fn put_dataset<A: Authorizer, J: Jobs>(
     State(users): State<Arc<Users<A, J>>>,
     Extension(user): Extension<User>,
     Path((namespace, name)): Path<(String, String)>,
-    query: Result<Query<PutDataset>, axum::extract::rejection::QueryRejection>,
+    query: PutQuery,
     body: Body,
 ) -> Result<StatusCode, Refusal> {
-    let namespace = users.may_write(&user, &namespace).await?;
-    let bad = |text: String| Refusal::new(StatusCode::BAD_REQUEST, "BadRequest", text);
-    let Query(query) = query.map_err(|_| bad("the only parameter here is replace=true".to_owned()))?;
-    if !is_dns_label(&name) {
-        let text = "a dataset's name is a DNS label: lower-case letters, digits and '-', at most 63";
-        return Err(bad(text.to_owned()));
-    }
-    let ManifestRef { manifest } = json(body).await?;
-    users.whole_dataset(&namespace, &manifest).await?;
-    let replace = if query.replace { Replace::Existing } else { Replace::Never };
-    let placed = users.store.place_dataset(&namespace, &name, &manifest, replace).await;
-    match placed {
-        Ok(Placed::Taken) => {
-            let text = format!(
-                "dataset {namespace}/{name} is another one; replace it with ?replace=true, or take another name"
-            );
-            Err(Refusal::new(StatusCode::CONFLICT, "NameTaken", text))
-        }
-        Ok(placed) => {
-            tracing::info!(user = user.name, %namespace, name, %manifest, ?placed, "dataset");
-            Ok(if placed == Placed::New { StatusCode::CREATED } else { StatusCode::OK })
-        }
-        Err(ImportError::Io(error)) => Err(store_refusal(&error)),
-        Err(error) => Err(bad(error.to_string())),
-    }
+    users.put_name(Asset::Dataset, &user, (&namespace, &name), query, body).await
+}
+
+async fn put_model<A: Authorizer, J: Jobs>(
+    State(users): State<Arc<Users<A, J>>>,
+    Extension(user): Extension<User>,
+    Path((namespace, name)): Path<(String, String)>,
+    query: PutQuery,
+    body: Body,
+) -> Result<StatusCode, Refusal> {
+    users.put_name(Asset::Model, &user, (&namespace, &name), query, body).await
 }
 
 async fn list_datasets<A: Authorizer, J: Jobs>(
@@ -172,12 +160,35 @@ async fn list_datasets<A: Authorizer, J: Jobs>(
     Extension(user): Extension<User>,
     Path(namespace): Path<String>,
 ) -> Result<Json<Datasets>, Refusal> {
-    users.door.may(&user, "list", "data", &namespace, None).await?;
-    let namespace = users.door.living(&namespace).await?;
-    let names = users.store.datasets(&namespace).await.map_err(|error| store_refusal(&error))?;
-    let datasets = futures::stream::iter(names).map(|name| users.dataset(&namespace, name));
+    let (users, namespace) = (&users, users.may_list(&user, &namespace).await?);
+    let named = users.named(Asset::Dataset, &namespace).await?;
+    let datasets = futures::stream::iter(named).map(|(name, manifest)| async move {
+        let read = users.store.dataset_manifest(&manifest).await;
+        Ok::<_, Refusal>(users.listed(Asset::Dataset, &name, &manifest, read)?.map(|parsed| {
+            let (tokens, vocabulary) = (parsed.tokens(), u64::from(parsed.vocabulary()));
+            Dataset { name, manifest, tokens, vocabulary }
+        }))
+    });
     let datasets: Vec<Option<Dataset>> = datasets.buffered(AT_ONCE).try_collect().await?;
     Ok(Json(Datasets { datasets: datasets.into_iter().flatten().collect() }))
+}
+
+async fn list_models<A: Authorizer, J: Jobs>(
+    State(users): State<Arc<Users<A, J>>>,
+    Extension(user): Extension<User>,
+    Path(namespace): Path<String>,
+) -> Result<Json<Models>, Refusal> {
+    let (users, namespace) = (&users, users.may_list(&user, &namespace).await?);
+    let named = users.named(Asset::Model, &namespace).await?;
+    let models = futures::stream::iter(named).map(|(name, manifest)| async move {
+        let read = users.store.model_manifest(&manifest).await;
+        Ok::<_, Refusal>(users.listed(Asset::Model, &name, &manifest, read)?.map(|parsed| {
+            let bytes = parsed.files().iter().map(|file| file.size).sum();
+            Model { name, manifest, model: parsed.model().clone(), bytes, state_root: parsed.state_root() }
+        }))
+    });
+    let models: Vec<Option<Model>> = models.buffered(AT_ONCE).try_collect().await?;
+    Ok(Json(Models { models: models.into_iter().flatten().collect() }))
 }
 
 async fn list_checkpoints<A: Authorizer, J: Jobs>(
@@ -241,39 +252,88 @@ impl<A: Authorizer, J: Jobs> Users<A, J> {
         Err(no_blob(digest, &format!("job {namespace}/{job}")))
     }
 
-    /// A dataset as it is listed; one that is damaged is left out, and its admin told.
-    async fn dataset(&self, namespace: &Namespace, name: String) -> Result<Option<Dataset>, Refusal> {
-        let store = |error| store_refusal(&error);
-        let Some(manifest) = self.store.dataset(namespace, &name).await.map_err(store)? else {
-            return Ok(None);
-        };
-        match self.store.dataset_manifest(&manifest).await {
-            Ok(Some(parsed)) => {
-                let (tokens, vocabulary) = (parsed.tokens(), u64::from(parsed.vocabulary()));
-                Ok(Some(Dataset { name, manifest, tokens, vocabulary }))
+    async fn may_list(&self, user: &User, namespace: &str) -> Result<Namespace, Refusal> {
+        self.door.may(user, "list", "data", namespace, None).await?;
+        self.door.living(namespace).await
+    }
+
+    /// Lets a name lead to a manifest.
+    async fn put_name(
+        &self,
+        asset: Asset,
+        user: &User,
+        (namespace, name): (&str, &str),
+        query: PutQuery,
+        body: Body,
+    ) -> Result<StatusCode, Refusal> {
+        let word = asset.word();
+        let namespace = self.may_write(user, namespace).await?;
+        let bad = |text: String| Refusal::new(StatusCode::BAD_REQUEST, "BadRequest", text);
+        let Query(query) = query.map_err(|_| bad("the only parameter here is replace=true".to_owned()))?;
+        if !is_dns_label(name) {
+            let text = "a name here is a DNS label: lower-case letters, digits and '-', at most 63";
+            return Err(bad(text.to_owned()));
+        }
+        let ManifestRef { manifest } = json(body).await?;
+        self.all_there(asset, &namespace, &manifest).await?;
+        let replace = if query.replace { Replace::Existing } else { Replace::Never };
+        match self.store.place(asset, &namespace, name, &manifest, replace).await {
+            Ok(Placed::Taken) => {
+                let text = format!(
+                    "{word} {namespace}/{name} is another one; replace it with ?replace=true, or take another name"
+                );
+                Err(Refusal::new(StatusCode::CONFLICT, "NameTaken", text))
             }
-            Ok(None) => {
-                tracing::error!(%namespace, name, %manifest, "a dataset has lost its manifest");
-                Ok(None)
+            Ok(placed) => {
+                tracing::info!(user = user.name, %namespace, name, %manifest, ?placed, "{word}");
+                Ok(if placed == Placed::New { StatusCode::CREATED } else { StatusCode::OK })
             }
-            Err(error) => Err(store(error)),
+            Err(ImportError::Io(error)) => Err(store_refusal(&error)),
+            Err(error) => Err(bad(error.to_string())),
         }
     }
 
-    /// The manifests of the namespace's datasets.
-    async fn manifests(&self, namespace: &Namespace) -> Result<Vec<Digest>, Refusal> {
+    /// The names of a namespace with the manifests that they lead to.
+    async fn named(&self, asset: Asset, namespace: &Namespace) -> Result<Vec<(String, Digest)>, Refusal> {
         let store = |error| store_refusal(&error);
-        let names = self.store.datasets(namespace).await.map_err(store)?;
+        let names = self.store.names(asset, namespace).await.map_err(store)?;
         let found = futures::stream::iter(names).map(|name| async move {
-            self.store.dataset(namespace, &name).await.map_err(|e| store_refusal(&e))
+            let manifest = self.store.named(asset, namespace, &name).await.map_err(|e| store_refusal(&e))?;
+            Ok::<_, Refusal>(manifest.map(|manifest| (name, manifest)))
         });
-        let found: Vec<Option<Digest>> = found.buffer_unordered(AT_ONCE).try_collect().await?;
+        let found: Vec<Option<(String, Digest)>> = found.buffered(AT_ONCE).try_collect().await?;
         Ok(found.into_iter().flatten().collect())
     }
 
-    async fn dataset_leads_to(&self, namespace: &Namespace, digest: &Digest) -> Result<bool, Refusal> {
-        for manifest in self.manifests(namespace).await? {
-            let leads = self.closures.leads_to(&self.store, Of::Dataset, &manifest, digest).await;
+    /// What is listed of a name: nothing if it has lost its manifest, which the log is told.
+    fn listed<M>(
+        &self,
+        asset: Asset,
+        name: &str,
+        manifest: &Digest,
+        read: std::io::Result<Option<M>>,
+    ) -> Result<Option<M>, Refusal> {
+        let found = read.map_err(|error| store_refusal(&error))?;
+        if found.is_none() {
+            tracing::error!(name, %manifest, "a {} has lost its manifest", asset.word());
+        }
+        Ok(found)
+    }
+
+    /// The manifests of all that the namespace has names for.
+    async fn manifests(&self, namespace: &Namespace) -> Result<Vec<(Asset, Digest)>, Refusal> {
+        let mut all = Vec::new();
+        for asset in [Asset::Dataset, Asset::Model] {
+            all.extend(
+                self.named(asset, namespace).await?.into_iter().map(|(_, manifest)| (asset, manifest)),
+            );
+        }
+        Ok(all)
+    }
+
+    async fn leads_to(&self, namespace: &Namespace, digest: &Digest) -> Result<bool, Refusal> {
+        for (asset, manifest) in self.manifests(namespace).await? {
+            let leads = self.closures.leads_to(&self.store, Of::Asset(asset), &manifest, digest).await;
             if leads.map_err(|error| store_refusal(&error))? {
                 return Ok(true);
             }
@@ -283,40 +343,39 @@ impl<A: Authorizer, J: Jobs> Users<A, J> {
 
     /// Refuses a manifest that is none, or leads to what is not there or not this namespace's: whoever could name others'
     /// files could train on them.
-    async fn whole_dataset(&self, namespace: &Namespace, manifest: &Digest) -> Result<(), Refusal> {
-        let store = |error| store_refusal(&error);
-        let mine = self.held(namespace).await?;
+    async fn all_there(&self, asset: Asset, namespace: &Namespace, manifest: &Digest) -> Result<(), Refusal> {
+        let mine = &self.held(namespace).await?;
         if !mine.contains_key(manifest) {
-            return Err(missing(manifest));
+            return Err(missing(asset, manifest));
         }
-        let parsed = match self.store.dataset_manifest(manifest).await {
-            Ok(Some(parsed)) => parsed,
-            Ok(None) => return Err(missing(manifest)),
+        let files = match self.store.files_of(asset, manifest).await {
+            Ok(Some(files)) => files,
+            Ok(None) => return Err(missing(asset, manifest)),
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-                let text = format!("{error}; push what `muster data prepare` made");
+                let text = match asset {
+                    Asset::Dataset => format!("{error}; push what `muster data prepare` made"),
+                    Asset::Model => format!("{error}; push a model's directory with `muster model push`"),
+                };
                 return Err(Refusal::new(StatusCode::BAD_REQUEST, "BadManifest", text));
             }
-            Err(error) => return Err(store(error)),
+            Err(error) => return Err(store_refusal(&error)),
         };
-        self.all_there(&parsed, &mine).await
-    }
-
-    async fn all_there(&self, manifest: &Manifest, mine: &BTreeMap<Digest, u64>) -> Result<(), Refusal> {
-        let files = futures::stream::iter(manifest.files()).map(|file| async move {
-            if !mine.contains_key(&file.sha256) {
-                return Err(missing(&file.sha256));
+        let files = futures::stream::iter(files).map(|(file, size)| async move {
+            if !mine.contains_key(&file) {
+                return Err(missing(asset, &file));
             }
             let store = |error| store_refusal(&error);
             // Touched: a collection that has begun may not know that a name leads there now.
-            let there = self.store.size(&file.sha256).await.map_err(store)? == Some(file.size)
-                && self.store.touch(&file.sha256).await.map_err(store)?;
-            if there { Ok(()) } else { Err(missing(&file.sha256)) }
+            let there = self.store.size(&file).await.map_err(store)? == Some(size)
+                && self.store.touch(&file).await.map_err(store)?;
+            if there { Ok(()) } else { Err(missing(asset, &file)) }
         });
         files.buffered(AT_ONCE).try_collect::<()>().await
     }
 }
 
-fn missing(blob: &Digest) -> Refusal {
-    let text = format!("blob {blob} of the dataset is not here; put it, then name the dataset again");
+fn missing(asset: Asset, blob: &Digest) -> Refusal {
+    let word = asset.word();
+    let text = format!("blob {blob} of the {word} is not here; put it, then name the {word} again");
     Refusal::new(StatusCode::CONFLICT, "BlobMissing", text)
 }

@@ -128,8 +128,8 @@ mod tests {
     use super::*;
     use crate::gateway::testing::api::FakeApi;
     use crate::runtime::client::{client_of, install_crypto};
-    use crate::store::Namespace as Kept;
     use crate::store::testing::{On, dataset, store};
+    use crate::store::{Asset, Namespace as Kept};
 
     #[test]
     fn what_nobody_has_looked_at_is_not_collected() {
@@ -176,7 +176,7 @@ mod tests {
         let mut left = vec![stays, new];
         left.sort();
         assert_eq!(store.namespaces().await.unwrap(), left);
-        assert_eq!(store.datasets(&left[0]).await.unwrap(), ["own"]);
+        assert_eq!(store.names(Asset::Dataset, &left[0]).await.unwrap(), ["own"]);
 
         // While nobody can say what is gone, nothing goes.
         api.down.store(true, std::sync::atomic::Ordering::SeqCst);

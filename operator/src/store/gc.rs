@@ -9,9 +9,9 @@ use std::time::{Duration, SystemTime};
 
 use muster_proof::Digest;
 
-use super::Store;
 use super::backend::Entry;
 use super::puts::{Kind, Unit, parse_put, unit_folder, user_folder};
+use super::{Asset, Store};
 
 /// What somebody put and nothing names yet stays for so long: uploads of many hours are named at their end.
 const KEEP_PUTS: Duration = Duration::from_secs(86_400);
@@ -46,7 +46,7 @@ pub struct JobRoots {
     pub pinned_steps: BTreeSet<u64>,
     /// From this step on everything stays, of an audited job: nobody has looked yet what audits will need of it.
     pub pinned_from: Option<u64>,
-    /// The resolved spec: it stays, and the data that it evaluates on.
+    /// The resolved spec: it stays, and the data that it evaluates on, and the weights that it begins with.
     pub blobs: Vec<Digest>,
     /// Dataset manifests: they and their files stay, also when the catalogue forgot the name.
     pub datasets: Vec<Digest>,
@@ -115,9 +115,11 @@ impl Store {
 
     async fn mark_catalogue(&self, now: SystemTime, live: &mut BTreeSet<Digest>) -> io::Result<()> {
         for namespace in self.namespaces().await? {
-            for name in self.datasets(&namespace).await? {
-                if let Some(manifest) = self.dataset(&namespace, &name).await? {
-                    self.mark_dataset(&manifest, live).await?;
+            for asset in [Asset::Dataset, Asset::Model] {
+                for name in self.names(asset, &namespace).await? {
+                    if let Some(manifest) = self.named(asset, &namespace, &name).await? {
+                        self.mark(asset, &manifest, live).await?;
+                    }
                 }
             }
             self.mark_puts(&user_folder(&namespace), now, live).await?;
@@ -167,11 +169,11 @@ impl Store {
     async fn mark_job(&self, uid: &str, roots: &JobRoots, live: &mut BTreeSet<Digest>) -> io::Result<usize> {
         live.extend(&roots.blobs);
         for manifest in &roots.datasets {
-            self.mark_dataset(manifest, live).await?;
+            self.mark(Asset::Dataset, manifest, live).await?;
         }
         for spec in &roots.blobs {
-            if let Some(manifest) = self.held_out(spec).await? {
-                self.mark_dataset(&manifest, live).await?;
+            for (asset, manifest) in self.inputs(spec).await? {
+                self.mark(asset, &manifest, live).await?;
             }
         }
         let mut checkpoints = self.checkpoints(uid).await?;
@@ -201,11 +203,10 @@ impl Store {
         Ok(forgotten)
     }
 
-    async fn mark_dataset(&self, manifest: &Digest, live: &mut BTreeSet<Digest>) -> io::Result<()> {
+    async fn mark(&self, asset: Asset, manifest: &Digest, live: &mut BTreeSet<Digest>) -> io::Result<()> {
         live.insert(*manifest);
-        if let Some(parsed) = self.dataset_manifest(manifest).await? {
-            live.extend(parsed.files().iter().map(|file| file.sha256));
-        }
+        let files = self.files_of(asset, manifest).await?;
+        live.extend(files.into_iter().flatten().map(|(file, _)| file));
         Ok(())
     }
 

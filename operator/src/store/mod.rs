@@ -45,7 +45,7 @@ pub mod testing;
 mod tests;
 mod upload;
 
-pub use catalogue::{ImportError, Placed, Replace, is_dns_label};
+pub use catalogue::{Asset, ImportError, Placed, Replace, is_dns_label};
 pub use checkpoints::{Recorded, Whole};
 pub use keys::Entry;
 pub use ledger::{Granted, Noted};

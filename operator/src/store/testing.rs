@@ -12,7 +12,9 @@ use muster_numerics::graph::{Graph, StepShape};
 use muster_numerics::spec::{Architecture, Arithmetic, ModelSpec, TiedEmbeddings};
 use muster_numerics::state::State;
 use muster_proof::Digest;
+use muster_proof::inputs::Inputs;
 use muster_trainer::checkpoint::{FILES, FileEntry, Manifest};
+use muster_trainer::hf;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
@@ -21,7 +23,7 @@ use object_store::{
 };
 use tempfile::TempDir;
 
-use super::{Namespace, Recorded, Store};
+use super::{Asset, Namespace, Recorded, Store};
 
 /// On what a store stands.
 #[derive(Debug, Clone, Copy)]
@@ -140,14 +142,41 @@ pub async fn dataset(store: &Store, namespace: &Namespace, name: &str, text: &[u
     store.import_dataset(namespace, name, &out).await.unwrap()
 }
 
-/// The part of a resolved spec of 40 steps that says on which dataset they are evaluated.
-pub fn spec(held_out: Option<Digest>) -> Vec<u8> {
-    let eval = held_out.map(|manifest| serde_json::json!({"data": {"manifest": manifest}, "everySteps": 10}));
-    let mut training = serde_json::json!({"steps": 40});
-    if let Some(eval) = eval {
-        training["eval"] = eval;
+/// A model's directory, its manifest's bytes and its files by name.
+pub fn weights(flavour: &str) -> (tempfile::TempDir, Vec<u8>, Vec<Vec<u8>>) {
+    let dir = tempfile::tempdir().unwrap();
+    let is_read = |(name, _): &(String, Vec<u8>)| name != FILES[2];
+    let files: Vec<_> = state_files(0, flavour).into_iter().filter(is_read).collect();
+    for (name, bytes) in &files {
+        std::fs::write(dir.path().join(name), bytes).unwrap();
     }
-    muster_proof::jcs::to_vec(&serde_json::json!({"training": training})).unwrap()
+    let (_, _, state) = hf::open(dir.path(), &mut |_| {}).unwrap();
+    let manifest = hf::Manifest::of(dir.path(), &state, &mut |_| {}).unwrap();
+    (dir, manifest.to_bytes().unwrap(), files.into_iter().map(|(_, bytes)| bytes).collect())
+}
+
+/// Puts that model under a name; its manifest and its files.
+pub async fn named_weights(store: &Store, namespace: &Namespace, name: &str) -> (Digest, Vec<Digest>) {
+    let (_dir, manifest, bytes) = weights("");
+    let mut files = Vec::new();
+    for bytes in bytes {
+        files.push(store.put_bytes(bytes).await.unwrap());
+    }
+    let manifest = store.put_bytes(manifest).await.unwrap();
+    store.set_name(Asset::Model, namespace, name, &manifest).await.unwrap();
+    (manifest, files)
+}
+
+/// The part of a resolved spec of 40 steps that says what it reads beside its dataset.
+pub fn spec(inputs: Inputs) -> Vec<u8> {
+    let mut spec = serde_json::json!({"training": {"steps": 40}});
+    if let Some(manifest) = inputs.held_out {
+        spec["training"]["eval"] = serde_json::json!({"data": {"manifest": manifest}, "everySteps": 10});
+    }
+    if let Some(manifest) = inputs.init {
+        spec["init"] = serde_json::json!({"manifest": manifest});
+    }
+    muster_proof::jcs::to_vec(&spec).unwrap()
 }
 
 /// A bucket in memory with faults.

@@ -4,11 +4,12 @@ use std::time::{Duration, SystemTime};
 
 use axum::body::Bytes;
 use muster_proof::Digest;
+use muster_proof::inputs::Inputs;
 use rstest::rstest;
 use tempfile::TempDir;
 
 use super::gc::{Collected, JobRoots, Retention};
-use super::testing::{On, dataset, recorded, spec, store, team};
+use super::testing::{On, dataset, named_weights, recorded, spec, store, team};
 use super::*;
 use crate::runtime::blobdir::Stored;
 
@@ -42,9 +43,9 @@ fn later() -> SystemTime {
 async fn a_dataset_is_found_by_its_name_in_its_namespace_only(#[values(On::Dir, On::Bucket)] on: On) {
     let (_dir, store) = store(on).await;
     let digest = dataset(&store, &team("team-a"), "kjv", &[b'a'; 5000]).await;
-    assert_eq!(store.dataset(&team("team-a"), "kjv").await.unwrap(), Some(digest));
-    assert_eq!(store.dataset(&team("team-b"), "kjv").await.unwrap(), None);
-    assert_eq!(store.datasets(&team("team-a")).await.unwrap(), ["kjv"]);
+    assert_eq!(store.named(Asset::Dataset, &team("team-a"), "kjv").await.unwrap(), Some(digest));
+    assert_eq!(store.named(Asset::Dataset, &team("team-b"), "kjv").await.unwrap(), None);
+    assert_eq!(store.names(Asset::Dataset, &team("team-a")).await.unwrap(), ["kjv"]);
     let manifest = store.dataset_manifest(&digest).await.unwrap().unwrap();
     assert_eq!(manifest.tokens(), 5000);
     for shard in manifest.shards() {
@@ -108,8 +109,11 @@ async fn a_dataset_that_lost_a_shard_is_not_whole(#[values(On::Dir, On::Bucket)]
 async fn names_never_become_paths(#[values(On::Dir, On::Bucket)] on: On) {
     let (_dir, store) = store(on).await;
     for bad in ["..", "a/b", "", "A", "-a", "a.b"] {
-        assert_eq!(store.dataset(&team("team-a"), bad).await.unwrap(), None);
-        assert!(store.set_dataset(&team("team-a"), bad, &Digest::of(b"")).await.is_err(), "{bad}");
+        assert_eq!(store.named(Asset::Dataset, &team("team-a"), bad).await.unwrap(), None);
+        assert!(
+            store.set_name(Asset::Dataset, &team("team-a"), bad, &Digest::of(b"")).await.is_err(),
+            "{bad}"
+        );
         assert!(Namespace::new(bad, JOB).is_err() && Namespace::new("team-a", bad).is_err(), "{bad}");
         assert!(store.record_checkpoint(bad, 1, &Digest::of(b"")).await.is_err());
         assert!(store.forget_job(bad).await.is_err());
@@ -128,7 +132,7 @@ async fn a_truncated_dataset_is_not_imported(#[values(On::Dir, On::Bucket)] on: 
     std::fs::write(&shard, &bytes[..bytes.len() - 2]).unwrap();
     let error = store.import_dataset(&team("team-a"), "kjv", &out).await.unwrap_err().to_string();
     assert!(error.contains("tokens-00000.bin"), "{error}");
-    assert_eq!(store.dataset(&team("team-a"), "kjv").await.unwrap(), None);
+    assert_eq!(store.named(Asset::Dataset, &team("team-a"), "kjv").await.unwrap(), None);
 }
 
 /// A tokenizer.json is part of the dataset: imported with it, kept as long, missed when it is gone.
@@ -287,29 +291,38 @@ async fn collection_keeps_what_a_name_leads_to(#[values(On::Dir, On::Bucket)] on
     );
 }
 
-/// The name of the held-out data may go before the job.
+/// The names of the held-out data and of the weights may go before the job.
 #[rstest]
 #[tokio::test]
-async fn a_job_holds_what_its_spec_evaluates_on(#[values(On::Dir, On::Bucket)] on: On) {
+async fn a_job_holds_what_its_spec_names(#[values(On::Dir, On::Bucket)] on: On) {
     let (_dir, store) = store(on).await;
     let held_out = dataset(&store, &team("team-a"), "psalms", &[b'b'; 5000]).await;
     let shard = store.dataset_manifest(&held_out).await.unwrap().unwrap().shards()[0].sha256;
-    let spec = store.put_bytes(spec(Some(held_out))).await.unwrap();
-    assert_eq!(store.held_out(&spec).await.unwrap(), Some(held_out));
-    for other in [held_out, shard, Digest::of(b"nowhere")] {
-        assert_eq!(store.held_out(&other).await.unwrap(), None, "no spec");
+    let (model, files) = named_weights(&store, &team("team-a"), "base").await;
+    let inputs = Inputs { held_out: Some(held_out), init: Some(model) };
+    let spec = store.put_bytes(spec(inputs)).await.unwrap();
+    let named = [(Asset::Dataset, held_out), (Asset::Model, model)];
+    assert_eq!(store.inputs(&spec).await.unwrap(), named);
+    for other in [held_out, shard, model, Digest::of(b"nowhere")] {
+        assert_eq!(store.inputs(&other).await.unwrap(), [], "no spec");
     }
+    let all = [spec, held_out, shard, model, files[0], files[1]];
+    store.collect(&BTreeMap::new(), &[], later(), NO_GRACE).await.unwrap();
+    for kept in &all[1..] {
+        assert!(store.size(kept).await.unwrap().is_some(), "names lead to it");
+    }
+    let spec = store.put_bytes(crate::store::testing::spec(inputs)).await.unwrap();
     store.forget_namespace(&team("team-a")).await.unwrap();
     let mut jobs = job(1);
     jobs.get_mut(JOB).unwrap().blobs = vec![spec];
     for _ in 0..2 {
         store.collect(&jobs, &[], later(), NO_GRACE).await.unwrap();
-        for kept in [spec, held_out, shard] {
+        for kept in all {
             assert!(store.size(&kept).await.unwrap().is_some());
         }
     }
     store.collect(&job(1), &[], later(), NO_GRACE).await.unwrap();
-    for gone in [spec, held_out, shard] {
+    for gone in all {
         assert!(store.size(&gone).await.unwrap().is_none());
     }
 }
@@ -459,14 +472,14 @@ async fn a_name_that_leads_elsewhere_is_replaced_only_when_asked(#[values(On::Di
     let (_dir, store) = store(on).await;
     let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
     let place = async |digest: &Digest, replace| {
-        store.place_dataset(&team("team-a"), "kjv", digest, replace).await.unwrap()
+        store.place(Asset::Dataset, &team("team-a"), "kjv", digest, replace).await.unwrap()
     };
     assert_eq!(place(&one, Replace::Never).await, Placed::New);
     assert_eq!(place(&one, Replace::Never).await, Placed::Same);
     assert_eq!(place(&two, Replace::Never).await, Placed::Taken);
-    assert_eq!(store.dataset(&team("team-a"), "kjv").await.unwrap(), Some(one));
+    assert_eq!(store.named(Asset::Dataset, &team("team-a"), "kjv").await.unwrap(), Some(one));
     assert_eq!(place(&two, Replace::Existing).await, Placed::Replaced);
-    assert_eq!(store.dataset(&team("team-a"), "kjv").await.unwrap(), Some(two));
+    assert_eq!(store.named(Asset::Dataset, &team("team-a"), "kjv").await.unwrap(), Some(two));
 }
 
 #[rstest]

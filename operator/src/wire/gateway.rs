@@ -1,4 +1,5 @@
 //! Bodies of the gateway's endpoints (docs/spec/gateway.md, sections 1 to 7).
+use muster_numerics::spec::ModelSpec;
 use muster_proof::Digest;
 use muster_proof::dsse::Envelope;
 use muster_proof::hash::Context;
@@ -238,7 +239,7 @@ pub struct ProviderAnswer {
     pub log: String,
 }
 
-/// `PUT /v1/namespaces/{ns}/datasets/{name}`.
+/// `PUT /v1/namespaces/{ns}/datasets/{name}` and `.../models/{name}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ManifestRef {
@@ -266,6 +267,30 @@ pub struct Dataset {
     pub tokens: u64,
     /// How many different tokens there may be.
     pub vocabulary: u64,
+}
+
+/// `GET /v1/namespaces/{ns}/models`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Models {
+    /// By name.
+    pub models: Vec<Model>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Model {
+    /// What jobs call it.
+    pub name: String,
+    /// The manifest's blob.
+    pub manifest: Digest,
+    /// Its shape.
+    pub model: ModelSpec,
+    /// Of all its files.
+    pub bytes: u64,
+    /// Of its weights as state 0.
+    pub state_root: Digest,
 }
 
 /// `GET /v1/namespaces/{ns}/jobs/{job}/checkpoints`.

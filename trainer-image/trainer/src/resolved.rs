@@ -11,7 +11,7 @@ use muster_proof::hash::{self, h};
 use muster_proof::tensor::{Role, tensor_root};
 use muster_proof::{Digest, StateRootBuilder, jcs, tensor};
 
-use crate::dataset;
+use crate::{dataset, hf};
 
 /// The largest resolved spec that is read, in bytes.
 pub const MAX_SPEC: u64 = 64 * 1024;
@@ -37,6 +37,9 @@ pub enum Error {
     /// Not canonical JSON.
     #[error("spec: {0}")]
     Canonical(#[from] jcs::Error),
+    /// The model has no manifest.
+    #[error(transparent)]
+    Model(#[from] hf::Error),
     /// A tensor of the model has no digest.
     #[error("model: {0}")]
     Tensor(#[from] tensor::Error),
@@ -49,14 +52,17 @@ pub enum Error {
         got: Digest,
     },
     /// The job's state 0 is given, and it is not here.
-    #[error(
-        "init: the job begins with weights that were given to it, and {0} is not a checkpoint of them; give them again with \
-         `muster local --init`"
-    )]
+    #[error("init: the job begins with the weights of model {0}; give its directory with --init")]
     NoInit(String),
+    /// The spec gives no state 0.
+    #[error("init: the job begins with weights that its seed makes; leave --init out")]
+    NoneGiven,
+    /// The weights are of another model than the job's.
+    #[error("init: the weights are of another model: {0}; change the job's spec.model")]
+    OtherModel(String),
     /// What is here as state 0 is another one.
     #[error(
-        "genesis: is {spec}, but the checkpoint of step 0 has {got}; give the weights that the job was resolved with"
+        "genesis: is {spec}, but the weights given have {got}; give those that the job was resolved with"
     )]
     OtherInit {
         /// What the spec says.
@@ -80,15 +86,16 @@ pub fn resolved_spec(
     resolve(model, training, data, None)
 }
 
-/// As [`resolved_spec`], for a job that begins with a state 0 that its seed does not give.
+/// As [`resolved_spec`], for a job that begins with the weights of a model. Nothing is computed: its manifest says which state 0 they
+/// are, and no worker begins with another.
 ///
 /// # Errors
-/// As [`resolved_spec`], and [`Error::Tensor`] for a state of another model.
+/// As [`resolved_spec`], and [`Error::OtherModel`].
 pub fn resolved_spec_from(
     model: &ModelSpec,
     training: &TrainingParameters,
     data: &dataset::Manifest,
-    given: &State,
+    given: &hf::Manifest,
 ) -> Result<(TrainingSpec, Vec<u8>), Error> {
     resolve(model, training, data, Some(given))
 }
@@ -97,7 +104,7 @@ fn resolve(
     model: &ModelSpec,
     training: &TrainingParameters,
     data: &dataset::Manifest,
-    given: Option<&State>,
+    given: Option<&hf::Manifest>,
 ) -> Result<(TrainingSpec, Vec<u8>), Error> {
     let mut spec = TrainingSpec {
         format: FORMAT.into(),
@@ -107,7 +114,7 @@ fn resolve(
         data: DataSpec { root: data.root().to_string(), tokens: data.tokens() },
         training: training.clone(),
         genesis: digest_text(&[0; 32]),
-        init: given.map(|_| Init::Given),
+        init: None,
     };
     // Bounds first: a graph and its parameters are only built of sizes that were checked.
     spec.validate()?;
@@ -115,7 +122,14 @@ fn resolve(
     let graph = spec.assemble_graph()?;
     spec.graph = digest_text(&graph.digest());
     let genesis = match given {
-        Some(state) => state_root(&graph, state)?,
+        Some(given) => {
+            let differences = given.differences(model);
+            if !differences.is_empty() {
+                return Err(Error::OtherModel(differences.join(", ")));
+            }
+            spec.init = Some(Init { manifest: given.digest()?.to_string() });
+            given.state_root()
+        }
         None => genesis(&graph, training.seed)?,
     };
     spec.genesis = genesis.to_string();

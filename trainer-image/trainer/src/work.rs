@@ -4,6 +4,7 @@
 //! /work/
 //!   spec.json, data/          the supervisor's: what it fetched
 //!   eval-data/                likewise, if the job evaluates
+//!   init/                     likewise, if the job begins with the weights of a model
 //!   out/                      the worker's job directory; under checkpoints/ only the state that its round starts from
 //!   handover/<round>-<step>/  a state on its way from the worker to the sidecar, with the records of its interval
 //!   handover/<round>-<step>.failed.json  that this step is not finite, on the same way
@@ -54,6 +55,11 @@ impl Work {
     /// The directory of the dataset that the job is evaluated on.
     pub fn eval_data(&self) -> PathBuf {
         self.dir.join("eval-data")
+    }
+
+    /// The directory of the model whose weights the job begins with.
+    pub fn init(&self) -> PathBuf {
+        self.dir.join("init")
     }
 
     /// The worker's job directory.

@@ -127,7 +127,8 @@ fn a_spec_says_where_losses_are_due() {
     let eval = spec.training.eval.as_ref().unwrap();
     assert_eq!(eval.sequences, 20, "all there are");
     let read = Evaluation::of_spec(&bytes).unwrap();
-    assert_eq!(read.dataset().unwrap().to_string(), eval.data.manifest);
+    let named = muster_proof::inputs::Inputs::of_spec(&bytes).unwrap().held_out;
+    assert_eq!(named.unwrap().to_string(), eval.data.manifest);
     assert!((1..=STEPS).all(|step| read.is_due(step) == spec.training.evaluates(step)));
 }
 

@@ -62,6 +62,17 @@ pub(super) fn keeps(name: &'static str) -> impl FnMut(&mut Schema) {
     move |schema| add(schema, kept(name))
 }
 
+/// At the parent: the optional field `name`, part of the job's identity, is there from the beginning or never. With [`identity`] on the
+/// field.
+pub(super) fn stays(name: &'static str) -> impl FnMut(&mut Schema) {
+    let rule = Rule::new(format!("has(oldSelf.{name}) == has(self.{name})"))
+        .message(
+            "is part of the job's identity and can be neither added nor removed; create a new TrainingJob",
+        )
+        .field_path(format!(".{name}"));
+    move |schema| add(schema, rule.clone())
+}
+
 /// At the root: nobody can start over by dropping the whole status.
 pub(super) fn keeps_status() -> Rule {
     kept("status")

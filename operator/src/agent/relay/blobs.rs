@@ -6,8 +6,8 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use muster_proof::Digest;
-use muster_proof::evaluation::Evaluation;
-use muster_trainer::{checkpoint, dataset};
+use muster_proof::inputs::Inputs;
+use muster_trainer::{checkpoint, dataset, hf};
 
 use super::Relay;
 use crate::agent::hub_blobs::HubError;
@@ -131,8 +131,8 @@ impl Relay {
         if self.closure(unit, &payload.dataset, dataset_shards).await?.contains(digest) {
             return Ok(true);
         }
-        for manifest in self.closure(unit, &payload.spec, held_out).await?.iter() {
-            if manifest == digest || self.closure(unit, manifest, dataset_shards).await?.contains(digest) {
+        for manifest in self.closure(unit, &payload.spec, inputs).await?.iter() {
+            if manifest == digest || self.closure(unit, manifest, input_files).await?.contains(digest) {
                 return Ok(true);
             }
         }
@@ -171,9 +171,18 @@ fn checkpoint_files(digest: &Digest, bytes: &[u8]) -> Result<Vec<Digest>, FetchE
     Ok(manifest.files().iter().map(|file| file.sha256).collect())
 }
 
-/// The manifest of the dataset that a spec evaluates on. Bytes that are no spec lead nowhere: no worker trains by them.
-fn held_out(_: &Digest, bytes: &[u8]) -> Result<Vec<Digest>, FetchError> {
-    Ok(Evaluation::of_spec(bytes).ok().and_then(|said| said.dataset()).into_iter().collect())
+/// The manifests that a spec names. Bytes that are no spec lead nowhere: no worker trains by them.
+fn inputs(_: &Digest, bytes: &[u8]) -> Result<Vec<Digest>, FetchError> {
+    let Inputs { held_out, init } = Inputs::of_spec(bytes).unwrap_or_default();
+    Ok(held_out.into_iter().chain(init).collect())
+}
+
+/// The files of one of them: each kind of manifest says what it is.
+fn input_files(digest: &Digest, bytes: &[u8]) -> Result<Vec<Digest>, FetchError> {
+    match hf::Manifest::parse(bytes) {
+        Ok(model) => Ok(model.files().iter().map(|file| file.sha256).collect()),
+        Err(_) => dataset_shards(digest, bytes),
+    }
 }
 
 fn dataset_shards(digest: &Digest, bytes: &[u8]) -> Result<Vec<Digest>, FetchError> {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::testing::{On, dataset, spec, state_files, state_manifest, store, team};
+use crate::store::testing::{On, dataset, named_weights, spec, state_files, state_manifest, store, team};
 use muster_proof::records::JobId;
 use muster_trainer::checkpoint::FileEntry;
 
@@ -17,7 +17,7 @@ pub(in crate::auditor) async fn state(store: &Store, step: u64) -> Start {
 
 /// Spec and dataset in the store.
 pub(in crate::auditor) async fn inputs(store: &Store) -> (Digest, Digest) {
-    let spec = store.put_bytes(spec(None)).await.unwrap();
+    let spec = store.put_bytes(spec(Inputs::default())).await.unwrap();
     (spec, dataset(store, &team("team-a"), "kjv", b"In the beginning").await)
 }
 
@@ -42,7 +42,7 @@ async fn all_that_a_replay_reads_is_laid_out() {
     let task = task(&store, Some(start.clone())).await;
     let laid = lay_out(&store, &work, &task).await.unwrap();
     assert_eq!((laid.start, laid.last), (20, 40));
-    assert_eq!((fs::read(&laid.spec).unwrap(), &laid.eval_data), (spec(None), &None));
+    assert_eq!((fs::read(&laid.spec).unwrap(), &laid.eval_data), (spec(Inputs::default()), &None));
     let (.., manifest) = checkpoint::open(&Checkpoints::new(&laid.out).path(20)).unwrap();
     assert_eq!(manifest.state_root(), start.state_root);
     dataset::Dataset::open(&laid.data).unwrap();
@@ -66,7 +66,8 @@ async fn a_replay_evaluates_on_what_the_spec_names() {
     let (dir, store) = store(On::Dir).await;
     let work = dir.path().join("work");
     let held_out = dataset(&store, &team("team-a"), "psalms", b"Blessed is the man").await;
-    let evaluated = store.put_bytes(spec(Some(held_out))).await.unwrap();
+    let evaluated = spec(Inputs { held_out: Some(held_out), init: None });
+    let evaluated = store.put_bytes(evaluated).await.unwrap();
     let task = Task { spec: evaluated, ..task(&store, None).await };
     for _ in 0..2 {
         let laid = lay_out(&store, &work, &task).await.unwrap();
@@ -81,6 +82,28 @@ async fn a_replay_evaluates_on_what_the_spec_names() {
     let nonsense = Task { spec: store.put_bytes(b"a spec".to_vec()).await.unwrap(), ..task };
     let error = lay_out(&store, &work, &nonsense).await.unwrap_err();
     assert!(matches!(error, FetchError::Damaged { what: "the spec", .. }), "{error}");
+}
+
+/// The first interval of a job with given weights is replayed with those; later ones have a state to start from.
+#[tokio::test]
+async fn a_replay_from_the_beginning_has_the_weights_that_the_spec_names() {
+    let (dir, store) = store(On::Dir).await;
+    let work = dir.path().join("work");
+    let (model, files) = named_weights(&store, &team("team-a"), "base").await;
+    let begins = store.put_bytes(spec(Inputs { held_out: None, init: Some(model) })).await.unwrap();
+    let start = state(&store, 20).await;
+    let task = Task { spec: begins, ..task(&store, None).await };
+    for _ in 0..2 {
+        let laid = lay_out(&store, &work, &task).await.unwrap();
+        let (_, _, state) = hf::open(laid.init.as_ref().unwrap(), &mut |_| {}).unwrap();
+        let manifest = hf::Manifest::of(laid.init.as_ref().unwrap(), &state, &mut |_| {}).unwrap();
+        assert_eq!(manifest.digest().unwrap(), model);
+    }
+    let later = Task { start: Some(start), ..task.clone() };
+    assert_eq!(lay_out(&store, &work, &later).await.unwrap().init, None);
+    store.remove(&files[1]).await.unwrap();
+    let error = lay_out(&store, &work, &task).await.unwrap_err();
+    assert!(matches!(error, FetchError::Missing { digest, .. } if digest == files[1]), "{error}");
 }
 
 #[tokio::test]

@@ -10,7 +10,6 @@
 //! | `plot`, `board` | the same as a picture, and for TensorBoard |
 mod board;
 mod curve;
-mod init;
 mod plot;
 mod prepare;
 pub(super) mod progress;

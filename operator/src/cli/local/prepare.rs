@@ -1,9 +1,10 @@
 //! From arguments to a job that may start. Everything a person can get wrong is found here, before a process is spawned.
 use super::workers::Launch;
-use super::{LocalCommand, Prepared, init};
+use super::{LocalCommand, Prepared};
+use crate::cli::model;
 use crate::cli::trainer;
 use crate::cli::{Failure, job_file};
-use crate::resolve::{self, ResolveError, Resolved};
+use crate::resolve::{self, Named, ResolveError, Resolved};
 use crate::runtime::files::{Access, read_capped, write_atomic};
 use muster_api::v1alpha1::{OptimizerState, Recompute, TrainingJobSpec};
 use muster_numerics::spec::TrainingSpec;
@@ -56,17 +57,19 @@ pub(super) fn prepare(command: &LocalCommand) -> Result<Prepared, Failure> {
     let eval_data = spec.training.eval.as_ref();
     let eval_data = eval_data.map(|eval| dataset_dir(&eval.dataset, &command.data)).transpose()?;
     let held_out = eval_data.map(read_manifest).transpose().map_err(bad_data)?;
-    let given = command.init.as_ref().map(|dir| init::read(dir, spec)).transpose()?;
-    let resolved = match &given {
-        Some(state) => resolve::resolve_from(spec, &manifest, held_out.as_ref(), state),
-        None => resolve::resolve(spec, &manifest, held_out.as_ref()),
-    };
-    let resolved = resolved.map_err(|e| refused(command, &e))?;
+    let given = command.init.as_deref().map(weights).transpose()?;
+    if let (Some(wanted), None) = (&spec.init, &given) {
+        let text = format!(
+            "--init: the job begins with the weights of model {}; give their directory",
+            wanted.model
+        );
+        return Err(Failure::usage(text));
+    }
+    let init = given.as_ref().map(|given| &given.manifest);
+    let named = Named { data: &manifest, held_out: held_out.as_ref(), init };
+    let resolved = resolve::resolve(spec, named).map_err(|e| refused(command, &e))?;
     let program = trainer::find()?;
     take_directory(&command.out, &resolved)?;
-    if let Some(state) = &given {
-        init::put(&command.out, &resolved, state)?;
-    }
     keep_text(data, &manifest, &command.out)?;
     let steps = command.last_step.unwrap_or(resolved.spec.training.steps);
     Ok(Prepared {
@@ -77,6 +80,7 @@ pub(super) fn prepare(command: &LocalCommand) -> Result<Prepared, Failure> {
             spec: command.out.join(SPEC_FILE),
             data: data.to_owned(),
             eval_data: eval_data.map(Path::to_owned),
+            init: given.map(|given| given.dir),
             out: command.out.clone(),
             workers: command.workers,
             threads: command.threads.unwrap_or_else(|| share_of_cpus(command.workers)),
@@ -90,6 +94,10 @@ pub(super) fn prepare(command: &LocalCommand) -> Result<Prepared, Failure> {
         },
         steps,
     })
+}
+
+fn weights(dir: &Path) -> Result<model::Weights, Failure> {
+    model::read(dir).map_err(|failure| failure.before("--init: "))
 }
 
 /// What `muster sample` needs to know of the data, into the job directory.

@@ -27,6 +27,8 @@ pub(in crate::cli) struct Launch {
     pub data: PathBuf,
     /// What the job is evaluated on, if it is.
     pub eval_data: Option<PathBuf>,
+    /// Directory of the model whose weights the job begins with, if it does.
+    pub init: Option<PathBuf>,
     pub out: PathBuf,
     pub workers: u32,
     pub threads: u16,
@@ -107,6 +109,9 @@ fn spawn(launch: &Launch, rank: u32) -> Result<Child, Failure> {
     }
     if let Some(dir) = &launch.eval_data {
         command.arg("--eval-data").arg(dir);
+    }
+    if let Some(dir) = &launch.init {
+        command.arg("--init").arg(dir);
     }
     if launch.recompute {
         command.args(["--recompute", "layers"]);

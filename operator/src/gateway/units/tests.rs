@@ -10,6 +10,7 @@ use muster_api::v1alpha1::WorkUnit;
 use muster_core::envelope::{Audit, FORMAT, Kind, Resources, read as read_payload};
 use muster_numerics::spec::TrainingParameters;
 use muster_proof::dsse::Envelope;
+use muster_proof::inputs::Inputs;
 use muster_proof::key::{PublicKey, SigningKey};
 use muster_proof::records::fields::{Epoch, Interval, Island, JobId, Step};
 use muster_proof::records::{self, Payload as _};
@@ -32,8 +33,8 @@ use crate::gateway::testing::urls;
 use crate::log::admit::{self, Admit};
 use crate::store::Unit;
 use crate::store::testing::{
-    Faults, Faulty, On, checkpoint_files, dataset, model, recorded, set, state_files, state_manifest, store,
-    team,
+    Faults, Faulty, On, checkpoint_files, dataset, model, named_weights, recorded, set, state_files,
+    state_manifest, store, team,
 };
 use crate::wire::gateway::Refused;
 
@@ -365,14 +366,16 @@ async fn the_envelope_says_what_a_unit_reads(#[values(On::Dir, On::Bucket)] on: 
     for digest in mine {
         assert_eq!(site.get(unit, &digest).await, 200, "{digest}");
     }
-    // The data that the spec evaluates on, for a unit of that spec.
+    // The data that the spec evaluates on and the weights that it begins with, for a unit of that spec.
     let held_out = dataset(&site.store, &team("team-b"), "psalms", &[b'b'; 5000]).await;
     let shard = site.store.dataset_manifest(&held_out).await.unwrap().unwrap().shards()[0].sha256;
-    let spec = site.store.put_bytes(crate::store::testing::spec(Some(held_out))).await.unwrap();
+    let (model, weights) = named_weights(&site.store, &team("team-b"), "base").await;
+    let inputs = Inputs { held_out: Some(held_out), init: Some(model) };
+    let spec = site.store.put_bytes(crate::store::testing::spec(inputs)).await.unwrap();
     let evaluated = unit_with("east", JOB, 3, None, spec, site.dataset);
     let name = evaluated.metadata.name.clone().unwrap();
     site.work.units.lock().unwrap().insert(("east".to_owned(), name.clone()), evaluated);
-    for digest in [spec, held_out, shard] {
+    for digest in [spec, held_out, shard, model, weights[0], weights[1]] {
         assert_eq!(site.get(&name, &digest).await, 200, "{digest}");
         assert_eq!(site.get(UNIT, &digest).await, 404, "{digest} is another spec's");
     }

@@ -1,4 +1,4 @@
-//! How many bytes a namespace may have in the store: what its datasets lead to and what its users have put and not named yet,
+//! How many bytes a namespace may have in the store: what its datasets and models lead to and what its users have put and not named yet,
 //! each blob once. A blob that others have as well counts all the same: who has what is nobody's business.
 use std::collections::BTreeMap;
 
@@ -51,7 +51,7 @@ impl<A: Authorizer, J: Jobs> Users<A, J> {
         if sum.saturating_add(size) > allowed {
             let text = format!(
                 "namespace {namespace} has {sum} bytes of data here and at most {allowed} are kept for one; replace a \
-                 dataset that is not needed any more, wait a day for what was put and not named, or ask the hub's admin \
+                 dataset or model that is not needed any more, wait a day for what was put and not named, or ask the hub's admin \
                  for more (--namespace-quota-bytes)"
             );
             return Err(Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "OverQuota", text));
@@ -66,8 +66,9 @@ impl<A: Authorizer, J: Jobs> Users<A, J> {
     pub(super) async fn held(&self, namespace: &Namespace) -> Result<BTreeMap<Digest, u64>, Refusal> {
         let store = |error| store_refusal(&error);
         let mut held = self.store.user_puts(namespace).await.map_err(store)?;
-        for manifest in self.manifests(namespace).await? {
-            let closure = self.closures.closure(&self.store, Of::Dataset, &manifest).await.map_err(store)?;
+        for (asset, manifest) in self.manifests(namespace).await? {
+            let closure =
+                self.closures.closure(&self.store, Of::Asset(asset), &manifest).await.map_err(store)?;
             held.extend(closure.iter().map(|(digest, size)| (*digest, *size)));
         }
         Ok(held)

@@ -11,7 +11,7 @@ use tower::ServiceExt;
 use super::*;
 use crate::gateway::access::Wanted;
 use crate::gateway::testing::urls;
-use crate::store::testing::{On, dataset, recorded, store, team};
+use crate::store::testing::{On, dataset, recorded, store, team, weights};
 use crate::wire::gateway::Refused;
 
 const JOB: &str = "4f2a9c1b-0000-4000-8000-000000000000";
@@ -25,7 +25,7 @@ struct Fake {
 }
 
 /// Bytes that a namespace may have.
-const QUOTA: u64 = 4096;
+const QUOTA: u64 = 1 << 16;
 
 impl Authorizer for Fake {
     async fn may(&self, user: &User, wanted: &Wanted<'_>) -> Result<(), Refusal> {
@@ -153,6 +153,44 @@ async fn a_dataset_is_pushed_and_listed(#[values(On::Dir, On::Bucket)] on: On) {
     assert_eq!(list, want);
 }
 
+/// A model beside a dataset of the same name.
+#[rstest]
+#[tokio::test]
+async fn a_model_is_pushed_and_listed(#[values(On::Dir, On::Bucket)] on: On) {
+    let site = Site::new(on).await;
+    dataset(&site.store, &team("team-a"), "kjv", b"in the beginning").await;
+    let (_dir, manifest, files) = weights("");
+    let digest = Digest::of(&manifest);
+    let name = async |digest: &Digest| {
+        let body = serde_json::to_vec(&ManifestRef { manifest: *digest }).unwrap();
+        let put = Request::put("/v1/namespaces/team-a/models/kjv").body(Body::from(body)).unwrap();
+        refused(site.send("team-a", put).await).await
+    };
+    assert_eq!(site.put("team-a", &manifest).await, 201);
+    assert_eq!(site.put("team-a", &files[0]).await, 201);
+    assert_eq!(name(&digest).await, (409, "BlobMissing".to_owned()), "its tensors are not there");
+    assert_eq!(site.put("team-a", &files[1]).await, 201);
+    assert_eq!(name(&digest).await.0, 201);
+    assert_eq!(name(&digest).await.0, 200);
+    assert_eq!(site.head("team-a", &Digest::of(&files[1])).await, 200);
+    assert_eq!(site.head("team-b", &Digest::of(&files[1])).await, 404);
+    let (other, _) = prepared(b"in the beginning");
+    assert_eq!(site.put("team-a", &other).await, 201);
+    assert_eq!(name(&Digest::of(&other)).await, (400, "BadManifest".to_owned()), "a dataset is no model");
+    assert_eq!(
+        site.name("team-a", "base", &digest).await,
+        (400, "BadManifest".to_owned()),
+        "nor one a dataset"
+    );
+
+    let answer = bytes(site.get("team-a", "/v1/namespaces/team-a/models").await).await;
+    let list: Models = serde_json::from_slice(&answer).unwrap();
+    let [one] = list.models.as_slice() else { panic!("{list:?}") };
+    assert_eq!((one.name.as_str(), one.manifest, one.model.width), ("kjv", digest, 16));
+    assert_eq!(one.bytes, files.iter().map(|file| file.len() as u64).sum::<u64>());
+    assert_eq!(site.get("team-b", "/v1/namespaces/team-a/models").await.status(), 403);
+}
+
 #[rstest]
 #[tokio::test]
 async fn a_name_is_replaced_only_when_asked(#[values(On::Dir, On::Bucket)] on: On) {
@@ -163,10 +201,10 @@ async fn a_name_is_replaced_only_when_asked(#[values(On::Dir, On::Bucket)] on: O
     site.put("team-a", &manifest).await;
     site.put("team-a", &shard).await;
     assert_eq!(site.name("team-a", "kjv", &digest).await, (409, "NameTaken".to_owned()));
-    assert_eq!(site.store.dataset(&team("team-a"), "kjv").await.unwrap(), Some(old));
+    assert_eq!(site.store.named(Asset::Dataset, &team("team-a"), "kjv").await.unwrap(), Some(old));
     assert_eq!(site.name("team-a", "kjv?replace=maybe", &digest).await.0, 400);
     assert_eq!(site.name("team-a", "kjv?replace=true", &digest).await.0, 200);
-    assert_eq!(site.store.dataset(&team("team-a"), "kjv").await.unwrap(), Some(digest));
+    assert_eq!(site.store.named(Asset::Dataset, &team("team-a"), "kjv").await.unwrap(), Some(digest));
     assert_eq!(site.name("team-a", "No.Label", &digest).await.0, 400);
     site.put("team-a", b"{}").await;
     assert_eq!(site.name("team-a", "bad", &Digest::of(b"{}")).await, (400, "BadManifest".to_owned()));
@@ -250,11 +288,11 @@ async fn others_are_not_let_in() {
 }
 
 #[tokio::test]
-async fn a_shard_is_no_larger_than_shards_are() {
+async fn a_blob_has_an_end() {
     let site = Site::new(On::Dir).await;
     let digest = Digest::of(b"x");
     let large = Request::put(blob("team-a", &digest))
-        .header(header::CONTENT_LENGTH, SHARD_BYTES + 1)
+        .header(header::CONTENT_LENGTH, MAX_BLOB_BYTES + 1)
         .body(Body::empty());
     assert_eq!(site.send("team-a", large.unwrap()).await.status(), 413);
     let none = Request::put(blob("team-a", &digest)).body(Body::from("x"));

@@ -11,13 +11,14 @@ use muster_core::lifecycle::Audits;
 use muster_core::lifecycle::conditions::{self, Acceptance, Before, Pause, Stage, View};
 use muster_proof::Digest;
 use muster_trainer::dataset::Manifest;
+use muster_trainer::hf;
 
 use super::{CATALOGUE_AGAIN, LOG_AGAIN, LOG_UNAVAILABLE, Look, key, status};
 use crate::hub::error::Error;
 use crate::hub::ledger::grants;
-use crate::resolve::{self, ResolveError, Resolved};
+use crate::resolve::{self, Named, ResolveError, Resolved};
 use crate::runtime::client::within;
-use crate::store::Namespace;
+use crate::store::{Asset, Namespace};
 
 /// Resolutions by what they depend on. Genesis takes seconds for a large model; jobs of one YAML share it.
 static CACHE: LazyLock<Mutex<HashMap<Digest, Arc<Resolved>>>> = LazyLock::new(Mutex::default);
@@ -59,7 +60,14 @@ pub async fn accept(look: &Look<'_>) -> Result<Action, Error> {
             found => found,
         },
     };
-    match resolve_cached(spec, manifest, held_out).await? {
+    let init = match &spec.init {
+        None => None,
+        Some(init) => match model(look, &namespace, &init.model).await? {
+            None => return Ok(Action::requeue(CATALOGUE_AGAIN)),
+            found => found,
+        },
+    };
+    match resolve_cached(spec, manifest, held_out, init).await? {
         Ok(resolved) => {
             // The blob first: whoever reads the digest in the status may ask for it.
             look.ctx.store.put_bytes(resolved.bytes.clone()).await?;
@@ -73,7 +81,8 @@ pub async fn accept(look: &Look<'_>) -> Result<Action, Error> {
         }
         Err(error) => {
             refuse(look, error.reason(), error.to_string()).await?;
-            let again = matches!(error, ResolveError::DigestMismatch { .. });
+            let again =
+                matches!(error, ResolveError::DigestMismatch { .. } | ResolveError::OtherModel { .. });
             Ok(if again { Action::requeue(CATALOGUE_AGAIN) } else { Action::await_change() })
         }
     }
@@ -84,14 +93,36 @@ async fn dataset(look: &Look<'_>, namespace: &Namespace, name: &str) -> Result<O
     match look.ctx.store.whole_dataset(namespace, name).await {
         Ok(Some(manifest)) => Ok(Some(manifest)),
         Ok(None) => {
-            let known = look.ctx.store.datasets(namespace).await?;
-            refuse(look, "UnknownDataset", unknown_dataset(namespace.name(), name, &known)).await?;
+            let remedy = format!(
+                "prepare one with `muster data prepare FILE... --out DIR` and push it with `muster data push {namespace}/{name} DIR`"
+            );
+            refuse(look, "UnknownDataset", unknown(look, Asset::Dataset, namespace, name, &remedy).await?)
+                .await?;
             Ok(None)
         }
         // Not for a retry to solve: a person must bring the dataset again.
         Err(error) if error.kind() == ErrorKind::InvalidData => {
             let remedy = format!("push it again with `muster data push {namespace}/{name} DIR --replace`");
             refuse(look, "InvalidDataset", format!("dataset {name}: {error}; {remedy}")).await?;
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The model whose weights a job begins with, or says what is in the way.
+async fn model(look: &Look<'_>, namespace: &Namespace, name: &str) -> Result<Option<hf::Manifest>, Error> {
+    match look.ctx.store.whole_model(namespace, name).await {
+        Ok(Some(manifest)) => Ok(Some(manifest)),
+        Ok(None) => {
+            let remedy = format!("push one with `muster model push {namespace}/{name} DIR`");
+            refuse(look, "UnknownModel", unknown(look, Asset::Model, namespace, name, &remedy).await?)
+                .await?;
+            Ok(None)
+        }
+        Err(error) if error.kind() == ErrorKind::InvalidData => {
+            let remedy = format!("push it again with `muster model push {namespace}/{name} DIR --replace`");
+            refuse(look, "InvalidModel", format!("model {name}: {error}; {remedy}")).await?;
             Ok(None)
         }
         Err(error) => Err(error.into()),
@@ -107,23 +138,30 @@ async fn living(look: &Look<'_>) -> Result<Option<Namespace>, Error> {
     Ok(uid.map(|uid| Namespace::new(&name, &uid)).transpose()?)
 }
 
-fn unknown_dataset(namespace: &str, name: &str, known: &[String]) -> String {
-    let there = match known {
+/// That a name leads nowhere, and which ones lead somewhere.
+async fn unknown(
+    look: &Look<'_>,
+    asset: Asset,
+    namespace: &Namespace,
+    name: &str,
+    remedy: &str,
+) -> Result<String, Error> {
+    let there = match look.ctx.store.names(asset, namespace).await?.as_slice() {
         [] => "it has none yet".to_owned(),
-        _ => format!("it has: {}", known.join(", ")),
+        known => format!("it has: {}", known.join(", ")),
     };
-    format!(
-        "no dataset {name} in the catalogue of namespace {namespace} ({there}); prepare one with `muster data prepare \
-         FILE... --out DIR` and push it with `muster data push {namespace}/{name} DIR`"
-    )
+    let word = asset.word();
+    Ok(format!("no {word} {name} in the catalogue of namespace {} ({there}); {remedy}", namespace.name()))
 }
 
 async fn resolve_cached(
     spec: &TrainingJobSpec,
     manifest: Manifest,
     held_out: Option<Manifest>,
+    init: Option<hf::Manifest>,
 ) -> Result<Result<Arc<Resolved>, ResolveError>, Error> {
-    let parts = (&spec.model, &spec.data, &spec.training, &spec.assurance, &manifest, &held_out);
+    let what = (&spec.model, &spec.data, &spec.training, &spec.init, &spec.assurance);
+    let parts = (what, &manifest, &held_out, &init);
     let parts = serde_json::to_vec(&parts)?;
     let key = Digest::of(&parts);
     let cached = CACHE.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
@@ -131,7 +169,10 @@ async fn resolve_cached(
         return Ok(Ok(found));
     }
     let spec = spec.clone();
-    let resolve = move || resolve::resolve(&spec, &manifest, held_out.as_ref());
+    let resolve = move || {
+        let named = Named { data: &manifest, held_out: held_out.as_ref(), init: init.as_ref() };
+        resolve::resolve(&spec, named)
+    };
     let resolved = tokio::task::spawn_blocking(resolve).await?;
     Ok(resolved.map(|resolved| {
         let resolved = Arc::new(resolved);

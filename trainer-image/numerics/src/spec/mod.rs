@@ -44,11 +44,12 @@ pub struct TrainingSpec {
     pub init: Option<Init>,
 }
 
-/// Where state 0 comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Init {
-    /// It is given: the checkpoint of step 0 whose root is `genesis`. No seed makes it again.
-    Given,
+/// Weights that a job begins with; its moments begin as zeros. No seed makes them again, so whoever has the spec can bring the files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Init {
+    /// `sha256:<hex>`: the model's manifest (docs/spec/export.md).
+    pub manifest: String,
 }
 
 /// The shape of the model. All sizes are counts.

@@ -24,6 +24,9 @@ pub(super) fn validate(spec: &TrainingSpec) -> Result<(), SpecError> {
     HyperParameters::from_training(&spec.training)?;
     data(spec)?;
     eval(spec)?;
+    if let Some(init) = &spec.init {
+        digest("init.manifest", &init.manifest)?;
+    }
     digest("genesis", &spec.genesis)
 }
 

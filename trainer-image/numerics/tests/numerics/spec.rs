@@ -49,11 +49,13 @@ fn a_good_spec_is_read_whole() {
 fn a_given_genesis_has_one_spelling() {
     let mut value = good();
     assert_eq!(read(&value).unwrap().init, None);
-    value["init"] = json!("Given");
+    let manifest = format!("sha256:{}", "7".repeat(64));
+    value["init"] = json!({"manifest": manifest});
     let spec = read(&value).unwrap();
-    assert_eq!(spec.init, Some(Init::Given));
+    assert_eq!(spec.init, Some(Init { manifest: manifest.clone() }));
     assert_eq!(serde_json::to_value(&spec).unwrap(), value);
-    for other in [json!(null), json!("Seed"), json!("given"), json!({})] {
+    let more = json!({"manifest": manifest, "step": 7});
+    for other in [json!(null), json!("Given"), json!({}), json!({"manifest": "7"}), more] {
         value["init"] = other;
         read(&value).unwrap_err();
     }

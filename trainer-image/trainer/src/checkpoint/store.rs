@@ -135,8 +135,7 @@ impl Store {
     /// # Errors
     /// [`Error::Read`], [`Error::Write`].
     pub fn keep_last(&self, keep: u32, newest: u64) -> Result<(), Error> {
-        // State 0 is only there if nothing else gives it.
-        let steps: Vec<u64> = self.steps()?.into_iter().filter(|step| (1..=newest).contains(step)).collect();
+        let steps: Vec<u64> = self.steps()?.into_iter().filter(|step| *step <= newest).collect();
         let surplus = steps.len().saturating_sub(keep.max(1) as usize);
         steps[..surplus].iter().try_for_each(|step| self.remove(*step))
     }

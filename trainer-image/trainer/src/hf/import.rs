@@ -19,20 +19,27 @@ const MAX_CONTEXT: u64 = 8192;
 /// Of the language-model head, which a tied model has once more under another name.
 const HEAD: &str = "lm_head.weight";
 
-/// The model of the directory `dir` by its own word, with its weights as state 0. For inference.
+/// The model of the directory `dir` by its own word, with its weights as state 0. `progress` is told of every few bytes that are read.
 ///
 /// # Errors
 /// As [`load`], and [`Error::Refused`] for a model that we cannot compute.
-pub fn open(dir: &Path) -> Result<(ModelSpec, Graph, State), Error> {
+pub fn open(dir: &Path, progress: &mut dyn FnMut(u64)) -> Result<(ModelSpec, Graph, State), Error> {
+    let model = shape_of(dir)?;
+    let state = load(dir, &model, progress)?;
+    let graph = graph_of(&model)?;
+    Ok((model, graph, state))
+}
+
+/// The shape of the model of the directory `dir`, with the longest context that we can compute.
+pub(super) fn shape_of(dir: &Path) -> Result<ModelSpec, Error> {
     let path = dir.join(CONFIG_FILE);
     let mut model = read_config(&path)?;
     if model.architecture == Architecture::Llama {
-        // Positions that are turned have no table; we compute as many as we can.
+        // Positions that are turned have no table.
         model.context = model.context.min(MAX_CONTEXT);
     }
     model.validate().map_err(|error| Error::refused(&path, error.to_string()))?;
-    let state = load(dir, &model, &mut |_| {})?;
-    Ok((model.clone(), graph_of(&model)?, state))
+    Ok(model)
 }
 
 fn read_config(path: &Path) -> Result<ModelSpec, Error> {
@@ -40,7 +47,7 @@ fn read_config(path: &Path) -> Result<ModelSpec, Error> {
 }
 
 /// For batches of one sequence; the tensors are those of any batch.
-fn graph_of(model: &ModelSpec) -> Result<Graph, Error> {
+pub(super) fn graph_of(model: &ModelSpec) -> Result<Graph, Error> {
     Graph::build(model, StepShape { batch: 1, shards: 1 }, Arithmetic::F32Chain)
         .map_err(|error| Error::Model(error.to_string()))
 }
@@ -101,7 +108,7 @@ pub fn load(dir: &Path, model: &ModelSpec, progress: &mut dyn FnMut(u64)) -> Res
 }
 
 /// What the job's model has otherwise than the directory's, in words.
-fn differences(ours: &ModelSpec, theirs: &ModelSpec) -> Vec<String> {
+pub(super) fn differences(ours: &ModelSpec, theirs: &ModelSpec) -> Vec<String> {
     let mut all = Vec::new();
     let mut compare = |field: &str, ours: String, theirs: String| {
         if ours != theirs {

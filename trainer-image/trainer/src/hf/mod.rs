@@ -8,6 +8,7 @@
 //! | `weights` | which file has which tensor: one file, or shards with an index |
 //! | `values` | bf16 and f16 to f32 and back |
 //! | `import` | a directory as state 0 |
+//! | `manifest` | what names a directory: its files, its shape, that state |
 //! | `export` | a state's weights as a directory |
 //! | `command` | what is asked for on a command line |
 //!
@@ -18,6 +19,7 @@ mod config;
 mod export;
 mod header;
 mod import;
+mod manifest;
 mod unique;
 mod values;
 mod weights;
@@ -27,6 +29,7 @@ pub use config::{MAX_CONFIG, parse as parse_config};
 pub use export::{Exported, Options as ExportOptions, export, parse_size};
 pub use header::{Header, parse as parse_header};
 pub use import::{load, open};
+pub use manifest::{MAX_MANIFEST, Manifest, Part, bytes_of};
 pub use values::Dtype;
 pub use weights::{MAX_INDEX, parse_index};
 

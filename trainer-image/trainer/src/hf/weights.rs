@@ -19,7 +19,7 @@ use crate::safetensors::{MAX_HEADER, PREFIX};
 /// The longest index that is read, in bytes: about 150 000 tensors.
 pub const MAX_INDEX: u64 = 16 << 20;
 /// Files that are open at once. The largest published models have 191.
-const MAX_SHARDS: usize = 512;
+pub(super) const MAX_SHARDS: usize = 512;
 /// What others name weights that are not safetensors.
 const PICKLES: [&str; 3] = ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5"];
 
@@ -161,7 +161,7 @@ pub fn parse_index(bytes: &[u8]) -> Result<BTreeMap<String, String>, String> {
     Ok(map)
 }
 
-fn is_plain(name: &str) -> bool {
+pub(super) fn is_plain(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     name.len() <= 255 && !name.starts_with('.') && name.ends_with(".safetensors") && name.bytes().all(plain)
 }

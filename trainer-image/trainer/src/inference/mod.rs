@@ -68,7 +68,7 @@ impl Source {
         let path = self.path()?;
         if hf::is_foreign(&path) {
             let bad = |error: hf::Error| Failure::new(ExitCode::BadCheckpoint, error.to_string());
-            let (spec, graph, state) = hf::open(&path).map_err(bad)?;
+            let (spec, graph, state) = hf::open(&path, &mut |_| {}).map_err(bad)?;
             return Ok(Model { spec, graph, state, manifest: None });
         }
         let (spec, graph, state, manifest) = checkpoint::open(&path)?;

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
 
 use super::Options;
 use super::attend::Message;
-use super::fetch::Evaluated;
+use super::fetch::Dirs;
 use crate::failure::Failure;
 use crate::protocol::{Assignment, Command as Line, Event, ExitCode, MAX_LINE, OptimizerState, Recompute};
 use crate::work::Work;
@@ -27,12 +27,11 @@ impl Child {
         options: &Options,
         work: &Work,
         assignment: &Assignment,
-        evaluated: Evaluated,
+        dirs: &Dirs,
         round: u32,
         to: Sender<Message>,
     ) -> Result<Self, Failure> {
         let start = assignment.start.as_ref().map_or(0, |start| start.step);
-        let eval_data = (evaluated == Evaluated::HeldOut).then(|| work.eval_data());
         let last = options.last_step.map(|step| step.to_string());
         let binary = std::env::current_exe()
             .map_err(|error| Failure::usage(format!("cannot find this program: {error}")))?;
@@ -42,7 +41,8 @@ impl Child {
             .arg(work.spec())
             .arg("--data")
             .arg(work.data())
-            .args(eval_data.iter().flat_map(|dir| [Path::new("--eval-data"), dir]))
+            .args(dirs.eval_data.iter().flat_map(|dir| [Path::new("--eval-data"), dir]))
+            .args(dirs.init.iter().flat_map(|dir| [Path::new("--init"), dir]))
             .arg("--out")
             .arg(work.out())
             .args(["--rank", &assignment.rank.to_string()])

@@ -1,17 +1,18 @@
-//! Spec, dataset and start checkpoint from the relay onto the disk, each blob checked against its digest. What is
+//! Spec, dataset, and what the attempt starts from, from the relay onto the disk, each blob checked against its digest. What is
 //! there already is not fetched again, so a retry goes on where it broke off.
 
 use std::fs;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use muster_proof::Digest;
-use muster_proof::evaluation::{self, Evaluation};
+use muster_proof::inputs::Inputs;
 
 use crate::checkpoint::{self, MANIFEST_FILE, Manifest, Store};
 use crate::dataset;
 use crate::failure::Failure;
 use crate::files::{self, NewDir};
+use crate::hf;
 use crate::protocol::{Assignment, ExitCode, Start};
 use crate::relay::{Relay, Unavailable};
 use crate::resolved::MAX_SPEC;
@@ -28,13 +29,13 @@ pub(super) enum Error {
     Fatal(Failure),
 }
 
-/// Whether a job is evaluated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Evaluated {
-    /// On data of its own, which were fetched too.
-    HeldOut,
-    /// No.
-    Never,
+/// What was fetched that not every job has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Dirs {
+    /// The dataset that the job is evaluated on.
+    pub eval_data: Option<PathBuf>,
+    /// The model whose weights it begins with, if it begins now.
+    pub init: Option<PathBuf>,
 }
 
 impl From<Unavailable> for Error {
@@ -43,19 +44,24 @@ impl From<Unavailable> for Error {
     }
 }
 
-/// Brings everything that the worker of this assignment reads; says whether the job is evaluated.
-pub(super) fn all(work: &Work, relay: &Relay, assignment: &Assignment) -> Result<Evaluated, Error> {
+/// Brings everything that the worker of this assignment reads.
+pub(super) fn all(work: &Work, relay: &Relay, assignment: &Assignment) -> Result<Dirs, Error> {
     fatal(ExitCode::Disk, files::create_dirs(work.dir()))?;
     let spec = blob(relay, &assignment.spec, MAX_SPEC, ExitCode::BadSpec, "the spec")?;
     fatal(ExitCode::Disk, files::write_atomic(&work.spec(), &spec))?;
     data(&work.data(), relay, &assignment.dataset)?;
-    let bad_spec = |error: evaluation::Error| Failure::usage(error.to_string());
-    let held_out = Evaluation::of_spec(&spec).map_err(|error| Error::Fatal(bad_spec(error)))?.dataset();
-    if let Some(digest) = &held_out {
-        data(&work.eval_data(), relay, digest)?;
+    let inputs = Inputs::of_spec(&spec).map_err(|error| Error::Fatal(Failure::usage(error.to_string())))?;
+    let mut dirs = Dirs { eval_data: None, init: None };
+    if let Some(digest) = &inputs.held_out {
+        let dir = dirs.eval_data.insert(work.eval_data());
+        data(dir, relay, digest)?;
     }
     start(work, relay, assignment.start.as_ref())?;
-    Ok(if held_out.is_some() { Evaluated::HeldOut } else { Evaluated::Never })
+    if let (Some(digest), None) = (&inputs.init, &assignment.start) {
+        let dir = dirs.init.insert(work.init());
+        model(dir, relay, digest)?;
+    }
+    Ok(dirs)
 }
 
 fn data(dir: &Path, relay: &Relay, digest: &Digest) -> Result<(), Error> {
@@ -65,17 +71,35 @@ fn data(dir: &Path, relay: &Relay, digest: &Digest) -> Result<(), Error> {
     let manifest = dataset::Manifest::parse(&bytes).map_err(|error| Error::Fatal(error.into()))?;
     fatal(ExitCode::Disk, files::create_dirs(dir))?;
     for shard in manifest.shards() {
-        let path = dir.join(&shard.path);
-        let there = files::digest(&path).is_ok_and(|there| there == (shard.sha256, shard.size));
-        if !there {
-            // Into a directory that becomes the file's place only when the bytes are right.
-            let temporary = dir.join(format!("{}{}", files::TEMPORARY, shard.path));
-            download(relay, &shard.sha256, shard.size, &temporary, code)?;
-            let renamed = fs::rename(&temporary, &path);
-            fatal(ExitCode::Disk, files::Named::named(renamed, "write", &path))?;
-        }
+        part(dir, relay, &shard.path, (shard.sha256, shard.size), code)?;
     }
     fatal(ExitCode::Disk, files::write_atomic(&path, &bytes))
+}
+
+/// The files of a model. Whether they are the job's state 0 is for the worker to see.
+fn model(dir: &Path, relay: &Relay, digest: &Digest) -> Result<(), Error> {
+    let code = ExitCode::BadCheckpoint;
+    let bytes = blob(relay, digest, hf::MAX_MANIFEST, code, "the manifest of the model to begin with")?;
+    let manifest = hf::Manifest::parse(&bytes)
+        .map_err(|problem| Error::Fatal(Failure::new(code, format!("the model to begin with: {problem}"))))?;
+    fatal(ExitCode::Disk, files::create_dirs(dir))?;
+    for file in manifest.files() {
+        part(dir, relay, &file.path, (file.sha256, file.size), code)?;
+    }
+    Ok(())
+}
+
+/// One file of a directory, unless it is there.
+fn part(dir: &Path, relay: &Relay, name: &str, want: (Digest, u64), code: ExitCode) -> Result<(), Error> {
+    let path = dir.join(name);
+    if files::digest(&path).is_ok_and(|there| there == want) {
+        return Ok(());
+    }
+    // It gets its name only when the bytes are right.
+    let temporary = dir.join(format!("{}{name}", files::TEMPORARY));
+    download(relay, &want.0, want.1, &temporary, code)?;
+    let renamed = fs::rename(&temporary, &path);
+    fatal(ExitCode::Disk, files::Named::named(renamed, "write", &path))
 }
 
 /// The state that the worker starts from, and no other, into its own directory: what the sidecar keeps may go any time.

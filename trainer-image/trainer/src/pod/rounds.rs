@@ -11,7 +11,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::attend::{Attend, Message};
 use super::child::Child;
-use super::fetch::{self, Evaluated};
+use super::fetch::{self, Dirs};
 use super::handover::Handover;
 use super::progress::Reporter;
 use super::{Ended, Options};
@@ -118,7 +118,7 @@ impl Pod<'_> {
             Ok(assignment) => assignment,
             Err(end) => return Ok(end),
         };
-        let evaluated = self.fetch(&assignment)?;
+        let dirs = self.fetch(&assignment)?;
         let swept = self.handover.sweep();
         swept.map_err(|error| Failure::new(ExitCode::Disk, error.to_string()))?;
         let start = assignment.start.as_ref().map_or(0, |start| start.step);
@@ -126,7 +126,7 @@ impl Pod<'_> {
             "muster-trainer: {} attempt {} round {round}: worker {} of {}, from step {start}",
             assignment.unit, assignment.attempt, assignment.rank, assignment.workers
         );
-        let child = Child::spawn(self.options, &self.work, &assignment, evaluated, round, self.to.clone())?;
+        let child = Child::spawn(self.options, &self.work, &assignment, &dirs, round, self.to.clone())?;
         Attend::new(self, child, round, assignment).run()
     }
 
@@ -143,10 +143,10 @@ impl Pod<'_> {
         })
     }
 
-    fn fetch(&mut self, assignment: &Assignment) -> Result<Evaluated, Failure> {
+    fn fetch(&mut self, assignment: &Assignment) -> Result<Dirs, Failure> {
         let mut wrong = 0;
         self.patiently(|pod| match fetch::all(&pod.work, &pod.relay, assignment) {
-            Ok(evaluated) => Ok(Ok(evaluated)),
+            Ok(dirs) => Ok(Ok(dirs)),
             Err(fetch::Error::Later(error)) => Err(error),
             Err(fetch::Error::Fatal(failure)) => Ok(Err(failure)),
             Err(fetch::Error::Wrong(failure)) => {

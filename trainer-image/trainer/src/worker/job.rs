@@ -3,16 +3,17 @@
 use std::path::Path;
 
 use muster_numerics::graph::Graph;
-use muster_numerics::spec::TrainingSpec;
+use muster_numerics::spec::{Init, TrainingSpec};
 use muster_numerics::state::State;
 use muster_proof::Digest;
 
 use super::held_out::HeldOut;
 use super::{Batches, Options};
-use crate::checkpoint::{self, Found, Store};
+use crate::checkpoint::{Found, Store};
 use crate::dataset::Dataset;
 use crate::failure::Failure;
 use crate::files;
+use crate::hf;
 use crate::protocol::ExitCode;
 use crate::resolved::{self, MAX_SPEC};
 
@@ -74,39 +75,29 @@ impl Job {
                     format!("checkpoint of step {} of a job of {}", state.step, self.spec.training.steps);
                 return Err(Failure::new(ExitCode::BadCheckpoint, problem));
             }
-            return self.begun(state, manifest.state_root());
+            return Ok((state, manifest.state_root()));
         }
-        if self.spec.init.is_some() {
-            return self.given(&store);
-        }
-        let state = State::genesis(&self.graph, self.spec.training.seed);
-        let root =
-            resolved::state_root(&self.graph, &state).map_err(|error| Failure::usage(error.to_string()))?;
-        if root.to_string() != self.spec.genesis {
-            let error = resolved::Error::Genesis { spec: self.spec.genesis.clone(), got: root };
-            return Err(Failure::usage(error.to_string()));
-        }
-        Ok((state, root))
-    }
-
-    /// The state 0 that the job was given: nothing in the spec makes it.
-    fn given(&self, store: &Store) -> Result<(State, Digest), Failure> {
-        match store.load(0, &self.spec.model, &self.graph, self.training_digest) {
-            Ok((state, manifest)) => self.begun(state, manifest.state_root()),
-            Err(checkpoint::Error::Missing(path)) => {
-                Err(Failure::new(ExitCode::BadCheckpoint, resolved::Error::NoInit(path).to_string()))
+        let state = match (&self.spec.init, &options.init) {
+            (None, None) => State::genesis(&self.graph, self.spec.training.seed),
+            (Some(_), Some(dir)) => hf::load(dir, &self.spec.model, &mut |_| {})
+                .map_err(|error| Failure::new(ExitCode::BadCheckpoint, format!("--init: {error}")))?,
+            (Some(Init { manifest }), None) => {
+                let error = resolved::Error::NoInit(manifest.clone());
+                return Err(Failure::new(ExitCode::BadCheckpoint, error.to_string()));
             }
-            Err(other) => Err(other.into()),
+            (None, Some(_)) => return Err(Failure::usage(resolved::Error::NoneGiven.to_string())),
+        };
+        let got =
+            resolved::state_root(&self.graph, &state).map_err(|error| Failure::usage(error.to_string()))?;
+        let spec = self.spec.genesis.clone();
+        match &options.init {
+            _ if got.to_string() == spec => Ok((state, got)),
+            Some(_) => {
+                let error = resolved::Error::OtherInit { spec, got };
+                Err(Failure::new(ExitCode::BadCheckpoint, error.to_string()))
+            }
+            None => Err(Failure::usage(resolved::Error::Genesis { spec, got }.to_string())),
         }
-    }
-
-    /// A state to go on from. That of step 0 has a root in the spec; another state is not the job's beginning.
-    fn begun(&self, state: State, root: Digest) -> Result<(State, Digest), Failure> {
-        if state.step == 0 && root.to_string() != self.spec.genesis {
-            let error = resolved::Error::OtherInit { spec: self.spec.genesis.clone(), got: root };
-            return Err(Failure::new(ExitCode::BadCheckpoint, error.to_string()));
-        }
-        Ok((state, root))
     }
 }
 

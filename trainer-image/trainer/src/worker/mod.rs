@@ -63,6 +63,9 @@ pub struct Options {
     /// The directory of the dataset that the job is evaluated on, if it is.
     #[arg(long, value_name = "DIR")]
     pub eval_data: Option<PathBuf>,
+    /// The directory of the model whose weights the job begins with, if it does; not read where a checkpoint is gone on from.
+    #[arg(long, value_name = "DIR")]
+    pub init: Option<PathBuf>,
     /// The job directory: checkpoints, and on rank 0 spec.json, metrics.jsonl and records.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,

@@ -10,13 +10,15 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use muster_numerics::graph::Graph;
 use muster_numerics::spec::{
     Architecture, Arithmetic, EvalSpec, LlamaShape, ModelSpec, OptimizerName, OptimizerSpec, ScheduleName,
     ScheduleSpec, TiedEmbeddings, TrainingParameters,
 };
+use muster_numerics::state::State;
 use muster_proof::Digest;
 use muster_trainer::protocol::{Command as Line, Event, Peer};
-use muster_trainer::{dataset, resolved};
+use muster_trainer::{dataset, hf, resolved};
 
 pub const STEPS: u64 = 10;
 pub const INTERVAL: u64 = 4;
@@ -74,6 +76,8 @@ pub struct Job {
     pub data: PathBuf,
     /// What it is evaluated on.
     pub held_out: Option<PathBuf>,
+    /// What it begins with, and its manifest.
+    pub weights: Option<(PathBuf, hf::Manifest)>,
     pub digest: Digest,
     pub genesis: String,
 }
@@ -107,6 +111,7 @@ impl Job {
             spec,
             data,
             held_out: None,
+            weights: None,
             digest: resolved::training_digest(&bytes),
             genesis: resolved.genesis,
             dir,
@@ -142,6 +147,21 @@ impl Job {
         job
     }
 
+    /// The same job, beginning with weights in others' form, in several files.
+    pub fn tuned(model: &ModelSpec, training: &TrainingParameters) -> Self {
+        let mut job = Self::with(model, training);
+        let graph = Graph::build(model, training.step_shape(), training.arithmetic).unwrap();
+        let (state, dir) = (State::genesis(&graph, 99), job.out("weights"));
+        let options = hf::ExportOptions { dtype: hf::Dtype::F32, max_shard: 4096 };
+        hf::export(&dir, model, &graph, &state.w, options, &[], &mut |_| {}).unwrap();
+        let manifest = hf::Manifest::of(&dir, &state, &mut |_| {}).unwrap();
+        let data = dataset::Dataset::open(&job.data).unwrap();
+        let (_, bytes) = resolved::resolved_spec_from(model, training, data.manifest(), &manifest).unwrap();
+        std::fs::write(&job.spec, &bytes).unwrap();
+        (job.digest, job.weights) = (resolved::training_digest(&bytes), Some((dir, manifest)));
+        job
+    }
+
     /// A job directory.
     pub fn out(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
@@ -153,6 +173,7 @@ impl Job {
         command.arg("worker").arg("--spec").arg(&self.spec).arg("--data").arg(&self.data);
         command.arg("--out").arg(out);
         command.args(self.held_out.iter().flat_map(|dir| [Path::new("--eval-data"), dir]));
+        command.args(self.weights.iter().flat_map(|(dir, _)| [Path::new("--init"), dir]));
         command.args(["--rank", &rank.to_string(), "--workers", &workers.to_string()]);
         command.args(["--interval-steps", &INTERVAL.to_string()]);
         command

@@ -62,6 +62,27 @@ fn pods_evaluate() {
     assert!(progress.step < 3 || progress.eval_loss.is_some(), "{progress:?}");
 }
 
+/// The spec leads a pod to the weights that the job begins with; what is no such state ends it before the first step.
+#[test]
+fn pods_begin_with_given_weights() {
+    let site = Site::of(Job::tuned(&model(), &training()), 2);
+    let ended: Vec<_> = site.pods().into_iter().map(Pod::end).collect();
+    let root = site.want();
+    ended[0].assert(0, &["finished after step 10", &root.to_string()]);
+    assert_ne!(root, Site::of(Job::with(&model(), &training()), 1).want(), "not the weights of the seed");
+
+    let site = Site::of(Job::tuned(&model(), &training()), 1);
+    let (spec, claimed) = (fs::read_to_string(&site.job.spec).unwrap(), Digest::of(b"another state"));
+    let genesis = site.job.weights.as_ref().unwrap().1.state_root().to_string();
+    let lie = spec.replace(&genesis, &claimed.to_string()).into_bytes();
+    let digest = Digest::of(&lie);
+    let mut state = site.relay.state();
+    state.blobs.insert(digest, lie);
+    state.spec = digest;
+    drop(state);
+    site.pod(0).end().assert(67, &["genesis: is ", &claimed.to_string()]);
+}
+
 /// Whoever stands between pod and relay, or is the relay without its key, makes no peer. The pod asks again until its
 /// patience ends.
 #[test]

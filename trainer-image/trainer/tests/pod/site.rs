@@ -73,6 +73,12 @@ impl Site {
             let bytes = fs::read(file).unwrap();
             relay.state().blobs.insert(Digest::of(&bytes), bytes);
         }
+        if let Some((dir, manifest)) = &job.weights {
+            let files = manifest.files().iter().map(|file| fs::read(dir.join(&file.path)).unwrap());
+            for bytes in files.chain([manifest.to_bytes().unwrap()]) {
+                relay.state().blobs.insert(Digest::of(&bytes), bytes);
+            }
+        }
         Self { job, relay }
     }
 

@@ -177,6 +177,20 @@ pub struct Training {
     pub eval: Option<Eval>,
 }
 
+/// Weights that a job begins with. Its moments begin as zeros, and the seed decides the order of the data only.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Init {
+    /// A model in the catalogue of this job's namespace, of the shape of spec.model.
+    #[schemars(schema_with = "schema::dns_label")]
+    pub model: String,
+    /// Digest of the model's manifest that the name must lead to. Absent: what it leads to when the job is accepted, fixed
+    /// from then on in the resolved spec.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::digest")]
+    pub digest: Option<String>,
+}
+
 /// An evaluation: the mean loss of the state after a step on the first sequences of a dataset, in the step's record.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{rules, schema};
 
-/// What to train and how to run it. `model`, `data`, `training` and `assurance` are the job's identity: they
+/// What to train and how to run it. `model`, `data`, `init`, `training` and `assurance` are the job's identity: they
 /// cannot change, and fix every bit of the result. All else may change and takes effect at the next interval.
 #[derive(CustomResource, Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[kube(
@@ -69,6 +69,7 @@ use super::{rules, schema};
     "self.training.batch / self.training.shards * self.model.context <= 8192",
     "batch / shards * model.context must not exceed 8192 tokens per shard; raise shards",
 ))]
+#[schemars(transform = rules::stays("init"))]
 pub struct TrainingJobSpec {
     /// The network's shape. Immutable.
     #[schemars(transform = rules::identity)]
@@ -76,6 +77,10 @@ pub struct TrainingJobSpec {
     /// What it is trained on. Immutable.
     #[schemars(transform = rules::identity)]
     pub data: Data,
+    /// What it begins with. Absent: weights that the seed makes. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = rules::identity)]
+    pub init: Option<Init>,
     /// How it is trained. Immutable.
     #[schemars(transform = rules::identity)]
     pub training: Training,

@@ -1,5 +1,6 @@
 //! What pods read and put.
 use super::*;
+use muster_proof::inputs::Inputs;
 
 #[tokio::test]
 async fn a_pod_reads_what_its_unit_leads_to_and_nothing_else() {
@@ -25,20 +26,25 @@ async fn a_pod_reads_what_its_unit_leads_to_and_nothing_else() {
     assert_eq!(agent.get("pod-1", "/v1/blobs/sha256/abc").await.status(), StatusCode::BAD_REQUEST);
 }
 
-/// The spec leads to the data that the job is evaluated on, and says which steps' records have a loss there.
+/// The spec leads to the data that the job is evaluated on, and to the weights that it begins with, and says which steps' records have a loss there.
 #[tokio::test]
-async fn a_spec_leads_to_what_it_evaluates_on() {
+async fn a_spec_leads_to_what_it_reads() {
     let (world, agent) = World::new().await;
     let shard = world.hub.insert(b"that is the question");
     let shards = vec![dataset::Shard { path: "tokens-00000.bin".to_owned(), size: 20, sha256: shard }];
     let manifest = dataset::Manifest::new(Digest::of(b"root"), shards).unwrap();
     let held_out = world.hub.insert(&manifest.to_bytes().unwrap());
-    for digest in [held_out, shard] {
+    let (_dir, model, weights) = crate::store::testing::weights("");
+    let model = world.hub.insert(&model);
+    let [config, tensors] = [0, 1].map(|i| world.hub.insert(&weights[i]));
+    let named = [shard, held_out, model, config, tensors];
+    for digest in named {
         assert_eq!(agent.blob("pod-0", &digest).await.status(), StatusCode::NOT_FOUND);
     }
-    let spec = world.hub.insert(&crate::store::testing::spec(Some(held_out)));
+    let inputs = Inputs { held_out: Some(held_out), init: Some(model) };
+    let spec = world.hub.insert(&crate::store::testing::spec(inputs));
     agent.unit().update(|state| state.payload.as_mut().unwrap().spec = spec).await.unwrap();
-    for digest in [spec, shard, held_out] {
+    for digest in [spec].into_iter().chain(named) {
         assert_eq!(agent.blob("pod-1", &digest).await.status(), StatusCode::OK, "{digest}");
     }
     assert_eq!(agent.blob("pod-1", &Digest::of(b"x")).await.status(), StatusCode::NOT_FOUND);
@@ -53,7 +59,7 @@ async fn a_spec_leads_to_what_it_evaluates_on() {
     assert_eq!(agent.unit().state().await.checkpoints, []);
     // What units lead to outlives a sweep, whatever its age.
     let live = upload::live(&agent.units, &agent.blobs).await;
-    assert!([spec, held_out, shard].iter().all(|digest| live.contains(digest)));
+    assert!([spec].iter().chain(&named).all(|digest| live.contains(digest)));
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use crate::hub::signer::Signer;
 use crate::hub::state::State;
 use crate::runtime::client::{client_of, install_crypto};
 use crate::store::Store;
-use crate::store::testing::dataset;
+use crate::store::testing::{dataset, named_weights};
 
 const UID: &str = "4f2a9c1b-0000-4000-8000-000000000000";
 
@@ -94,6 +94,56 @@ async fn a_job_is_accepted_with_its_id_or_says_that_the_log_is_away() {
     assert_eq!(site.ctx.ledger.entry(&names.record).await.unwrap().unwrap().0, 1);
 }
 
+/// The weights to begin with are the catalogue's, must be of the job's model, and are pinned by the spec.
+#[tokio::test]
+async fn a_job_is_accepted_once_its_weights_are_there() {
+    let site = Site::new().await;
+    let mut job = site.job();
+    job.spec.init = Some(serde_json::from_value(json!({"model": "base"})).unwrap());
+    job.spec.model.layers = 2;
+    let said = async |job: &TrainingJob| {
+        let look = Look::new(&site.ctx, job).unwrap();
+        assert_eq!(accept(&look).await.unwrap(), Action::requeue(CATALOGUE_AGAIN));
+        let said = site.written();
+        let all = said["conditions"].as_array().unwrap().clone();
+        let one = all.into_iter().find(|c| c["type"] == "Accepted").unwrap();
+        (one["reason"].as_str().unwrap().to_owned(), one["message"].as_str().unwrap().to_owned())
+    };
+    let (reason, message) = said(&job).await;
+    assert_eq!(reason, "UnknownModel");
+    assert!(
+        message.starts_with("no model base in the catalogue of namespace team-a (it has none yet)"),
+        "{message}"
+    );
+    assert!(message.contains("muster model push team-a/base DIR"), "{message}");
+
+    let namespace = living(&Look::new(&site.ctx, &job).unwrap()).await.unwrap().unwrap();
+    let (model, files) = named_weights(&site.ctx.store, &namespace, "base").await;
+    let (reason, message) = said(&job).await;
+    assert_eq!(reason, "ModelMismatch");
+    assert!(
+        message.starts_with("spec.init.model: base ") && message.contains("spec.model.layers is 2 and not 1"),
+        "{message}"
+    );
+    job.spec.model.layers = 1;
+    job.spec.init.as_mut().unwrap().digest = Some(Digest::of(b"another").to_string());
+    assert_eq!(said(&job).await.0, "DigestMismatch");
+    job.spec.init.as_mut().unwrap().digest = Some(model.to_string());
+    let tensors = site.ctx.store.read(&files[1], 1 << 20).await.unwrap().unwrap();
+    site.ctx.store.remove(&files[1]).await.unwrap();
+    let (reason, message) = said(&job).await;
+    assert_eq!(reason, "InvalidModel");
+    assert!(message.contains("missing or damaged; push it again with `muster model push"), "{message}");
+    site.ctx.store.put_bytes(tensors).await.unwrap();
+
+    accept(&Look::new(&site.ctx, &job).unwrap()).await.unwrap();
+    let resolved = site.written()["resolved"].clone();
+    let spec = resolved["spec"].as_str().unwrap().parse().unwrap();
+    assert_eq!(site.ctx.store.inputs(&spec).await.unwrap(), [(Asset::Model, model)]);
+    let manifest = site.ctx.store.model_manifest(&model).await.unwrap().unwrap();
+    assert_eq!(resolved["genesis"], json!(manifest.state_root()), "what its weights are as state 0");
+}
+
 /// The held-out data are pinned by the spec.
 #[tokio::test]
 async fn a_job_is_accepted_once_its_held_out_data_are_there() {
@@ -116,7 +166,7 @@ async fn a_job_is_accepted_once_its_held_out_data_are_there() {
     let held_out = dataset(&site.ctx.store, &namespace, "psalms", &[b'b'; 500]).await;
     accept(&look).await.unwrap();
     let spec = site.written()["resolved"]["spec"].as_str().unwrap().parse().unwrap();
-    assert_eq!(site.ctx.store.held_out(&spec).await.unwrap(), Some(held_out));
+    assert_eq!(site.ctx.store.inputs(&spec).await.unwrap(), [(Asset::Dataset, held_out)]);
 }
 
 #[tokio::test]

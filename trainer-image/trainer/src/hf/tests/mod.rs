@@ -266,7 +266,7 @@ fn other_peoples_spellings_are_read() {
     assert_eq!(site.load().unwrap(), site.state);
     site.model.context = 8;
     assert_eq!(site.load().unwrap(), site.state);
-    let (opened, _, state) = open(&site.path).unwrap();
+    let (opened, _, state) = open(&site.path, &mut |_| {}).unwrap();
     assert_eq!((opened.context, state), (8192, site.state.clone()));
     // Links are followed: caches are made of them.
     let blob = site.path.with_file_name("blob");
@@ -290,5 +290,73 @@ fn sizes_are_read() {
     }
     for text in ["", "0", "GiB", "-1", "1.5GiB", "1TiB", "99999999999GiB", "1Gi B"] {
         parse_size(text).unwrap_err();
+    }
+}
+
+/// A manifest speaks of all files that are read, and of no other; the state that it speaks of is the one they become.
+#[test]
+fn a_manifest_names_a_directory() {
+    for model in all() {
+        for (max_shard, dtype) in [(u64::MAX, Dtype::F32), (4096, Dtype::Bf16), (1, Dtype::F16)] {
+            let site = Site::new(model.clone(), dtype, max_shard);
+            let (shape, graph, state) = open(&site.path, &mut |_| {}).unwrap();
+            let manifest = Manifest::of(&site.path, &state, &mut |_| {}).unwrap();
+            assert_eq!((manifest.model(), manifest.differences(&model)), (&shape, vec![]));
+            assert_eq!(manifest.state_root(), state_root(&graph, &state).unwrap());
+            let listed: Vec<_> = manifest.files().iter().map(|file| file.path.clone()).collect();
+            let mut sorted = listed.clone();
+            sorted.sort();
+            let mut there = names(&site.path);
+            there.retain(|name| !["generation_config.json", "tokenizer.json"].contains(&&**name));
+            assert_eq!(sorted, there);
+            for file in manifest.files() {
+                let bytes = fs::read(site.file(&file.path)).unwrap();
+                assert_eq!((bytes.len() as u64, muster_proof::Digest::of(&bytes)), (file.size, file.sha256));
+            }
+            let bytes = manifest.to_bytes().unwrap();
+            assert_eq!(Manifest::parse(&bytes).unwrap(), manifest);
+            assert_eq!(manifest.digest().unwrap(), muster_proof::Digest::of(&bytes));
+        }
+    }
+    let site = Site::new(gpt2(TiedEmbeddings::Tied), Dtype::F32, u64::MAX);
+    let manifest = Manifest::of(&site.path, &site.state, &mut |_| {}).unwrap();
+    let longer = ModelSpec { context: 17, layers: 3, ..site.model.clone() };
+    let want = ["spec.model.layers is 3 and not 2", "spec.model.context is 17 and not 16"];
+    assert_eq!(manifest.differences(&longer), want);
+    Manifest::of(&site.path, &State { w: vec![0.0; 3], ..site.state.clone() }, &mut |_| {}).unwrap_err();
+}
+
+#[test]
+fn a_strangers_manifest_is_refused_by_field() {
+    let site = Site::new(gpt2(TiedEmbeddings::Tied), Dtype::F32, 4096);
+    let bytes = Manifest::of(&site.path, &site.state, &mut |_| {}).unwrap().to_bytes().unwrap();
+    let good: Value = serde_json::from_slice(&bytes).unwrap();
+    let last = good["files"].as_array().unwrap().len() - 1;
+    let edits: &[(&str, &dyn Fn(&mut Value))] = &[
+        ("format", &|m| m["format"] = json!("muster.model/2")),
+        ("unknown field", &|m| m["more"] = json!(1)),
+        ("missing field", &|m| drop(m.as_object_mut().unwrap().remove("stateRoot"))),
+        ("layers", &|m| m["model"]["layers"] = json!(0)),
+        ("files: are not", &|m| m["files"] = json!([])),
+        ("files: are not", &|m| m["files"].as_array_mut().unwrap().swap(0, 1)),
+        ("1 to 512", &|m| m["files"].as_array_mut().unwrap().truncate(2)),
+        ("sorted by name", &|m| m["files"].as_array_mut().unwrap().swap(2, 3)),
+        ("sorted by name", &|m| m["files"][3] = m["files"][2].clone()),
+        ("is no name", &|m| m["files"][last]["path"] = json!("z/../../x.safetensors")),
+        ("is no name", &|m| m["files"][last]["path"] = json!("pytorch_model.bin")),
+        ("0 bytes", &|m| m["files"][last]["size"] = json!(0)),
+        ("bytes; 1 to", &|m| m["files"][0]["size"] = json!(1_u64 << 40)),
+        ("bytes; 1 to", &|m| m["files"][last]["size"] = json!(1_u64 << 50)),
+    ];
+    for (word, edit) in edits {
+        let mut other = good.clone();
+        edit(&mut other);
+        let error = Manifest::parse(&muster_proof::jcs::to_vec(&other).unwrap()).unwrap_err();
+        assert!(error.contains(word), "{word:?} is not in {error}");
+    }
+    let mut spaced = bytes.clone();
+    spaced.insert(1, b' ');
+    for bad in [&spaced[..], b"", b"{}", &vec![b' '; MAX_MANIFEST as usize + 1]] {
+        Manifest::parse(bad).unwrap_err();
     }
 }
