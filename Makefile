@@ -114,6 +114,10 @@ bench-gpu: ## Products and steps on this machine's GPU beside PyTorch; writes be
 learn: ## 1,000 steps on the King James Bible in both arithmetics and in PyTorch; writes bench/results/learn.json
 	@tests/torch/run.sh --learn
 
+.PHONY: large-model
+large-model: ## A model of more than 1 GiB: its checkpoint, a run on from it, and transformers with both; 10 GB of memory and disk
+	@tests/torch/run.sh --large
+
 .PHONY: bench-worker
 bench-worker: ## What checkpoints and a second worker cost a run; writes bench/results/worker.json
 	@python3 bench/worker.py
