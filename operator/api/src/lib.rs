@@ -1,5 +1,5 @@
-//! The custom resources of Muster, group `muster.dev`, and nothing else: types, their schemas, the CEL rules
-//! that the API server enforces, and the names that both sides of a field must spell alike.
+//! The custom resources of Muster, group `muster.dev`, and nothing else: types, their schemas and a check of
+//! objects against those, the CEL rules that the API server enforces, and the names that both sides of a field must spell alike.
 //!
 //! No logic lives here: nothing reads a clock, talks to a server or decides. What a value *means* is
 //! `muster-core`'s, what a hash is `muster-proof`'s. The files in `crds/` are printed from these types by
@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod check;
 mod crd;
 pub mod names;
 pub mod v1alpha1;

@@ -59,7 +59,8 @@ impl Destination {
     /// Whether the name can be one, before much is read.
     pub fn check(&self) -> Result<(), Failure> {
         let (namespace, name) = split(&self.name)?;
-        (label(namespace)?, label(name)?);
+        label(namespace)?;
+        label(name)?;
         Ok(())
     }
 
