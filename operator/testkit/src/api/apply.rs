@@ -83,7 +83,18 @@ impl Owners {
             return Err(Refused { code: 409, reason: "Conflict", message });
         }
         let mine = self.0.remove(&me).unwrap_or_default();
-        let others = |leaf: &Leaf| self.0.values().any(|owned| owned.contains(leaf));
+        // An item stays, with what tells it apart, as long as somebody else has set a field of it.
+        let others = |leaf: &Leaf| {
+            let needed = match leaf.split_last() {
+                Some((Step::Field(name), [.., Step::Item(keys)]))
+                    if keys.contains(&format!("\"{name}\":")) =>
+                {
+                    leaf.get(..leaf.len() - 1).unwrap_or(leaf)
+                }
+                _ => leaf,
+            };
+            self.0.values().flatten().any(|owned| owned.starts_with(needed))
+        };
         let gone: BTreeSet<Leaf> =
             mine.into_iter().filter(|leaf| !applied.contains_key(leaf) && !others(leaf)).collect();
         for owned in self.0.values_mut() {
@@ -316,6 +327,10 @@ mod tests {
         edited["status"]["conditions"][0]["status"] = json!("Unknown");
         owners.changed("user", &second, &edited, &lists);
         let third = owners.apply("a", &edited, &json!({}), true, &lists).unwrap();
-        assert_eq!(third["status"]["conditions"][0], json!({"status": "Unknown"}), "{third}");
+        assert_eq!(
+            third["status"]["conditions"][0],
+            json!({"type": "Ready", "status": "Unknown"}),
+            "{third}"
+        );
     }
 }

@@ -332,7 +332,8 @@ fn a_strangers_manifest_is_refused_by_field() {
     let bytes = Manifest::of(&site.path, &site.state, &mut |_| {}).unwrap().to_bytes().unwrap();
     let good: Value = serde_json::from_slice(&bytes).unwrap();
     let last = good["files"].as_array().unwrap().len() - 1;
-    let edits: &[(&str, &dyn Fn(&mut Value))] = &[
+    type Edit<'a> = (&'a str, &'a dyn Fn(&mut Value));
+    let edits: &[Edit<'_>] = &[
         ("format", &|m| m["format"] = json!("muster.model/2")),
         ("unknown field", &|m| m["more"] = json!(1)),
         ("missing field", &|m| drop(m.as_object_mut().unwrap().remove("stateRoot"))),
