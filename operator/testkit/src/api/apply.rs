@@ -51,7 +51,9 @@ impl Owners {
             .map(|(leaf, _)| leaf.clone())
             .collect();
         for owned in self.0.values_mut() {
-            owned.retain(|leaf| after.contains_key(leaf) && !changed.contains(leaf));
+            owned.retain(|leaf| {
+                !changed.contains(leaf) && (after.contains_key(leaf) || !before.contains_key(leaf))
+            });
         }
         self.0.entry((manager.to_owned(), false)).or_default().extend(changed);
         self.0.retain(|_, owned| !owned.is_empty());

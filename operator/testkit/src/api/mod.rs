@@ -98,7 +98,7 @@ impl Server {
         let kind = self.kinds.iter().find(|kind| kind.group == group && kind.resource == resource);
         let kind = kind.ok_or_else(Refused::no_such_resource)?;
         let mut state = self.state();
-        then(&mut Write { kind, objects: &mut state.objects, now: (self.now)() })
+        then(&mut Write { kind, objects: &mut state.objects, touched: false, now: (self.now)() })
     }
 
     /// Looks at everything that is stored and its history.

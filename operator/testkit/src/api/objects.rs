@@ -94,11 +94,11 @@ impl Objects {
         object
     }
 
-    /// Removes an object; gives back its last state, `last` if that is another than what is there.
-    pub fn remove(&mut self, key: &Key, last: Option<Value>) -> Option<Value> {
+    /// Removes an object; gives back its last state.
+    pub fn remove(&mut self, key: &Key) -> Option<Value> {
         let old = self.by_key.remove(key)?;
         self.version += 1;
-        let mut object = last.unwrap_or_else(|| old.clone());
+        let mut object = old.clone();
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         self.note(key.clone(), Verb::Deleted, Some(old), object.clone());
         Some(object)

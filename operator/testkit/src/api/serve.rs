@@ -169,7 +169,7 @@ impl Server {
         let mut state = self.state();
         let State { objects, owners } = &mut *state;
         let before = objects.version();
-        let new = then(&mut Write { kind, objects, now: (self.now)() })?;
+        let new = then(&mut Write { kind, objects, touched: false, now: (self.now)() })?;
         if let Some(change) = objects.history().last().filter(|change| change.version > before) {
             let old = change.old.clone().unwrap_or_else(|| json!({}));
             let lists = |names: &[&str]| kind.list_at(names);
@@ -244,7 +244,7 @@ impl Server {
         let mut owned = owners.get(&key).cloned().unwrap_or_default();
         let base = old.clone().unwrap_or_else(|| json!({}));
         let merged = owned.apply(manager, &base, wanted, asked.is("force"), &lists)?;
-        let mut write = Write { kind, objects, now: (self.now)() };
+        let mut write = Write { kind, objects, touched: owners.get(&key) != Some(&owned), now: (self.now)() };
         let (code, new) = match old {
             Some(old) => (200, write.update(key.clone(), &old, half, merged)?),
             None if half == Half::Status => return Err(Refused::not_found(&kind.qualified(), &key.name)),
@@ -276,7 +276,15 @@ impl Server {
                 && let Some((key, object)) = left.next()
             {
                 last = name(key);
-                items.push(shown(object.clone(), asked.metadata_only));
+                let mut item = shown(object.clone(), asked.metadata_only);
+                // Items of Go's own types do not repeat what the list says.
+                if kind.schema.is_none()
+                    && !asked.metadata_only
+                    && let Some(item) = item.as_object_mut()
+                {
+                    item.retain(|name, _| name != "apiVersion" && name != "kind");
+                }
+                items.push(item);
             }
             let mut metadata = json!({"resourceVersion": objects.version().to_string()});
             if left.peek().is_some() {

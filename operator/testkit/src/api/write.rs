@@ -21,6 +21,8 @@ pub enum Half {
 pub struct Write<'a> {
     pub kind: &'a Kind,
     pub objects: &'a mut Objects,
+    /// Something that is kept beside the object changes, so it gets a new version whatever becomes of it.
+    pub touched: bool,
     /// Times in objects are in whole seconds, RFC 3339.
     pub now: String,
 }
@@ -185,12 +187,11 @@ impl Write<'_> {
             new["metadata"]["generation"] = json!(generation);
         }
         if !new["metadata"]["deletionTimestamp"].is_null() && finalizers(&new).is_empty() && self.ends(&new) {
-            return self
-                .objects
-                .remove(&key, Some(new))
-                .ok_or_else(|| Refused::not_found(&qualified, &key.name));
+            // Watchers see what the store had, which is not what the update made of it.
+            self.objects.remove(&key);
+            return Ok(new);
         }
-        if new == *old {
+        if new == *old && !self.touched {
             return Ok(new);
         }
         Ok(self.objects.put(key, new))
@@ -261,7 +262,7 @@ impl Write<'_> {
             object["metadata"]["finalizers"] = json!(all);
         }
         if finalizers(&object).is_empty() && self.ends(&object) {
-            let last = self.objects.remove(&key, None);
+            let last = self.objects.remove(&key);
             return last
                 .map(|last| (last, true))
                 .ok_or_else(|| Refused::not_found(&self.kind.qualified(), name));
@@ -329,8 +330,23 @@ impl Write<'_> {
     fn finish(&self, object: &mut Value, old: Option<&Value>, name: &str) -> Result<(), Refused> {
         match &self.kind.schema {
             Some(schema) => schema::finish(schema, object, old, &format!("{} {name:?}", self.kind.kind)),
-            None => Ok(()),
+            None => {
+                // Types in Go leave out what is empty.
+                if let Some(object) = object.as_object_mut() {
+                    object.retain(|name, value| name == "status" || !is_empty(value));
+                }
+                Ok(())
+            }
         }
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
     }
 }
 
@@ -346,12 +362,7 @@ fn metadata(object: &mut Value) -> &mut Map<String, Value> {
 
 /// Empty lists and maps of metadata are none.
 fn tidy(metadata: &mut Map<String, Value>) {
-    metadata.retain(|_, value| match value {
-        Value::Null => false,
-        Value::Array(list) => !list.is_empty(),
-        Value::Object(map) => !map.is_empty(),
-        _ => true,
-    });
+    metadata.retain(|_, value| !is_empty(value));
 }
 
 pub(super) fn finalizers(object: &Value) -> Vec<String> {
