@@ -67,7 +67,7 @@ async fn main() {
         }
         asked.push(format!("{request:?}"));
         if answers[0] != answers[1] {
-            let before = &asked[asked.len().saturating_sub(6)..];
+            let before = &asked[asked.len().saturating_sub(12)..];
             failures.push(format!(
                 "after\n  {}\n  in memory {}\n  real      {}",
                 before.join("\n  "),
@@ -303,6 +303,8 @@ impl Side {
                 }
                 let name = object["metadata"]["name"].as_str().unwrap().to_owned();
                 json_patch::merge(&mut object, change);
+                // Who sends old ones back makes them the present ones; the server in memory has none.
+                object["metadata"].as_object_mut().unwrap().remove("managedFields");
                 if matches!(version, Version::None) {
                     object["metadata"].as_object_mut().unwrap().remove("resourceVersion");
                 }

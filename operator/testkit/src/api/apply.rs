@@ -50,9 +50,11 @@ impl Owners {
             .filter(|(leaf, value)| before.get(*leaf) != Some(value))
             .map(|(leaf, _)| leaf.clone())
             .collect();
+        let begun = begun(&before, &after);
         for owned in self.0.values_mut() {
             owned.retain(|leaf| {
-                !changed.contains(leaf) && (after.contains_key(leaf) || !before.contains_key(leaf))
+                !(changed.contains(leaf) || begun.contains(leaf))
+                    && (after.contains_key(leaf) || !before.contains_key(leaf))
             });
         }
         self.0.entry((manager.to_owned(), false)).or_default().extend(changed);
@@ -73,11 +75,14 @@ impl Owners {
     ) -> Result<Value, Refused> {
         let (before, applied) = (leaves(old, lists), leaves(wanted, lists));
         let me = (manager.to_owned(), true);
-        let conflicts: BTreeSet<&Leaf> = applied
+        let others_own =
+            |leaf: &Leaf| self.0.iter().any(|(owner, owned)| *owner != me && owned.contains(leaf));
+        let conflicts: BTreeSet<Leaf> = applied
             .iter()
-            .filter(|(leaf, value)| before.get(*leaf).is_some_and(|there| there != *value))
-            .map(|(leaf, _)| leaf)
-            .filter(|leaf| self.0.iter().any(|(owner, owned)| *owner != me && owned.contains(*leaf)))
+            .filter(|(leaf, value)| before.get(*leaf) != Some(*value))
+            .map(|(leaf, _)| leaf.clone())
+            .chain(begun(&before, &applied))
+            .filter(others_own)
             .collect();
         if !conflicts.is_empty() && !force {
             let fields: Vec<String> = conflicts.iter().map(|leaf| shown(leaf)).collect();
@@ -111,6 +116,17 @@ impl Owners {
         self.0.retain(|_, owned| !owned.is_empty());
         Ok(new)
     }
+}
+
+/// What holds something now and held nothing before. Who has set it as empty does not have it any more.
+fn begun(before: &BTreeMap<Leaf, Value>, after: &BTreeMap<Leaf, Value>) -> BTreeSet<Leaf> {
+    let holders = |leaves: &BTreeMap<Leaf, Value>| {
+        let above = |leaf: &Leaf| {
+            (1..leaf.len()).filter_map(|n| leaf.get(..n).map(<[Step]>::to_vec)).collect::<Vec<_>>()
+        };
+        leaves.keys().flat_map(above).collect::<BTreeSet<Leaf>>()
+    };
+    holders(after).difference(&holders(before)).cloned().collect()
 }
 
 /// As messages name a field.
