@@ -1,4 +1,4 @@
-//! The server as `kube::Client` sees it. What the real one does is compared on clusters (e2e, scenario `testkit`).
+//! The server as `kube::Client` sees it. real_server.rs compares it with a real one.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that panics has failed")]
 
 use std::sync::Arc;

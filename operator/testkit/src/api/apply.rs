@@ -218,6 +218,8 @@ fn ignored(names: &[&str], name: &str) -> bool {
                 | "resourceVersion"
                 | "creationTimestamp"
                 | "generation"
+                | "deletionTimestamp"
+                | "deletionGracePeriodSeconds"
                 | "managedFields"
                 | "selfLink"
         ),

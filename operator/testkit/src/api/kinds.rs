@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use super::objects::Key;
+
 /// One resource.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Kind {
@@ -29,6 +31,13 @@ impl Kind {
     #[must_use]
     pub fn collection(&self) -> String {
         format!("{}/{}", self.group, self.resource)
+    }
+
+    /// Where the object of this name lies.
+    #[must_use]
+    pub fn key(&self, namespace: Option<&str>, name: &str) -> Key {
+        let namespace = namespace.unwrap_or_default().to_owned();
+        Key { collection: self.collection(), namespace, name: name.to_owned() }
     }
 
     /// `group/version`, or the version of the core group.

@@ -1,5 +1,5 @@
 //! An API server in memory: what `kube::Client` speaks to, with no network and no clock of its own. Not a mock of what a test expects,
-//! but the rules of the real one, with which it is compared (e2e, scenario `testkit`).
+//! but the rules of the real one, with which it is compared (tests/real_server.rs, scenario `api-conformance`).
 //!
 //! | file | thought |
 //! |---|---|
@@ -41,6 +41,9 @@ pub use select::Selector;
 pub use write::{Half, Write};
 
 use apply::Owners;
+
+/// Who writes past all faults.
+const SOMEBODY: &str = "somebody";
 
 /// Says what time it is, as objects have it.
 pub type Now = Arc<dyn Fn() -> String + Send + Sync>;
@@ -96,9 +99,30 @@ impl Server {
         then: impl FnOnce(&mut Write<'_>) -> Result<T, Refused>,
     ) -> Result<T, Refused> {
         let kind = self.kinds.iter().find(|kind| kind.group == group && kind.resource == resource);
-        let kind = kind.ok_or_else(Refused::no_such_resource)?;
+        self.write_as(kind.ok_or_else(Refused::no_such_resource)?, SOMEBODY, then)
+    }
+
+    /// Writes one object at most, and notes that this manager did.
+    fn write_as<T>(
+        &self,
+        kind: &Kind,
+        manager: &str,
+        then: impl FnOnce(&mut Write<'_>) -> Result<T, Refused>,
+    ) -> Result<T, Refused> {
         let mut state = self.state();
-        then(&mut Write { kind, objects: &mut state.objects, touched: false, now: (self.now)() })
+        let State { objects, owners } = &mut *state;
+        let before = objects.version();
+        let done = then(&mut Write { kind, objects, touched: false, now: (self.now)() })?;
+        match objects.history().last().filter(|change| change.version > before) {
+            Some(Change { key, verb: Verb::Deleted, .. }) => drop(owners.remove(key)),
+            Some(Change { key, old, new, .. }) => {
+                let (nothing, lists) = (serde_json::json!({}), |names: &[&str]| kind.list_at(names));
+                let old = old.as_ref().unwrap_or(&nothing);
+                owners.entry(key.clone()).or_default().changed(manager, old, new, &lists);
+            }
+            None => {}
+        }
+        Ok(done)
     }
 
     /// Looks at everything that is stored and its history.

@@ -118,33 +118,27 @@ impl Server {
             (&Method::GET, None) if asked.is("watch") => self.watch(kind, namespace, asked),
             (&Method::GET, None) => self.list(kind, namespace, asked),
             (&Method::GET, Some(name)) => {
-                let key = Key {
-                    collection: kind.collection(),
-                    namespace: namespace.unwrap_or_default().to_owned(),
-                    name: name.to_owned(),
-                };
-                let found = self.read(|objects| objects.get(&key).cloned());
+                let found = self.read(|objects| objects.get(&kind.key(namespace, name)).cloned());
                 let found = found.ok_or_else(|| Refused::not_found(&kind.qualified(), name))?;
                 Ok(full(200, &shown(found, asked.metadata_only)))
             }
             (&Method::POST, None) if half == Half::Main => {
                 let object = asked.json()?;
-                let made = self.changing(kind, asked, |write| write.create(namespace, object))?;
+                let made = self.write_as(kind, &asked.manager(), |write| write.create(namespace, object))?;
                 Ok(full(201, &shown(made, asked.metadata_only)))
             }
             (&Method::PUT, Some(name)) => {
                 let object = asked.json()?;
-                let new = self.changing(kind, asked, |write| write.replace(namespace, name, half, object))?;
+                let new = self
+                    .write_as(kind, &asked.manager(), |write| write.replace(namespace, name, half, object))?;
                 Ok(full(200, &shown(new, asked.metadata_only)))
             }
             (&Method::PATCH, Some(name)) => self.patch(kind, namespace, name, half, asked),
             (&Method::DELETE, Some(name)) if half == Half::Main => {
                 let options = asked.json()?;
-                let deleted =
-                    self.write(&kind.group, &kind.resource, |write| write.delete(namespace, name, &options));
-                let (object, gone) = deleted?;
+                let (object, gone) =
+                    self.write_as(kind, &asked.manager(), |write| write.delete(namespace, name, &options))?;
                 if gone {
-                    self.forget_owners();
                     let uid = &object["metadata"]["uid"];
                     let details =
                         json!({"name": name, "group": kind.group, "kind": kind.resource, "uid": uid});
@@ -159,33 +153,6 @@ impl Server {
         }
     }
 
-    /// Writes one object, and notes who did.
-    fn changing(
-        &self,
-        kind: &Kind,
-        asked: &Asked,
-        then: impl FnOnce(&mut Write<'_>) -> Result<Value, Refused>,
-    ) -> Result<Value, Refused> {
-        let mut state = self.state();
-        let State { objects, owners } = &mut *state;
-        let before = objects.version();
-        let new = then(&mut Write { kind, objects, touched: false, now: (self.now)() })?;
-        if let Some(change) = objects.history().last().filter(|change| change.version > before) {
-            let old = change.old.clone().unwrap_or_else(|| json!({}));
-            let lists = |names: &[&str]| kind.list_at(names);
-            owners.entry(change.key.clone()).or_default().changed(&asked.manager(), &old, &new, &lists);
-        }
-        drop(state);
-        self.forget_owners();
-        Ok(new)
-    }
-
-    fn forget_owners(&self) {
-        let mut state = self.state();
-        let State { objects, owners } = &mut *state;
-        owners.retain(|key, _| objects.get(key).is_some());
-    }
-
     fn patch(
         &self,
         kind: &Kind,
@@ -194,33 +161,16 @@ impl Server {
         half: Half,
         asked: &Asked,
     ) -> Result<Answer, Refused> {
-        let patch = asked.json()?;
-        let key = Key {
-            collection: kind.collection(),
-            namespace: namespace.unwrap_or_default().to_owned(),
-            name: name.to_owned(),
-        };
-        let old = self.read(|objects| objects.get(&key).cloned());
+        let (patch, key) = (asked.json()?, kind.key(namespace, name));
         if asked.patch.starts_with("application/apply-patch") {
-            return self.apply(kind, key, old, half, (&patch, asked));
+            return self.apply(kind, key, half, (&patch, asked));
         }
-        let old = old.ok_or_else(|| Refused::not_found(&kind.qualified(), name))?;
-        let mut wanted = old.clone();
-        match asked.patch.split(';').next().unwrap_or_default() {
-            "application/merge-patch+json" => json_patch::merge(&mut wanted, &patch),
-            "application/json-patch+json" => {
-                let patch: json_patch::Patch = serde_json::from_value(patch)
-                    .map_err(|error| Refused::bad(format!("error decoding patch: {error}")))?;
-                json_patch::patch(&mut wanted, &patch).map_err(|error| {
-                    Refused::invalid(format!(
-                        "the server rejected our request due to an error in our request: {error}"
-                    ))
-                })?;
-            }
-            _ => return Err(Refused::media_type()),
-        }
-        // A patch that says no version is for whichever is there.
-        let new = self.changing(kind, asked, |write| write.update(key, &old, half, wanted))?;
+        let new = self.write_as(kind, &asked.manager(), |write| {
+            let old = write.found(&key)?;
+            // A patch that says no version is for whichever is there.
+            let wanted = patched(&old, patch, &asked.patch)?;
+            write.update(key, &old, half, wanted)
+        })?;
         Ok(full(200, &shown(new, asked.metadata_only)))
     }
 
@@ -228,7 +178,6 @@ impl Server {
         &self,
         kind: &Kind,
         key: Key,
-        old: Option<Value>,
         half: Half,
         (wanted, asked): (&Value, &Asked),
     ) -> Result<Answer, Refused> {
@@ -241,6 +190,7 @@ impl Server {
         let lists = |names: &[&str]| kind.list_at(names);
         let mut state = self.state();
         let State { objects, owners } = &mut *state;
+        let old = objects.get(&key).cloned();
         let mut owned = owners.get(&key).cloned().unwrap_or_default();
         let base = old.clone().unwrap_or_else(|| json!({}));
         let merged = owned.apply(manager, &base, wanted, asked.is("force"), &lists)?;
@@ -254,7 +204,11 @@ impl Server {
                 (201, write.create(Some(&*key.namespace).filter(|namespace| !namespace.is_empty()), merged)?)
             }
         };
-        owners.insert(key, owned);
+        match objects.get(&key) {
+            Some(_) => drop(owners.insert(key, owned)),
+            // That was the last finalizer of an object that is being deleted.
+            None => drop(owners.remove(&key)),
+        }
         Ok(full(code, &shown(new, asked.metadata_only)))
     }
 
@@ -306,11 +260,9 @@ impl Server {
         };
         let from = asked.query.get("resourceVersion").map(String::as_str).unwrap_or_default();
         let (mut first, version, news) = self.read(|objects| {
-            let first = if matches!(from, "" | "0") { scope.present(objects) } else { Vec::new() };
-            let version = if first.is_empty() && !matches!(from, "" | "0") {
-                from.parse().ok()
-            } else {
-                Some(objects.version())
+            let (first, version) = match from {
+                "" | "0" => (scope.present(objects), Some(objects.version())),
+                from => (Vec::new(), from.parse().ok()),
             };
             (first, version, objects.subscribe())
         });
@@ -354,7 +306,7 @@ impl Server {
 
 impl Kind {
     /// How the list at this path is put together when it is applied.
-    fn list_at(&self, names: &[&str]) -> List {
+    pub(super) fn list_at(&self, names: &[&str]) -> List {
         match names {
             ["metadata", "finalizers"] => return List::Set,
             ["metadata", "ownerReferences"] => return List::Map(vec!["uid".into()]),
@@ -379,6 +331,25 @@ impl Kind {
             _ => List::Atomic,
         }
     }
+}
+
+/// What a patch of this media type makes of an object.
+fn patched(old: &Value, patch: Value, media_type: &str) -> Result<Value, Refused> {
+    let mut wanted = old.clone();
+    match media_type.split(';').next().unwrap_or_default() {
+        "application/merge-patch+json" => json_patch::merge(&mut wanted, &patch),
+        "application/json-patch+json" => {
+            let patch: json_patch::Patch = serde_json::from_value(patch)
+                .map_err(|error| Refused::bad(format!("error decoding patch: {error}")))?;
+            json_patch::patch(&mut wanted, &patch).map_err(|error| {
+                Refused::invalid(format!(
+                    "the server rejected our request due to an error in our request: {error}"
+                ))
+            })?;
+        }
+        _ => return Err(Refused::media_type()),
+    }
+    Ok(wanted)
 }
 
 fn selector(asked: &Asked) -> Result<Selector, Refused> {

@@ -31,11 +31,11 @@ pub struct Write<'a> {
 const TRIES: u64 = 8;
 
 impl Write<'_> {
-    fn key(&self, namespace: &str, name: &str) -> Key {
-        Key { collection: self.kind.collection(), namespace: namespace.to_owned(), name: name.to_owned() }
-    }
-
-    fn found(&self, key: &Key) -> Result<Value, Refused> {
+    /// The object as it is.
+    ///
+    /// # Errors
+    /// 404.
+    pub fn found(&self, key: &Key) -> Result<Value, Refused> {
         self.objects.get(key).cloned().ok_or_else(|| Refused::not_found(&self.kind.qualified(), &key.name))
     }
 
@@ -69,7 +69,7 @@ impl Write<'_> {
                 ));
             }
         };
-        let key = self.key(namespace, &name);
+        let key = self.kind.key(Some(namespace), &name);
         if self.objects.get(&key).is_some() {
             return Err(Refused::exists(&self.kind.qualified(), &name));
         }
@@ -110,7 +110,7 @@ impl Write<'_> {
     fn generated(&self, namespace: &str, prefix: &str, version: u64) -> Result<String, Refused> {
         // Whoever reads a trace sees from where the name is; no randomness.
         let name = |i: u64| format!("{prefix}{:05x}", (version + i).wrapping_mul(0x9_E377) & 0xF_FFFF);
-        let free = |name: &String| self.objects.get(&self.key(namespace, name)).is_none();
+        let free = |name: &String| self.objects.get(&self.kind.key(Some(namespace), name)).is_none();
         (0..TRIES).map(name).find(free).ok_or_else(|| Refused::exists(&self.kind.qualified(), prefix))
     }
 
@@ -126,7 +126,7 @@ impl Write<'_> {
         object: Value,
     ) -> Result<Value, Refused> {
         self.check_body(&object, namespace)?;
-        let key = self.key(namespace.unwrap_or_default(), name);
+        let key = self.kind.key(namespace, name);
         let old = self.found(&key)?;
         if object["metadata"]["name"].as_str().is_some_and(|named| named != name)
             || object["metadata"]["name"].is_null()
@@ -236,7 +236,7 @@ impl Write<'_> {
         name: &str,
         options: &Value,
     ) -> Result<(Value, bool), Refused> {
-        let key = self.key(namespace.unwrap_or_default(), name);
+        let key = self.kind.key(namespace, name);
         let mut object = self.found(&key)?;
         for (field, word) in [("uid", "UID"), ("resourceVersion", "ResourceVersion")] {
             let there = &object["metadata"][field];
