@@ -2,12 +2,13 @@
 //! without the trainer (docs/spec/numerics.md, "Evaluation").
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::jcs;
 use crate::steps::{Bits, StepRecord};
 
 /// Most bytes of a resolved spec.
-pub(crate) const MAX_SPEC: usize = 64 * 1024;
+const MAX_SPEC: usize = 64 * 1024;
 
 /// Why bytes say nothing of evaluation.
 #[derive(Debug, thiserror::Error)]
@@ -73,16 +74,21 @@ impl Eval {
     }
 }
 
+/// The members of a resolved spec that somebody wants to know.
+pub(crate) fn part_of<T: DeserializeOwned>(spec: &[u8]) -> Result<T, Error> {
+    if spec.len() > MAX_SPEC {
+        return Err(Error::TooLong);
+    }
+    Ok(serde_json::from_value(jcs::parse_canonical(spec)?)?)
+}
+
 impl Evaluation {
     /// Reads a resolved spec.
     ///
     /// # Errors
     /// [`Error`]: bytes that are no spec.
     pub fn of_spec(spec: &[u8]) -> Result<Self, Error> {
-        if spec.len() > MAX_SPEC {
-            return Err(Error::TooLong);
-        }
-        let Spec { training } = serde_json::from_value(jcs::parse_canonical(spec)?)?;
+        let Spec { training } = part_of(spec)?;
         let eval = training.eval.map(|SpecEval { every_steps, stop_at }| {
             // By way of an f64, as all numbers of a spec (numerics.md, section 6): one rounding may come to another f32.
             let loss = |text: String| match text.parse::<f64>().map(|loss| loss as f32) {

@@ -3,8 +3,7 @@
 
 use serde::Deserialize;
 
-use crate::evaluation::{self, MAX_SPEC};
-use crate::{Digest, jcs};
+use crate::{Digest, evaluation};
 
 /// See the module.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -42,10 +41,7 @@ impl Inputs {
     /// # Errors
     /// [`evaluation::Error`]: bytes that are no spec.
     pub fn of_spec(spec: &[u8]) -> Result<Self, evaluation::Error> {
-        if spec.len() > MAX_SPEC {
-            return Err(evaluation::Error::TooLong);
-        }
-        let Spec { training, init } = serde_json::from_value(jcs::parse_canonical(spec)?)?;
+        let Spec { training, init } = evaluation::part_of(spec)?;
         Ok(Self {
             held_out: training.eval.map(|eval| eval.data.manifest),
             init: init.map(|model| model.manifest),
@@ -80,6 +76,6 @@ mod tests {
         for bad in [&b""[..], b"{}", b"[]", br#"{"training":{"eval":7}}"#, given, b"{\"training\":{} }"] {
             Inputs::of_spec(bad).unwrap_err();
         }
-        assert!(matches!(Inputs::of_spec(&vec![b' '; MAX_SPEC + 1]), Err(evaluation::Error::TooLong)));
+        assert!(matches!(Inputs::of_spec(&vec![b' '; 64 * 1024 + 1]), Err(evaluation::Error::TooLong)));
     }
 }

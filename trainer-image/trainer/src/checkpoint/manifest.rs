@@ -12,7 +12,7 @@ pub const MAX_MANIFEST: u64 = 16 * 1024;
 
 const FORMAT: &str = "muster.checkpoint/1";
 
-/// A file of a checkpoint.
+/// A file of a checkpoint, or of a model to begin with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileEntry {

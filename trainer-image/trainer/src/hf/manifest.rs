@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::import::{differences, graph_of, shape_of};
 use super::weights::{MAX_SHARDS, is_plain, parse_index};
 use super::{Error, INDEX_FILE, MAX_CONFIG, MAX_INDEX};
-use crate::checkpoint::{CONFIG_FILE, MODEL_FILE};
+use crate::checkpoint::{CONFIG_FILE, FileEntry, MODEL_FILE};
 use crate::files::{self, Named as _};
 use crate::resolved;
 
@@ -24,23 +24,11 @@ const FORMAT: &str = "muster.model/1";
 /// The longest file of weights, in bytes: so long is no published one.
 const MAX_FILE: u64 = 64 << 30;
 
-/// One file of a model.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Part {
-    /// Its name beside the others.
-    pub path: String,
-    /// Bytes.
-    pub size: u64,
-    /// SHA-256 of the file.
-    pub sha256: Digest,
-}
-
 /// A checked manifest: it cannot be built but by [`Manifest::parse`] and [`Manifest::of`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Manifest {
-    files: Vec<Part>,
+    files: Vec<FileEntry>,
     format: String,
     model: ModelSpec,
     state_root: Digest,
@@ -60,7 +48,7 @@ impl Manifest {
             let from = dir.join(&path);
             let (sha256, size) = files::digest(&from)?;
             progress(size);
-            files.push(Part { path, size, sha256 });
+            files.push(FileEntry { path, size, sha256 });
         }
         let manifest = Self { files, format: FORMAT.into(), model, state_root: root };
         manifest.check().map_err(|problem| Error::refused(dir, problem))?;
@@ -135,7 +123,7 @@ impl Manifest {
 
     /// All files: `config.json` first, then what the weights are in.
     #[must_use]
-    pub fn files(&self) -> &[Part] {
+    pub fn files(&self) -> &[FileEntry] {
         &self.files
     }
 

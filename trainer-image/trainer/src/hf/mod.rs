@@ -29,7 +29,7 @@ pub use config::{MAX_CONFIG, parse as parse_config};
 pub use export::{Exported, Options as ExportOptions, export, parse_size};
 pub use header::{Header, parse as parse_header};
 pub use import::{load, open};
-pub use manifest::{MAX_MANIFEST, Manifest, Part, bytes_of};
+pub use manifest::{MAX_MANIFEST, Manifest, bytes_of};
 pub use values::Dtype;
 pub use weights::{MAX_INDEX, parse_index};
 
