@@ -7,15 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_proof::Digest;
-use muster_proof::inputs::Inputs;
-use muster_trainer::resolved::MAX_SPEC;
-use muster_trainer::{checkpoint, dataset, hf};
+use muster_trainer::checkpoint;
 
 use super::answers::Answers;
 use super::answers::seal::{self, SealError};
 use super::commits::Committed;
 use super::hub_blobs::{HubBlobs, HubError};
 use super::relay::bindings;
+use super::relay::blobs::{checkpoint_files, dataset_shards, input_files, inputs, leads_to};
 use super::relay::checkpoints::prune;
 use super::state::{Commit, Failed, UnitState};
 use super::units::{Unit, Units};
@@ -362,7 +361,7 @@ pub async fn remove_checkpoints(units: &Units, blobs: &BlobDir, old: &[Digest]) 
     }
     let live = live(units, blobs).await;
     for manifest in old {
-        for digest in checkpoint_blobs(blobs, manifest).await {
+        for digest in leads_to(blobs, manifest, checkpoint_files).await {
             if !live.contains(&digest)
                 && let Err(error) = blobs.remove(&digest).await
             {
@@ -397,60 +396,15 @@ pub(super) async fn live(units: &Units, blobs: &BlobDir) -> BTreeSet<Digest> {
         let mut starts: Vec<Digest> = made.map(|commit| commit.manifest).collect();
         starts.extend(state.rounds.start.map(|start| start.manifest));
         if let Some(payload) = &state.payload {
-            live.insert(payload.spec);
             starts.extend(payload.start.map(|start| start.manifest));
-            let Inputs { held_out, init } = inputs(blobs, &payload.spec).await;
-            for dataset in [Some(payload.dataset), held_out].into_iter().flatten() {
-                live.extend(dataset_blobs(blobs, &dataset).await);
-            }
-            if let Some(model) = init {
-                live.extend(model_blobs(blobs, &model).await);
+            live.extend(leads_to(blobs, &payload.dataset, dataset_shards).await);
+            for named in leads_to(blobs, &payload.spec, inputs).await {
+                live.extend(leads_to(blobs, &named, input_files).await);
             }
         }
         for start in starts {
-            live.extend(checkpoint_blobs(blobs, &start).await);
+            live.extend(leads_to(blobs, &start, checkpoint_files).await);
         }
     }
     live
-}
-
-/// What a spec names, if the cache has the spec.
-async fn inputs(blobs: &BlobDir, spec: &Digest) -> Inputs {
-    match blobs.read(spec, MAX_SPEC).await {
-        Ok(Some(bytes)) => Inputs::of_spec(&bytes).unwrap_or_default(),
-        _ => Inputs::default(),
-    }
-}
-
-/// A model's manifest and, if the cache has it, the files it names.
-async fn model_blobs(blobs: &BlobDir, manifest: &Digest) -> Vec<Digest> {
-    let mut all = vec![*manifest];
-    if let Ok(Some(bytes)) = blobs.read(manifest, hf::MAX_MANIFEST).await
-        && let Ok(parsed) = hf::Manifest::parse(&bytes)
-    {
-        all.extend(parsed.files().iter().map(|file| file.sha256));
-    }
-    all
-}
-
-/// A dataset's manifest and, if the cache has it, the shards it names.
-async fn dataset_blobs(blobs: &BlobDir, manifest: &Digest) -> Vec<Digest> {
-    let mut all = vec![*manifest];
-    if let Ok(Some(bytes)) = blobs.read(manifest, dataset::MAX_MANIFEST).await
-        && let Ok(parsed) = dataset::Manifest::parse(&bytes)
-    {
-        all.extend(parsed.shards().iter().map(|shard| shard.sha256));
-    }
-    all
-}
-
-/// A checkpoint's manifest and, if the cache has it, the files it names.
-async fn checkpoint_blobs(blobs: &BlobDir, manifest: &Digest) -> Vec<Digest> {
-    let mut all = vec![*manifest];
-    if let Ok(Some(bytes)) = blobs.read(manifest, checkpoint::MAX_MANIFEST).await
-        && let Ok(parsed) = checkpoint::Manifest::parse(&bytes)
-    {
-        all.extend(parsed.files().iter().map(|file| file.sha256));
-    }
-    all
 }

@@ -61,9 +61,9 @@ pub fn router<A: Authorizer, J: Jobs>(
     Router::new()
         .route("/v1/namespaces/{ns}/blobs/sha256/{hex}", put(put_blob::<A, J>).head(head_blob::<A, J>))
         .route("/v1/namespaces/{ns}/datasets", get(list_datasets::<A, J>))
-        .route("/v1/namespaces/{ns}/datasets/{name}", put(put_dataset::<A, J>))
+        .route("/v1/namespaces/{ns}/datasets/{name}", put(put_name::<A, J>).layer(Extension(Asset::Dataset)))
         .route("/v1/namespaces/{ns}/models", get(list_models::<A, J>))
-        .route("/v1/namespaces/{ns}/models/{name}", put(put_model::<A, J>))
+        .route("/v1/namespaces/{ns}/models/{name}", put(put_name::<A, J>).layer(Extension(Asset::Model)))
         .route("/v1/namespaces/{ns}/jobs/{job}/checkpoints", get(list_checkpoints::<A, J>))
         .route("/v1/namespaces/{ns}/jobs/{job}/blobs/sha256/{hex}", get(read_blob::<A, J>))
         .route("/v1/namespaces/{ns}/jobs/{job}/urls", post(urls::url::<A, J>))
@@ -133,26 +133,40 @@ struct PutName {
     replace: bool,
 }
 
-type PutQuery = Result<Query<PutName>, axum::extract::rejection::QueryRejection>;
-
-async fn put_dataset<A: Authorizer, J: Jobs>(
+/// The route says of what the name is.
+async fn put_name<A: Authorizer, J: Jobs>(
     State(users): State<Arc<Users<A, J>>>,
     Extension(user): Extension<User>,
+    Extension(asset): Extension<Asset>,
     Path((namespace, name)): Path<(String, String)>,
-    query: PutQuery,
+    query: Result<Query<PutName>, axum::extract::rejection::QueryRejection>,
     body: Body,
 ) -> Result<StatusCode, Refusal> {
-    users.put_name(Asset::Dataset, &user, (&namespace, &name), query, body).await
-}
-
-async fn put_model<A: Authorizer, J: Jobs>(
-    State(users): State<Arc<Users<A, J>>>,
-    Extension(user): Extension<User>,
-    Path((namespace, name)): Path<(String, String)>,
-    query: PutQuery,
-    body: Body,
-) -> Result<StatusCode, Refusal> {
-    users.put_name(Asset::Model, &user, (&namespace, &name), query, body).await
+    let namespace = users.may_write(&user, &namespace).await?;
+    let bad = |text: String| Refusal::new(StatusCode::BAD_REQUEST, "BadRequest", text);
+    let Query(query) = query.map_err(|_| bad("the only parameter here is replace=true".to_owned()))?;
+    let word = asset.word();
+    if !is_dns_label(&name) {
+        let text = "a name here is a DNS label: lower-case letters, digits and '-', at most 63";
+        return Err(bad(text.to_owned()));
+    }
+    let ManifestRef { manifest } = json(body).await?;
+    users.all_there(asset, &namespace, &manifest).await?;
+    let replace = if query.replace { Replace::Existing } else { Replace::Never };
+    match users.store.place(asset, &namespace, &name, &manifest, replace).await {
+        Ok(Placed::Taken) => {
+            let text = format!(
+                "{word} {namespace}/{name} is another one; replace it with ?replace=true, or take another name"
+            );
+            Err(Refusal::new(StatusCode::CONFLICT, "NameTaken", text))
+        }
+        Ok(placed) => {
+            tracing::info!(user = user.name, %namespace, name, %manifest, ?placed, "{word}");
+            Ok(if placed == Placed::New { StatusCode::CREATED } else { StatusCode::OK })
+        }
+        Err(ImportError::Io(error)) => Err(store_refusal(&error)),
+        Err(error) => Err(bad(error.to_string())),
+    }
 }
 
 async fn list_datasets<A: Authorizer, J: Jobs>(
@@ -255,42 +269,6 @@ impl<A: Authorizer, J: Jobs> Users<A, J> {
     async fn may_list(&self, user: &User, namespace: &str) -> Result<Namespace, Refusal> {
         self.door.may(user, "list", "data", namespace, None).await?;
         self.door.living(namespace).await
-    }
-
-    /// Lets a name lead to a manifest.
-    async fn put_name(
-        &self,
-        asset: Asset,
-        user: &User,
-        (namespace, name): (&str, &str),
-        query: PutQuery,
-        body: Body,
-    ) -> Result<StatusCode, Refusal> {
-        let word = asset.word();
-        let namespace = self.may_write(user, namespace).await?;
-        let bad = |text: String| Refusal::new(StatusCode::BAD_REQUEST, "BadRequest", text);
-        let Query(query) = query.map_err(|_| bad("the only parameter here is replace=true".to_owned()))?;
-        if !is_dns_label(name) {
-            let text = "a name here is a DNS label: lower-case letters, digits and '-', at most 63";
-            return Err(bad(text.to_owned()));
-        }
-        let ManifestRef { manifest } = json(body).await?;
-        self.all_there(asset, &namespace, &manifest).await?;
-        let replace = if query.replace { Replace::Existing } else { Replace::Never };
-        match self.store.place(asset, &namespace, name, &manifest, replace).await {
-            Ok(Placed::Taken) => {
-                let text = format!(
-                    "{word} {namespace}/{name} is another one; replace it with ?replace=true, or take another name"
-                );
-                Err(Refusal::new(StatusCode::CONFLICT, "NameTaken", text))
-            }
-            Ok(placed) => {
-                tracing::info!(user = user.name, %namespace, name, %manifest, ?placed, "{word}");
-                Ok(if placed == Placed::New { StatusCode::CREATED } else { StatusCode::OK })
-            }
-            Err(ImportError::Io(error)) => Err(store_refusal(&error)),
-            Err(error) => Err(bad(error.to_string())),
-        }
     }
 
     /// The names of a namespace with the manifests that they lead to.

@@ -157,12 +157,25 @@ impl Relay {
     }
 }
 
+/// A manifest and, if the cache has it, what it names.
+pub(in crate::agent) async fn leads_to(
+    blobs: &BlobDir,
+    manifest: &Digest,
+    parse: fn(&Digest, &[u8]) -> Result<Vec<Digest>, FetchError>,
+) -> Vec<Digest> {
+    let mut all = vec![*manifest];
+    if let Ok(Some(bytes)) = read_manifest(blobs, manifest).await {
+        all.extend(parse(manifest, &bytes).unwrap_or_default());
+    }
+    all
+}
+
 /// A manifest's bytes from the cache.
 pub(super) async fn read_manifest(blobs: &BlobDir, digest: &Digest) -> Result<Option<Vec<u8>>, PutError> {
     Ok(blobs.read(digest, dataset::MAX_MANIFEST).await?)
 }
 
-fn checkpoint_files(digest: &Digest, bytes: &[u8]) -> Result<Vec<Digest>, FetchError> {
+pub(in crate::agent) fn checkpoint_files(digest: &Digest, bytes: &[u8]) -> Result<Vec<Digest>, FetchError> {
     let manifest = checkpoint::Manifest::parse(bytes).map_err(|problem| FetchError::Manifest {
         digest: *digest,
         what: "checkpoint manifest",
@@ -172,20 +185,20 @@ fn checkpoint_files(digest: &Digest, bytes: &[u8]) -> Result<Vec<Digest>, FetchE
 }
 
 /// The manifests that a spec names. Bytes that are no spec lead nowhere: no worker trains by them.
-fn inputs(_: &Digest, bytes: &[u8]) -> Result<Vec<Digest>, FetchError> {
+pub(in crate::agent) fn inputs(_: &Digest, bytes: &[u8]) -> Result<Vec<Digest>, FetchError> {
     let Inputs { held_out, init } = Inputs::of_spec(bytes).unwrap_or_default();
     Ok(held_out.into_iter().chain(init).collect())
 }
 
 /// The files of one of them: each kind of manifest says what it is.
-fn input_files(digest: &Digest, bytes: &[u8]) -> Result<Vec<Digest>, FetchError> {
+pub(in crate::agent) fn input_files(digest: &Digest, bytes: &[u8]) -> Result<Vec<Digest>, FetchError> {
     match hf::Manifest::parse(bytes) {
         Ok(model) => Ok(model.files().iter().map(|file| file.sha256).collect()),
         Err(_) => dataset_shards(digest, bytes),
     }
 }
 
-fn dataset_shards(digest: &Digest, bytes: &[u8]) -> Result<Vec<Digest>, FetchError> {
+pub(in crate::agent) fn dataset_shards(digest: &Digest, bytes: &[u8]) -> Result<Vec<Digest>, FetchError> {
     let manifest = dataset::Manifest::parse(bytes).map_err(|problem| FetchError::Manifest {
         digest: *digest,
         what: "dataset manifest",

@@ -90,43 +90,66 @@ pub async fn accept(look: &Look<'_>) -> Result<Action, Error> {
 
 /// The dataset that a job names, or says what is in the way.
 async fn dataset(look: &Look<'_>, namespace: &Namespace, name: &str) -> Result<Option<Manifest>, Error> {
-    match look.ctx.store.whole_dataset(namespace, name).await {
-        Ok(Some(manifest)) => Ok(Some(manifest)),
-        Ok(None) => {
-            let remedy = format!(
-                "prepare one with `muster data prepare FILE... --out DIR` and push it with `muster data push {namespace}/{name} DIR`"
-            );
-            refuse(look, "UnknownDataset", unknown(look, Asset::Dataset, namespace, name, &remedy).await?)
-                .await?;
-            Ok(None)
-        }
-        // Not for a retry to solve: a person must bring the dataset again.
-        Err(error) if error.kind() == ErrorKind::InvalidData => {
-            let remedy = format!("push it again with `muster data push {namespace}/{name} DIR --replace`");
-            refuse(look, "InvalidDataset", format!("dataset {name}: {error}; {remedy}")).await?;
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
-    }
+    let found = look.ctx.store.whole_dataset(namespace, name).await;
+    let remedy = format!(
+        "prepare one with `muster data prepare FILE... --out DIR` and push it with `muster data push {namespace}/{name} DIR`"
+    );
+    let told =
+        Told { asset: Asset::Dataset, unknown: "UnknownDataset", invalid: "InvalidDataset", command: "data" };
+    found_or_told(look, found, &told, (namespace, name), remedy).await
 }
 
 /// The model whose weights a job begins with, or says what is in the way.
 async fn model(look: &Look<'_>, namespace: &Namespace, name: &str) -> Result<Option<hf::Manifest>, Error> {
-    match look.ctx.store.whole_model(namespace, name).await {
-        Ok(Some(manifest)) => Ok(Some(manifest)),
+    let found = look.ctx.store.whole_model(namespace, name).await;
+    let remedy = format!("push one with `muster model push {namespace}/{name} DIR`");
+    let told =
+        Told { asset: Asset::Model, unknown: "UnknownModel", invalid: "InvalidModel", command: "model" };
+    found_or_told(look, found, &told, (namespace, name), remedy).await
+}
+
+/// How people are told that a name is of no use.
+struct Told {
+    asset: Asset,
+    /// Reason, where it leads nowhere.
+    unknown: &'static str,
+    /// Reason, where what it leads to is not whole.
+    invalid: &'static str,
+    /// Of `muster`, that pushes it.
+    command: &'static str,
+}
+
+/// What was found under a name; `remedy` if nothing was.
+async fn found_or_told<M>(
+    look: &Look<'_>,
+    found: std::io::Result<Option<M>>,
+    told: &Told,
+    (namespace, name): (&Namespace, &str),
+    remedy: String,
+) -> Result<Option<M>, Error> {
+    let word = told.asset.word();
+    match found {
+        Ok(Some(manifest)) => return Ok(Some(manifest)),
         Ok(None) => {
-            let remedy = format!("push one with `muster model push {namespace}/{name} DIR`");
-            refuse(look, "UnknownModel", unknown(look, Asset::Model, namespace, name, &remedy).await?)
-                .await?;
-            Ok(None)
+            let there = match look.ctx.store.names(told.asset, namespace).await?.as_slice() {
+                [] => "it has none yet".to_owned(),
+                known => format!("it has: {}", known.join(", ")),
+            };
+            let text = format!(
+                "no {word} {name} in the catalogue of namespace {} ({there}); {remedy}",
+                namespace.name()
+            );
+            refuse(look, told.unknown, text).await?;
         }
+        // Not for a retry to solve: a person must bring it again.
         Err(error) if error.kind() == ErrorKind::InvalidData => {
-            let remedy = format!("push it again with `muster model push {namespace}/{name} DIR --replace`");
-            refuse(look, "InvalidModel", format!("model {name}: {error}; {remedy}")).await?;
-            Ok(None)
+            let remedy =
+                format!("push it again with `muster {} push {namespace}/{name} DIR --replace`", told.command);
+            refuse(look, told.invalid, format!("{word} {name}: {error}; {remedy}")).await?;
         }
-        Err(error) => Err(error.into()),
+        Err(error) => return Err(error.into()),
     }
+    Ok(None)
 }
 
 /// The job's namespace as it lives now: what an earlier one of its name had is not the job's.
@@ -136,22 +159,6 @@ async fn living(look: &Look<'_>) -> Result<Option<Namespace>, Error> {
     let found = within("get namespace", api.get_metadata_opt(&name)).await?;
     let uid = found.and_then(|namespace| namespace.metadata.uid);
     Ok(uid.map(|uid| Namespace::new(&name, &uid)).transpose()?)
-}
-
-/// That a name leads nowhere, and which ones lead somewhere.
-async fn unknown(
-    look: &Look<'_>,
-    asset: Asset,
-    namespace: &Namespace,
-    name: &str,
-    remedy: &str,
-) -> Result<String, Error> {
-    let there = match look.ctx.store.names(asset, namespace).await?.as_slice() {
-        [] => "it has none yet".to_owned(),
-        known => format!("it has: {}", known.join(", ")),
-    };
-    let word = asset.word();
-    Ok(format!("no {word} {name} in the catalogue of namespace {} ({there}); {remedy}", namespace.name()))
 }
 
 async fn resolve_cached(
