@@ -98,6 +98,18 @@ avx512: ## The kernels for AVX-512 on emulated CPUs, without VNNI and with it: t
 planted: ## Some fifty bugs in the numerics, one at a time: a test must notice each
 	@tests/planted/run.sh
 
+.PHONY: simulate
+simulate: ## Ten thousand schedules of the hub, with faults at its calls (MUSTER_SCHEDULES, MUSTER_SEED)
+	@MUSTER_SCHEDULES=$${MUSTER_SCHEDULES:-10000} cargo test --locked --profile simulation --workspace --lib sim::explore::many -- --nocapture
+
+.PHONY: mistakes
+mistakes: ## Some twenty mistakes in the hub, one at a time: the simulation must notice each
+	@cargo test --locked --profile simulation --workspace --lib sim::explore::every_mistake -- --ignored --nocapture
+
+.PHONY: schedule
+schedule: ## One schedule with all calls: make schedule NAME=lies/7/40:CrashAfter
+	@MUSTER_SCHEDULE=$(NAME) cargo test --locked --workspace --lib sim::explore::one -- --nocapture
+
 .PHONY: bench-trainer
 bench-trainer: ## Steps of five models beside PyTorch, in turns; wants a quiet machine; writes bench/results/trainer.json
 	@tests/torch/run.sh --bench

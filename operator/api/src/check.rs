@@ -1,5 +1,9 @@
 //! The structural part of what the API server asks of an object by the schema of its CustomResourceDefinition: types, bounds, patterns,
 //! required and unknown fields. Rules in CEL are kube's to ask.
+use std::collections::BTreeMap;
+use std::sync::{PoisonError, RwLock};
+
+use regex::Regex;
 use serde_json::{Map, Value};
 
 /// All problems of an object, as `path: problem`, in the API server's words where it has some.
@@ -162,11 +166,22 @@ fn check_string(schema: &Value, text: &str, path: &mut Path, out: &mut Vec<Strin
         );
     }
     if let Some(pattern) = schema["pattern"].as_str() {
-        // A pattern that is no regular expression would be a fault of the schema; the API server refuses such a CRD.
-        if regex::Regex::new(pattern).is_ok_and(|r| !r.is_match(text)) {
+        if compiled(pattern).is_some_and(|regex| !regex.is_match(text)) {
             out.push(path.problem(format_args!("Invalid value: {text:?}: should match '{pattern}'")));
         }
     }
+}
+
+/// A pattern of a schema, compiled once. One that is no regular expression would be a fault of the schema; the API server refuses
+/// such a definition.
+fn compiled(pattern: &str) -> Option<Regex> {
+    static KNOWN: RwLock<BTreeMap<String, Option<Regex>>> = RwLock::new(BTreeMap::new());
+    if let Some(known) = KNOWN.read().unwrap_or_else(PoisonError::into_inner).get(pattern) {
+        return known.clone();
+    }
+    let regex = Regex::new(pattern).ok();
+    KNOWN.write().unwrap_or_else(PoisonError::into_inner).insert(pattern.to_owned(), regex.clone());
+    regex
 }
 
 fn check_number(schema: &Value, value: &Value, path: &mut Path, out: &mut Vec<String>) {

@@ -36,6 +36,14 @@ impl Shown {
     }
 }
 
+#[cfg(test)]
+impl Shown {
+    /// A look at all that the log says.
+    pub fn look<T>(&self, look: impl FnOnce(&History) -> T) -> T {
+        look(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// The witness that each provider named last, for the gateway.
 #[derive(Debug, Default)]
 pub struct Known(RwLock<BTreeMap<String, VerifierKey>>);

@@ -2,7 +2,7 @@
 //! would lose its checkpoints.
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::ListParams;
@@ -54,7 +54,7 @@ async fn collect(ctx: &Context, grace: Duration) -> Result<Collected, Error> {
     let candidates = ctx.store.jobs().await?;
     let mut jobs = roots(ctx).await?;
     pin_starts(ctx, &mut jobs).await?;
-    Ok(ctx.store.collect(&jobs, &candidates, SystemTime::now(), grace).await?)
+    Ok(ctx.store.collect(&jobs, &candidates, ctx.now().into(), grace).await?)
 }
 
 /// A namespace takes its datasets with it; one that was made anew since has a uid of its own, and a folder.

@@ -1,11 +1,12 @@
 //! What the hub's controllers share.
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::Client;
 use kube::runtime::controller::Action;
+use tokio::time::Instant;
 
 use super::audit::book::AuditBook;
 use super::error::Error;
@@ -17,6 +18,7 @@ use super::provider::leases::LeaseBook;
 use super::signer::Signer;
 use super::state::State;
 use crate::runtime::backoff::{Backoff, jitter_of};
+use crate::runtime::clock;
 use crate::store::Store;
 
 /// See the module.
@@ -77,12 +79,15 @@ impl Context {
     /// The hub's wall clock: for what is written into objects. Durations that decide are measured with [`Instant`].
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        Timestamp::now()
+        clock::now()
     }
 
     /// After a failed look at `object`: again, later each time.
     pub fn retry(&self, object: &str, error: &Error) -> Action {
         let delay = self.failures.failed(&object.to_owned(), jitter_of(object));
+        if planted!("no-retry") || (planted!("conflict-waits") && error.is_conflict()) {
+            return Action::await_change();
+        }
         if error.is_conflict() || error.is_gone() {
             // Somebody else wrote or deleted it first; the news is on its way.
             tracing::debug!(object, %error, "changed meanwhile, looking again");

@@ -1,13 +1,14 @@
 //! Events: what a person sees in `kubectl describe`. Repeats are folded into one object with a count, as kubectl knows it.
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::apply::time;
 use crate::runtime::client::within;

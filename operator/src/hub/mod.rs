@@ -19,11 +19,11 @@
 //! Decisions live in `muster-core` and are pure. Nothing here trains, listens, or holds a member's credentials.
 pub(crate) mod apply;
 pub mod audit;
-mod collector;
-mod context;
+pub(crate) mod collector;
+pub(crate) mod context;
 mod error;
 pub(crate) mod events;
-mod job;
+pub(crate) mod job;
 pub mod ledger;
 pub mod log;
 pub mod names;
@@ -164,8 +164,8 @@ async fn serve(target: &Target, args: &HubArgs, asked: &Shutdown) -> anyhow::Res
     }
 }
 
-/// True if it ended because the database went back.
-async fn everything(
+/// All controllers, until shutdown. True if it ended because the database went back.
+pub(crate) async fn everything(
     ctx: Arc<Context>,
     schedule: collector::Schedule,
     patience: Duration,

@@ -5,7 +5,7 @@
 //! meanwhile, so a job whose unit runs is not placed twice. Agents that come later find their island taken, or not: they
 //! are answered as long as the incarnation lasts.
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kube::api::ListParams;
 use kube::core::DeserializeGuard;
@@ -18,6 +18,7 @@ use muster_core::provider::Pulse;
 use muster_core::recovery::{self, Anew, Job, Verdict};
 use muster_proof::dsse::Envelope;
 use muster_proof::records::GrantEndReason;
+use tokio::time::Instant;
 
 use super::context::Context;
 use super::error::Error;

@@ -101,6 +101,9 @@ pub struct LogView {
 /// See the module.
 pub struct Log {
     queue: Option<Sender<Waiting>>,
+    /// The writer without a thread, for simulations: their order of events must not depend on another one.
+    #[cfg(test)]
+    here: Option<std::sync::Mutex<Writer>>,
     room: Semaphore,
     writer: Option<JoinHandle<()>>,
     disk: Arc<dyn Disk>,
@@ -150,6 +153,8 @@ impl Log {
             std::thread::Builder::new().name("log".to_owned()).spawn(move || writer.run(&waiting))?;
         Ok(Self {
             queue: Some(queue),
+            #[cfg(test)]
+            here: None,
             room: Semaphore::new(QUEUE),
             writer: Some(writer),
             disk,
@@ -168,11 +173,20 @@ impl Log {
         let _permit = self.room.try_acquire().map_err(|_| AppendError::Busy)?;
         let (answer, told) = oneshot::channel();
         let waiting = Waiting { submission, since: Instant::now(), answer };
-        let sent = self.queue.as_ref().is_some_and(|queue| queue.send(waiting).is_ok());
+        let sent = self.send(waiting);
         match told.await {
             Ok(told) if sent => told,
             _ => Err(AppendError::Stopped(self.view.published.stopped().unwrap_or_default())),
         }
+    }
+
+    fn send(&self, waiting: Waiting) -> bool {
+        #[cfg(test)]
+        if let Some(writer) = &self.here {
+            let mut writer = writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            return writer.batch(vec![waiting]).is_ok();
+        }
+        self.queue.as_ref().is_some_and(|queue| queue.send(waiting).is_ok())
     }
 
     /// Heads, indices and counts.

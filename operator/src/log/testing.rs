@@ -3,7 +3,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use muster_proof::tlog::note::NoteKey;
+use tokio::sync::Semaphore;
+
+use super::admit::Admit;
+use super::cosignatures::Cosignatures;
 use super::disk::Disk;
+use super::{Log, LogError, LogView, QUEUE, writer};
 
 /// What becomes of what was not durable when the disk stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -352,4 +358,23 @@ impl Disk for MemoryDisk {
             Ok(())
         })
     }
+}
+
+/// An empty log in memory that is written by whoever submits, with no thread of its own.
+pub fn here(key: NoteKey, admit: Box<dyn Admit>) -> Result<Log, LogError> {
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
+    let (view, public) = (LogView::default(), key.public().clone());
+    let writer = writer(&disk, key, admit, &view)?;
+    let cosignatures = Cosignatures::open(disk.clone(), public.clone())?;
+    Ok(Log {
+        queue: None,
+        here: Some(Mutex::new(writer)),
+        room: Semaphore::new(QUEUE),
+        writer: None,
+        disk,
+        key: public,
+        view,
+        cosignatures,
+        _home: None,
+    })
 }

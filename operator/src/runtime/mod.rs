@@ -1,10 +1,12 @@
-//! What hub, agent and command line share: clients, TLS, logging, shutdown, backoff, durable files.
+//! What hub, agent and command line share: clients, TLS, logging, shutdown, backoff, clock, durable files.
 //! Nothing here knows what a TrainingJob is.
 pub mod answer;
 pub mod backoff;
 pub mod blobdir;
 pub mod client;
+pub mod clock;
 pub mod files;
+pub mod offload;
 pub mod persist;
 pub mod sanitise;
 pub mod shutdown;

@@ -1,5 +1,5 @@
 //! One look at the audits of one job.
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kube::ResourceExt;
 use muster_api::v1alpha1::{Audit, TrainingJob};
@@ -7,6 +7,7 @@ use muster_proof::Digest;
 use muster_proof::history::{AuditView, Field, Quorum, Todo, Unsigned};
 use muster_proof::records::{Job, Payload as _};
 use muster_proof::selection;
+use tokio::time::Instant;
 
 use super::field::{self, Candidates};
 use super::sum::{self, sum};

@@ -1,9 +1,10 @@
 //! Whether the hub's own auditor is up: it renews a Lease. Its clock is not asked; what counts is that the mark moves.
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use muster_core::provider::{LeaseWatch, Pulse};
+use tokio::time::Instant;
 
 use crate::hub::context::Context;
 use crate::hub::error::Error;

@@ -1,10 +1,11 @@
 //! What is waited for, and since when. Pure. The moments are this process' own: a hub that starts anew waits anew, which costs
 //! time and convicts nobody.
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use muster_proof::Digest;
 use muster_proof::history::Todo;
+use tokio::time::Instant;
 
 /// Of the longest time that an interval may take to be replayed, in times that it took to be trained.
 const TIMES_TRAINING: u32 = 4;

@@ -18,6 +18,7 @@ use crate::hub::error::Error;
 use crate::hub::ledger::grants;
 use crate::resolve::{self, Named, ResolveError, Resolved};
 use crate::runtime::client::within;
+use crate::runtime::offload::offload;
 use crate::store::{Asset, Namespace};
 
 /// Resolutions by what they depend on. Genesis takes seconds for a large model; jobs of one YAML share it.
@@ -180,7 +181,7 @@ async fn resolve_cached(
         let named = Named { data: &manifest, held_out: held_out.as_ref(), init: init.as_ref() };
         resolve::resolve(&spec, named)
     };
-    let resolved = tokio::task::spawn_blocking(resolve).await?;
+    let resolved = offload(resolve).await?;
     Ok(resolved.map(|resolved| {
         let resolved = Arc::new(resolved);
         let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);

@@ -39,7 +39,7 @@ pub fn book(ctx: &Context, job: &TrainingJob, uid: &str) -> Option<Arc<JobAudits
 /// How far they are.
 #[must_use]
 pub fn standing(job: &TrainingJob, book: Option<&JobAudits>) -> Audits {
-    if is_audited(job) { Audits::of(book) } else { Audits::None }
+    if is_audited(job) && !planted!("windows-ignored") { Audits::of(book) } else { Audits::None }
 }
 
 /// For the job's status.
@@ -160,7 +160,7 @@ fn why(rollback: &Rollback) -> Failure {
 pub async fn roll_back(look: &Look<'_>) -> Result<(), Error> {
     let book = book(look.ctx, look.job, &look.uid);
     let Some(rollback) = book.as_ref().and_then(|book| book.rollback.as_ref()) else { return Ok(()) };
-    if look.ctx.store.rollbacks(&look.uid).await?.is_done(rollback.epoch) {
+    if planted!("no-rollback") || look.ctx.store.rollbacks(&look.uid).await?.is_done(rollback.epoch) {
         return Ok(());
     }
     let step = u64::try_from(rollback.step).unwrap_or(0);

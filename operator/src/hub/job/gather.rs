@@ -82,7 +82,7 @@ pub async fn gather(look: &Look<'_>) -> Result<Gathered, Error> {
     let (active_seconds, running) = active(&status, now);
     let left = job.spec.active_deadline_seconds.map(|limit| limit - active_seconds);
     let facts = Facts {
-        wish: if job.spec.suspend { Wish::Suspend } else { Wish::Run },
+        wish: if job.spec.suspend && !planted!("suspend-ignored") { Wish::Suspend } else { Wish::Run },
         steps: number(job.spec.training.steps),
         stopped_at,
         durable_step,
@@ -152,7 +152,7 @@ pub fn member(
     let grace = Duration::from_secs(number(grace)) + GRACE_MARGIN;
     let silence = now.duration_since(silent.last_transition_time.0);
     let silence = Duration::try_from(silence).unwrap_or_default();
-    match grace.checked_sub(silence).filter(|left| !left.is_zero()) {
+    match grace.checked_sub(silence).filter(|left| !left.is_zero() && !planted!("gone-at-once")) {
         Some(left) => (Member::Away, Some(left)),
         None => (Member::Gone, None),
     }
@@ -204,7 +204,9 @@ fn tenure(unit: &WorkUnit, provider: Option<&ComputeProvider>) -> Tenure {
         // Somebody deleted the unit: it is let go, and the job goes on with the next epoch.
         _ if unit.metadata.deletion_timestamp.is_some() => Tenure::Ends,
         Some(provider) if provider.metadata.deletion_timestamp.is_some() => Tenure::Leaves,
-        Some(provider) if provider.spec.scheduling == api::Scheduling::Drained => Tenure::Leaves,
+        Some(provider) if provider.spec.scheduling == api::Scheduling::Drained => {
+            if planted!("drain-ignored") { Tenure::Keeps } else { Tenure::Leaves }
+        }
         _ => Tenure::Keeps,
     }
 }

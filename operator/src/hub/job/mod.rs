@@ -208,8 +208,9 @@ async fn look(look: &Look<'_>) -> Result<Action, Error> {
     }
     // 4. From here on it cannot vanish without step 2. The patch itself wakes us again.
     let finalizer = finalizers::JOB;
-    if apply::finalizer(&look.api, "trainingjob", job, finalizer, Presence::Present).await?
-        == Written::Changed
+    if !planted!("no-job-finalizer")
+        && apply::finalizer(&look.api, "trainingjob", job, finalizer, Presence::Present).await?
+            == Written::Changed
     {
         return Ok(Action::await_change());
     }
@@ -299,6 +300,7 @@ async fn act(look: &Look<'_>, seen: &Gathered, decision: &Decision) -> Result<Ac
             }
             acted => Ok(acted),
         },
+        Next::Settle if planted!("settles-forever") => Ok(Acted::Nothing),
         Next::Settle => settle(look, seen).await,
         Next::Finish(Outcome::Failed { reason, .. }) => {
             tracing::info!(job = key(look.job), reason, "job fails");

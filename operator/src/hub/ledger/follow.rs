@@ -5,7 +5,7 @@
 //! must accept it. A log that fails is not audited by: whoever asks hears why.
 use std::collections::VecDeque;
 use std::sync::{PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
 use muster_proof::dsse::Envelope;
@@ -15,6 +15,7 @@ use muster_proof::selection::Standing;
 use muster_proof::tlog::checkpoint::{Checkpoint, SignedCheckpoint};
 use muster_proof::tlog::entry::Entry;
 use muster_proof::tlog::frontier::Frontier;
+use tokio::time::Instant;
 
 use super::notes::{JobNotes, Notes};
 use super::witnessed::{self, Seen, Witnessed, WitnessedError};

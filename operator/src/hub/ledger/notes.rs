@@ -1,11 +1,12 @@
 //! What the audits need of the log beside the fold: no rule of the log asks for it. Pure.
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use muster_proof::Digest;
 use muster_proof::history::Accepted;
 use muster_proof::records::fields::{JobId, ProviderName};
 use muster_proof::records::{Record, Rollback, Tier, Verdict, VerdictKind, job_id};
+use tokio::time::Instant;
 
 /// See the module.
 #[derive(Debug, Default)]

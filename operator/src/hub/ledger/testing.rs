@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use super::grants::names;
 use super::way::{Found, Way};
-use crate::gateway::history::Fold;
+use crate::gateway::history::{Fold, Shown};
 use crate::hub::context::Context;
 use crate::log::admit::Fault;
 use crate::log::client::{ClientError, LogClient};
@@ -31,6 +31,8 @@ pub const ORIGIN: &str = "hub.example/log";
 /// The log, and whether it can be reached.
 pub struct Local {
     pub log: Log,
+    /// What its records say.
+    pub shown: Shown,
     pub down: AtomicBool,
     /// Shown instead of the newest head.
     pub head: Mutex<Option<Vec<u8>>>,
@@ -38,7 +40,7 @@ pub struct Local {
     pub awake: Mutex<BTreeSet<String>>,
     hub: Vec<PublicKey>,
     records: Mutex<Vec<Digest>>,
-    _dir: TempDir,
+    _dir: Option<TempDir>,
 }
 
 impl Local {
@@ -46,9 +48,23 @@ impl Local {
     pub fn new(hub: &SigningKey) -> Arc<Self> {
         let dir = tempfile::tempdir().unwrap();
         let fold = Fold::new(ORIGIN.parse().unwrap(), Arc::default());
+        let shown = fold.shown();
         let log = Log::open(&dir.path().join("log"), ORIGIN, Box::new(fold)).unwrap();
+        Self::of((log, shown), hub, Some(dir))
+    }
+
+    /// The same in memory, written by whoever submits.
+    pub fn here(hub: &SigningKey) -> Arc<Self> {
+        let fold = Fold::new(ORIGIN.parse().unwrap(), Arc::default());
+        let shown = fold.shown();
+        let key = NoteKey::new(KeyName::new(ORIGIN).unwrap(), Algorithm::Ed25519, [3; 32]);
+        Self::of((crate::log::testing::here(key, Box::new(fold)).unwrap(), shown), hub, None)
+    }
+
+    fn of((log, shown): (Log, Shown), hub: &SigningKey, dir: Option<TempDir>) -> Arc<Self> {
         Arc::new(Self {
             log,
+            shown,
             down: AtomicBool::new(false),
             head: Mutex::default(),
             awake: Mutex::default(),
@@ -81,6 +97,15 @@ impl Local {
             records.push(record);
         }
         Ok(index)
+    }
+
+    /// How many commits there are.
+    pub fn commits(&self) -> usize {
+        let is_commit = |record: &&Digest| {
+            let entry = self.log.entry(record).unwrap();
+            entry.is_some_and(|(_, envelope)| envelope.payload_type() == Commit::PAYLOAD_TYPE)
+        };
+        self.records().iter().filter(is_commit).count()
     }
 
     /// All that was appended here.

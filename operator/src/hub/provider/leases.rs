@@ -1,10 +1,11 @@
 //! Heartbeats: the moments at which this process saw agents' leases change, on its own monotonic clock.
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use muster_core::provider::{LeaseWatch, Pulse};
+use tokio::time::Instant;
 
 /// See the module.
 pub struct LeaseBook {

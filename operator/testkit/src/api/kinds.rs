@@ -1,11 +1,14 @@
 //! Which resources a server has, and in what they differ.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::objects::Key;
+use super::schema::Schema;
 
 /// One resource.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Kind {
     /// Empty for the core group.
     pub group: String,
@@ -23,7 +26,7 @@ pub struct Kind {
     /// An update needs no resourceVersion.
     pub unconditional: bool,
     /// openAPIV3Schema, of what a CustomResourceDefinition made.
-    pub schema: Option<Value>,
+    pub schema: Option<Arc<Schema>>,
 }
 
 impl Kind {
@@ -70,14 +73,21 @@ impl Kind {
             status: version["subresources"]["status"].is_object(),
             generation: true,
             unconditional: false,
-            schema: Some(version["schema"]["openAPIV3Schema"].clone()),
+            schema: Some(Arc::new(Schema::new(version["schema"]["openAPIV3Schema"].clone()))),
         })
     }
 }
 
-/// What every cluster has, as far as Muster uses it.
+/// Everything that a server has with these CustomResourceDefinitions.
 #[must_use]
-pub fn built_in() -> Vec<Kind> {
+pub fn with_definitions(definitions: &[Value]) -> Arc<Vec<Kind>> {
+    let mut kinds = built_in();
+    kinds.extend(definitions.iter().filter_map(Kind::of_definition));
+    Arc::new(kinds)
+}
+
+/// What every cluster has, as far as Muster uses it.
+fn built_in() -> Vec<Kind> {
     // group, version, kind, resource, namespaced, status, generation
     let table = [
         ("", "v1", "Namespace", "namespaces", false, true, false),

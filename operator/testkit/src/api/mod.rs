@@ -34,10 +34,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::Value;
 
 pub use answer::Refused;
-pub use kinds::{Kind, built_in};
+pub use kinds::{Kind, with_definitions};
 pub use objects::{Change, Key, Objects, Verb};
 pub use path::{Place, parse as parse_path};
 pub use select::Selector;
+pub use serve::Answer;
 pub use write::{Half, Write};
 
 use apply::Owners;
@@ -73,9 +74,13 @@ impl Server {
     /// `kube-system`.
     #[must_use]
     pub fn new(definitions: &[Value], now: Now) -> Self {
-        let mut kinds = built_in();
-        kinds.extend(definitions.iter().filter_map(Kind::of_definition));
-        let server = Self { kinds: Arc::new(kinds), now, state: Arc::default() };
+        Self::of(with_definitions(definitions), now)
+    }
+
+    /// The same with resources that were read before, for whoever needs many servers.
+    #[must_use]
+    pub fn of(kinds: Arc<Vec<Kind>>, now: Now) -> Self {
+        let server = Self { kinds, now, state: Arc::default() };
         for name in ["default", "kube-system"] {
             server.namespace(name);
         }

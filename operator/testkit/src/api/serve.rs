@@ -312,7 +312,7 @@ impl Kind {
             ["metadata", "ownerReferences"] => return List::Map(vec!["uid".into()]),
             _ => {}
         }
-        let Some(mut at) = self.schema.as_ref() else { return List::Atomic };
+        let Some(mut at) = self.schema.as_ref().map(|schema| &schema.raw) else { return List::Atomic };
         for name in names {
             at = match *name {
                 "[]" => &at["items"],

@@ -87,7 +87,9 @@ impl Write<'_> {
         if self.kind.namespaced {
             metadata.insert("namespace".into(), json!(namespace));
         }
-        metadata.insert("uid".into(), json!(format!("00000000-0000-4000-8000-{:012x}", version + 1)));
+        // Names are made of its beginning, which is another one for each object.
+        let begins = crate::entropy::mixed(version) >> 32;
+        metadata.insert("uid".into(), json!(format!("{begins:08x}-0000-4000-8000-{:012x}", version + 1)));
         metadata.insert("creationTimestamp".into(), json!(self.now));
         if self.kind.generation {
             metadata.insert("generation".into(), json!(1));

@@ -1,0 +1,280 @@
+//! What must hold, whatever happened (docs/spec/simulation.md section 2). Looked at while a schedule runs and over all that it has left.
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use muster_proof::records::fields::JobId;
+use muster_proof::records::{Record, VerdictKind};
+use muster_testkit::api::{Change, Verb};
+use muster_testkit::explore::Schedule;
+use muster_testkit::faults::Fault;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::member::right;
+use super::story::Then;
+use super::world::{ENDS_WITHIN, STEPS, World};
+
+/// How often the end is looked for. Costs nothing but the look.
+const LOOKS: Duration = Duration::from_secs(1);
+/// After the end: what is still on its way arrives.
+const SETTLES: Duration = Duration::from_secs(75);
+/// After that nothing is written for so long.
+const QUIET: Duration = Duration::from_secs(45);
+
+/// Waits for the end of the job, deletes it, waits until it is gone; what did not hold.
+pub async fn watch(world: &World, schedule: &Schedule) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let ended = until(|| world.the_job().is_none_or(|job| is_finished(&job))).await;
+    let deleted = world.the_job().is_none();
+    match world.the_job() {
+        Some(job) if !ended => wrong.push(format!("convergence: the job is not finished: {}", job["status"])),
+        Some(job) => wrong.extend(result(world, &job)),
+        None => {}
+    }
+    if schedule.faults.is_empty() && !deleted {
+        wrong.extend(quiet(world).await);
+    }
+    world.script.heal();
+    if !deleted {
+        world.delete("trainingjobs", Some("team-a"), "kjv-gpt");
+    }
+    if !until(|| leftovers(world).is_empty()).await {
+        wrong.push(format!("orphans: {} left", leftovers(world).join(", ")));
+    }
+    wrong.extend(history(world, schedule));
+    wrong.extend(log(world, deleted));
+    wrong
+}
+
+async fn until(done: impl Fn() -> bool) -> bool {
+    let began = Instant::now();
+    while !done() {
+        if began.elapsed() > ENDS_WITHIN {
+            return false;
+        }
+        tokio::time::sleep(LOOKS).await;
+    }
+    true
+}
+
+fn is_finished(job: &Value) -> bool {
+    matches!(job["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+}
+
+/// A job that has ended: with every step, and the bits that everybody honest computes.
+fn result(world: &World, job: &Value) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let (status, all) = (&job["status"], right(STEPS).to_string());
+    if status["phase"] != "Succeeded" {
+        wrong.push(format!("convergence: the job has failed: {status}"));
+    }
+    if status["checkpoint"]["step"] != STEPS || status["checkpoint"]["stateRoot"] != *all {
+        wrong.push(format!("bits: the result is {}, not step {STEPS} of {all}", status["checkpoint"]));
+    }
+    let id = status["jobID"].as_str().and_then(|id| id.parse().ok()).map(JobId);
+    let path = id.map(|id| world.log.shown.look(|history| history.path(id, 0))).unwrap_or_default();
+    let is_whole = path.last().is_some_and(|last| last.last == STEPS)
+        && path.iter().all(|interval| interval.state_root == right(interval.last));
+    if !is_whole {
+        wrong.push(format!("bits: the log's path is {path:?}"));
+    }
+    if let Some(id) = id.filter(|_| world.story.tier != "None") {
+        let audits = world.log.shown.look(|history| history.audits(id)).unwrap_or_default();
+        let open = audits.iter().filter(|audit| audit.verdict.is_none()).count();
+        if audits.is_empty() || open > 0 {
+            wrong.push(format!("windows: it has succeeded with {open} of {} draws open", audits.len()));
+        }
+    }
+    wrong
+}
+
+/// Once all is done nothing is written but heartbeats.
+async fn quiet(world: &World) -> Vec<String> {
+    tokio::time::sleep(SETTLES).await;
+    let phase = |unit: &Value| unit["status"]["phase"].as_str().unwrap_or_default().to_owned();
+    let is_cut = |unit: &Value| world.is_cut(unit["metadata"]["namespace"].as_str().unwrap_or_default());
+    let ended = |unit: &Value| ["Succeeded", "Failed", "Refused", "Released"].contains(&phase(unit).as_str());
+    let on = world.all("workunits").into_iter().filter(|unit| !is_cut(unit) && !ended(unit));
+    let on: Vec<String> = on.map(|unit| format!("{} {}", unit["metadata"]["name"], phase(&unit))).collect();
+    if !on.is_empty() {
+        return vec![format!("quiet: the job is over and units go on: {}", on.join(", "))];
+    }
+    let before = world.server.read(|objects| objects.version());
+    tokio::time::sleep(QUIET).await;
+    let written: BTreeSet<String> = world.server.read(|objects| {
+        let new = objects.history().iter().filter(|change| change.version > before);
+        new.filter(|change| change.key.collection != "coordination.k8s.io/leases")
+            .map(|change| format!("{} {}", change.key.collection, change.key.name))
+            .collect()
+    });
+    match written.is_empty() {
+        true => Vec::new(),
+        false => vec![format!("quiet: written although nothing happens: {written:?}")],
+    }
+}
+
+/// What is left of a job that is gone.
+fn leftovers(world: &World) -> Vec<String> {
+    world.server.read(|objects| {
+        let is_of = |object: &Value| {
+            let metadata = &object["metadata"];
+            metadata["uid"] == world.job.as_str()
+                || metadata["labels"]["muster.dev/job-uid"] == world.job.as_str()
+                || metadata["ownerReferences"][0]["uid"] == world.job.as_str()
+        };
+        let left = objects.all().filter(|(_, object)| is_of(object));
+        left.map(|(key, _)| format!("{} {}", key.collection, key.name)).collect()
+    })
+}
+
+/// Every change that there was, in its order.
+fn history(world: &World, schedule: &Schedule) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut units = BTreeMap::new();
+    world.server.read(|objects| {
+        for change in objects.history() {
+            if change.key.collection.starts_with("muster.dev/") {
+                wrong.extend(monotone(change));
+            }
+            if change.key.collection == "muster.dev/workunits" && change.verb == Verb::Added {
+                *units.entry(change.key.name.clone()).or_insert(0) += 1;
+            }
+        }
+    });
+    wrong.extend(
+        units
+            .iter()
+            .filter(|(_, times)| **times > 1)
+            .map(|(name, _)| format!("fencing: unit {name} was made twice")),
+    );
+    // Another client's deletions move a job as they please; nothing else does that is no reason to.
+    let moved = schedule.faults.values().any(|fault| matches!(fault, Fault::Deleted | Fault::Edited));
+    let trains = units.keys().filter(|name| !name.contains("-a")).count();
+    let expected = match world.story.then {
+        Then::Nothing | Then::Deleted => 1,
+        _ => 2,
+    };
+    // Late news may make a drain or a suspension come to nothing, but moves nothing.
+    if (!moved && trains > expected) || (schedule.faults.is_empty() && trains != expected) {
+        wrong.push(format!("moves: {trains} units, not {expected}"));
+    }
+    wrong.extend(let_go(world));
+    wrong
+}
+
+/// A unit goes only after its agent has said that nothing of it runs, or after the grace of a member that cannot say so.
+fn let_go(world: &World) -> Vec<String> {
+    let gone =
+        |change: &&Change| change.key.collection == "muster.dev/workunits" && change.verb == Verb::Deleted;
+    let early = |change: &&Change| {
+        let phase = change.new["status"]["phase"].as_str();
+        let grace = world.grace_is_over(&change.key.namespace);
+        !matches!(phase, Some("Released" | "Refused")) && !grace && change.new["spec"]["kind"] == "Train"
+    };
+    world.server.read(|objects| {
+        let early = objects.history().iter().filter(gone).filter(early);
+        early
+            .map(|change| format!("let go: {} as {}", change.key.name, change.new["status"]["phase"]))
+            .collect()
+    })
+}
+
+/// What never goes back.
+fn monotone(change: &Change) -> Vec<String> {
+    let (Some(old), new) = (&change.old, &change.new) else { return Vec::new() };
+    if change.verb == Verb::Deleted {
+        return Vec::new();
+    }
+    let mut wrong = Vec::new();
+    let name = format!("{} {}", change.key.collection, change.key.name);
+    let numbers = |pointer: &str| {
+        (old.pointer(pointer).and_then(Value::as_i64), new.pointer(pointer).and_then(Value::as_i64))
+    };
+    for pointer in
+        ["/metadata/generation", "/status/observedGeneration", "/status/minEpoch", "/status/islands/0/epoch"]
+    {
+        if let (Some(before), now) = numbers(pointer)
+            && now.is_none_or(|now| now < before)
+        {
+            wrong.push(format!("monotone: {name} {pointer} goes from {before} to {now:?}"));
+        }
+    }
+    let phases = (old["status"]["phase"].as_str(), new["status"]["phase"].as_str());
+    if let (Some(before @ ("Succeeded" | "Failed")), now) = phases
+        && change.key.collection == "muster.dev/trainingjobs"
+        && now != Some(before)
+    {
+        wrong.push(format!("monotone: {name} goes from {before} to {now:?}"));
+    }
+    wrong
+}
+
+/// What the log says of the job.
+fn log(world: &World, deleted: bool) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let records = world.records();
+    let count = |is: fn(&Record) -> bool| records.iter().filter(|record| is(record)).count();
+    if count(|record| matches!(record, Record::Job(_))) > 1 {
+        wrong.push("log: the job is in it twice".to_owned());
+    }
+    let (grants, ends) = (
+        count(|record| matches!(record, Record::Grant(_))),
+        count(|record| matches!(record, Record::GrantEnd(_))),
+    );
+    if ends < grants {
+        wrong.push(format!("log: {grants} grants, {ends} ends, and the job is gone"));
+    }
+    if grants > 0 && count(|record| matches!(record, Record::JobEnd(_))) == 0 {
+        wrong.push("log: the job is gone without its end".to_owned());
+    }
+    if let Some(liar) = world.has_lied().filter(|_| !deleted) {
+        let convicted = records.iter().any(|record| {
+            matches!(record, Record::Verdict(it) if it.verdict == VerdictKind::Fault
+                && it.party.as_ref().is_some_and(|party| party.as_str() == liar))
+        });
+        if !convicted {
+            wrong.push(format!("verdicts: {liar} has lied and is not convicted"));
+        }
+    }
+    wrong.extend(rights(world));
+    if let Some(liar) = world.has_lied() {
+        let verdict = records
+            .iter()
+            .position(|record| matches!(record, Record::Verdict(it) if it.verdict == VerdictKind::Fault));
+        let again = records
+            .iter()
+            .skip(verdict.unwrap_or(usize::MAX))
+            .any(|record| matches!(record, Record::Grant(it) if it.provider.as_str() == liar));
+        if again {
+            wrong.push(format!("verdicts: {liar} was convicted and got the job again"));
+        }
+    }
+    let honest = records.iter().any(|record| {
+        matches!(record, Record::Verdict(it) if matches!(it.verdict, VerdictKind::Fault | VerdictKind::AuditorFault)
+            && it.party.as_ref().is_some_and(|party| Some(party.as_str()) != world.has_lied()))
+    });
+    if honest {
+        wrong.push("verdicts: somebody honest was convicted".to_owned());
+    }
+    wrong
+}
+
+/// Whoever was revoked has no rights left.
+fn rights(world: &World) -> Vec<String> {
+    let out: Vec<String> = world
+        .all("computeproviders")
+        .into_iter()
+        .filter(|provider| provider["spec"]["scheduling"] == "Revoked")
+        .filter_map(|provider| provider["metadata"]["name"].as_str().map(str::to_owned))
+        .collect();
+    world.server.read(|objects| {
+        let bindings =
+            objects.of("rbac.authorization.k8s.io/rolebindings", None).map(|(key, _)| key.namespace.as_str());
+        let accounts =
+            objects.of("/serviceaccounts", Some("muster-agents")).map(|(key, _)| key.name.as_str());
+        let left: BTreeSet<&str> =
+            bindings.map(|namespace| namespace.trim_start_matches("muster-p-")).chain(accounts).collect();
+        let kept = out.iter().filter(|name| left.contains(name.as_str()));
+        kept.map(|name| format!("rights: {name} was revoked and still has some")).collect()
+    })
+}

@@ -1,0 +1,96 @@
+//! What people do while a job trains, and what members are like.
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::world::World;
+
+/// A story by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Story {
+    pub name: &'static str,
+    /// Of the job.
+    pub tier: &'static str,
+    /// How many providers there are, of [`super::world::PROVIDERS`].
+    pub providers: usize,
+    /// What happens once the first interval is committed.
+    pub then: Then,
+}
+
+/// What happens half-way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    Nothing,
+    /// The job is suspended, and resumed 40 s later.
+    Suspended,
+    /// The provider that trains is drained.
+    Drained,
+    /// It is revoked.
+    Revoked,
+    /// It is deleted.
+    Leaves,
+    /// Its member cannot reach the hub any more.
+    Lost,
+    /// So it is, and comes back after 60 s, with pods that know nothing of it.
+    Returns,
+    /// Its unit fails once.
+    Fails,
+    /// The first interval was wrong. It is the one that is always replayed.
+    Lies,
+    /// The job is deleted.
+    Deleted,
+}
+
+/// All of them.
+pub const ALL: [Story; 11] = [
+    story("plain", "None", 2, Then::Nothing),
+    story("audited", "Gold", 4, Then::Nothing),
+    story("suspended", "None", 2, Then::Suspended),
+    story("drained", "None", 2, Then::Drained),
+    story("revoked", "None", 3, Then::Revoked),
+    story("leaves", "None", 2, Then::Leaves),
+    story("lost", "None", 2, Then::Lost),
+    story("returns", "Silver", 4, Then::Returns),
+    story("fails", "None", 2, Then::Fails),
+    story("lies", "Gold", 5, Then::Lies),
+    story("deleted", "Silver", 3, Then::Deleted),
+];
+
+const fn story(name: &'static str, tier: &'static str, providers: usize, then: Then) -> Story {
+    Story { name, tier, providers, then }
+}
+
+impl Story {
+    pub fn named(name: &str) -> Option<Self> {
+        ALL.into_iter().find(|story| story.name == name)
+    }
+}
+
+/// Does it, once it is time.
+pub async fn play(world: &World) {
+    while world.commits() == 0 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let Some(trains) = world.trains() else { return };
+    let provider = |change: Value| world.change("computeproviders", None, &trains, &change);
+    let job = |change: Value| world.change("trainingjobs", Some("team-a"), "kjv-gpt", &change);
+    match world.story.then {
+        Then::Nothing | Then::Lies => {}
+        Then::Suspended => {
+            job(json!({"spec": {"suspend": true}}));
+            tokio::time::sleep(Duration::from_secs(40)).await;
+            job(json!({"spec": {"suspend": false}}));
+        }
+        Then::Drained => provider(json!({"spec": {"scheduling": "Drained"}})),
+        Then::Revoked => provider(json!({"spec": {"scheduling": "Revoked"}})),
+        Then::Leaves => world.delete("computeproviders", None, &trains),
+        Then::Lost => world.cut(&trains, true),
+        Then::Returns => {
+            world.cut(&trains, true);
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            world.cut(&trains, false);
+        }
+        Then::Fails => world.fail_once(&trains),
+        Then::Deleted => world.delete("trainingjobs", Some("team-a"), "kjv-gpt"),
+    }
+}

@@ -1,0 +1,293 @@
+//! One run: an API server, a store and a log, the hub, members, and people.
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use muster_proof::Digest;
+use muster_proof::records::Record;
+use muster_testkit::api::{Half, Kind, Refused, Server, with_definitions};
+use muster_testkit::explore::{Outcome, Schedule};
+use muster_testkit::faults::Script;
+use muster_testkit::{clock, cluster};
+use object_store::memory::InMemory;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::task::LocalSet;
+use tokio::time::Instant;
+
+use super::member::{self, Member};
+use super::story::{self, Story, Then};
+use super::{check, hub};
+use crate::hub::ledger::testing::{Local, identity, own_record};
+use crate::hub::names::provider_namespace;
+use crate::hub::state::State;
+use crate::store::testing::dataset;
+use crate::store::{Namespace, Store};
+
+/// Who lends, and to whom it belongs.
+pub const PROVIDERS: [(&str, &str); 5] =
+    [("east", "acme"), ("north", "initech"), ("south", "umbra"), ("up", "hooli"), ("west", "globex")];
+/// Of the job.
+pub const STEPS: u64 = 12;
+/// A checkpoint after each of these.
+pub const INTERVAL: u64 = 4;
+/// How long a member that is cut off may go on.
+const GRACE: Duration = Duration::from_secs(60);
+/// All times are after this one.
+const BEGINS: &str = "2026-01-01T00:00:00Z";
+/// By then everything has come to its end, however many faults there were: the longest waits are a frozen watch, a lost member's
+/// grace and the hub's patience with auditors.
+pub const ENDS_WITHIN: Duration = Duration::from_secs(1800);
+/// Resources, with their rules compiled.
+static KINDS: LazyLock<Arc<Vec<Kind>>> = LazyLock::new(|| {
+    let definitions: Vec<Value> =
+        muster_api::crds().iter().map(|one| serde_json::to_value(one).unwrap()).collect();
+    with_definitions(&definitions)
+});
+/// How often garbage is collected in the cluster.
+const TIDIES: Duration = Duration::from_secs(2);
+
+/// See the module.
+pub struct World {
+    pub story: Story,
+    pub server: Server,
+    pub script: Script,
+    pub store: Arc<Store>,
+    pub log: Arc<Local>,
+    pub members: Vec<Member>,
+    /// The next interval that anybody trains is wrong.
+    pub lie: Cell<bool>,
+    /// When a member was cut off, or came back.
+    cut_at: Cell<Option<Instant>>,
+    /// The job's uid.
+    pub job: String,
+    dir: TempDir,
+}
+
+/// Runs a schedule from its beginning to its end.
+pub fn run(schedule: &Schedule) -> Outcome {
+    let story =
+        Story::named(&schedule.story).unwrap_or_else(|| panic!("there is no story {}", schedule.story));
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let local = LocalSet::new();
+    let outcome = local.block_on(&runtime, async {
+        clock::start(BEGINS.parse().unwrap());
+        let script = Script::new(schedule.faults.clone());
+        let world = Rc::new(World::new(story, script.clone()).await);
+        let (hub, people, members, others) = (world.clone(), world.clone(), world.clone(), world.clone());
+        let all = [
+            tokio::task::spawn_local(async move { hub::run(&hub).await }),
+            tokio::task::spawn_local(async move { member::run(&members).await }),
+            tokio::task::spawn_local(async move {
+                loop {
+                    tokio::time::sleep(TIDIES).await;
+                    cluster::tidy(&others.server);
+                }
+            }),
+            tokio::task::spawn_local(async move {
+                story::play(&people).await;
+                std::future::pending().await
+            }),
+        ];
+        let violations = tokio::select! {
+            biased;
+            violations = check::watch(&world, schedule) => violations,
+            // None of them ends but by a panic.
+            (ended, ..) = futures::future::select_all(all) => {
+                let panic = ended.map_err(tokio::task::JoinError::into_panic);
+                std::panic::resume_unwind(panic.unwrap_err())
+            }
+        };
+        Outcome { violations, calls: script.calls(), trace: script.trace() }
+    });
+    drop(local);
+    outcome
+}
+
+impl World {
+    async fn new(story: Story, script: Script) -> Self {
+        let server = Server::of(KINDS.clone(), Arc::new(clock::text));
+        for name in ["muster-system", "muster-agents", "team-a"] {
+            server.namespace(name);
+        }
+        let dir = scratch();
+        let (_, keys) = State::open(&dir.path().join("state")).unwrap();
+        let log = Local::here(keys.signer());
+        let store = Arc::new(Store::on_objects(Arc::new(InMemory::new()), "muster"));
+        let (job, namespace) = server.read(|objects| {
+            let (_, namespace) =
+                objects.of("/namespaces", None).find(|(key, _)| key.name == "team-a").unwrap();
+            (String::new(), namespace["metadata"]["uid"].as_str().unwrap().to_owned())
+        });
+        let namespace = Namespace::new("team-a", &namespace).unwrap();
+        dataset(&store, &namespace, "kjv", &b"in the beginning was the word ".repeat(20)).await;
+        let here = &PROVIDERS[..story.providers];
+        let members = here.iter().map(|(name, owner)| Member::new(name, owner)).collect();
+        let lie = Cell::new(story.then == Then::Lies);
+        let mut world =
+            Self { story, server, script, store, log, members, lie, cut_at: Cell::new(None), job, dir };
+        for (name, owner) in here {
+            world.join(name, owner).await;
+        }
+        let job = world
+            .server
+            .write("muster.dev", "trainingjobs", |write| write.create(Some("team-a"), job_of(story)));
+        world.job = job.unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
+        world
+    }
+
+    /// A provider whose key is accepted and has left its record at the gateway.
+    async fn join(&self, name: &str, owner: &str) {
+        let provider = json!({
+            "apiVersion": "muster.dev/v1alpha1", "kind": "ComputeProvider", "metadata": {"name": name},
+            "spec": {"owner": owner, "acceptedKeys": [{"fingerprint": identity(name).key_id()}]},
+        });
+        self.server.write("muster.dev", "computeproviders", |write| write.create(None, provider)).unwrap();
+        let record = own_record(name, owner).to_json().unwrap();
+        self.store.leave_key(name, record).await.unwrap();
+    }
+
+    /// The hub's state directory.
+    pub fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// Objects of a kind of ours, in the order of their names.
+    pub fn all(&self, resource: &str) -> Vec<Value> {
+        self.server.read(|objects| {
+            objects.of(&format!("muster.dev/{resource}"), None).map(|(_, object)| object.clone()).collect()
+        })
+    }
+
+    /// The job, while it is there.
+    pub fn the_job(&self) -> Option<Value> {
+        self.all("trainingjobs").into_iter().find(|job| job["metadata"]["uid"] == self.job.as_str())
+    }
+
+    /// A person changes an object that may be gone.
+    pub fn change(&self, resource: &str, namespace: Option<&str>, name: &str, change: &Value) {
+        self.update(("muster.dev", resource), namespace, name, Half::Main, change);
+    }
+
+    /// Merges into one half of an object, if it is there.
+    pub fn update(
+        &self,
+        (group, resource): (&str, &str),
+        namespace: Option<&str>,
+        name: &str,
+        half: Half,
+        change: &Value,
+    ) {
+        let done = self.server.write(group, resource, |write| {
+            let key = write.kind.key(namespace, name);
+            let old = write.found(&key)?;
+            let mut new = old.clone();
+            merge(&mut new, change);
+            write.update(key, &old, half, new)
+        });
+        expect(done.map(drop));
+    }
+
+    pub fn delete(&self, resource: &str, namespace: Option<&str>, name: &str) {
+        let done =
+            self.server.write("muster.dev", resource, |write| write.delete(namespace, name, &Value::Null));
+        expect(done.map(drop));
+    }
+
+    /// All records of the log in its order.
+    pub fn records(&self) -> Vec<Record> {
+        let entry = |record: &Digest| self.log.log.entry(record).unwrap().unwrap();
+        let mut all: Vec<_> = self.log.records().iter().map(entry).collect();
+        all.sort_by_key(|(index, _)| *index);
+        all.into_iter().map(|(_, envelope)| Record::parse(&envelope).unwrap()).collect()
+    }
+
+    /// How many intervals were ever committed.
+    pub fn commits(&self) -> usize {
+        self.log.commits()
+    }
+
+    /// Who trains the job: whoever has the unit of the highest epoch.
+    pub fn trains(&self) -> Option<String> {
+        let units = self.all("workunits");
+        let mine = units.iter().filter(|unit| unit["spec"]["kind"] == "Train");
+        let newest = mine.max_by_key(|unit| unit["spec"]["epoch"].as_i64());
+        Some(newest?["metadata"]["namespace"].as_str()?.trim_start_matches("muster-p-").to_owned())
+    }
+
+    fn member(&self, name: &str) -> &Member {
+        self.members.iter().find(|member| member.name == name).unwrap()
+    }
+
+    /// The member cannot reach the hub, or can again.
+    pub fn cut(&self, name: &str, cut: bool) {
+        self.member(name).cut.set(cut);
+        self.cut_at.set(Some(Instant::now()));
+    }
+
+    /// Whether the member of this namespace cannot reach the hub now.
+    pub fn is_cut(&self, namespace: &str) -> bool {
+        self.members.iter().any(|member| member.cut.get() && provider_namespace(member.name) == namespace)
+    }
+
+    /// Whether a unit of this namespace may go although nobody has said that nothing of it runs: its member was cut off for
+    /// longer than its grace, or its provider has left in the middle of something that another client did.
+    pub fn grace_is_over(&self, namespace: &str) -> bool {
+        self.is_cut(namespace) && self.cut_at.get().is_some_and(|at| at.elapsed() >= GRACE)
+    }
+
+    pub fn fail_once(&self, name: &str) {
+        self.member(name).fails.set(true);
+    }
+
+    pub fn has_lied(&self) -> Option<&str> {
+        self.members.iter().find(|member| Cell::get(&member.lied)).map(|member| member.name)
+    }
+}
+
+/// What is done to an object that another one has just deleted, or changed, is not done.
+fn expect(done: Result<(), Refused>) {
+    if let Err(refused) = done {
+        assert!(matches!(refused.code, 404 | 409), "{refused:?}");
+    }
+}
+
+/// In memory, if the machine has a place for that: nothing here has to survive anything.
+fn scratch() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    made.unwrap()
+}
+
+/// RFC 7386.
+fn merge(into: &mut Value, change: &Value) {
+    match (into.as_object_mut(), change.as_object()) {
+        (Some(into), Some(change)) => {
+            for (key, value) in change {
+                match value {
+                    Value::Null => drop(into.remove(key)),
+                    _ => merge(into.entry(key).or_insert(json!({})), value),
+                }
+            }
+        }
+        _ => *into = change.clone(),
+    }
+}
+
+fn job_of(story: Story) -> Value {
+    json!({
+        "apiVersion": "muster.dev/v1alpha1", "kind": "TrainingJob",
+        "metadata": {"name": "kjv-gpt", "namespace": "team-a"},
+        "spec": {
+            "model": {"architecture": "gpt2", "layers": 1, "width": 16, "heads": 1, "context": 16, "vocabulary": 256},
+            "data": {"dataset": "kjv"},
+            "training": {"steps": STEPS, "intervalSteps": INTERVAL, "batch": 2, "shards": 2},
+            "assurance": {"tier": story.tier},
+            "workers": {"count": 1},
+            "failurePolicy": {"disconnectGraceSeconds": GRACE.as_secs()},
+        },
+    })
+}
