@@ -1,7 +1,8 @@
-//! SHA-256 (FIPS 180-4) of two messages of the same length at once.
+//! SHA-256 (FIPS 180-4) of two messages at once.
 //!
 //! A round of SHA-256 waits for the one before it, so a processor that has instructions for it is half idle with one message. Two
-//! that do not wait for each other fill the gaps. A state is hashed as thousands of tiles of one size, which is where this pays.
+//! that do not wait for each other fill the gaps. A state is hashed as thousands of tiles of one size, and its files are long
+//! messages that tiles can be hashed beside; this is where it pays.
 //!
 //! The bits are SHA-256's, whatever the processor; the crate `sha2` computes what this one has no instructions for.
 
@@ -21,7 +22,7 @@ const FIRST: [u32; 8] =
 /// SHA-256 of each; fastest if both are of the same length.
 #[must_use]
 pub fn digest_two(a: &[u8], b: &[u8]) -> [[u8; 32]; 2] {
-    let ([whole_a, whole_b], [last_a, last_b]) = ([blocks(a), blocks(b)], [padding(a), padding(b)]);
+    let ([whole_a, whole_b], [last_a, last_b]) = ([blocks(a), blocks(b)], [last(a), last(b)]);
     if whole_a.len() != whole_b.len() || last_a.count != last_b.count {
         return [digest(a), digest(b)];
     }
@@ -36,8 +37,80 @@ pub fn digest_two(a: &[u8], b: &[u8]) -> [[u8; 32]; 2] {
 pub fn digest(message: &[u8]) -> [u8; 32] {
     let mut state = FIRST;
     compress256(&mut state, blocks(message));
-    compress256(&mut state, padding(message).blocks());
+    compress256(&mut state, last(message).blocks());
     bytes(state)
+}
+
+/// SHA-256 of a message that comes in pieces.
+#[derive(Debug, Clone)]
+pub struct Stream {
+    state: [u32; 8],
+    /// Bytes of a block of which not all have come: the length says how many.
+    begun: [u8; BLOCK],
+    length: u64,
+}
+
+impl Default for Stream {
+    fn default() -> Self {
+        Self { state: FIRST, begun: [0; BLOCK], length: 0 }
+    }
+}
+
+impl Stream {
+    /// Appends bytes, however many.
+    pub fn update(&mut self, bytes: &[u8]) {
+        let bytes = self.fill(bytes);
+        let (whole, rest) = bytes.as_chunks();
+        compress256(&mut self.state, whole);
+        self.begun[..rest.len()].copy_from_slice(rest);
+        self.length += bytes.len() as u64;
+    }
+
+    /// As [`digest`] of `message`, and as many of `bytes` are appended as there is time for beside it. What is left of them is
+    /// in `bytes`.
+    #[must_use]
+    pub fn digest_beside(&mut self, bytes: &mut &[u8], message: &[u8]) -> [u8; 32] {
+        *bytes = self.fill(bytes);
+        let (own, others) = (blocks(message), blocks(bytes));
+        let both = own.len().min(others.len());
+        let mut states = [FIRST, self.state];
+        compress_two(&mut states, &own[..both], &others[..both]);
+        let [mut state, other] = states;
+        self.state = other;
+        self.length += (both * BLOCK) as u64;
+        *bytes = &bytes[both * BLOCK..];
+        compress256(&mut state, &own[both..]);
+        compress256(&mut state, last(message).blocks());
+        self::bytes(state)
+    }
+
+    /// SHA-256 of all that was appended.
+    #[must_use]
+    pub fn finish(mut self) -> [u8; 32] {
+        let padding = padding(&self.begun[..self.begun()], self.length);
+        compress256(&mut self.state, padding.blocks());
+        bytes(self.state)
+    }
+
+    /// Bytes of the begun block, fewer than it has.
+    fn begun(&self) -> usize {
+        (self.length % BLOCK as u64) as usize
+    }
+
+    /// Appends so many that no block is begun, if there are as many; gives the others.
+    fn fill<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let begun = self.begun();
+        if begun == 0 {
+            return bytes;
+        }
+        let (more, rest) = bytes.split_at(bytes.len().min(BLOCK - begun));
+        self.begun[begun..begun + more.len()].copy_from_slice(more);
+        self.length += more.len() as u64;
+        if self.begun() == 0 {
+            compress256(&mut self.state, &[self.begun]);
+        }
+        rest
+    }
 }
 
 /// The whole blocks of a message.
@@ -57,14 +130,19 @@ impl Padding {
     }
 }
 
-fn padding(message: &[u8]) -> Padding {
-    let rest = message.as_chunks::<BLOCK>().1;
+/// The last blocks of a message.
+fn last(message: &[u8]) -> Padding {
+    padding(message.as_chunks::<BLOCK>().1, message.len() as u64)
+}
+
+/// The last blocks of a message of this length, `rest` of which is in no whole block.
+fn padding(rest: &[u8], length: u64) -> Padding {
     let mut blocks = [[0; BLOCK]; 2];
     blocks[0][..rest.len()].copy_from_slice(rest);
     blocks[0][rest.len()] = 0x80;
     // The bit and the length's 8 bytes need room behind the rest.
     let count = if rest.len() < BLOCK - 8 { 1 } else { 2 };
-    let bits = (message.len() as u64).wrapping_mul(8);
+    let bits = length.wrapping_mul(8);
     blocks[count - 1][BLOCK - 8..].copy_from_slice(&bits.to_be_bytes());
     Padding { blocks, count }
 }
@@ -131,6 +209,22 @@ mod tests {
         #[test]
         fn any_two_messages(a in prop::collection::vec(any::<u8>(), 0..2000), b in prop::collection::vec(any::<u8>(), 0..2000)) {
             prop_assert_eq!(digest_two(&a, &b), [reference(&a), reference(&b)]);
+        }
+
+        /// A stream is its bytes, in whatever pieces and beside whatever messages they come.
+        #[test]
+        fn a_stream_and_what_is_beside_it(pieces in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..300), prop::option::of(0..400_usize)), 0..8)) {
+            let (mut stream, mut all) = (Stream::default(), Vec::new());
+            for (piece, beside) in &pieces {
+                all.extend(piece);
+                let mut left = &piece[..];
+                if let Some(length) = beside {
+                    let message = message(*length, 9);
+                    prop_assert_eq!(stream.digest_beside(&mut left, &message), reference(&message));
+                }
+                stream.update(left);
+            }
+            prop_assert_eq!(stream.finish(), reference(&all));
         }
 
         /// The one kernel against the other, from any state: what a chain of blocks could hide.
