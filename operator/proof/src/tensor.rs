@@ -10,16 +10,18 @@
 //! tile's data are its f32 values, row-major, little-endian, bits as they are. One tile can so be shown and
 //! recomputed without the rest of the tensor.
 
-use muster_sha256::{digest, digest_two};
 use serde_json::json;
 
 use crate::hash::{self, h};
 use crate::merkle::TreeHasher;
 use crate::{Digest, jcs};
 
+mod leaves;
 mod transposed;
 
-pub use transposed::TransposedHasher;
+pub use leaves::Beside;
+use leaves::{Leaf, hash_leaves};
+pub use transposed::{TransposedHasher, take_columns};
 
 /// The version of the arithmetic that gives the numbers their meaning; part of every tensor's header.
 pub const OPS: &str = "muster.ops/1";
@@ -27,8 +29,6 @@ pub const OPS: &str = "muster.ops/1";
 pub const TILE_SIDE: usize = 64;
 /// Elements of a vector tile.
 pub const TILE_LENGTH: usize = 4096;
-/// RFC 6962's prefix of a leaf, which a tile is.
-const LEAF: u8 = 0x00;
 /// Longest accepted tensor name, in bytes.
 pub const MAX_NAME: usize = 256;
 
@@ -142,7 +142,15 @@ impl TensorHasher {
     ///
     /// # Errors
     /// [`Error::Length`] when they are more than the shape has.
-    pub fn update(&mut self, mut values: &[f32]) -> Result<(), Error> {
+    pub fn update(&mut self, values: &[f32]) -> Result<(), Error> {
+        self.update_beside(values, &mut Beside::nothing())
+    }
+
+    /// As [`TensorHasher::update`], beside bytes of a stream.
+    ///
+    /// # Errors
+    /// As [`TensorHasher::update`].
+    pub fn update_beside(&mut self, mut values: &[f32], beside: &mut Beside<'_>) -> Result<(), Error> {
         let got = self.seen.saturating_add(values.len());
         if got > self.elements {
             return Err(self.wrong_length(got));
@@ -163,13 +171,13 @@ impl TensorHasher {
                 (self.row, self.column, self.tile) = (self.row + 1, 0, 0);
                 if self.row == TILE_SIDE || (values.is_empty() && self.seen == self.elements) {
                     self.row = 0;
-                    self.close_band();
+                    self.close_band(beside);
                 }
             } else if self.column == edge {
                 self.tile += 1;
                 // A vector is one row, and its tiles are whole at once.
                 if self.tile_columns == TILE_LENGTH && place == 1 {
-                    self.close_band();
+                    self.close_band(beside);
                 }
             }
         }
@@ -188,9 +196,9 @@ impl TensorHasher {
     }
 
     /// Hashes the tiles that were filled.
-    fn close_band(&mut self) {
+    fn close_band(&mut self, beside: &mut Beside<'_>) {
         self.first = self.tile;
-        hash_leaves(&mut self.band, |leaf| self.tree.push_hash(leaf));
+        hash_leaves(&mut self.band, beside, |leaf| self.tree.push_hash(leaf));
     }
 
     fn wrong_length(&self, got: usize) -> Error {
@@ -214,37 +222,6 @@ fn header(name: &str, role: Role, shape: &[usize]) -> Result<(Vec<u8>, usize), E
     // A dimension beyond 2^53 has no canonical JSON.
     let header = jcs::to_vec(&header).map_err(|_| wrong_shape())?;
     Ok((header, elements))
-}
-
-/// A tile as a leaf of RFC 6962: the prefix, then the values as the definition has them. Its memory is used again.
-#[derive(Debug, Clone, Default)]
-struct Leaf(Vec<u8>);
-
-impl Leaf {
-    fn extend(&mut self, values: &[f32]) {
-        if self.0.is_empty() {
-            self.0.push(LEAF);
-        }
-        if cfg!(target_endian = "little") {
-            self.0.extend_from_slice(bytemuck::cast_slice::<f32, u8>(values));
-        } else {
-            self.0.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-        }
-    }
-}
-
-/// Gives the hashes of the leaves up to the first empty one, in order, and empties all.
-fn hash_leaves(leaves: &mut [Leaf], mut each: impl FnMut(Digest)) {
-    let filled = leaves.iter().take_while(|leaf| !leaf.0.is_empty()).count();
-    for pair in leaves[..filled].chunks(2) {
-        match pair {
-            [one, two] => {
-                digest_two(&one.0, &two.0).into_iter().for_each(|hash| each(Digest::from_bytes(hash)))
-            }
-            _ => pair.iter().for_each(|one| each(Digest::from_bytes(digest(&one.0)))),
-        }
-    }
-    leaves.iter_mut().for_each(|leaf| leaf.0.clear());
 }
 
 /// The tensor root of values that are all in memory, row-major. Independent of any other tensor, so a caller

@@ -1,5 +1,7 @@
 //! A matrix whose values come in the other order.
-use super::{Error, Leaf, Role, TILE_SIDE, hash_leaves, header};
+use std::ops::Range;
+
+use super::{Beside, Error, Leaf, Role, TILE_SIDE, hash_leaves, header};
 use crate::hash::{self, h};
 use crate::merkle::TreeHasher;
 use crate::{Digest, tensor};
@@ -38,7 +40,15 @@ impl TransposedHasher {
     ///
     /// # Errors
     /// [`Error::Length`] when they are more than the shape has.
-    pub fn update(&mut self, mut values: &[f32]) -> Result<(), Error> {
+    pub fn update(&mut self, values: &[f32]) -> Result<(), Error> {
+        self.update_beside(values, &mut Beside::nothing())
+    }
+
+    /// As [`TransposedHasher::update`], beside bytes of a stream.
+    ///
+    /// # Errors
+    /// As [`TransposedHasher::update`].
+    pub fn update_beside(&mut self, mut values: &[f32], beside: &mut Beside<'_>) -> Result<(), Error> {
         let got = self.seen.saturating_add(values.len());
         if got > self.elements {
             return Err(self.wrong_length(got));
@@ -50,7 +60,7 @@ impl TransposedHasher {
             self.seen += run.len();
             values = rest;
             if self.band.len() == full || self.seen == self.elements {
-                self.close_band();
+                self.close_band(beside);
             }
         }
         Ok(())
@@ -74,23 +84,20 @@ impl TransposedHasher {
         Ok(h(hash::TENSOR, &[&self.header, tree.root().as_bytes()]))
     }
 
-    fn close_band(&mut self) {
+    fn close_band(&mut self, beside: &mut Beside<'_>) {
         let wide = self.band.len() / self.rows;
         let (mut tile, mut leaves) = ([0.0; TILE_SIDE * TILE_SIDE], [Leaf::default(), Leaf::default()]);
         for top in (0..self.rows).step_by(TILE_SIDE) {
             let tall = TILE_SIDE.min(self.rows - top);
             let tile = &mut tile[..tall * wide];
-            for (column, values) in self.band.chunks_exact(self.rows).enumerate() {
-                let places = tile.iter_mut().skip(column).step_by(wide);
-                places.zip(&values[top..top + tall]).for_each(|(place, value)| *place = *value);
-            }
+            take_columns(&self.band, self.rows, top..top + tall, tile);
             let second = top / TILE_SIDE % 2;
             leaves[second].extend(tile);
             if second == 1 {
-                hash_leaves(&mut leaves, |leaf| self.tiles.push(leaf));
+                hash_leaves(&mut leaves, beside, |leaf| self.tiles.push(leaf));
             }
         }
-        hash_leaves(&mut leaves, |leaf| self.tiles.push(leaf));
+        hash_leaves(&mut leaves, beside, |leaf| self.tiles.push(leaf));
         self.band.clear();
     }
 
@@ -99,10 +106,56 @@ impl TransposedHasher {
     }
 }
 
+/// Rows and columns of what [`take_columns`] turns at a time: a row of it is a line of the cache.
+const BLOCK: usize = 16;
+
+/// Copies `columns` of a row-major matrix whose rows have `width` values into `target`, one column after the other.
+///
+/// Block by block, for a walk down a column of a wide matrix fetches a line of the cache for each value; and blocks that are whole
+/// by loops of known length, which take half the time.
+pub fn take_columns(matrix: &[f32], width: usize, columns: Range<usize>, target: &mut [f32]) {
+    let height = matrix.len() / width.max(1);
+    for left in columns.clone().step_by(BLOCK) {
+        let wide = BLOCK.min(columns.end - left);
+        let target = &mut target[(left - columns.start) * height..];
+        for top in (0..height).step_by(BLOCK) {
+            let tall = BLOCK.min(height - top);
+            if (wide, tall) == (BLOCK, BLOCK) {
+                let mut block = [[0.0; BLOCK]; BLOCK];
+                for (y, row) in block.iter_mut().enumerate() {
+                    row.copy_from_slice(&matrix[(top + y) * width + left..][..BLOCK]);
+                }
+                for x in 0..BLOCK {
+                    let column: [f32; BLOCK] = std::array::from_fn(|y| block[y][x]);
+                    target[x * height + top..][..BLOCK].copy_from_slice(&column);
+                }
+            } else {
+                for (x, y) in (0..wide).flat_map(|x| (top..top + tall).map(move |y| (x, y))) {
+                    target[x * height + y] = matrix[y * width + left + x];
+                }
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::tensor::tensor_root;
+
+    #[test]
+    fn columns_are_taken_whole_whatever_the_edges() {
+        for (rows, width) in [(1, 1), (1, 40), (40, 1), (16, 16), (17, 15), (33, 50)] {
+            let matrix: Vec<f32> = (0..rows * width).map(|i| i as f32).collect();
+            for columns in [0..width, 0..1, width - 1..width, width / 3..width, width / 2..width / 2] {
+                let want: Vec<f32> =
+                    columns.clone().flat_map(|x| (0..rows).map(move |y| (y * width + x) as f32)).collect();
+                let mut got = vec![-1.0; want.len()];
+                take_columns(&matrix, width, columns.clone(), &mut got);
+                assert_eq!(got, want, "{rows} x {width}, {columns:?}");
+            }
+        }
+    }
 
     fn transposed(rows: usize, columns: usize, values: &[f32]) -> Vec<f32> {
         (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
