@@ -283,7 +283,8 @@ pub struct NewFile {
 
 impl NewFile {
     fn start(file: File, path: PathBuf) -> Self {
-        Self { file: BufWriter::with_capacity(1 << 18, file), path, size: 0 }
+        // For small pieces. Blocks of a tensor are as long as this, and so are not copied once more.
+        Self { file: BufWriter::with_capacity(1 << 16, file), path, size: 0 }
     }
 
     /// Appends bytes.

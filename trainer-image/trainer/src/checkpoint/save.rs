@@ -7,7 +7,7 @@ use muster_numerics::spec::ModelSpec;
 use muster_numerics::state::State;
 use muster_proof::Digest;
 use muster_proof::steps::Records;
-use muster_proof::tensor::Role;
+use muster_proof::tensor::{Role, take_columns};
 
 use super::names::Place;
 use super::split::{self, LIMIT};
@@ -19,6 +19,8 @@ use crate::records::{self, RECORDS_FILE};
 
 /// Values written at a time.
 const BLOCK: usize = 1 << 14;
+/// Values in a line of the cache: no fewer columns than these are turned at a time.
+const LINE: usize = 16;
 
 /// A checkpoint that is durable on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,26 +144,26 @@ fn write_values(
     orientation: Orientation,
     values: &[f32],
 ) -> Result<(), Error> {
-    let mut bytes = Vec::with_capacity(4 * BLOCK);
-    let mut write = |values: &mut dyn Iterator<Item = f32>| {
-        for value in values {
-            bytes.extend(value.to_le_bytes());
-            if bytes.len() == 4 * BLOCK {
-                file.write(&bytes)?;
-                bytes.clear();
-            }
+    let mut bytes = Vec::new();
+    let mut write = |values: &[f32]| {
+        bytes.resize(4 * values.len(), 0);
+        for (four, value) in bytes.as_chunks_mut().0.iter_mut().zip(values) {
+            *four = value.to_le_bytes();
         }
-        file.write(&bytes)?;
-        bytes.clear();
-        Ok(())
+        file.write(&bytes)
     };
     match (orientation, tensor.cols) {
         (Orientation::Transposed, Some(cols)) => {
-            for col in 0..cols {
-                write(&mut values[col..].iter().step_by(cols).copied()).map_err(Error::Write)?;
+            let wide = (BLOCK / tensor.rows.max(1)).clamp(LINE, BLOCK);
+            let mut columns = Vec::new();
+            for left in (0..cols).step_by(wide) {
+                let right = cols.min(left + wide);
+                columns.resize((right - left) * tensor.rows, 0.0);
+                take_columns(values, cols, left..right, &mut columns);
+                columns.chunks(BLOCK).try_for_each(&mut write).map_err(Error::Write)?;
             }
         }
-        _ => write(&mut values.iter().copied()).map_err(Error::Write)?,
+        _ => values.chunks(BLOCK).try_for_each(write).map_err(Error::Write)?,
     }
     Ok(())
 }
