@@ -6,8 +6,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use muster_numerics::graph::{Graph, Tensor};
-use muster_proof::tensor::{self, Role, TensorHasher, TransposedHasher};
+use muster_proof::tensor::{self, Beside, Role, TensorHasher, TransposedHasher};
 use muster_proof::{Digest, StateRootBuilder};
+use muster_sha256::Stream;
 
 use super::split::{self, LIMIT};
 use super::{CONFIG_FILE, Error, INDEX_FILE, Orientation};
@@ -109,6 +110,15 @@ impl Layout {
         &self.parts
     }
 
+    /// The parts that lie in this file in the order of their bytes, which with its header are all that it has; and the place of each among
+    /// [`Layout::parts`].
+    pub fn parts_of(&self, file: &TensorFile) -> Vec<(usize, &Part)> {
+        let mut own: Vec<_> =
+            self.parts.iter().enumerate().filter(|(_, part)| part.file == file.name).collect();
+        own.sort_by_key(|(_, part)| part.range.start);
+        own
+    }
+
     /// The StateRoot over the roots of all [`Layout::parts`], in their order.
     ///
     /// # Errors
@@ -169,7 +179,22 @@ impl PartHasher {
     ///
     /// # Errors
     /// [`Error::State`] when they are more than the tensor has.
-    pub fn update(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+    pub fn update(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.update_beside(bytes, &mut Beside::nothing())
+    }
+
+    /// As [`PartHasher::update`], and the bytes are appended to what `file` is the digest of: in less time than one after the other.
+    ///
+    /// # Errors
+    /// As [`PartHasher::update`].
+    pub fn update_with(&mut self, bytes: &[u8], file: &mut Stream) -> Result<(), Error> {
+        let mut beside = Beside::new(file, bytes);
+        self.update_beside(bytes, &mut beside)?;
+        beside.finish();
+        Ok(())
+    }
+
+    fn update_beside(&mut self, mut bytes: &[u8], beside: &mut Beside<'_>) -> Result<(), Error> {
         if !self.begun.is_empty() {
             let (more, rest) = bytes.split_at(bytes.len().min(4 - self.begun.len()));
             self.begun.extend_from_slice(more);
@@ -178,11 +203,11 @@ impl PartHasher {
                 return Ok(());
             }
             let four = std::mem::take(&mut self.begun);
-            self.whole(&four)?;
+            self.whole(&four, beside)?;
         }
         let (whole, rest) = bytes.split_at(bytes.len() - bytes.len() % 4);
         for block in whole.chunks(4 * BLOCK) {
-            self.whole(block)?;
+            self.whole(block, beside)?;
         }
         self.begun.extend_from_slice(rest);
         Ok(())
@@ -200,13 +225,13 @@ impl PartHasher {
         .map_err(state)
     }
 
-    fn whole(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    fn whole(&mut self, bytes: &[u8], beside: &mut Beside<'_>) -> Result<(), Error> {
         self.values.clear();
         let fours = bytes.as_chunks().0;
         self.values.extend(fours.iter().map(|four| f32::from_le_bytes(*four)));
         match &mut self.inner {
-            Inner::Same(hasher) => hasher.update(&self.values),
-            Inner::Transposed(hasher) => hasher.update(&self.values),
+            Inner::Same(hasher) => hasher.update_beside(&self.values, beside),
+            Inner::Transposed(hasher) => hasher.update_beside(&self.values, beside),
         }
         .map_err(state)
     }

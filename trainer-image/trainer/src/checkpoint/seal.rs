@@ -1,7 +1,7 @@
 //! From files to a manifest: the one place where a checkpoint's digests and StateRoot are computed, from the bytes on
 //! the disk, by a worker of `muster local` and by the sidecar of a pod.
 //!
-//! Each file is read twice: once through SHA-256, and once tensor by tensor. No more than a block, and 64 rows or columns of
+//! Each file is read once, through SHA-256 and tensor by tensor at the same time. No more than a block, and 64 rows or columns of
 //! one matrix, is in memory, for the sidecar's share of it is small and fixed, whatever the model.
 
 use std::fs::File;
@@ -11,9 +11,11 @@ use std::path::{Path, PathBuf};
 
 use muster_numerics::graph::Graph;
 use muster_proof::Digest;
+use muster_sha256::Stream;
 
 use super::{
-    Error, FileEntry, INDEX_FILE, Layout, Manifest, Scalars, TensorFile, graph_of, model_of, read_manifest,
+    CONFIG_FILE, Error, FileEntry, INDEX_FILE, Layout, Manifest, Scalars, TensorFile, graph_of, model_of,
+    read_manifest,
 };
 use crate::files::{self, Named as _};
 
@@ -32,13 +34,15 @@ pub fn seal(dir: &Path, graph: &Graph, scalars: &Scalars) -> Result<Manifest, Er
 pub(super) fn seal_files(dir: &Path, layout: &Layout, scalars: &Scalars) -> Result<Manifest, Error> {
     // Who starts from the checkpoint refuses any other spelling, and any other model.
     model_of(dir)?;
+    let (roots, tensors) = read(dir, layout, BLOCK)?;
     let products = scalars.beta_products();
-    let state_root = state_root(dir, layout, scalars.step(), products, BLOCK)?;
+    let state_root = layout.state_root(scalars.step(), products, &roots)?;
     let mut entries = Vec::new();
-    for name in layout.names() {
+    for name in [CONFIG_FILE].into_iter().chain(layout.index().map(|_| INDEX_FILE)) {
         let (sha256, size) = files::digest(&dir.join(name)).map_err(Error::Read)?;
         entries.push(FileEntry { path: name.into(), size, sha256 });
     }
+    entries.extend(tensors);
     Manifest::new(scalars.step(), scalars.training_digest(), state_root, products, entries)
         .map_err(Error::State)
 }
@@ -51,16 +55,14 @@ pub(super) fn seal_files(dir: &Path, layout: &Layout, scalars: &Scalars) -> Resu
 pub fn root_of(dir: &Path) -> Result<Digest, Error> {
     let (manifest, _) = read_manifest(dir)?;
     let (_, graph) = graph_of(dir)?;
-    state_root(dir, &Layout::of(&graph)?, manifest.step(), manifest.beta_products(), BLOCK)
+    let layout = Layout::of(&graph)?;
+    let (roots, _) = read(dir, &layout, BLOCK)?;
+    layout.state_root(manifest.step(), manifest.beta_products(), &roots)
 }
 
-fn state_root(
-    dir: &Path,
-    layout: &Layout,
-    step: u64,
-    products: [f64; 2],
-    block: usize,
-) -> Result<Digest, Error> {
+/// The roots of all parts in their order, and the files of tensors. None is read before all have the length and the header that they
+/// must have.
+fn read(dir: &Path, layout: &Layout, block: usize) -> Result<(Vec<Digest>, Vec<FileEntry>), Error> {
     if let Some(want) = layout.index() {
         let path = dir.join(INDEX_FILE);
         let there = files::read_at_most(&path, want.len() as u64).map_err(Error::Read)?;
@@ -70,25 +72,31 @@ fn state_root(
     }
     let files: Vec<_> =
         layout.files().iter().map(|file| Opened::open(dir, file)).collect::<Result<_, _>>()?;
-    let mut roots = Vec::with_capacity(layout.parts().len());
-    for part in layout.parts() {
-        let file = files.iter().find(|file| file.path.ends_with(&*part.file));
-        let file = file.ok_or_else(|| Error::State(format!("no file {}", part.file)))?;
-        let mut hasher = part.hasher()?;
-        file.read(part.range.clone(), block, |bytes| hasher.update(bytes))?;
-        roots.push(hasher.finish()?);
+    let (mut roots, mut entries) = (Vec::with_capacity(layout.parts().len()), Vec::new());
+    for file in files {
+        let mut sha = Stream::default();
+        sha.update(&file.want.header);
+        for (place, part) in layout.parts_of(file.want) {
+            let mut hasher = part.hasher()?;
+            file.read(part.range.clone(), block, |bytes| hasher.update_with(bytes, &mut sha))?;
+            roots.push((place, hasher.finish()?));
+        }
+        let sha256 = Digest::from_bytes(sha.finish());
+        entries.push(FileEntry { path: file.want.name.to_string(), size: file.want.size, sha256 });
     }
-    layout.state_root(step, products, &roots)
+    roots.sort_by_key(|(place, _)| *place);
+    Ok((roots.into_iter().map(|(_, root)| root).collect(), entries))
 }
 
 /// A file of tensors that has the length and the header that it must have.
-struct Opened {
+struct Opened<'l> {
     file: File,
     path: PathBuf,
+    want: &'l TensorFile,
 }
 
-impl Opened {
-    fn open(dir: &Path, want: &TensorFile) -> Result<Self, Error> {
+impl<'l> Opened<'l> {
+    fn open(dir: &Path, want: &'l TensorFile) -> Result<Self, Error> {
         let path = dir.join(&*want.name);
         let file = File::open(&path).named("open", &path).map_err(Error::Read)?;
         let size = file.metadata().named("inspect", &path).map_err(Error::Read)?.len();
@@ -96,7 +104,7 @@ impl Opened {
         if size != want.size || file.read_exact_at(&mut there, 0).is_err() || there != want.header {
             return Err(Error::corrupt(&path, "does not hold the model's tensors, and only them"));
         }
-        Ok(Self { file, path })
+        Ok(Self { file, path, want })
     }
 
     /// Gives the bytes of `range` to `each`, a block at a time.
@@ -141,13 +149,15 @@ mod tests {
         let want = resolved::state_root(&graph(), &state(3)).unwrap();
         assert_eq!((manifest.state_root(), saved.state_root), (want, want));
         assert_eq!(root_of(&own).unwrap(), want);
-        let (step, products) = (scalars.step(), scalars.beta_products());
+        let layout = Layout::of(&graph()).unwrap();
         for block in [1, 4, 7, 250, 2000] {
-            assert_eq!(
-                state_root(&handed, &Layout::of(&graph()).unwrap(), step, products, block).unwrap(),
-                want,
-                "{block}"
-            );
+            let (roots, files) = read(&handed, &layout, block).unwrap();
+            let root = layout.state_root(scalars.step(), scalars.beta_products(), &roots).unwrap();
+            assert_eq!((root, &files[..]), (want, &manifest.files()[1..]), "{block}");
+            for file in files {
+                let bytes = std::fs::read(handed.join(&file.path)).unwrap();
+                assert_eq!((file.sha256, file.size), (Digest::of(&bytes), bytes.len() as u64), "{block}");
+            }
         }
     }
 
