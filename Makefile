@@ -100,11 +100,11 @@ planted: ## Some fifty bugs in the numerics, one at a time: a test must notice e
 
 .PHONY: simulate
 simulate: ## Ten thousand schedules of the hub, with faults at its calls (MUSTER_SCHEDULES, MUSTER_SEED)
-	@MUSTER_SCHEDULES=$${MUSTER_SCHEDULES:-10000} cargo test --locked --profile simulation --workspace --lib sim::explore::many -- --nocapture
+	@MUSTER_SCHEDULES=$${MUSTER_SCHEDULES:-10000} cargo test --locked --profile simulation -p muster --lib sim::explore::many -- --nocapture
 
 .PHONY: mistakes
 mistakes: ## Some twenty mistakes in the hub, one at a time: the simulation must notice each
-	@cargo test --locked --profile simulation --workspace --lib sim::explore::every_mistake -- --ignored --nocapture
+	@cargo test --locked --profile simulation -p muster --lib sim::explore::every_mistake -- --ignored --nocapture
 
 .PHONY: schedule
 schedule: ## One schedule with all calls: make schedule NAME=lies/7/40:CrashAfter
