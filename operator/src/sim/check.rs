@@ -6,7 +6,7 @@ use muster_proof::records::fields::JobId;
 use muster_proof::records::{Record, VerdictKind};
 use muster_testkit::api::{Change, Verb};
 use muster_testkit::explore::Schedule;
-use muster_testkit::faults::Fault;
+use muster_testkit::faults::{Fault, MOST_CALLS};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -27,6 +27,8 @@ pub async fn watch(world: &World, schedule: &Schedule) -> Vec<String> {
     let ended = until(|| world.the_job().is_none_or(|job| is_finished(&job))).await;
     let deleted = world.the_job().is_none();
     match world.the_job() {
+        // Somebody has taken a provider away, and it waits for another one.
+        Some(_) if !ended && world.lacks_provider() => {}
         Some(job) if !ended => wrong.push(format!("convergence: the job is not finished: {}", job["status"])),
         Some(job) => wrong.extend(result(world, &job)),
         None => {}
@@ -40,6 +42,9 @@ pub async fn watch(world: &World, schedule: &Schedule) -> Vec<String> {
     }
     if !until(|| leftovers(world).is_empty()).await {
         wrong.push(format!("orphans: {} left", leftovers(world).join(", ")));
+    }
+    if world.script.calls() > MOST_CALLS {
+        wrong.push("busy: calls without an end, while no time passes".to_owned());
     }
     wrong.extend(history(world, schedule));
     wrong.extend(log(world, deleted));

@@ -72,7 +72,7 @@ pub async fn run(world: &World) {
 }
 
 impl Member {
-    pub fn new(name: &'static str, _: &str) -> Self {
+    pub fn new(name: &'static str) -> Self {
         Self {
             name,
             cut: Cell::new(false),

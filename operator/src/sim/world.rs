@@ -117,25 +117,25 @@ impl World {
         let (_, keys) = State::open(&dir.path().join("state")).unwrap();
         let log = Local::here(keys.signer());
         let store = Arc::new(Store::on_objects(Arc::new(InMemory::new()), "muster"));
-        let (job, namespace) = server.read(|objects| {
+        let namespace = server.read(|objects| {
             let (_, namespace) =
                 objects.of("/namespaces", None).find(|(key, _)| key.name == "team-a").unwrap();
-            (String::new(), namespace["metadata"]["uid"].as_str().unwrap().to_owned())
+            namespace["metadata"]["uid"].as_str().unwrap().to_owned()
         });
         let namespace = Namespace::new("team-a", &namespace).unwrap();
         dataset(&store, &namespace, "kjv", &b"in the beginning was the word ".repeat(20)).await;
         let here = &PROVIDERS[..story.providers];
-        let members = here.iter().map(|(name, owner)| Member::new(name, owner)).collect();
+        let members = here.iter().map(|(name, _)| Member::new(name)).collect();
         let lie = Cell::new(story.then == Then::Lies);
-        let mut world =
-            Self { story, server, script, store, log, members, lie, cut_at: Cell::new(None), job, dir };
+        let (cut_at, job) = (Cell::new(None), String::new());
+        let mut world = Self { story, server, script, store, log, members, lie, cut_at, job, dir };
         for (name, owner) in here {
             world.join(name, owner).await;
         }
-        let job = world
+        let made = world
             .server
             .write("muster.dev", "trainingjobs", |write| write.create(Some("team-a"), job_of(story)));
-        world.job = job.unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
+        world.job = made.unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
         world
     }
 
@@ -216,6 +216,12 @@ impl World {
         let mine = units.iter().filter(|unit| unit["spec"]["kind"] == "Train");
         let newest = mine.max_by_key(|unit| unit["spec"]["epoch"].as_i64());
         Some(newest?["metadata"]["namespace"].as_str()?.trim_start_matches("muster-p-").to_owned())
+    }
+
+    /// Whether there are fewer providers than the story leaves.
+    pub fn lacks_provider(&self) -> bool {
+        let left = usize::from(self.story.then == Then::Leaves);
+        self.all("computeproviders").len() + left < self.story.providers
     }
 
     fn member(&self, name: &str) -> &Member {

@@ -116,9 +116,8 @@ async fn reconcile(object: Arc<Guarded>, ctx: Arc<Context>) -> Result<Action, Er
     }
     // 3. From here on it cannot vanish without step 2. The patch itself wakes us again.
     let finalizer = finalizers::PROVIDER;
-    if !planted!("no-provider-finalizer")
-        && apply::finalizer(&api, "computeprovider", provider, finalizer, Presence::Present).await?
-            == Written::Changed
+    if apply::finalizer(&api, "computeprovider", provider, finalizer, Presence::Present).await?
+        == Written::Changed
     {
         return Ok(Action::await_change());
     }

@@ -15,6 +15,7 @@
 use std::path::Path;
 
 use muster_core::hub_keys::{self, KeySet, MAX_KEYS, MAX_SETS};
+use muster_proof::Digest;
 use muster_proof::dsse::Envelope;
 use muster_proof::key::{PublicKey, SigningKey};
 
@@ -135,6 +136,36 @@ pub(super) fn open(dir: &Path) -> Result<Keys, StateError> {
             Ok(keys)
         }
     }
+}
+
+/// Keys as they were read last, and of which bytes.
+#[derive(Debug)]
+pub(super) struct Known {
+    of: [Digest; 2],
+    keys: Keys,
+}
+
+/// As [`open`]. What is the same as last time is not looked at again: the hub asks for its keys with every record, and signatures
+/// take longer than files.
+pub(super) fn reopen(dir: &Path, known: &mut Option<Known>) -> Result<Keys, StateError> {
+    if let (Some(known), Some(of)) = (known.as_ref(), files(dir)?)
+        && known.of == of
+    {
+        return Ok(known.keys.clone());
+    }
+    let keys = open(dir)?;
+    *known = files(dir)?.map(|of| Known { of, keys: keys.clone() });
+    Ok(keys)
+}
+
+/// Digests of key and chain; `None` if one is missing, or a rotation has begun.
+fn files(dir: &Path) -> Result<Option<[Digest; 2]>, StateError> {
+    let (key, chain) =
+        (read_if_there(&dir.join(SIGNING), 4096)?, read_if_there(&dir.join(CHAIN), MAX_CHAIN_BYTES)?);
+    Ok(match (key, chain, dir.join(NEXT).exists()) {
+        (Some(key), Some(chain), false) => Some([Digest::of(&key), Digest::of(&chain)]),
+        _ => None,
+    })
 }
 
 /// See [`Change`].

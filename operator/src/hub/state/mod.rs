@@ -88,6 +88,8 @@ pub enum StateError {
 pub struct State {
     dir: PathBuf,
     epochs: Mutex<Epochs>,
+    /// As they were read last.
+    keys: Mutex<Option<keys::Known>>,
 }
 
 impl State {
@@ -101,7 +103,7 @@ impl State {
         // Numbers first: a chain without them shows that they were lost, not that this is the first start.
         let numbers = epochs::open(dir)?;
         let keys = keys::open(dir)?;
-        Ok((Self { dir: dir.to_owned(), epochs: Mutex::new(numbers) }, keys))
+        Ok((Self { dir: dir.to_owned(), epochs: Mutex::new(numbers), keys: Mutex::default() }, keys))
     }
 
     /// Opens the directory of a hub that was started before; makes nothing.
@@ -125,7 +127,8 @@ impl State {
             // Not a first start: a chain that begins again would look like a forgery to every agent.
             return Err(StateError::Damaged { file: "keys.json", problem: "is missing".to_owned() });
         }
-        keys::open(&self.dir)
+        let mut known = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys::reopen(&self.dir, &mut known)
     }
 
     /// Incarnation, floor and mark as they are now.

@@ -1,9 +1,10 @@
 //! All objects of a cluster with what became of them: the part that is etcd's.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::answer::Refused;
 
@@ -41,13 +42,13 @@ pub struct Objects {
     changes: Vec<Change>,
     /// Changes up to this one are forgotten.
     compacted: u64,
-    news: watch::Sender<u64>,
+    /// No watch channel: tokio's wakes its receivers in an order of its own choosing.
+    news: Arc<Notify>,
 }
 
 impl Default for Objects {
     fn default() -> Self {
-        let news = watch::channel(0).0;
-        Self { version: 1, by_key: BTreeMap::new(), changes: Vec::new(), compacted: 0, news }
+        Self { version: 1, by_key: BTreeMap::new(), changes: Vec::new(), compacted: 0, news: Arc::default() }
     }
 }
 
@@ -106,7 +107,7 @@ impl Objects {
 
     fn note(&mut self, key: Key, verb: Verb, old: Option<Value>, new: Value) {
         self.changes.push(Change { version: self.version, key, verb, old, new });
-        self.news.send_replace(self.version);
+        self.news.notify_waiters();
     }
 
     /// Changes after `version`, oldest first.
@@ -132,8 +133,9 @@ impl Objects {
         self.compacted = self.version;
     }
 
-    /// Tells of each change.
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.news.subscribe()
+    /// Tells those who wait of each change, in the order in which they came.
+    #[must_use]
+    pub fn news(&self) -> Arc<Notify> {
+        self.news.clone()
     }
 }

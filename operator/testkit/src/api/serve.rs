@@ -264,7 +264,7 @@ impl Server {
                 "" | "0" => (scope.present(objects), Some(objects.version())),
                 from => (Vec::new(), from.parse().ok()),
             };
-            (first, version, objects.subscribe())
+            (first, version, objects.news())
         });
         let version = version.ok_or_else(|| Refused::bad(format!("invalid resource version {from:?}")))?;
         if asked.is("sendInitialEvents") {
@@ -281,9 +281,11 @@ impl Server {
         let later = stream::unfold(Some((version, news)), move |state| {
             let (server, scope) = (server.clone(), scope.clone());
             async move {
-                let (mut version, mut news) = state?;
+                let (mut version, news) = state?;
                 loop {
-                    news.borrow_and_update();
+                    // Before the look, so that no change falls between the two.
+                    let mut changed = Box::pin(news.clone().notified_owned());
+                    changed.as_mut().enable();
                     match server.read(|objects| scope.events(objects, version)) {
                         Ok((events, now)) if events.is_empty() => version = now,
                         Ok((events, now)) => return Some((events, Some((now, news)))),
@@ -292,7 +294,7 @@ impl Server {
                             return Some((vec![json!({"type": "ERROR", "object": refused.status()})], None));
                         }
                     }
-                    news.changed().await.ok()?;
+                    changed.await;
                 }
             }
         });

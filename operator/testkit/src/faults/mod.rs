@@ -11,7 +11,7 @@
 mod gate;
 mod service;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,8 +24,9 @@ pub use service::Faulty;
 
 /// For so long watches are frozen, or repeat themselves.
 const AWHILE: Duration = Duration::from_secs(30);
-/// Calls that a trace keeps.
-const TRACE: usize = 20_000;
+/// Calls of one schedule. Whoever makes more of them runs in circles while no time passes; he is stopped, and a trace that long
+/// helps nobody.
+pub const MOST_CALLS: usize = 20_000;
 
 /// What happens at one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -119,7 +120,7 @@ struct Shared {
 struct State {
     plan: Plan,
     calls: usize,
-    trace: VecDeque<String>,
+    trace: Vec<String>,
     /// Grows with each crash: calls of an earlier life have no answer any more.
     life: u64,
     frozen: Option<Instant>,
@@ -134,22 +135,15 @@ pub enum Turn {
     Go,
     /// With this fault.
     Meets(Fault),
-    /// Never: its process is dead.
+    /// Never: its process is dead, or has made [`MOST_CALLS`].
     Dead,
 }
 
 impl Script {
     #[must_use]
     pub fn new(plan: Plan) -> Self {
-        let state = State {
-            plan,
-            calls: 0,
-            trace: VecDeque::new(),
-            life: 0,
-            frozen: None,
-            repeating: None,
-            expired: 0,
-        };
+        let state =
+            State { plan, calls: 0, trace: Vec::new(), life: 0, frozen: None, repeating: None, expired: 0 };
         Self(Arc::new(Shared { state: Mutex::new(state), crash: Notify::new(), expiry: Notify::new() }))
     }
 
@@ -163,13 +157,14 @@ impl Script {
         let call = state.calls;
         state.calls += 1;
         let fault = state.plan.get(&call).copied();
-        if state.trace.len() < TRACE {
-            let what = what();
-            state.trace.push_back(match fault {
-                Some(fault) => format!("{call} {what} <- {fault}"),
-                None => format!("{call} {what}"),
-            });
+        if call >= MOST_CALLS {
+            return Turn::Dead;
         }
+        let what = what();
+        state.trace.push(match fault {
+            Some(fault) => format!("{call} {what} <- {fault}"),
+            None => format!("{call} {what}"),
+        });
         match fault {
             None => return Turn::Go,
             Some(Fault::Frozen) => state.frozen = Some(Instant::now() + AWHILE),
@@ -218,10 +213,10 @@ impl Script {
         self.state().calls
     }
 
-    /// The calls, as far as they are kept.
+    /// These calls.
     #[must_use]
     pub fn trace(&self) -> Vec<String> {
-        self.state().trace.iter().cloned().collect()
+        self.state().trace.clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

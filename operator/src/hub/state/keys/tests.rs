@@ -101,3 +101,21 @@ fn a_key_of_another_time_is_refused() {
     let text = open(dir.path()).unwrap_err().to_string();
     assert!(text.contains(&one.signer().key_id().to_string()) && text.contains("backup"), "{text}");
 }
+
+#[test]
+fn what_was_read_before_is_read_again_once_it_changes() {
+    let (dir, one) = first();
+    let mut known = None;
+    for _ in 0..2 {
+        assert_eq!(reopen(dir.path(), &mut known).unwrap(), one);
+    }
+    assert!(known.is_some());
+    let two = rotate(dir.path(), Change::Add).unwrap();
+    assert_eq!(reopen(dir.path(), &mut known).unwrap(), two);
+    // A rotation that a crash cut short is ended, as at any start.
+    write_key(dir.path(), NEXT, &draw().unwrap()).unwrap();
+    assert_eq!(reopen(dir.path(), &mut known).unwrap(), two);
+    assert!(!dir.path().join(NEXT).exists());
+    std::fs::remove_file(dir.path().join(SIGNING)).unwrap();
+    assert!(reopen(dir.path(), &mut known).is_err());
+}
