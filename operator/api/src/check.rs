@@ -165,10 +165,10 @@ fn check_string(schema: &Value, text: &str, path: &mut Path, out: &mut Vec<Strin
             path.problem(format_args!("Unsupported value: {text:?}: supported values: {}", list.join(", "))),
         );
     }
-    if let Some(pattern) = schema["pattern"].as_str() {
-        if compiled(pattern).is_some_and(|regex| !regex.is_match(text)) {
-            out.push(path.problem(format_args!("Invalid value: {text:?}: should match '{pattern}'")));
-        }
+    if let Some(pattern) = schema["pattern"].as_str()
+        && compiled(pattern).is_some_and(|regex| !regex.is_match(text))
+    {
+        out.push(path.problem(format_args!("Invalid value: {text:?}: should match '{pattern}'")));
     }
 }
 

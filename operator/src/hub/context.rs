@@ -85,7 +85,10 @@ impl Context {
     /// After a failed look at `object`: again, later each time.
     pub fn retry(&self, object: &str, error: &Error) -> Action {
         let delay = self.failures.failed(&object.to_owned(), jitter_of(object));
-        if planted!("no-retry") || (planted!("conflict-waits") && error.is_conflict()) {
+        if planted!("no-retry") {
+            return Action::await_change();
+        }
+        if error.is_conflict() && planted!("conflict-waits") {
             return Action::await_change();
         }
         if error.is_conflict() || error.is_gone() {

@@ -152,7 +152,7 @@ pub fn member(
     let grace = Duration::from_secs(number(grace)) + GRACE_MARGIN;
     let silence = now.duration_since(silent.last_transition_time.0);
     let silence = Duration::try_from(silence).unwrap_or_default();
-    match grace.checked_sub(silence).filter(|left| !left.is_zero() && !planted!("gone-at-once")) {
+    match grace.checked_sub(silence).filter(|left| !left.is_zero()) {
         Some(left) => (Member::Away, Some(left)),
         None => (Member::Gone, None),
     }
