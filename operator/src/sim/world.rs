@@ -239,8 +239,8 @@ impl World {
         self.members.iter().any(|member| member.cut.get() && provider_namespace(member.name) == namespace)
     }
 
-    /// Whether a unit of this namespace may go although nobody has said that nothing of it runs: its member was cut off for
-    /// longer than its grace, or its provider has left in the middle of something that another client did.
+    /// Whether a unit of this namespace may go although nobody has said that nothing of it runs: its member is cut off for longer
+    /// than its grace by now.
     pub fn grace_is_over(&self, namespace: &str) -> bool {
         self.is_cut(namespace) && self.cut_at.get().is_some_and(|at| at.elapsed() >= GRACE)
     }
