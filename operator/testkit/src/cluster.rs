@@ -37,13 +37,8 @@ pub fn tidy(server: &Server) {
             server.write(group, resource, |write| write.delete(namespace, &key.name, &Value::Null).map(drop));
     }
     for name in ended {
-        let _: Result<(), Refused> = server.write("", "namespaces", |write| {
-            let key = write.kind.key(None, &name);
-            let old = write.found(&key)?;
-            let mut new = old.clone();
-            new["spec"]["finalizers"] = json!([]);
-            write.update(key, &old, Half::Main, new).map(drop)
-        });
+        let lets_go = |namespace: &mut Value| namespace["spec"]["finalizers"] = json!([]);
+        let _: Result<Value, Refused> = server.change(("", "namespaces"), None, &name, Half::Main, lets_go);
     }
 }
 

@@ -61,6 +61,17 @@ impl Refused {
         Self::new(410, "Expired", format!("too old resource version: {from} ({oldest})"))
     }
 
+    /// Of a server that is asked too much, or not well; 409 says that somebody else was faster.
+    pub fn at_once(code: u16) -> Self {
+        let reason = match code {
+            409 => "Conflict",
+            429 => "TooManyRequests",
+            503 => "ServiceUnavailable",
+            _ => "InternalError",
+        };
+        Self::new(code, reason, "as the script says")
+    }
+
     /// As the body of an answer, and as the object of an event.
     #[must_use]
     pub fn status(&self) -> Value {

@@ -34,11 +34,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::Value;
 
 pub use answer::Refused;
+/// Merges as RFC 7386 says.
+pub use json_patch::merge;
 pub use kinds::{Kind, with_definitions};
 pub use objects::{Change, Key, Objects, Verb};
 pub use path::{Place, parse as parse_path};
 pub use select::Selector;
 pub use serve::Answer;
+pub(crate) use serve::refused;
 pub use write::{Half, Write};
 
 use apply::Owners;
@@ -105,6 +108,27 @@ impl Server {
     ) -> Result<T, Refused> {
         let kind = self.kinds.iter().find(|kind| kind.group == group && kind.resource == resource);
         self.write_as(kind.ok_or_else(Refused::no_such_resource)?, SOMEBODY, then)
+    }
+
+    /// Changes one half of an object, past all faults.
+    ///
+    /// # Errors
+    /// 404 if it is not there, and as the API server refuses it.
+    pub fn change(
+        &self,
+        (group, resource): (&str, &str),
+        namespace: Option<&str>,
+        name: &str,
+        half: Half,
+        change: impl FnOnce(&mut Value),
+    ) -> Result<Value, Refused> {
+        self.write(group, resource, |write| {
+            let key = write.kind.key(namespace, name);
+            let old = write.found(&key)?;
+            let mut new = old.clone();
+            change(&mut new);
+            write.update(key, &old, half, new)
+        })
     }
 
     /// Writes one object at most, and notes that this manager did.

@@ -92,7 +92,7 @@ impl Server {
     fn answer(&self, asked: &Asked) -> Answer {
         match self.try_answer(asked) {
             Ok(answer) => answer,
-            Err(refused) => full(refused.code, &refused.status()),
+            Err(why) => refused(&why),
         }
     }
 
@@ -369,6 +369,11 @@ fn shown(object: Value, metadata_only: bool) -> Value {
 
 fn query(text: &str) -> BTreeMap<String, String> {
     form_urlencoded::parse(text.as_bytes()).into_owned().collect()
+}
+
+/// The answer of a server that says no.
+pub(crate) fn refused(why: &Refused) -> Answer {
+    full(why.code, &why.status())
 }
 
 fn full(code: u16, body: &Value) -> Answer {

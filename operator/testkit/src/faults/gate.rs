@@ -9,6 +9,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::Script;
+use crate::api::Refused;
 
 type Frames = UnsyncBoxBody<Bytes, std::io::Error>;
 type Item = Result<Frame<Bytes>, std::io::Error>;
@@ -48,7 +49,7 @@ impl<S: Stream<Item = Item> + Unpin> Watch<S> {
             biased;
             () = expiry(&script, born) => {
                 self.over = true;
-                return Some(Ok(Frame::data(gone())));
+                return Some(Ok(Frame::data(gone(born))));
             }
             frame = self.frames.next() => frame,
         };
@@ -76,8 +77,8 @@ async fn expiry(script: &Script, born: u64) {
     }
 }
 
-fn gone() -> Bytes {
-    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "Expired",
-        "message": "too old resource version", "code": 410});
-    Bytes::from(format!("{}\n", json!({"type": "ERROR", "object": status})))
+fn gone(born: u64) -> Bytes {
+    // The server's own words; which versions it has forgotten is nothing to whoever reads them.
+    let why = Refused::expired(born, born);
+    Bytes::from(format!("{}\n", json!({"type": "ERROR", "object": why.status()})))
 }

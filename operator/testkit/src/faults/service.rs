@@ -4,14 +4,12 @@ use std::task::{Context, Poll};
 
 use futures::future::{self, BoxFuture};
 use http::{Method, Request};
-use http_body_util::{BodyExt as _, Full};
 use kube::client::Body;
-use serde_json::json;
 use tower::{BoxError, Service};
 
 use super::gate::gated;
 use super::{Fault, Script, Turn};
-use crate::api::{Answer, Place, Refused, Server, parse_path};
+use crate::api::{Answer, Half, Place, Refused, Server, parse_path, refused};
 
 /// The way of one process, in one of its lives, to an API server.
 #[derive(Clone)]
@@ -42,7 +40,7 @@ impl Faulty {
             Turn::Meets(fault) => Some(fault),
         };
         match fault {
-            Some(Fault::Refused(code)) => return Ok(refused(code)),
+            Some(Fault::Refused(code)) => return Ok(refused(&Refused::at_once(code))),
             Some(Fault::Unreached) => return Err("connection refused".into()),
             Some(fault @ (Fault::Edited | Fault::Deleted)) => {
                 if let Some(place) = parse_path(uri.path()) {
@@ -81,24 +79,6 @@ impl Service<Request<Body>> for Faulty {
     }
 }
 
-fn refused(code: u16) -> Answer {
-    let reason = match code {
-        409 => "Conflict",
-        429 => "TooManyRequests",
-        503 => "ServiceUnavailable",
-        _ => "InternalError",
-    };
-    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": reason,
-        "message": "as the script says", "code": code});
-    let body = Full::new(status.to_string().into()).map_err(|never| match never {}).boxed_unsync();
-    let mut answer = Answer::new(body);
-    *answer.status_mut() = http::StatusCode::from_u16(code).unwrap_or_default();
-    answer
-        .headers_mut()
-        .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-    answer
-}
-
 /// Another client is faster: with the object that is asked for, or with the first of its collection. One that is about to be made
 /// is there for neither.
 fn interfere(server: &Server, place: &Place, method: &Method, fault: Fault) {
@@ -113,16 +93,22 @@ fn interfere(server: &Server, place: &Place, method: &Method, fault: Fault) {
     });
     let Some((namespace, name)) = found else { return };
     let namespace = Some(namespace.as_str()).filter(|namespace| !namespace.is_empty());
-    // What is gone or refused meanwhile was somebody's, too.
-    let _: Result<(), Refused> = server.write(&place.group, &place.resource, |write| match fault {
-        Fault::Deleted => write.delete(namespace, &name, &serde_json::Value::Null).map(drop),
-        _ => {
-            let key = write.kind.key(namespace, &name);
-            let old = write.found(&key)?;
-            let mut new = old.clone();
-            let version = old["metadata"]["resourceVersion"].clone();
-            new["metadata"]["annotations"]["example.org/touched"] = version;
-            write.update(key, &old, crate::api::Half::Main, new).map(drop)
+    let resource = (place.group.as_str(), place.resource.as_str());
+    let done = match fault {
+        Fault::Deleted => {
+            let gone = |write: &mut crate::api::Write<'_>| {
+                write.delete(namespace, &name, &serde_json::Value::Null).map(drop)
+            };
+            server.write(resource.0, resource.1, gone)
         }
-    });
+        _ => {
+            let touch = |object: &mut serde_json::Value| {
+                let version = object["metadata"]["resourceVersion"].clone();
+                object["metadata"]["annotations"]["example.org/touched"] = version;
+            };
+            server.change(resource, namespace, &name, Half::Main, touch).map(drop)
+        }
+    };
+    // What is gone or refused meanwhile was somebody's, too.
+    drop(done);
 }
