@@ -15,6 +15,7 @@ mod person;
 mod proofs;
 mod provider;
 mod provider_lies;
+mod queue;
 mod recovery;
 mod refusals;
 mod resources;
@@ -141,6 +142,20 @@ fn most() -> Vec<Scenario> {
             "weights",
             weights::begins_with_weights,
             "a job begins with weights in others' form: pods, auditors, a local run and the proof come to the same bits"
+        ),
+        scenario!(
+            Full,
+            600,
+            "preempted",
+            queue::preempted,
+            "a full provider: an equal job waits and says why, a more important one is made room for; same bits"
+        ),
+        scenario!(
+            Full,
+            420,
+            "resized",
+            queue::resized,
+            "workers.count changed twice in a run: units of the new size from the next interval on, same bits"
         ),
         scenario!(
             Full,

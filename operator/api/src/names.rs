@@ -24,6 +24,8 @@ pub mod labels {
     pub const UNIT: &str = "muster.dev/unit";
     /// Name of the provider, on what the hub makes for it.
     pub const PROVIDER: &str = "muster.dev/provider";
+    /// On a tenant's namespace: its weight beside other tenants, a number from 1; 1 without the label.
+    pub const WEIGHT: &str = "muster.dev/weight";
     /// Who keeps the object: `muster-hub` or `muster-agent`.
     pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
     /// What the object is part of.

@@ -9,6 +9,7 @@ pub mod placement;
 pub mod policy;
 pub mod provider;
 pub mod provider_keys;
+pub mod queue;
 pub mod quota;
 pub mod recovery;
 pub mod sidecar;

@@ -5,8 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 mod auditors;
+mod filters;
+mod scores;
 
 pub use auditors::can_be_audited;
+use filters::{FITS, Filter, ROOM};
 
 /// How far an administrator trusts a provider. Ordered: a job may ask for at least one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,7 +23,7 @@ pub enum TrustTier {
 }
 
 /// What one island needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Request {
     /// Worker processes, all on one provider.
     pub workers: u32,
@@ -42,6 +45,19 @@ pub struct Request {
     pub max_price: Option<i64>,
     /// Providers that a verdict has convicted in this job.
     pub convicted: BTreeSet<String>,
+    /// Providers that failed or refused units of this very job, and how many: they come last, not never.
+    pub failures: BTreeMap<String, u32>,
+    /// Providers that have something of the job already.
+    pub near: BTreeMap<String, Near>,
+}
+
+/// What a provider has of a job, so that it need not be brought there. Ordered: more is later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Near {
+    /// The dataset: it trains, or has trained a while ago, on the same.
+    Dataset,
+    /// The job's own checkpoints.
+    Checkpoints,
 }
 
 /// Whether the hub may send new work to a provider, and if not, why.
@@ -104,8 +120,16 @@ pub struct Candidate {
     pub arithmetic: Vec<String>,
     /// Trainer images the provider accepts, by digest.
     pub images: Vec<String>,
-    /// Units of this very job that the provider failed or refused: it comes last, not never.
-    pub failures: u32,
+    /// Intervals that it has delivered of 1000 that it began; `None` while nothing is known.
+    pub reliability: Option<u32>,
+}
+
+impl Candidate {
+    /// Workers of a class that may be placed now.
+    #[must_use]
+    pub fn free(&self, class: &str) -> u32 {
+        self.devices.get(class).map_or(0, Device::free)
+    }
 }
 
 /// Why a provider was passed over. One reason each: the first filter that says no.
@@ -191,92 +215,6 @@ pub enum Placement {
     },
 }
 
-type Filter = fn(&Request, &Candidate) -> Result<(), Rejection>;
-
-/// In the order a person would ask: may it, is it there, can it, has it room. The first no is the one reported.
-const FILTERS: &[Filter] = &[
-    allowed,
-    owner,
-    convicted,
-    region,
-    trusted,
-    schedulable,
-    ready,
-    device_class,
-    price,
-    arithmetic,
-    image,
-    unit_quota,
-    room,
-];
-
-fn allowed(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
-    let listed = request.allowed.is_empty() || request.allowed.contains(&candidate.name);
-    listed.then_some(()).ok_or(Rejection::NotAllowed)
-}
-
-fn owner(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
-    (!request.exclude_owners.contains(&candidate.owner)).then_some(()).ok_or(Rejection::OwnerExcluded)
-}
-
-fn convicted(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
-    (!request.convicted.contains(&candidate.name)).then_some(()).ok_or(Rejection::Convicted)
-}
-
-fn region(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
-    let listed = candidate.region.as_ref().is_some_and(|region| request.regions.contains(region));
-    (request.regions.is_empty() || listed).then_some(()).ok_or(Rejection::Region)
-}
-
-fn price(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
-    let Some(max) = request.max_price else { return Ok(()) };
-    let price = candidate.devices.get(&request.device_class).and_then(|device| device.price);
-    price.is_some_and(|price| price <= max).then_some(()).ok_or(Rejection::Price)
-}
-
-fn trusted(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
-    (candidate.trust >= request.min_trust).then_some(()).ok_or(Rejection::TrustTooLow)
-}
-
-fn schedulable(_: &Request, candidate: &Candidate) -> Result<(), Rejection> {
-    (candidate.availability != Availability::Cordoned).then_some(()).ok_or(Rejection::Cordoned)
-}
-
-fn ready(_: &Request, candidate: &Candidate) -> Result<(), Rejection> {
-    match candidate.availability {
-        Availability::Ready => Ok(()),
-        Availability::KeyNotLogged => Err(Rejection::KeyNotLogged),
-        Availability::NotReady | Availability::Cordoned => Err(Rejection::NotReady),
-    }
-}
-
-fn device_class(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
-    let known = candidate.devices.contains_key(&request.device_class);
-    known.then_some(()).ok_or_else(|| Rejection::NoDeviceClass(request.device_class.clone()))
-}
-
-fn arithmetic(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
-    let known = candidate.arithmetic.contains(&request.arithmetic);
-    known.then_some(()).ok_or_else(|| Rejection::Arithmetic(request.arithmetic.clone()))
-}
-
-fn image(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
-    candidate.images.contains(&request.image_digest).then_some(()).ok_or(Rejection::Image)
-}
-
-fn unit_quota(_: &Request, candidate: &Candidate) -> Result<(), Rejection> {
-    (candidate.units_left != Some(0)).then_some(()).ok_or(Rejection::UnitQuota)
-}
-
-fn room(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
-    let enough = free(request, candidate) >= request.workers;
-    enough.then_some(()).ok_or(Rejection::Idle(request.workers))
-}
-
-fn free(request: &Request, candidate: &Candidate) -> u32 {
-    candidate.devices.get(&request.device_class).map_or(0, Device::free)
-}
-
 /// Everybody who could do it now, by name, and in words why the others could not; empty words if there are no others.
 #[must_use]
 pub fn eligible<'a>(request: &Request, candidates: &'a [Candidate]) -> (Vec<&'a Candidate>, String) {
@@ -285,15 +223,26 @@ pub fn eligible<'a>(request: &Request, candidates: &'a [Candidate]) -> (Vec<&'a 
     (eligible, phrases(&rejections).join(", "))
 }
 
-fn sift<'a>(
-    request: &Request,
-    candidates: &'a [Candidate],
-) -> (Vec<&'a Candidate>, BTreeMap<Rejection, usize>) {
+/// Everybody who could do it if there were room, in the order of the scores.
+#[must_use]
+pub fn fits<'a>(request: &Request, candidates: &'a [Candidate]) -> Vec<&'a Candidate> {
+    let (mut fits, _) = sift_by(&[FITS], request, candidates);
+    fits.sort_by(|a, b| scores::compare(request, a, b));
+    fits
+}
+
+type Sifted<'a> = (Vec<&'a Candidate>, BTreeMap<Rejection, usize>);
+
+fn sift<'a>(request: &Request, candidates: &'a [Candidate]) -> Sifted<'a> {
+    sift_by(&[FITS, ROOM], request, candidates)
+}
+
+fn sift_by<'a>(filters: &[&[Filter]], request: &Request, candidates: &'a [Candidate]) -> Sifted<'a> {
     let mut rejections: BTreeMap<Rejection, usize> = BTreeMap::new();
     let mut eligible: Vec<&Candidate> = Vec::new();
     let convicted = convicted_owners(request, candidates);
     for candidate in candidates {
-        let checked = FILTERS.iter().try_for_each(|filter| filter(request, candidate));
+        let checked = filters.iter().copied().flatten().try_for_each(|filter| filter(request, candidate));
         match checked.and_then(|()| not_of(&convicted, candidate)) {
             Ok(()) => eligible.push(candidate),
             Err(why) => *rejections.entry(why).or_default() += 1,
@@ -302,22 +251,15 @@ fn sift<'a>(
     (eligible, rejections)
 }
 
-/// Chooses a provider for one island.
-///
-/// Scores, in order: fewest failures of this job, then most free workers, then the name. The same input gives the same
-/// answer whatever the order of `candidates`.
+/// Chooses a provider for one island: of those that pass all filters the one that the chain of scores puts first (`scores`).
+/// The same input gives the same answer whatever the order of `candidates`.
 #[must_use]
 pub fn place(request: &Request, candidates: &[Candidate]) -> Placement {
     if candidates.is_empty() {
         return Placement::NoProviders;
     }
     let (eligible, rejections) = sift(request, candidates);
-    let best = eligible.into_iter().min_by(|a, b| {
-        (a.failures.cmp(&b.failures))
-            .then_with(|| free(request, b).cmp(&free(request, a)))
-            .then_with(|| a.name.cmp(&b.name))
-    });
-    match best {
+    match eligible.into_iter().min_by(|a, b| scores::compare(request, a, b)) {
         Some(best) => Placement::On { provider: best.name.clone(), min_epoch: best.min_epoch },
         None => explain(candidates.len(), &rejections),
     }

@@ -15,6 +15,7 @@ use super::ledger::Ledger;
 use super::ledger::follow::Follower;
 use super::names::MANAGER;
 use super::provider::leases::LeaseBook;
+use super::queue::Queue;
 use super::signer::Signer;
 use super::state::State;
 use crate::runtime::backoff::{Backoff, jitter_of};
@@ -43,8 +44,10 @@ pub struct Context {
     pub leases: LeaseBook,
     /// Tells people.
     pub recorder: Recorder,
-    /// Held while a provider is chosen and its unit made: two jobs must not get the same worker.
-    pub placing: tokio::sync::Mutex<()>,
+    /// Which job trains where.
+    pub queue: Queue,
+    /// Held while a job's next unit is made.
+    pub making: Keyed,
     /// What is remembered of objects between two looks; losing it costs a delay, never a decision.
     pub memory: Memory,
     failures: Backoff<String>,
@@ -70,7 +73,8 @@ impl Context {
             audits: AuditBook::default(),
             image,
             leases: LeaseBook::default(),
-            placing: tokio::sync::Mutex::default(),
+            queue: Queue::default(),
+            making: Keyed::default(),
             memory: Memory::default(),
             failures: Backoff::new(Duration::from_millis(500), Duration::from_secs(60)),
         }
@@ -127,10 +131,30 @@ impl std::str::FromStr for Image {
     }
 }
 
+/// One lock for each key, as long as anybody wants it.
+#[derive(Debug, Default)]
+pub struct Keyed {
+    locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl Keyed {
+    /// Waits until nobody else has it.
+    pub async fn of(&self, key: &str) -> tokio::sync::OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those that nobody holds or waits for are only here.
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+            locks.entry(key.to_owned()).or_default().clone()
+        };
+        lock.lock_owned().await
+    }
+}
+
 /// Moments by object and what happened then, on the monotonic clock.
 #[derive(Debug, Default)]
 pub struct Memory {
     moments: Mutex<HashMap<(String, What), Instant>>,
+    marks: Mutex<HashMap<String, (u64, Instant)>>,
 }
 
 /// What happened.
@@ -165,8 +189,19 @@ impl Memory {
         moments.entry((object.to_owned(), what)).or_insert_with(Instant::now).elapsed()
     }
 
+    /// For how long an object's mark has been this one, as far as this process saw.
+    pub fn unchanged(&self, object: &str, mark: u64) -> Duration {
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = marks.entry(object.to_owned()).or_insert_with(|| (mark, Instant::now()));
+        if known.0 != mark {
+            *known = (mark, Instant::now());
+        }
+        known.1.elapsed()
+    }
+
     /// Forgets all about an object.
     pub fn forget(&self, object: &str) {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).remove(object);
         let mut moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
         moments.retain(|(name, _), _| name != object);
     }
@@ -175,6 +210,33 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_stays_the_same_gets_old() {
+        let memory = Memory::default();
+        assert_eq!(memory.unchanged("unit", 1), Duration::ZERO);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(memory.unchanged("unit", 1), Duration::from_secs(5));
+        assert_eq!(memory.unchanged("unit", 2), Duration::ZERO);
+        memory.forget("unit");
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(memory.unchanged("unit", 2), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn one_key_at_a_time() {
+        let locks = Keyed::default();
+        let held = locks.of("a").await;
+        let _other = locks.of("b").await;
+        let again = locks.of("a");
+        tokio::pin!(again);
+        assert!(futures::poll!(&mut again).is_pending());
+        drop(held);
+        drop(again.await);
+        assert_eq!(locks.locks.lock().unwrap().len(), 2);
+        drop(locks.of("c").await);
+        assert_eq!(locks.locks.lock().unwrap().len(), 2, "a is wanted by nobody");
+    }
 
     #[test]
     fn an_image_needs_a_digest() {

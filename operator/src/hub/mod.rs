@@ -6,6 +6,7 @@
 //! | `provider` | ComputeProviders: their joins, heartbeats, status |
 //! | `registrar` | namespace, identity and rights of a provider's agent |
 //! | `job` | TrainingJobs: acceptance, placement, status, events |
+//! | `queue` | which job trains where, over all jobs; `site`: providers and units as it sees them |
 //! | `units` | the end of WorkUnits |
 //! | `audit` | windows, draws, auditors, verdicts; Audit objects |
 //! | `collector` | garbage collection of the store, which outlives objects |
@@ -30,11 +31,13 @@ pub mod names;
 pub(crate) mod patience;
 mod provider;
 mod publish;
+mod queue;
 pub mod rbac;
 mod recovery;
 pub mod registrar;
 mod restore;
 pub(crate) mod signer;
+mod site;
 pub mod state;
 mod units;
 
@@ -188,6 +191,7 @@ pub(crate) async fn everything(
             job::run(jobs, ctx.clone(), stop()),
             audit::run(ctx.clone(), cache.clone(), patience, stop()),
             units::run(ctx.clone(), cache, stop()),
+            queue::run(&ctx, stop()),
             collector::run(ctx.clone(), schedule, stop()),
             recovery::follow(&ctx, stop()),
         );

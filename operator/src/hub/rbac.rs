@@ -46,9 +46,9 @@ pub fn rules() -> Vec<Rule> {
         cluster("say what came of it", (muster, &["audits/status"], &[]), &["get", "patch"]),
         cluster(
             "see that the registrar has taken a leaving provider's namespace away; tell a tenant's namespace from an \
-             earlier one of its name",
+             earlier one of its name; read tenants' weights",
             ("", &["namespaces"], &[]),
-            &["get"],
+            &["get", "list", "watch"],
         ),
         cluster(
             "hear agents' heartbeats, and the hub's own auditor's",

@@ -209,8 +209,8 @@ fn checked(bytes: &[u8], keys: &KeySet, offer: &Offer, incarnation: i64) -> Resu
 
 async fn answer_island(ctx: &Context, job_uid: &str, offers: &[Offered]) -> Result<(), Error> {
     let incarnation = ctx.state.epochs().incarnation;
-    // One look and what follows from it: nobody else makes units meanwhile.
-    let _only_one = ctx.placing.lock().await;
+    // One look and what follows from it: nobody else makes units of the job meanwhile.
+    let _only_one = ctx.making.of(job_uid).await;
     let api: Api<DeserializeGuard<TrainingJob>> = Api::all(ctx.client.clone());
     let all = within("list trainingjobs", api.list(&ListParams::default())).await?;
     let found = all.items.into_iter().find(|job| job.uid().as_deref() == Some(job_uid));

@@ -67,7 +67,7 @@ fn many() {
 }
 
 /// Mistakes, and faults that show them; without any if a story is enough.
-const MISTAKES: [(&str, &[Fault]); 21] = [
+const MISTAKES: [(&str, &[Fault]); 24] = [
     ("no-job-finalizer", &[]),
     ("end-not-logged", &[]),
     ("no-grant-end", &[]),
@@ -80,6 +80,9 @@ const MISTAKES: [(&str, &[Fault]); 21] = [
     ("revoked-keeps-rights", &[]),
     ("let-go-not-deleted", &[]),
     ("settles-forever", &[]),
+    ("promises-not-kept", &[]),
+    ("nobody-makes-way", &[]),
+    ("stuck-for-ever", &[]),
     ("no-retry", &[Fault::Refused(500)]),
     ("conflict-waits", &[Fault::Refused(409)]),
     ("lost-is-logged", &[Fault::Unreached]),

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::gateway::{self, Refusal};
 use super::hub::image;
-use super::world::{STEPS, World};
+use super::world::{STEPS, WORKERS, World};
 use crate::hub::job::gather;
 use crate::hub::ledger::testing::identity;
 use crate::hub::names::{LEASE, provider_namespace};
@@ -34,6 +34,8 @@ pub struct Member {
     pub cut: Cell<bool>,
     /// Its next attempt fails.
     pub fails: Cell<bool>,
+    /// Its agent does nothing about units.
+    pub sticks: Cell<bool>,
     /// An interval of it was wrong.
     pub lied: Cell<bool>,
     units: RefCell<BTreeMap<String, Training>>,
@@ -77,6 +79,7 @@ impl Member {
             name,
             cut: Cell::new(false),
             fails: Cell::new(false),
+            sticks: Cell::new(false),
             lied: Cell::new(false),
             units: RefCell::default(),
             replayed: RefCell::default(),
@@ -99,7 +102,7 @@ impl Member {
         self.units
             .borrow_mut()
             .retain(|name, _| units.iter().any(|unit| unit.metadata.name.as_ref() == Some(name)));
-        for unit in &units {
+        for unit in units.iter().filter(|_| !self.sticks.get()) {
             let payload = gather::payload(unit).unwrap();
             match payload.audit.is_some() {
                 true => self.audit(world, unit, &payload).await,
@@ -119,7 +122,7 @@ impl Member {
         }
         let status = json!({"status": {
             "observedAt": clock::text(), "agentVersion": "0", "protocols": ["muster.unit/1"],
-            "devices": [{"class": "cpu", "workers": 4, "idle": 4}],
+            "devices": [{"class": "cpu", "workers": WORKERS, "idle": WORKERS}],
             "accepts": {"images": [image()], "arithmetic": ["f32-chain"], "containers": "Never"},
         }});
         world.update(("muster.dev", "providerreports"), Some(&namespace), "report", Half::Status, &status);

@@ -13,6 +13,8 @@ pub struct Story {
     pub tier: &'static str,
     /// How many providers there are, of [`super::world::PROVIDERS`].
     pub providers: usize,
+    /// Workers of the job. Each provider has four.
+    pub workers: u32,
     /// What happens once the first interval is committed.
     pub then: Then,
 }
@@ -39,10 +41,20 @@ pub enum Then {
     Lies,
     /// The job is deleted.
     Deleted,
+    /// Its agent is there and does nothing more, for three minutes.
+    Stuck,
+    /// The job is to have more workers.
+    Resized,
+    /// A job of the same tenant that is more important wants everything.
+    Preempted,
+    /// Two more jobs are made at the same time, and there is room for one of them.
+    Crowd,
+    /// Two jobs of a tenant have everything, and another tenant wants its share.
+    Shares,
 }
 
 /// All of them.
-pub const ALL: [Story; 11] = [
+pub const ALL: [Story; 16] = [
     story("plain", "None", 2, Then::Nothing),
     story("audited", "Gold", 4, Then::Nothing),
     story("suspended", "None", 2, Then::Suspended),
@@ -54,10 +66,20 @@ pub const ALL: [Story; 11] = [
     story("fails", "None", 2, Then::Fails),
     story("lies", "Gold", 5, Then::Lies),
     story("deleted", "Silver", 3, Then::Deleted),
+    story("stuck", "None", 2, Then::Stuck),
+    story("resized", "None", 1, Then::Resized),
+    with("preempted", 4, 1, Then::Preempted),
+    with("crowd", 2, 1, Then::Crowd),
+    with("shares", 2, 1, Then::Shares),
 ];
 
 const fn story(name: &'static str, tier: &'static str, providers: usize, then: Then) -> Story {
-    Story { name, tier, providers, then }
+    Story { name, tier, providers, workers: 1, then }
+}
+
+/// Without audits, and with so many workers.
+const fn with(name: &'static str, workers: u32, providers: usize, then: Then) -> Story {
+    Story { name, tier: "None", providers, workers, then }
 }
 
 impl Story {
@@ -68,6 +90,14 @@ impl Story {
 
 /// Does it, once it is time.
 pub async fn play(world: &World) {
+    match world.story.then {
+        Then::Shares => world.rival("team-a", "second", 0, 2),
+        Then::Crowd => {
+            world.rival("team-a", "second", 0, 2);
+            world.rival("team-b", "third", 0, 2);
+        }
+        _ => {}
+    }
     while world.commits() == 0 {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
@@ -75,7 +105,7 @@ pub async fn play(world: &World) {
     let provider = |change: Value| world.change("computeproviders", None, &trains, &change);
     let job = |change: Value| world.change("trainingjobs", Some("team-a"), "kjv-gpt", &change);
     match world.story.then {
-        Then::Nothing | Then::Lies => {}
+        Then::Nothing | Then::Lies | Then::Crowd => {}
         Then::Suspended => {
             job(json!({"spec": {"suspend": true}}));
             tokio::time::sleep(Duration::from_secs(40)).await;
@@ -92,5 +122,13 @@ pub async fn play(world: &World) {
         }
         Then::Fails => world.fail_once(&trains),
         Then::Deleted => world.delete("trainingjobs", Some("team-a"), "kjv-gpt"),
+        Then::Stuck => {
+            world.stick(&trains, true);
+            tokio::time::sleep(Duration::from_secs(180)).await;
+            world.stick(&trains, false);
+        }
+        Then::Resized => job(json!({"spec": {"workers": {"count": 2}}})),
+        Then::Preempted => world.rival("team-a", "urgent", 5, 4),
+        Then::Shares => world.rival("team-b", "third", 0, 2),
     }
 }

@@ -1,5 +1,5 @@
 //! One run: an API server, a store and a log, the hub, members, and people.
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use muster_proof::Digest;
 use muster_proof::records::Record;
-use muster_testkit::api::{Half, Kind, Refused, Server, with_definitions};
+use muster_testkit::api::{Half, Kind, Refused, Server, merge, with_definitions};
 use muster_testkit::explore::{Outcome, Schedule};
 use muster_testkit::faults::Script;
 use muster_testkit::{clock, cluster};
@@ -29,6 +29,10 @@ use crate::store::{Namespace, Store};
 /// Who lends, and to whom it belongs.
 pub const PROVIDERS: [(&str, &str); 5] =
     [("east", "acme"), ("north", "initech"), ("south", "umbra"), ("up", "hooli"), ("west", "globex")];
+/// Namespaces with jobs.
+const TENANTS: [&str; 2] = ["team-a", "team-b"];
+/// Workers of each provider.
+pub const WORKERS: u32 = 4;
 /// Of the job.
 pub const STEPS: u64 = 12;
 /// A checkpoint after each of these.
@@ -63,6 +67,8 @@ pub struct World {
     cut_at: Cell<Option<Instant>>,
     /// The job's uid.
     pub job: String,
+    /// Those of other jobs.
+    rivals: RefCell<Vec<String>>,
     dir: TempDir,
 }
 
@@ -110,33 +116,52 @@ pub fn run(schedule: &Schedule) -> Outcome {
 impl World {
     async fn new(story: Story, script: Script) -> Self {
         let server = Server::of(KINDS.clone(), Arc::new(clock::text));
-        for name in ["muster-system", "muster-agents", "team-a"] {
+        for name in ["muster-system", "muster-agents"].iter().chain(&TENANTS) {
             server.namespace(name);
         }
         let dir = scratch();
         let (_, keys) = State::open(&dir.path().join("state")).unwrap();
         let log = Local::here(keys.signer());
         let store = Arc::new(Store::on_objects(Arc::new(InMemory::new()), "muster"));
-        let namespace = server.read(|objects| {
-            let (_, namespace) =
-                objects.of("/namespaces", None).find(|(key, _)| key.name == "team-a").unwrap();
-            namespace["metadata"]["uid"].as_str().unwrap().to_owned()
-        });
-        let namespace = Namespace::new("team-a", &namespace).unwrap();
-        dataset(&store, &namespace, "kjv", &b"in the beginning was the word ".repeat(20)).await;
+        for tenant in TENANTS {
+            let uid = server.read(|objects| {
+                let (_, namespace) =
+                    objects.of("/namespaces", None).find(|(key, _)| key.name == tenant).unwrap();
+                namespace["metadata"]["uid"].as_str().unwrap().to_owned()
+            });
+            let namespace = Namespace::new(tenant, &uid).unwrap();
+            dataset(&store, &namespace, "kjv", &b"in the beginning was the word ".repeat(20)).await;
+        }
         let here = &PROVIDERS[..story.providers];
         let members = here.iter().map(|(name, _)| Member::new(name)).collect();
         let lie = Cell::new(story.then == Then::Lies);
-        let (cut_at, job) = (Cell::new(None), String::new());
-        let mut world = Self { story, server, script, store, log, members, lie, cut_at, job, dir };
+        let (cut_at, job, rivals) = (Cell::new(None), String::new(), RefCell::default());
+        let mut world = Self { story, server, script, store, log, members, lie, cut_at, job, rivals, dir };
         for (name, owner) in here {
             world.join(name, owner).await;
         }
-        let made = world
-            .server
-            .write("muster.dev", "trainingjobs", |write| write.create(Some("team-a"), job_of(story)));
-        world.job = made.unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
+        world.job = world.make("team-a", job_of(story));
         world
+    }
+
+    fn make(&self, namespace: &str, job: Value) -> String {
+        let made =
+            self.server.write("muster.dev", "trainingjobs", |write| write.create(Some(namespace), job));
+        made.unwrap()["metadata"]["uid"].as_str().unwrap().to_owned()
+    }
+
+    /// Another job.
+    pub fn rival(&self, namespace: &str, name: &str, priority: i32, workers: u32) {
+        let mut job = job_of(Story { tier: "None", workers, ..self.story });
+        job["metadata"] = json!({"name": name, "namespace": namespace});
+        job["spec"]["priority"] = json!(priority);
+        let uid = self.make(namespace, job);
+        self.rivals.borrow_mut().push(uid);
+    }
+
+    /// The uids of all jobs that there ever were, the one that the story is about first.
+    pub fn jobs(&self) -> Vec<String> {
+        std::iter::once(self.job.clone()).chain(self.rivals.borrow().iter().cloned()).collect()
     }
 
     /// A provider whose key is accepted and has left its record at the gateway.
@@ -175,19 +200,13 @@ impl World {
     /// Merges into one half of an object, if it is there.
     pub fn update(
         &self,
-        (group, resource): (&str, &str),
+        resource: (&str, &str),
         namespace: Option<&str>,
         name: &str,
         half: Half,
         change: &Value,
     ) {
-        let done = self.server.write(group, resource, |write| {
-            let key = write.kind.key(namespace, name);
-            let old = write.found(&key)?;
-            let mut new = old.clone();
-            merge(&mut new, change);
-            write.update(key, &old, half, new)
-        });
+        let done = self.server.change(resource, namespace, name, half, |object| merge(object, change));
         expect(done.map(drop));
     }
 
@@ -213,7 +232,9 @@ impl World {
     /// Who trains the job: whoever has the unit of the highest epoch.
     pub fn trains(&self) -> Option<String> {
         let units = self.all("workunits");
-        let mine = units.iter().filter(|unit| unit["spec"]["kind"] == "Train");
+        let mine = units
+            .iter()
+            .filter(|unit| unit["spec"]["kind"] == "Train" && unit["spec"]["jobUID"] == *self.job);
         let newest = mine.max_by_key(|unit| unit["spec"]["epoch"].as_i64());
         Some(newest?["metadata"]["namespace"].as_str()?.trim_start_matches("muster-p-").to_owned())
     }
@@ -245,6 +266,11 @@ impl World {
         self.is_cut(namespace) && self.cut_at.get().is_some_and(|at| at.elapsed() >= GRACE)
     }
 
+    /// The member's agent is there and does nothing, or does something again.
+    pub fn stick(&self, name: &str, sticks: bool) {
+        self.member(name).sticks.set(sticks);
+    }
+
     pub fn fail_once(&self, name: &str) {
         self.member(name).fails.set(true);
     }
@@ -268,21 +294,6 @@ fn scratch() -> TempDir {
     made.unwrap()
 }
 
-/// RFC 7386.
-fn merge(into: &mut Value, change: &Value) {
-    match (into.as_object_mut(), change.as_object()) {
-        (Some(into), Some(change)) => {
-            for (key, value) in change {
-                match value {
-                    Value::Null => drop(into.remove(key)),
-                    _ => merge(into.entry(key).or_insert(json!({})), value),
-                }
-            }
-        }
-        _ => *into = change.clone(),
-    }
-}
-
 fn job_of(story: Story) -> Value {
     json!({
         "apiVersion": "muster.dev/v1alpha1", "kind": "TrainingJob",
@@ -290,10 +301,11 @@ fn job_of(story: Story) -> Value {
         "spec": {
             "model": {"architecture": "gpt2", "layers": 1, "width": 16, "heads": 1, "context": 16, "vocabulary": 256},
             "data": {"dataset": "kjv"},
-            "training": {"steps": STEPS, "intervalSteps": INTERVAL, "batch": 2, "shards": 2},
+            "training": {"steps": STEPS, "intervalSteps": INTERVAL, "batch": 4, "shards": 4},
             "assurance": {"tier": story.tier},
-            "workers": {"count": 1},
-            "failurePolicy": {"disconnectGraceSeconds": GRACE.as_secs()},
+            "workers": {"count": story.workers},
+            "placement": {"disconnectGraceSeconds": GRACE.as_secs()},
+            "failurePolicy": {"progressDeadlineSeconds": 60},
         },
     })
 }

@@ -76,6 +76,9 @@ pub struct ComputeProviderSpec {
         "Revoked is final: delete the provider and join it again",
     ))]
     pub scheduling: Scheduling,
+    /// From then on it is as if scheduling were Drained, and until then as if it were Cordoned: what runs there has so long to end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_at: Option<Time>,
     /// Most that the hub sends, whatever the provider reports.
     #[serde(default)]
     pub quota: Quota,

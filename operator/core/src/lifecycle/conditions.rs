@@ -4,9 +4,14 @@
 //! keeps. The phase is derived from them and from nothing else.
 use super::audits::Audits;
 use super::{Member, Outcome, Unit, UnitPhase, failure::Failure};
+use crate::queue::Leave;
 
 /// Reason of `Placed` while nobody could audit the job.
 pub const NO_AUDITORS: &str = "NoAuditors";
+/// Reason of `Placed` while a unit makes room for another job.
+pub const PREEMPTED: &str = "Preempted";
+/// Reason of `Placed` while a unit ends its interval to be made again with another number of workers.
+pub const RESIZING: &str = "Resizing";
 /// Reason of `Progressing` after a conviction.
 pub const FAULT_FOUND: &str = "FaultFound";
 /// Reason of `Progressing` after an audit that could not tell who is wrong.
@@ -153,6 +158,8 @@ pub struct View<'a> {
     pub pause: Pause,
     /// The unit that trains or shall train, if there is one.
     pub unit: Option<&'a Unit>,
+    /// Why the unit makes room or is made anew, while it is asked to.
+    pub leave: Option<Leave>,
     /// If there is none although there should be: why.
     pub unplaced: Option<Unplaced>,
     /// Why the last unit ended, if it failed and no new one runs yet.
@@ -311,7 +318,16 @@ fn placed(view: &View<'_>) -> Option<Condition> {
     }
     let unit = view.unit?;
     let message = format!("on {} as unit {}, epoch {}", unit.provider, unit.name, unit.epoch);
-    Some(condition(Kind::Placed, Status::True, "Placed", message))
+    let (reason, message) = match &view.leave {
+        Some(Leave::Preempted { message: why }) => {
+            (PREEMPTED, format!("{message}; it stops at the end of its interval: {why}"))
+        }
+        Some(Leave::Resized { workers }) => {
+            (RESIZING, format!("{message}; it goes on with {workers} workers from the end of its interval"))
+        }
+        None => ("Placed", message),
+    };
+    Some(condition(Kind::Placed, Status::True, reason, message))
 }
 
 fn progressing(view: &View<'_>) -> Option<Condition> {

@@ -11,6 +11,8 @@ pub mod failure;
 pub use audits::{Audits, FailedStep, Rollback};
 pub use failure::{Action, Failure, Rule, Verdict};
 
+use crate::queue::{Leave, Size};
+
 /// What a trainer ends with that found a step not finite.
 const NON_FINITE: i32 = 65;
 
@@ -82,6 +84,15 @@ pub enum Tenure {
     Revoked,
 }
 
+/// A unit that does not get on, although its agent is there: by its own clock the agent should have ended it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stall {
+    /// Not all of its workers run, for longer than `failurePolicy.scheduleTimeoutSeconds`.
+    NotStarted,
+    /// No new step, for longer than `failurePolicy.progressDeadlineSeconds`.
+    NoStep,
+}
+
 /// One WorkUnit of the job, the one with the highest epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unit {
@@ -109,6 +120,8 @@ pub struct Unit {
     pub member: Member,
     /// May it stay there?
     pub tenure: Tenure,
+    /// Does it get on?
+    pub stall: Option<Stall>,
     /// Restarts of the job counted before this unit was made.
     pub restarts_before: u32,
 }
@@ -144,6 +157,10 @@ pub enum Deadline {
 pub struct Facts {
     /// `spec.suspend`.
     pub wish: Wish,
+    /// `spec.workers`: how many it may train with.
+    pub size: Size,
+    /// Why its unit shall make room or be made anew, if so.
+    pub leave: Option<Leave>,
     /// `spec.training.steps`.
     pub steps: u64,
     /// The step after which the stop rule has ended the job, if the log has that and it counts.
@@ -166,6 +183,16 @@ pub struct Facts {
     pub failed: Option<FailedStep>,
     /// The newest rollback, while no unit of its epoch or a later one was made.
     pub rollback: Option<Rollback>,
+}
+
+impl Facts {
+    /// Why its unit ends with its interval to be made anew: for other jobs, or because it has too few or too many workers.
+    #[must_use]
+    pub fn leaving(&self) -> Option<Leave> {
+        let fits = self.unit.as_ref().is_none_or(|unit| self.size.allows(unit.workers));
+        let resized = || (!fits).then_some(Leave::Resized { workers: self.size.count });
+        self.leave.clone().or_else(resized)
+    }
 }
 
 /// How a job ended.
@@ -270,13 +297,34 @@ pub fn decide(facts: &Facts) -> Decision {
     if let Some(next) = move_away(facts, unit) {
         return Decision { desired: Some(unit.desired), next };
     }
-    // 9. It lives: only a wish or the provider's leaving changes anything.
+    // 9. Its agent is there and it does not get on: somebody else does it, and the old epoch is fenced.
+    if let (Some(stall), Wish::Run) = (unit.stall, facts.wish) {
+        return retry(facts, unit, stalled(unit, stall));
+    }
+    // 10. It lives: a wish, the provider's leaving, other jobs or another number of workers end it with its interval.
     let asked = match (facts.wish, unit.tenure) {
         (_, Tenure::Ends | Tenure::Revoked) => Desired::Stop,
+        // Nothing will come of waiting for the end of the interval.
+        _ if unit.stall == Some(Stall::NoStep) => Desired::Stop,
         (Wish::Suspend, _) | (_, Tenure::Leaves) => Desired::Drain,
+        (Wish::Run, Tenure::Keeps) if facts.leaving().is_some() => Desired::Drain,
         (Wish::Run, Tenure::Keeps) => Desired::Run,
     };
     Decision { desired: Some(asked.max(unit.desired)), next: Next::Wait }
+}
+
+fn stalled(unit: &Unit, stall: Stall) -> Failure {
+    let Unit { name, provider, step, .. } = unit;
+    match stall {
+        Stall::NotStarted => by_hub(
+            "ScheduleTimeout",
+            format!("unit {name} does not run on {provider} within failurePolicy.scheduleTimeoutSeconds"),
+        ),
+        Stall::NoStep => by_hub(
+            "NoProgress",
+            format!("{provider} has done no step after {step} within failurePolicy.progressDeadlineSeconds"),
+        ),
+    }
 }
 
 /// A provider's word alone ends no job that is audited: it waits until the failure's audit has found the same. If it finds
@@ -342,13 +390,17 @@ fn after_revocation(facts: &Facts, unit: &Unit) -> Decision {
 
 /// The current unit will train no more.
 fn after_end(facts: &Facts, unit: &Unit) -> Decision {
-    // Stop tells the agent to clean up what is left and say Released; a unit that is gone gets it on return.
-    let and = |next| Decision { desired: Some(Desired::Stop), next };
     let asked_to_stop = unit.desired != Desired::Run && unit.member != Member::Gone;
     if asked_to_stop {
-        return and(again(facts, unit.restarts(), None));
+        return Decision { desired: Some(Desired::Stop), next: again(facts, unit.restarts(), None) };
     }
-    let failure = unless_unlogged(facts, why_ended(facts, unit));
+    retry(facts, unit, unless_unlogged(facts, why_ended(facts, unit)))
+}
+
+/// The next epoch after a failure, if the job's policy lets it have one.
+fn retry(facts: &Facts, unit: &Unit, failure: Failure) -> Decision {
+    // Stop tells the agent to clean up what is left and say Released; a unit that is gone gets it on return.
+    let and = |next| Decision { desired: Some(Desired::Stop), next };
     let counted = match failure::judge(&failure, &facts.rules) {
         Verdict::Permanent { reason, message } => {
             return and(Next::Finish(Outcome::Failed { reason, message }));

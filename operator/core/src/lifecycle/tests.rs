@@ -17,6 +17,7 @@ fn unit(phase: UnitPhase) -> Unit {
         waiting: None,
         member: Member::Connected,
         tenure: Tenure::Keeps,
+        stall: None,
         restarts_before: 0,
     }
 }
@@ -24,6 +25,8 @@ fn unit(phase: UnitPhase) -> Unit {
 fn facts(unit: Option<Unit>) -> Facts {
     Facts {
         wish: Wish::Run,
+        size: Size::fixed(2),
+        leave: None,
         steps: 200,
         stopped_at: None,
         durable_step: Some(100),
@@ -268,6 +271,7 @@ fn view(unit: Option<&Unit>) -> View<'_> {
         accepted: Acceptance::Resolved("sha256:11".into()),
         pause: Pause::Never,
         unit,
+        leave: None,
         unplaced: None,
         after: None,
         before: Before::Trained,
@@ -356,4 +360,50 @@ fn paused_resumed_and_over() {
     let outcome = Outcome::Failed { reason: "NonFinite".into(), message: "NaN at step 7".into() };
     let over = View { outcome: Some(&outcome), ..view(None) };
     assert_eq!(story(&over), (Phase::Failed, "Failed: NonFinite: NaN at step 7".into()));
+}
+
+#[test]
+fn a_unit_that_does_not_get_on_is_replaced_and_counts() {
+    let stalled = |stall| Unit { stall: Some(stall), ..unit(UnitPhase::Running) };
+    let decision = decide(&facts(Some(stalled(Stall::NoStep))));
+    assert_eq!(decision.desired, Some(Desired::Stop));
+    let Next::Place { restarts: 1, after: Some(after) } = decision.next else { panic!("{decision:?}") };
+    assert_eq!(after.reason, "NoProgress");
+    assert_eq!(after.message, "east has done no step after 120 within failurePolicy.progressDeadlineSeconds");
+    // As long as nobody else has it, whatever it was asked already.
+    let asked = Unit { desired: Desired::Stop, ..stalled(Stall::NoStep) };
+    assert!(matches!(decide(&facts(Some(asked))).next, Next::Place { restarts: 1, after: Some(_) }));
+    let late = decide(&facts(Some(Unit { phase: UnitPhase::Starting, ..stalled(Stall::NotStarted) })));
+    let Next::Place { after: Some(after), .. } = late.next else { panic!("{late:?}") };
+    assert_eq!(after.reason, "ScheduleTimeout");
+    let last = Unit { restarts_before: 3, ..stalled(Stall::NoStep) };
+    assert_eq!(reason_of(&decide(&facts(Some(last)))), "MaxRestarts");
+    let rule = Rule {
+        name: "gray".into(),
+        on_reasons: vec!["NoProgress".into()],
+        on_exit_codes: vec![],
+        action: Action::RestartFree,
+    };
+    let free = Facts { rules: vec![rule], ..facts(Some(stalled(Stall::NoStep))) };
+    assert!(matches!(decide(&free).next, Next::Place { restarts: 0, .. }));
+    // A pause needs nobody else, but the end of an interval will not come.
+    let paused = Facts { wish: Wish::Suspend, ..facts(Some(stalled(Stall::NoStep))) };
+    assert_eq!(decide(&paused), Decision { desired: Some(Desired::Stop), next: Next::Wait });
+}
+
+#[test]
+fn other_jobs_and_another_size_end_it_with_its_interval() {
+    let running = || Some(unit(UnitPhase::Running));
+    let drain = Decision { desired: Some(Desired::Drain), next: Next::Wait };
+    let preempted = Leave::Preempted { message: "another tenant has less than its share of cpu".into() };
+    assert_eq!(decide(&Facts { leave: Some(preempted), ..facts(running()) }), drain);
+    assert_eq!(decide(&Facts { leave: Some(Leave::Resized { workers: 4 }), ..facts(running()) }), drain);
+    assert_eq!(decide(&Facts { size: Size::fixed(3), ..facts(running()) }), drain);
+    let elastic = Size { min: 1, count: 3, max: 4, shards: 4 };
+    let kept = Decision { desired: Some(Desired::Run), next: Next::Wait };
+    assert_eq!(decide(&Facts { size: elastic, ..facts(running()) }), kept);
+    // And it goes on from there without counting a restart.
+    let drained = Unit { desired: Desired::Drain, ..unit(UnitPhase::Released) };
+    let again = Next::Place { restarts: 0, after: None };
+    assert_eq!(decide(&Facts { size: Size::fixed(3), ..facts(Some(drained)) }).next, again);
 }

@@ -2,10 +2,8 @@
 //! Who is asked in the end is drawn (docs/spec/records.md section 4), of those that are there then.
 use std::collections::BTreeMap;
 
-use super::{
-    Candidate, Filter, Rejection, Request, arithmetic, convicted, convicted_owners, device_class, image,
-    not_of, ready, schedulable,
-};
+use super::filters::{Filter, arithmetic, convicted, device_class, image, ready, schedulable};
+use super::{Candidate, Rejection, Request, convicted_owners, not_of};
 
 /// What an auditor needs whatever the job allows its trainer. Room comes and goes, and an audit can wait for it.
 const FILTERS: &[Filter] = &[convicted, schedulable, ready, device_class, arithmetic, image];

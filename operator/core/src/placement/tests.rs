@@ -14,6 +14,8 @@ fn request(workers: u32) -> Request {
         regions: vec![],
         max_price: None,
         convicted: BTreeSet::new(),
+        failures: BTreeMap::new(),
+        near: BTreeMap::new(),
     }
 }
 
@@ -30,7 +32,7 @@ fn candidate(name: &str, idle: u32) -> Candidate {
         devices: BTreeMap::from([("cpu".into(), cpu)]),
         arithmetic: vec!["f32-chain".into()],
         images: vec![IMAGE.into()],
-        failures: 0,
+        reliability: None,
     }
 }
 
@@ -152,9 +154,46 @@ fn most_free_then_name_whatever_the_order() {
 
 #[test]
 fn a_provider_that_failed_this_job_comes_last_but_not_never() {
-    let failed = Candidate { failures: 1, ..candidate("a", 8) };
-    assert_eq!(place(&request(2), &[failed.clone(), candidate("b", 2)]), on("b"));
-    assert_eq!(place(&request(2), &[failed]), on("a"));
+    let request = Request { failures: BTreeMap::from([("a".to_owned(), 1)]), ..request(2) };
+    assert_eq!(place(&request, &[candidate("a", 8), candidate("b", 2)]), on("b"));
+    assert_eq!(place(&request, &[candidate("a", 8)]), on("a"));
+}
+
+#[test]
+fn each_score_counts_where_those_before_it_do_not_differ() {
+    let priced = |name: &str, idle, price| {
+        let mut candidate = candidate(name, idle);
+        candidate.devices.get_mut("cpu").unwrap().price = price;
+        candidate
+    };
+    let (mut a, b) = (priced("a", 2, None), priced("b", 8, None));
+    let mut request = request(2);
+    let chosen = |request: &Request, a: &Candidate, b: &Candidate| {
+        let forth = place(request, &[a.clone(), b.clone()]);
+        assert_eq!(forth, place(request, &[b.clone(), a.clone()]));
+        forth
+    };
+    assert_eq!(chosen(&request, &a, &b), on("b"), "more free");
+    a.devices.get_mut("cpu").unwrap().price = Some(100);
+    assert_eq!(chosen(&request, &a, &b), on("a"), "names a price");
+    request.near.insert("b".into(), Near::Dataset);
+    assert_eq!(chosen(&request, &a, &b), on("b"), "has the dataset");
+    request.near.insert("a".into(), Near::Checkpoints);
+    assert_eq!(chosen(&request, &a, &b), on("a"), "has the checkpoints");
+    a.reliability = Some(980);
+    assert_eq!(chosen(&request, &a, &b), on("a"), "nearly as good as one without a record");
+    a.reliability = Some(900);
+    assert_eq!(chosen(&request, &a, &b), on("b"), "loses intervals");
+    request.failures.insert("b".into(), 1);
+    assert_eq!(chosen(&request, &a, &b), on("a"), "the other has failed this very job");
+}
+
+#[test]
+fn who_fits_is_asked_without_regard_to_room() {
+    let all =
+        [candidate("west", 0), candidate("east", 1), Candidate { images: vec![], ..candidate("up", 8) }];
+    let names: Vec<&str> = fits(&request(4), &all).iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(names, ["east", "west"]);
 }
 
 #[test]

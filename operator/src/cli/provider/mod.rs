@@ -38,7 +38,7 @@ enum Verb {
     /// Give a provider work again
     Uncordon(scheduling::Change),
     /// Let what runs at a provider move away at its next interval
-    Drain(scheduling::Change),
+    Drain(scheduling::Drain),
     /// Cut a provider off, at once and for ever
     Revoke(revoke::Revoke),
 }
@@ -51,7 +51,7 @@ impl ProviderCommand {
             Verb::Accept(command) => block_on(command.run())?,
             Verb::Cordon(command) => block_on(command.run(Scheduling::Cordoned))?,
             Verb::Uncordon(command) => block_on(command.run(Scheduling::Enabled))?,
-            Verb::Drain(command) => block_on(command.run(Scheduling::Drained))?,
+            Verb::Drain(command) => block_on(command.run())?,
             Verb::Revoke(command) => block_on(command.run())?,
         }
     }

@@ -25,6 +25,7 @@ fn lines_that_are_understood_and_lines_that_are_not() {
         "cordon east",
         "uncordon east",
         "drain east --context hub",
+        "drain east --in 30m",
         "revoke east --yes",
     ] {
         assert!(parses(line), "{line}");
@@ -36,6 +37,8 @@ fn lines_that_are_understood_and_lines_that_are_not() {
         "create-token east --owner acme",
         "accept east --fingerprint 4444",
         "revoke",
+        "drain east --in never",
+        "cordon east --in 30m",
         "join-file east",
     ] {
         assert!(!parses(line), "{line}");

@@ -10,8 +10,8 @@ use muster_proof::records::Eligible;
 use muster_proof::records::fields::{OwnerName, ProviderName};
 
 use crate::hub::job::gather::payload;
-use crate::hub::job::place::Providers;
-use crate::hub::names::{provider_namespace, provider_of};
+use crate::hub::names::provider_of;
+use crate::hub::site::Site;
 
 /// Who can be asked, and in words why the others cannot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,6 +35,8 @@ fn request(spec: &TrainingJobSpec, image_digest: &str) -> Request {
         regions: Vec::new(),
         max_price: None,
         convicted: std::collections::BTreeSet::new(),
+        failures: BTreeMap::new(),
+        near: BTreeMap::new(),
     }
 }
 
@@ -42,14 +44,14 @@ fn request(spec: &TrainingJobSpec, image_digest: &str) -> Request {
 pub fn candidates(
     spec: &TrainingJobSpec,
     image_digest: &str,
-    providers: &Providers,
+    site: &Site,
     mut all: Vec<Candidate>,
 ) -> Candidates {
     let listed = &spec.assurance.auditors;
     let known = all.len();
     all.retain(|one| listed.is_empty() || listed.contains(&one.name));
     let allowed = all.len();
-    all.retain(|one| replays(providers, &one.name));
+    all.retain(|one| replays(site, &one.name));
     let (eligible, why) = placement::eligible(&request(spec, image_digest), &all);
     let mut owners: BTreeMap<OwnerName, BTreeSet<ProviderName>> = BTreeMap::new();
     for one in eligible {
@@ -69,9 +71,8 @@ pub fn candidates(
     Candidates { eligible: eligible.collect(), others: others.join(", ") }
 }
 
-fn replays(providers: &Providers, name: &str) -> bool {
-    let report = providers.reports.get(&provider_namespace(name));
-    let accepts = report.and_then(|report| report.status.as_ref()?.accepts.as_ref());
+fn replays(site: &Site, name: &str) -> bool {
+    let accepts = site.report(name).and_then(|report| report.status.as_ref()?.accepts.as_ref());
     accepts.is_none_or(|accepts| accepts.audits == Replays::Any)
 }
 
@@ -86,11 +87,11 @@ pub fn by_assignment(units: &[WorkUnit], incarnation: i64) -> BTreeMap<Digest, &
 }
 
 /// Assignments whose unit ended without a seal, or whose provider is out: no seal will come.
-pub fn given_up(units: &BTreeMap<Digest, &WorkUnit>, providers: &Providers) -> BTreeMap<Digest, GivenUp> {
+pub fn given_up(units: &BTreeMap<Digest, &WorkUnit>, site: &Site) -> BTreeMap<Digest, GivenUp> {
     let end = |unit: &WorkUnit| {
         let namespace = unit.namespace().unwrap_or_default();
         let name = provider_of(&namespace).unwrap_or_default();
-        let provider = providers.all.iter().find(|provider| provider.name_any() == name);
+        let provider = site.provider(name);
         if provider.is_none_or(|provider| provider.spec.scheduling == Scheduling::Revoked) {
             return Some(GivenUp::Silent);
         }

@@ -15,7 +15,6 @@ use super::waits::{Waits, patience};
 use super::{Site, auditing, objects, units};
 use crate::hub::context::Context;
 use crate::hub::error::Error;
-use crate::hub::job::place;
 use crate::hub::ledger::follow::FollowError;
 use crate::hub::ledger::grants::Names;
 use crate::hub::ledger::{LedgerError, grants};
@@ -117,12 +116,12 @@ impl Known {
             return Ok(());
         }
         // 1. Who can be asked, who has given up.
-        let candidates = place::candidates(ctx, &site.providers, &site.units, &uid);
-        let candidates = field::candidates(&job.spec, &ctx.image.digest, &site.providers, candidates);
-        let mine = auditing(&site.units, &uid);
+        let candidates = site.here.candidates(ctx);
+        let candidates = field::candidates(&job.spec, &ctx.image.digest, &site.here, candidates);
+        let mine = auditing(&site.here, &uid);
         let by_assignment = field::by_assignment(&mine, ctx.signer.identity().incarnation);
         let patience = patience(least, ctx.follower.pace(&id));
-        let gone = field::given_up(&by_assignment, &site.providers);
+        let gone = field::given_up(&by_assignment, &site.here);
         // 2. What is to be logged, until there is nothing.
         let mut agenda = Vec::new();
         let mut refused = None;

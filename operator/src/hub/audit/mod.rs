@@ -36,9 +36,9 @@ use muster_core::audits::JobAudits;
 
 use super::context::Context;
 use super::error::Error;
-use super::job::place::{self, Providers};
 use super::job::{Jobs, gather};
 use super::ledger::follow::FollowError;
+use super::site as here;
 use crate::runtime::Shutdown;
 use look::Known;
 use replayer::Replayer;
@@ -71,10 +71,8 @@ pub async fn run(ctx: Arc<Context>, jobs: Jobs, least: Duration, shutdown: Shutd
 
 /// What is around all jobs, as of one pass.
 pub struct Site {
-    /// All WorkUnits.
-    pub units: Vec<WorkUnit>,
-    /// All providers.
-    pub providers: Providers,
+    /// Providers and units.
+    pub here: here::Site,
     /// Whether the hub's own auditor is up.
     pub hub_auditor: bool,
 }
@@ -119,8 +117,7 @@ impl Audits {
         }
         let hub_auditor = self.replayer.is_up(ctx).await?;
         ctx.audits.set_hub_auditor(hub_auditor);
-        let units = place::all_units(ctx).await?;
-        let site = Site { units, providers: place::providers(ctx).await?, hub_auditor };
+        let site = Site { here: here::Site::read(ctx).await?, hub_auditor };
         for job in open {
             let uid = job.uid().unwrap_or_default();
             let known = self.known.entry(uid).or_default();
@@ -154,7 +151,7 @@ fn say_broken(ctx: &Context, jobs: &[&TrainingJob], why: &str) {
 }
 
 /// Units of a job that audit it.
-fn auditing(units: &[WorkUnit], job_uid: &str) -> Vec<WorkUnit> {
+fn auditing(site: &here::Site, job_uid: &str) -> Vec<WorkUnit> {
     let of = |unit: &&WorkUnit| unit.spec.job_uid == job_uid && !gather::trains(unit);
-    units.iter().filter(of).cloned().collect()
+    site.units.iter().map(|unit| &unit.object).filter(of).cloned().collect()
 }

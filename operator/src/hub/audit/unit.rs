@@ -25,7 +25,7 @@ pub struct Terms<'a> {
     /// The unit's own fencing number.
     pub epoch: i64,
     /// Pods.
-    pub workers: i64,
+    pub workers: u32,
     /// Origin of the log.
     pub log: &'a str,
     /// The trainer's image.
@@ -65,14 +65,19 @@ pub fn render(
         start_record: audit.start.record,
     };
     let provider = assign.auditor.as_str();
-    let particulars =
-        Particulars { provider, epoch: terms.epoch, start: start.as_ref(), restarts: 0, logged };
+    let particulars = Particulars {
+        provider,
+        workers: terms.workers,
+        epoch: terms.epoch,
+        start: start.as_ref(),
+        restarts: 0,
+        logged,
+    };
     let mut payload =
         unit::payload(job, &job_uid, &status, &particulars, terms.image, terms.identity, terms.now)?;
     payload.kind = Kind::Audit;
     payload.name = name(&job_uid, assign, terms.epoch);
     payload.island = number(audit.island, "island that fits")?;
-    payload.workers = terms.workers;
     // Whoever cannot do it at once leaves it to the next in order.
     payload.max_restarts = 0;
     payload.audit = Some(Audit {

@@ -10,6 +10,7 @@ use super::{Site, unit};
 use crate::hub::context::Context;
 use crate::hub::error::Error;
 use crate::hub::job::{ask, place};
+use crate::hub::site;
 
 /// Makes and stops units as the audits want it. By draw, the name of the unit that replays for it.
 ///
@@ -38,7 +39,7 @@ pub async fn settle(
             replaying.insert(audit.draw, unit);
         }
     }
-    for unit in all.iter().filter(|unit| !wanted.contains(&unit.name_any()) && !place::ended(unit)) {
+    for unit in all.iter().filter(|unit| !wanted.contains(&unit.name_any()) && !site::ended(unit)) {
         ask(ctx, unit, Desired::Stop).await?;
     }
     Ok(replaying)
@@ -61,7 +62,7 @@ async fn make(
     assign: &AssignView,
     site: &Site,
 ) -> Result<Option<String>, Error> {
-    let found = site.providers.all.iter().find(|it| it.name_any() == assign.auditor.as_str());
+    let found = site.here.provider(assign.auditor.as_str());
     let Some(provider) = found.filter(|it| it.metadata.deletion_timestamp.is_none()) else {
         return Ok(None);
     };
@@ -76,7 +77,6 @@ async fn make(
         now: ctx.now(),
     };
     let unit = unit::render(job, audit, assign, terms)?;
-    let _only_one = ctx.placing.lock().await;
     let unit = place::create(ctx, unit).await?;
     let name = unit.name_any();
     tracing::info!(unit = name, auditor = %assign.auditor, interval = audit.interval, "an auditor is asked");
@@ -90,11 +90,9 @@ fn epoch(ctx: &Context, provider: &ComputeProvider) -> i64 {
 }
 
 /// As many as the job trains with, if the provider has them; one is always enough.
-fn workers(ctx: &Context, job: &TrainingJob, provider: &ComputeProvider, site: &Site) -> i64 {
-    let count = i64::from(job.spec.workers.count);
-    let uid = job.metadata.uid.as_deref().unwrap_or_default();
-    let all = place::candidates(ctx, &site.providers, &site.units, uid);
-    let found = all.into_iter().find(|it| it.name == provider.name_any());
-    let free = found.and_then(|it| it.devices.get(&job.spec.workers.device_class).map(|it| it.free()));
-    if free.is_some_and(|free| i64::from(free) >= count) { count } else { 1 }
+fn workers(ctx: &Context, job: &TrainingJob, provider: &ComputeProvider, site: &Site) -> u32 {
+    let count = u32::try_from(job.spec.workers.count).unwrap_or(1);
+    let found = site.here.candidates(ctx).into_iter().find(|it| it.name == provider.name_any());
+    let free = found.map_or(0, |it| it.free(&job.spec.workers.device_class));
+    if free >= count { count } else { 1 }
 }

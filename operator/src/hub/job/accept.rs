@@ -229,6 +229,7 @@ async fn refuse(look: &Look<'_>, reason: &str, message: String) -> Result<(), Er
 fn said(look: &Look<'_>, accepted: Acceptance) -> TrainingJobStatus {
     let steps = u64::try_from(look.job.spec.training.steps).unwrap_or(0);
     let all = conditions::conditions(&View {
+        leave: None,
         accepted,
         pause: Pause::Never,
         unit: None,

@@ -7,19 +7,20 @@ use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::{Api, ResourceExt};
 use muster_api::names::labels;
-use muster_api::v1alpha1::{self as api, ComputeProvider, JobCheckpoint, WorkUnit};
+use muster_api::v1alpha1::{self as api, ComputeProvider, JobCheckpoint, TrainingJob, WorkUnit};
 use muster_core::audits::JobAudits;
 use muster_core::envelope::Payload;
 use muster_core::lifecycle::{
-    Action, Deadline, Desired, Facts, Failure, Member, Rule, Tenure, Unit, UnitPhase, Wish,
+    Action, Deadline, Desired, Facts, Failure, Member, Rule, Stall, Tenure, Unit, UnitPhase, Wish,
 };
+use muster_core::provider::Scheduling;
 
-use super::{Look, audits};
+use super::{Look, audits, place};
 use crate::hub::context::Context;
 use crate::hub::error::Error;
 use crate::hub::ledger::grants;
 use crate::hub::names::{RESTARTS_BEFORE, provider_of};
-use crate::hub::provider::CONNECTED;
+use crate::hub::provider::{CONNECTED, scheduling};
 use crate::runtime::client::within;
 use crate::runtime::sanitise::line;
 use crate::store::{Noted, Store, Whole};
@@ -27,6 +28,9 @@ use crate::store::{Noted, Store, Whole};
 /// Added to a unit's grace before its member counts as gone: the agent measures from its last word with the hub, which
 /// was earlier than ours with it, and needs a moment to stop its pods.
 const GRACE_MARGIN: Duration = Duration::from_secs(30);
+
+/// What an agent times by itself is left to it for so much longer.
+const AGENT_FIRST: Duration = Duration::from_secs(60);
 
 /// Everything one look needs.
 pub struct Gathered {
@@ -48,6 +52,8 @@ pub struct Gathered {
     pub deadline_in: Option<Duration>,
     /// Time left until an absent member counts as gone.
     pub member_gone_in: Option<Duration>,
+    /// Time left until a unit that does not get on is given up.
+    pub stalls_in: Option<Duration>,
 }
 
 /// Reads all of it, live.
@@ -65,13 +71,15 @@ pub async fn gather(look: &Look<'_>) -> Result<Gathered, Error> {
     let known_epoch = status.islands.iter().filter_map(|island| island.epoch).max().unwrap_or(0);
     let last_epoch = current.as_ref().map_or(0, |unit| unit.spec.epoch).max(known_epoch);
     let rollback = audits::pending(ctx, &look.uid, book.as_deref(), last_epoch).await?;
-    let (unit, member_gone_in) = match &current {
+    let (unit, member_gone_in, stalls_in) = match &current {
         Some(unit) => {
             let provider = provider(ctx, unit).await?;
             let (member, gone_in) = member(unit, provider.as_ref(), now);
-            (Some(unit_facts(unit, provider.as_ref(), member)), gone_in)
+            let mut facts = unit_facts(unit, provider.as_ref(), member, now);
+            let stalls_in = stall(ctx, job, &mut facts);
+            (Some(facts), gone_in, stalls_in)
         }
-        None => (None, None),
+        None => (None, None, None),
     };
     let failed = audits::failed(ctx, job, &look.uid, book.as_deref(), unit.as_ref()).await?;
     let durable_step = checkpoint.as_ref().map(|checkpoint| number(checkpoint.step));
@@ -83,6 +91,8 @@ pub async fn gather(look: &Look<'_>) -> Result<Gathered, Error> {
     let left = job.spec.active_deadline_seconds.map(|limit| limit - active_seconds);
     let facts = Facts {
         wish: if job.spec.suspend && !planted!("suspend-ignored") { Wish::Suspend } else { Wish::Run },
+        size: place::size(&job.spec),
+        leave: ctx.queue.leave(&look.uid).filter(|_| !planted!("nobody-makes-way")),
         steps: number(job.spec.training.steps),
         stopped_at,
         durable_step,
@@ -105,7 +115,29 @@ pub async fn gather(look: &Look<'_>) -> Result<Gathered, Error> {
         active_seconds,
         deadline_in: left.filter(|_| running).map(|left| Duration::from_secs(number(left))),
         member_gone_in,
+        stalls_in,
     })
+}
+
+/// Whether the unit does not get on, by the hub's own clock since it first saw it as it is; else how long it may stay like that.
+fn stall(ctx: &Context, job: &TrainingJob, unit: &mut Unit) -> Option<Duration> {
+    if unit.phase.ended() || unit.member != Member::Connected || planted!("stuck-for-ever") {
+        return None;
+    }
+    let policy = &job.spec.failure_policy;
+    let seconds = |seconds: i32| Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    let runs = matches!(unit.phase, UnitPhase::Running | UnitPhase::Draining);
+    let (stall, limit) = match runs {
+        true => (Stall::NoStep, seconds(policy.progress_deadline_seconds)),
+        // Its agent measures the same, from a little later, and says more about it.
+        false => (Stall::NotStarted, seconds(policy.schedule_timeout_seconds) + AGENT_FIRST),
+    };
+    // A step takes a unit on, and so does another attempt; how its agent names what it does before the first one does not.
+    let mark = u64::from(unit.attempt) << 40 | u64::from(runs) << 39 | unit.step.min((1 << 39) - 1);
+    let age = ctx.memory.unchanged(&unit.name, mark);
+    let left = limit.checked_sub(age).filter(|left| !left.is_zero());
+    unit.stall = left.is_none().then_some(stall);
+    left
 }
 
 /// The units that train the job, in whatever namespace.
@@ -166,7 +198,12 @@ pub fn payload(unit: &WorkUnit) -> Option<Payload> {
 }
 
 /// A WorkUnit as the decision sees it.
-pub fn unit_facts(unit: &WorkUnit, provider: Option<&ComputeProvider>, member: Member) -> Unit {
+pub fn unit_facts(
+    unit: &WorkUnit,
+    provider: Option<&ComputeProvider>,
+    member: Member,
+    now: Timestamp,
+) -> Unit {
     let status = unit.status.clone().unwrap_or_default();
     let phase = phase(status.phase);
     let failure = match phase {
@@ -193,20 +230,19 @@ pub fn unit_facts(unit: &WorkUnit, provider: Option<&ComputeProvider>, member: M
         failure,
         waiting,
         member,
-        tenure: tenure(unit, provider),
+        tenure: tenure(unit, provider.map(|provider| scheduling(provider, now))),
+        stall: None,
         restarts_before: restarts_before.unwrap_or(0),
     }
 }
 
-fn tenure(unit: &WorkUnit, provider: Option<&ComputeProvider>) -> Tenure {
-    match provider {
-        Some(provider) if provider.spec.scheduling == api::Scheduling::Revoked => Tenure::Revoked,
+fn tenure(unit: &WorkUnit, scheduling: Option<Scheduling>) -> Tenure {
+    match scheduling {
+        Some(Scheduling::Revoked) => Tenure::Revoked,
         // Somebody deleted the unit: it is let go, and the job goes on with the next epoch.
         _ if unit.metadata.deletion_timestamp.is_some() => Tenure::Ends,
-        Some(provider) if provider.metadata.deletion_timestamp.is_some() => Tenure::Leaves,
-        Some(provider) if provider.spec.scheduling == api::Scheduling::Drained => {
-            if planted!("drain-ignored") { Tenure::Keeps } else { Tenure::Leaves }
-        }
+        Some(Scheduling::Deleting) => Tenure::Leaves,
+        Some(Scheduling::Drained) if !planted!("drain-ignored") => Tenure::Leaves,
         _ => Tenure::Keeps,
     }
 }

@@ -33,7 +33,9 @@ use kube::runtime::reflector::{ObjectRef, Store as Cache};
 use kube::runtime::watcher;
 use kube::{Api, Resource, ResourceExt};
 use muster_api::names::{MANAGED_BY, finalizers, labels};
-use muster_api::v1alpha1::{Audit, ComputeProvider, Desired, TrainingJob, TrainingJobStatus, WorkUnit};
+use muster_api::v1alpha1::{
+    Audit, ComputeProvider, Desired, Island, TrainingJob, TrainingJobStatus, WorkUnit,
+};
 use muster_core::lifecycle::conditions::{NO_AUDITORS, Unplaced};
 use muster_core::lifecycle::{self, Audits, Decision, Next, Outcome, Tenure};
 
@@ -52,8 +54,10 @@ type Guarded = DeserializeGuard<TrainingJob>;
 
 /// Progress alone is written at most this often; a change of state at once.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
-/// Without a place: look again after this even if no provider changed.
-const PLACE_AGAIN: Duration = Duration::from_secs(30);
+/// Without a place: the queue wakes it with another answer; this is for the case that it does not.
+const PLACE_AGAIN: Duration = Duration::from_secs(300);
+/// A unit whose member is silent and that nobody else can have: nothing in the queue waits for that.
+const MOVE_AGAIN: Duration = Duration::from_secs(30);
 /// The catalogue is a directory and cannot wake us.
 const CATALOGUE_AGAIN: Duration = Duration::from_secs(5);
 /// While the log cannot be reached.
@@ -67,12 +71,14 @@ const CHECKPOINT_AGAIN: Duration = Duration::from_secs(3);
 pub type Jobs = Cache<Guarded>;
 
 /// The controller, not yet running, and its cache of jobs.
-pub fn controller(ctx: &Context) -> (Controller<Guarded>, Jobs) {
+pub fn controller(ctx: &Arc<Context>) -> (Controller<Guarded>, Jobs) {
     let client = ctx.client.clone();
     let everything = watcher::Config::default;
     let controller = Controller::new(Api::<Guarded>::all(client.clone()), everything());
-    let (by_uid, unfinished) = (controller.store(), controller.store());
+    let (by_uid, on) = (controller.store(), controller.store());
     let jobs = controller.store();
+    ctx.queue.follow(controller.store());
+    let (queue, providers) = (ctx.clone(), ctx.clone());
     let controller = controller
         // What its audits have come to is in the book before it is in their objects.
         .owns(Api::<DeserializeGuard<Audit>>::all(client.clone()), everything())
@@ -80,6 +86,7 @@ pub fn controller(ctx: &Context) -> (Controller<Guarded>, Jobs) {
             Api::<DeserializeGuard<WorkUnit>>::all(client.clone()),
             everything(),
             move |unit: DeserializeGuard<WorkUnit>| {
+                queue.queue.changed();
                 let uid = unit.labels().get(labels::JOB_UID).cloned();
                 uid.and_then(|uid| by_uid.find(|job| job.uid().as_deref() == Some(&uid)))
                     .map(|job| ObjectRef::from_obj(job.as_ref()))
@@ -88,13 +95,18 @@ pub fn controller(ctx: &Context) -> (Controller<Guarded>, Jobs) {
         .watches(
             Api::<DeserializeGuard<ComputeProvider>>::all(client),
             everything(),
-            // Capacity, loss and return of a provider concern every job that is not over.
-            move |_: DeserializeGuard<ComputeProvider>| {
-                let open = unfinished.state_filter(|job| {
-                    let status = job.0.as_ref().ok().and_then(|job| job.status.as_ref());
-                    !status.and_then(|status| status.phase).is_some_and(|phase| phase.is_finished())
+            // Its loss and return concern the jobs that it has, its capacity those that wait.
+            move |provider: DeserializeGuard<ComputeProvider>| {
+                providers.queue.changed();
+                let name = provider.name_any();
+                let has = |status: &TrainingJobStatus| {
+                    let here = |island: &Island| island.provider.as_ref() == Some(&name);
+                    !status.phase.is_some_and(|phase| phase.is_finished()) && status.islands.iter().any(here)
+                };
+                let theirs = on.state_filter(|job| {
+                    job.0.as_ref().ok().and_then(|job| job.status.as_ref()).is_some_and(has)
                 });
-                open.iter().map(|job| ObjectRef::from_obj(job.as_ref())).collect::<Vec<_>>()
+                theirs.iter().map(|job| ObjectRef::from_obj(job.as_ref())).collect::<Vec<_>>()
             },
         );
     (controller, jobs)
@@ -103,6 +115,7 @@ pub fn controller(ctx: &Context) -> (Controller<Guarded>, Jobs) {
 /// Runs until shutdown.
 pub async fn run(controller: Controller<Guarded>, ctx: Arc<Context>, shutdown: Shutdown) {
     controller
+        .reconcile_on(ctx.queue.wakes())
         .trigger_backoff(Patience::default())
         .graceful_shutdown_on(shutdown.wait())
         .run(reconcile, error_policy, ctx)
@@ -200,10 +213,12 @@ async fn look(look: &Look<'_>) -> Result<Action, Error> {
     }
     // 2. On its way out, at whatever phase.
     if job.metadata.deletion_timestamp.is_some() {
+        ctx.queue.withdraw(&look.uid);
         return end::delete(look).await;
     }
     // 3. Over: nothing but cleaning up.
     if job.status.as_ref().and_then(|status| status.phase).is_some_and(|phase| phase.is_finished()) {
+        ctx.queue.withdraw(&look.uid);
         return end::finished(look).await;
     }
     // 4. From here on it cannot vanish without step 2. The patch itself wakes us again.
@@ -261,6 +276,9 @@ pub enum Acted {
 }
 
 async fn act(look: &Look<'_>, seen: &Gathered, decision: &Decision) -> Result<Acted, Error> {
+    if !matches!(decision.next, Next::Place { .. } | Next::Move { .. }) {
+        look.ctx.queue.withdraw(&look.uid);
+    }
     if let (Some(current), Some(desired)) = (&seen.current, decision.desired) {
         ask(look.ctx, current, to_api(desired)).await?;
     }
@@ -295,6 +313,7 @@ async fn act(look: &Look<'_>, seen: &Gathered, decision: &Decision) -> Result<Ac
         }
         Next::Move { restarts, .. } => match place::place(look, seen, *restarts).await? {
             Acted::Unplaced(why) => {
+                look.ctx.queue.withdraw(&look.uid);
                 tracing::debug!(job = key(look.job), reason = why.reason, message = why.message, "stays");
                 Ok(Acted::Stays)
             }
@@ -352,6 +371,7 @@ fn next_look(seen: &Gathered, decision: &Decision, acted: &Acted) -> Action {
         seen.checkpoint_pending.then_some(CHECKPOINT_AGAIN),
         seen.deadline_in,
         seen.member_gone_in,
+        seen.stalls_in,
         // A newer rollback came in between.
         (decision.next == Next::RollBack).then_some(Duration::ZERO),
         audits::look_again(&seen.facts.audits),
@@ -360,7 +380,8 @@ fn next_look(seen: &Gathered, decision: &Decision, acted: &Acted) -> Action {
             Acted::Unplaced(why) if why.reason == LOG_UNAVAILABLE => Some(LOG_AGAIN),
             // No watch tells that the hub's own auditor has come up.
             Acted::Unplaced(why) if why.reason == NO_AUDITORS => Some(LOG_AGAIN),
-            Acted::Unplaced(_) | Acted::Stays => Some(PLACE_AGAIN),
+            Acted::Unplaced(_) => Some(PLACE_AGAIN),
+            Acted::Stays => Some(MOVE_AGAIN),
             Acted::Placed(_) | Acted::Nothing => None,
         },
     ];

@@ -2,7 +2,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use muster_api::v1alpha1::{TrainingJobPhase, TrainingJobStatus};
 
-use muster_core::lifecycle::conditions::{FAULT_FOUND, RECOVERING};
+use muster_core::lifecycle::conditions::{FAULT_FOUND, PREEMPTED, RECOVERING, RESIZING};
 
 use crate::hub::events::{Fold, News};
 
@@ -74,8 +74,12 @@ fn placement(old: &TrainingJobStatus, new: &TrainingJobStatus, news: &mut Vec<Ne
         let place = find(new, "Placed").map_or("", |placed| placed.message.as_str());
         news.push(News::normal("Placed", format!("{place}; {start}")));
     }
-    if let Some(placed) = turned(old, new, "Placed").filter(|placed| placed.status == "False") {
+    let turned = turned(old, new, "Placed");
+    if let Some(placed) = turned.filter(|placed| placed.status == "False" || placed.reason == PREEMPTED) {
         news.push(News::warning(&placed.reason, placed.message.clone()));
+    }
+    if let Some(placed) = turned.filter(|placed| placed.reason == RESIZING) {
+        news.push(News::normal(RESIZING, placed.message.clone()));
     }
 }
 

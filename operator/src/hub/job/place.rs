@@ -1,16 +1,14 @@
 //! A provider and a unit for the next epoch of a job.
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
-use kube::api::{ListParams, PostParams};
-use kube::core::DeserializeGuard;
+use kube::api::PostParams;
 use kube::{Api, ResourceExt};
-use muster_api::v1alpha1::{
-    self as api, ComputeProvider, ProviderReport, Scheduling, WorkUnit, WorkUnitPhase,
-};
-use muster_core::epochs::Seen;
+use muster_api::v1alpha1::{TrainingJobSpec, WorkUnit, WorkUnitPhase};
 use muster_core::lifecycle::conditions::{NO_AUDITORS, Unplaced};
 use muster_core::lifecycle::{Audits, next_epoch};
-use muster_core::placement::{self, Availability, Candidate, Device, Placement, Request, TrustTier};
+use muster_core::placement::{self, Availability, Candidate, Near, Request};
+use muster_core::queue::{Answer, Ask, Size};
 
 use super::gather::{self, Gathered};
 use super::unit::{Particulars, render};
@@ -20,12 +18,12 @@ use crate::hub::context::Context;
 use crate::hub::error::Error;
 use crate::hub::ledger::grants;
 use crate::hub::ledger::records::{Who, why_over};
-use crate::hub::names::{MANAGER, provider_namespace, provider_of};
-use crate::hub::provider;
+use crate::hub::names::{MANAGER, provider_of};
+use crate::hub::queue::Turn;
+use crate::hub::site;
 use crate::runtime::client::{ClientError, within};
 
-/// Chooses a provider and makes the unit. Everything is read again, live, under one lock: two jobs must not get the same
-/// worker, and one job must not get two units.
+/// Waits for the job's turn, and makes the unit where the queue says.
 pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Acted, Error> {
     let ctx = look.ctx;
     if seen.facts.audits == Audits::Unknown {
@@ -33,33 +31,35 @@ pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Ac
         ctx.audits.wake();
         return Ok(Acted::Awaits(audits::SOON));
     }
-    let _only_one = ctx.placing.lock().await;
-    let units = all_units(ctx).await?;
-    let mine = |unit: &&WorkUnit| unit.spec.job_uid == look.uid && gather::trains(unit);
-    if let Some(newer) = units.iter().filter(mine).find(|unit| unit.spec.epoch > seen.last_epoch) {
-        // Made by an earlier look whose answer was lost. The watch brings it.
-        return Ok(Acted::Placed(Box::new(newer.clone())));
-    }
-    let candidates = candidates(ctx, &providers(ctx).await?, &units, &look.uid);
-    let (provider, min_epoch) = match placement::place(&request(look), &candidates) {
-        Placement::On { provider, min_epoch } => (provider, min_epoch),
-        Placement::NoProviders => {
+    let Turn { answer, candidates } = ctx.queue.turn(ctx, look.job, ask(look, seen)).await?;
+    let (provider, min_epoch, workers) = match answer {
+        Answer::On { provider, min_epoch, workers } => (provider, min_epoch, workers),
+        Answer::NoProviders => {
             let message =
                 "there is no ComputeProvider yet; the hub's admin makes one and its owner connects an agent";
             return Ok(unplaced("NoProviders", message.into()));
         }
-        Placement::NoCapacity { message } => return Ok(unplaced("NoCapacity", message)),
+        Answer::NoCapacity { message } => return Ok(unplaced("NoCapacity", message)),
         // Nobody wakes us when a key is logged; it takes seconds.
-        Placement::NoneEligible { message }
+        Answer::NoneEligible { message }
             if candidates.iter().any(|it| it.availability == Availability::KeyNotLogged) =>
         {
             return Ok(unplaced(LOG_UNAVAILABLE, message));
         }
-        Placement::NoneEligible { message } => return Ok(unplaced("NoneEligible", message)),
+        Answer::NoneEligible { message } => return Ok(unplaced("NoneEligible", message)),
     };
     let owner = candidates.iter().find(|it| it.name == provider).map_or("", |it| it.owner.as_str());
     if let Err(message) = auditable(look, seen, &candidates, owner) {
+        ctx.queue.withdraw(&look.uid);
         return Ok(unplaced(NO_AUDITORS, message));
+    }
+    // One job must not get two units.
+    let _only_one = ctx.making.of(&look.uid).await;
+    let units = gather::units_of(ctx, &look.uid).await?;
+    if let Some(newer) = units.into_iter().find(|unit| unit.spec.epoch > seen.last_epoch) {
+        // Made by an earlier look whose answer was lost. The watch brings it.
+        ctx.queue.withdraw(&look.uid);
+        return Ok(Acted::Placed(Box::new(newer)));
     }
     let number = |value: i64| u64::try_from(value).unwrap_or(0);
     // An epoch that was fenced and never used stays unused: its grant may be in the log.
@@ -77,12 +77,67 @@ pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Ac
             return Ok(unplaced(LOG_UNAVAILABLE, error.to_string()));
         }
     };
-    let particulars = Particulars { provider: &provider, epoch, start, restarts, logged };
+    let particulars = Particulars { provider: &provider, workers, epoch, start, restarts, logged };
     let identity = ctx.signer.identity();
     let unit = render(look.job, &look.old(), &particulars, &ctx.image, &identity, ctx.now())?;
     let unit = make(ctx, unit).await?;
-    tracing::info!(job = key(look.job), provider, unit = unit.name_any(), epoch, "placed");
+    ctx.queue.withdraw(&look.uid);
+    tracing::info!(job = key(look.job), provider, unit = unit.name_any(), epoch, workers, "placed");
     Ok(Acted::Placed(Box::new(unit)))
+}
+
+/// What the job wants, for the queue.
+fn ask(look: &Look<'_>, seen: &Gathered) -> Ask {
+    let meta = &look.job.metadata;
+    let unplaced = look.old().conditions.into_iter().find(|c| c.type_ == "Placed" && c.status == "False");
+    let waited = unplaced.map(|since| look.ctx.now().duration_since(since.last_transition_time.0));
+    Ask {
+        job: look.uid.clone(),
+        tenant: meta.namespace.clone().unwrap_or_default(),
+        priority: look.job.spec.priority,
+        made: meta.creation_timestamp.as_ref().map_or(0, |made| made.0.as_second()),
+        waited: waited.and_then(|waited| Duration::try_from(waited).ok()).unwrap_or_default(),
+        // The queue knows.
+        owed: false,
+        size: size(&look.job.spec),
+        request: Request { failures: failures(seen), near: near(look, seen), ..request(look) },
+    }
+}
+
+/// How many workers a job can do with.
+pub fn size(spec: &TrainingJobSpec) -> Size {
+    let number = |number: i32| u32::try_from(number).unwrap_or(1).max(1);
+    let workers = &spec.workers;
+    let count = number(workers.count);
+    Size {
+        min: workers.min.map_or(count, number).min(count),
+        count,
+        max: workers.max.map_or(count, number).max(count),
+        shards: u32::try_from(spec.training.shards).unwrap_or(1),
+    }
+}
+
+fn units(seen: &Gathered) -> impl Iterator<Item = &WorkUnit> {
+    seen.current.iter().chain(&seen.older)
+}
+
+/// By provider, how many of the job's units did not do what they were asked to.
+fn failures(seen: &Gathered) -> BTreeMap<String, u32> {
+    let mut failures = BTreeMap::new();
+    for unit in units(seen).filter(|unit| failed(unit)) {
+        if let Some(provider) = provider_of(&unit.namespace().unwrap_or_default()) {
+            *failures.entry(provider.to_owned()).or_default() += 1;
+        }
+    }
+    failures
+}
+
+/// Who has checkpoints of the job: whoever had it last, and whoever had it a while ago.
+fn near(look: &Look<'_>, seen: &Gathered) -> BTreeMap<String, Near> {
+    let last = look.old().islands.into_iter().filter_map(|island| island.provider);
+    let earlier = units(seen).filter(|unit| unit.status.as_ref().is_some_and(|it| it.checkpoint.is_some()));
+    let earlier = earlier.filter_map(|unit| provider_of(&unit.namespace()?).map(str::to_owned));
+    last.chain(earlier).map(|provider| (provider, Near::Checkpoints)).collect()
 }
 
 /// Nobody trains first what nobody can check. Once a job has begun, its audits say themselves what they lack.
@@ -104,7 +159,7 @@ fn unplaced(reason: &str, message: String) -> Acted {
     Acted::Unplaced(Unplaced { reason: reason.into(), message })
 }
 
-/// Makes a unit of a new epoch. Whoever calls holds [`Context::placing`].
+/// Makes a unit of a new epoch. Whoever calls holds the job's [`Context::making`].
 ///
 /// # Errors
 /// [`Error::Foreign`] if its name is taken, anything that API server, store or state directory say.
@@ -115,7 +170,7 @@ pub async fn make(ctx: &Context, unit: WorkUnit) -> Result<WorkUnit, Error> {
     create(ctx, unit).await
 }
 
-/// Makes a unit; one of its name that is the job's is it. Whoever calls holds [`Context::placing`].
+/// Makes a unit; one of its name that is the job's is it.
 ///
 /// # Errors
 /// As [`make`].
@@ -154,7 +209,7 @@ fn request(look: &Look<'_>) -> Request {
         arithmetic: spec.training.arithmetic.as_str().into(),
         image_digest: look.ctx.image.digest.clone(),
         allowed: spec.placement.providers.clone(),
-        min_trust: trust(spec.placement.min_trust_tier),
+        min_trust: site::trust(spec.placement.min_trust_tier),
         exclude_owners: spec.placement.exclude_owners.clone(),
         regions: spec.placement.regions.clone(),
         max_price: spec.placement.max_price,
@@ -162,167 +217,18 @@ fn request(look: &Look<'_>) -> Request {
             .filter(|_| !planted!("convicted-again"))
             .map(|book| book.convicted.clone())
             .unwrap_or_default(),
+        failures: BTreeMap::new(),
+        near: BTreeMap::new(),
     }
 }
 
-fn trust(tier: api::TrustTier) -> TrustTier {
-    match tier {
-        api::TrustTier::Untrusted => TrustTier::Untrusted,
-        api::TrustTier::Standard => TrustTier::Standard,
-        api::TrustTier::Trusted => TrustTier::Trusted,
-    }
-}
-
-/// All units there are, in a database that did not go back: one that was restored a moment ago has forgotten units that
-/// run, and their names would be given a second time.
-///
-/// # Errors
-/// [`Error::WentBack`], [`Error::Api`].
-pub async fn all_units(ctx: &Context) -> Result<Vec<WorkUnit>, Error> {
-    let before = ctx.state.epochs();
-    let api: Api<DeserializeGuard<WorkUnit>> = Api::all(ctx.client.clone());
-    let list = within("list workunits", api.list(&ListParams::default())).await?;
-    let version = list.metadata.resource_version.as_ref().and_then(|text| text.parse().ok());
-    let version = version.ok_or(Error::Incomplete("list of workunits", "numeric resourceVersion"))?;
-    if before.judge(version) == Seen::Restored {
-        return Err(Error::WentBack);
-    }
-    Ok(list.items.into_iter().filter_map(|unit| unit.0.ok()).collect())
-}
-
-/// All providers and what they report.
-pub struct Providers {
-    /// As their admin has them.
-    pub all: Vec<ComputeProvider>,
-    /// By namespace.
-    pub reports: HashMap<String, ProviderReport>,
-}
-
-/// Reads them.
-///
-/// # Errors
-/// [`Error::Api`].
-pub async fn providers(ctx: &Context) -> Result<Providers, Error> {
-    let providers: Api<DeserializeGuard<ComputeProvider>> = Api::all(ctx.client.clone());
-    let reports: Api<DeserializeGuard<ProviderReport>> = Api::all(ctx.client.clone());
-    let everything = ListParams::default();
-    let providers = within("list computeproviders", providers.list(&everything)).await?;
-    let reports = within("list providerreports", reports.list(&everything)).await?;
-    let reports: HashMap<String, ProviderReport> = reports
-        .items
-        .into_iter()
-        .filter_map(|report| report.0.ok())
-        .filter_map(|report| Some((report.namespace()?, report)))
-        .collect();
-    Ok(Providers { all: providers.items.into_iter().filter_map(|found| found.0.ok()).collect(), reports })
-}
-
-/// All providers, as placement sees them for a job.
-pub fn candidates(ctx: &Context, providers: &Providers, units: &[WorkUnit], job_uid: &str) -> Vec<Candidate> {
-    let candidate = |found: &ComputeProvider| {
-        let report = providers.reports.get(&provider_namespace(&found.name_any()));
-        let mut candidate = self::candidate(found, report, units, job_uid);
-        // The log would refuse its grant. Its key comes with a heartbeat.
-        if candidate.availability == Availability::Ready && !ctx.ledger.knows(&candidate.name) {
-            candidate.availability = Availability::KeyNotLogged;
-        }
-        candidate
-    };
-    providers.all.iter().map(candidate).collect()
-}
-
-fn candidate(
-    found: &ComputeProvider,
-    report: Option<&ProviderReport>,
-    units: &[WorkUnit],
-    job_uid: &str,
-) -> Candidate {
-    let name = found.name_any();
-    let status = found.status.clone().unwrap_or_default();
-    let report = report.and_then(|report| report.status.clone()).unwrap_or_default();
-    let accepts = report.accepts.clone().unwrap_or_default();
-    let here: Vec<&WorkUnit> = units
-        .iter()
-        .filter(|unit| provider_of(&unit.namespace().unwrap_or_default()) == Some(&name))
-        .collect();
-    let living: Vec<&WorkUnit> = here.iter().copied().filter(|unit| !ended(unit)).collect();
-    let quota = u32::try_from(found.spec.quota.units).unwrap_or(0);
-    Candidate {
-        availability: availability(found),
-        trust: trust(found.spec.trust_tier),
-        owner: found.spec.owner.clone(),
-        region: found.spec.region.clone(),
-        min_epoch: status.min_epoch.and_then(|epoch| u64::try_from(epoch).ok()).unwrap_or(1),
-        units_left: Some(quota.saturating_sub(u32::try_from(living.len()).unwrap_or(u32::MAX))),
-        devices: devices(found, &report, &living),
-        arithmetic: accepts.arithmetic.iter().map(|name| name.as_str().to_owned()).collect(),
-        images: accepts.images,
-        failures: u32::try_from(
-            here.iter()
-                .filter(|unit| unit.spec.job_uid == job_uid && gather::trains(unit) && failed(unit))
-                .count(),
-        )
-        .unwrap_or(u32::MAX),
-        name,
-    }
-}
-
-fn availability(found: &ComputeProvider) -> Availability {
-    if found.metadata.deletion_timestamp.is_some() || found.spec.scheduling != Scheduling::Enabled {
-        return Availability::Cordoned;
-    }
-    let conditions = found.status.as_ref().map_or(&[][..], |status| &status.conditions);
-    let ready = conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
-    if ready { Availability::Ready } else { Availability::NotReady }
-}
-
-fn devices(
-    found: &ComputeProvider,
-    report: &api::ProviderReportStatus,
-    living: &[&WorkUnit],
-) -> BTreeMap<String, Device> {
-    let quota = provider::worker_quota(found).unwrap_or(u32::MAX);
-    let in_class = |class: &str, only_pending: Option<()>| -> u32 {
-        let matching = living.iter().filter(|unit| {
-            let same = gather::payload(unit).is_none_or(|payload| payload.device_class == class);
-            same && (only_pending.is_none() || pending(unit))
-        });
-        matching.map(|unit| u32::try_from(unit.spec.workers).unwrap_or(0)).sum()
-    };
-    provider::devices(report)
-        .into_iter()
-        .map(|(class, lent, price)| {
-            let device = Device {
-                workers: lent.workers.min(quota),
-                idle: lent.idle,
-                assigned: in_class(&class, None),
-                pending: in_class(&class, Some(())),
-                price,
-            };
-            (class, device)
-        })
-        .collect()
-}
-
-fn phase_of(unit: &WorkUnit) -> Option<WorkUnitPhase> {
-    unit.status.as_ref().and_then(|status| status.phase)
-}
-
-/// Whether nothing more is computed by a unit.
-pub fn ended(unit: &WorkUnit) -> bool {
-    phase_of(unit).is_some_and(WorkUnitPhase::is_finished)
-}
-
-/// Not running yet, so the report cannot have counted it.
-fn pending(unit: &WorkUnit) -> bool {
-    !matches!(phase_of(unit), Some(WorkUnitPhase::Running | WorkUnitPhase::Draining))
-}
-
+/// Whether a unit failed, was refused, or goes on although it was stopped.
 fn failed(unit: &WorkUnit) -> bool {
-    let failure = unit.status.as_ref().is_some_and(|status| status.last_failure.is_some());
-    match phase_of(unit) {
+    let status = unit.status.as_ref();
+    let failure = status.is_some_and(|status| status.last_failure.is_some());
+    match status.and_then(|status| status.phase) {
         Some(WorkUnitPhase::Refused | WorkUnitPhase::Failed) => true,
         Some(WorkUnitPhase::Released) => failure,
-        _ => false,
+        _ => unit.spec.desired == muster_api::v1alpha1::Desired::Stop,
     }
 }

@@ -75,7 +75,7 @@ pub fn of_job(
 ) -> TrainingJobStatus {
     let old = job.status.clone().unwrap_or_default();
     let placed = match acted {
-        Acted::Placed(unit) => Some(gather::unit_facts(unit, None, Member::Connected)),
+        Acted::Placed(unit) => Some(gather::unit_facts(unit, None, Member::Connected, now)),
         _ => None,
     };
     // The unit that trains or shall train; one that ended is only history.
@@ -102,6 +102,7 @@ pub fn of_job(
         accepted: Acceptance::Resolved(old.training_digest.clone().unwrap_or_default()),
         pause: pause(&old, seen, &decision.next),
         unit,
+        leave: seen.facts.leaving().filter(|_| unit.is_some() && placed.is_none()),
         unplaced: unplaced(acted),
         after: match &decision.next {
             Next::Place { after, .. } => after.clone(),

@@ -53,7 +53,7 @@ fn unit(job: &TrainingJob, epoch: i64, start: Option<i64>, restarts: u32) -> Wor
     let start = checkpoint.as_ref();
     let identity = Identity { key: SigningKey::generate([7; 32]).unwrap(), incarnation: 1 };
     let image = format!("muster-trainer@{}", digest("55")).parse().unwrap();
-    let particulars = Particulars { provider: "east", epoch, start, restarts, logged: logged() };
+    let particulars = Particulars { provider: "east", workers: 2, epoch, start, restarts, logged: logged() };
     render(job, job.status.as_ref().unwrap(), &particulars, &image, &identity, at(0)).unwrap()
 }
 
@@ -80,10 +80,12 @@ fn look_at(
     durable: Option<i64>,
     (audits, rollback): (Audits, Option<Rollback>),
 ) -> (TrainingJobStatus, Next) {
-    let unit = current.as_ref().map(|unit| unit_facts(unit, None, Member::Connected));
+    let unit = current.as_ref().map(|unit| unit_facts(unit, None, Member::Connected, Timestamp::UNIX_EPOCH));
     // `unit_facts` without a provider says it keeps; that is all these tests need.
     let facts = Facts {
         wish: if job.spec.suspend { Wish::Suspend } else { Wish::Run },
+        size: super::place::size(&job.spec),
+        leave: None,
         steps: 200,
         stopped_at: None,
         durable_step: durable.map(|step| step as u64),
@@ -113,6 +115,7 @@ fn look_at(
         active_seconds: 90,
         deadline_in: None,
         member_gone_in: None,
+        stalls_in: None,
         facts,
     };
     (status::of_job(job, &seen, &decision, &acted, at(100)), decision.next)

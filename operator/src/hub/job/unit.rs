@@ -22,6 +22,8 @@ const VALIDITY: SignedDuration = SignedDuration::from_hours(30 * 24);
 pub struct Particulars<'a> {
     /// Where it goes.
     pub provider: &'a str,
+    /// Its workers.
+    pub workers: u32,
     /// Its epoch.
     pub epoch: i64,
     /// What it starts from; `None` is genesis.
@@ -152,7 +154,7 @@ pub fn payload(
         ),
         island: 0,
         epoch: particulars.epoch,
-        workers: i64::from(spec.workers.count),
+        workers: i64::from(particulars.workers),
         device_class: spec.workers.device_class.clone(),
         resources: resources(&spec.workers.resources)?,
         image: image.reference.clone(),

@@ -57,6 +57,18 @@ pub struct Record {
     pub standing: Standing,
     /// How often it was convicted.
     pub faults: u64,
+    /// How often it had begun an interval and did not deliver it: silent, failed, or stuck.
+    pub lost: u64,
+}
+
+impl Record {
+    /// Intervals that it has delivered of 1000 that it began; `None` if it began none.
+    #[must_use]
+    pub fn reliability(&self) -> Option<u32> {
+        let begun = self.standing.intervals.checked_add(self.lost).filter(|begun| *begun > 0)?;
+        let permille = u128::from(self.standing.intervals) * 1000 / u128::from(begun);
+        u32::try_from(permille).ok()
+    }
 }
 
 /// See the module.
@@ -128,7 +140,8 @@ impl Follower {
         let name: ProviderName = provider.parse().ok()?;
         let read = self.read.read().unwrap_or_else(PoisonError::into_inner);
         let read = read.as_ref()?;
-        Some(Record { standing: read.history.standing(&name)?, faults: read.notes.faults(&name) })
+        let (faults, lost) = (read.notes.faults(&name), read.notes.lost(&name));
+        Some(Record { standing: read.history.standing(&name)?, faults, lost })
     }
 
     async fn try_advance(&self, ledger: &Ledger) -> Result<u64, FollowError> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use muster_proof::Digest;
 use muster_proof::history::Accepted;
 use muster_proof::records::fields::{JobId, ProviderName};
-use muster_proof::records::{Record, Rollback, Tier, Verdict, VerdictKind, job_id};
+use muster_proof::records::{GrantEndReason, Record, Rollback, Tier, Verdict, VerdictKind, job_id};
 use tokio::time::Instant;
 
 /// See the module.
@@ -14,6 +14,10 @@ pub struct Notes {
     jobs: BTreeMap<JobId, JobNotes>,
     /// Of each provider that was convicted, the evidence: draws of one interval share a verdict, which counts once.
     faults: BTreeMap<ProviderName, BTreeSet<Vec<Digest>>>,
+    /// Who has which island, by epoch.
+    grants: BTreeMap<(JobId, u64, u64), ProviderName>,
+    /// How often a provider's grant ended because nothing more came of it.
+    lost: BTreeMap<ProviderName, u64>,
 }
 
 /// Of one job that has audits.
@@ -37,8 +41,16 @@ impl Notes {
                 self.jobs.insert(job_id(payload), JobNotes::default());
             }
             Record::Grant(it) => {
+                let key = (it.job.clone(), it.island.get(), it.epoch.get());
+                self.grants.insert(key, it.provider.clone());
                 if let Some(notes) = self.jobs.get_mut(&it.job) {
                     notes.last = Some((now, head));
+                }
+            }
+            Record::GrantEnd(it) => {
+                let provider = self.grants.remove(&(it.job.clone(), it.island.get(), it.epoch.get()));
+                if let (Some(provider), GrantEndReason::Lost) = (provider, it.reason) {
+                    *self.lost.entry(provider).or_default() += 1;
                 }
             }
             Record::Commit(it) => {
@@ -72,6 +84,12 @@ impl Notes {
     #[must_use]
     pub fn job(&self, job: &JobId) -> Option<&JobNotes> {
         self.jobs.get(job)
+    }
+
+    /// How often a grant of a provider ended because nothing more came of it.
+    #[must_use]
+    pub fn lost(&self, provider: &ProviderName) -> u64 {
+        self.lost.get(provider).copied().unwrap_or(0)
     }
 
     /// How often a provider was convicted.

@@ -140,7 +140,7 @@ pub fn why_over(unit: Option<&Unit>) -> GrantEndReason {
     match unit {
         Some(unit) if unit.tenure == Tenure::Revoked => GrantEndReason::Revoked,
         Some(unit) if unit.member != Member::Connected => GrantEndReason::Lost,
-        Some(unit) if matches!(unit.phase, Failed | Refused) => GrantEndReason::Lost,
+        Some(unit) if unit.stall.is_some() || matches!(unit.phase, Failed | Refused) => GrantEndReason::Lost,
         _ => GrantEndReason::Released,
     }
 }

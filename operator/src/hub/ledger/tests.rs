@@ -398,6 +398,7 @@ async fn another_log_is_not_written_into() {
 fn why_a_grant_is_over() {
     use muster_core::lifecycle::{Desired, Member, Tenure, Unit, UnitPhase};
     let unit = |phase, member, tenure| Unit {
+        stall: None,
         name: "u".into(),
         provider: "east".into(),
         epoch: 1,

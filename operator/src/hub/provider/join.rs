@@ -85,7 +85,7 @@ pub fn admission(provider: &ComputeProvider, records: &Records, now: Timestamp) 
     });
     core::admission(&Facts {
         name: &provider.name_any(),
-        scheduling: scheduling(provider),
+        scheduling: scheduling(provider, now),
         token: records.token.clone(),
         claims: records.claims.clone(),
         keys: keys.collect(),

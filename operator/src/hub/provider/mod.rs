@@ -10,7 +10,7 @@ mod join;
 pub mod leases;
 mod status;
 
-pub use status::{CONNECTED, devices, worker_quota};
+pub use status::{CONNECTED, devices, scheduling, worker_quota};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -43,7 +43,8 @@ pub fn render(
     let (pulse, holds) = facts.pulse;
     let (verdict, report) = judge(facts.report.as_ref());
     let generation = provider.metadata.generation;
-    let mut said = said(&old, pulse, &verdict, scheduling(provider), &facts.admission);
+    let scheduling = scheduling(provider, now);
+    let mut said = said(&old, pulse, &verdict, scheduling, &facts.admission);
     said.extend(facts.record.map(trusted).or_else(|| before(&old, "Trusted")));
     let highest = facts.units.iter().map(|unit| unit.spec.epoch).max();
     let mut new = api::ComputeProviderStatus {
@@ -52,7 +53,7 @@ pub fn render(
         units: i32::try_from(facts.units.iter().filter(|unit| !finished(unit)).count()).ok(),
         presented_key: facts.admission.presented.map(|key| key.to_string()),
         score: facts.record.map(score).or_else(|| old.score.clone()),
-        min_epoch: Some(core::min_epoch(old.min_epoch, facts.floor, scheduling(provider), highest)),
+        min_epoch: Some(core::min_epoch(old.min_epoch, facts.floor, scheduling, highest)),
         conditions: apply::conditions(&old.conditions, said, generation, now),
         ..old
     };
@@ -60,8 +61,9 @@ pub fn render(
         new.agent_version = report.agent_version.as_deref().map(|text| line(text, 64));
         new.capacity = Some(capacity(provider, report));
     }
-    let until = facts.admission.holds_until.map(|until| until.duration_since(now));
-    let until = until.and_then(|left| Duration::try_from(left).ok());
+    let drains = provider.spec.drain_at.as_ref().map(|at| at.0).filter(|at| *at > now);
+    let until = facts.admission.holds_until.into_iter().chain(drains).map(|until| until.duration_since(now));
+    let until = until.filter_map(|left| Duration::try_from(left).ok());
     (new, holds.into_iter().chain(until).min().map(|left| left + Duration::from_millis(50)))
 }
 
@@ -82,16 +84,15 @@ fn judge(
     }
 }
 
-/// What the admin wants of the provider.
-pub fn scheduling(provider: &api::ComputeProvider) -> core::Scheduling {
-    if provider.metadata.deletion_timestamp.is_some() {
-        return core::Scheduling::Deleting;
-    }
-    match provider.spec.scheduling {
-        api::Scheduling::Enabled => core::Scheduling::Enabled,
-        api::Scheduling::Cordoned => core::Scheduling::Cordoned,
-        api::Scheduling::Drained => core::Scheduling::Drained,
-        api::Scheduling::Revoked => core::Scheduling::Revoked,
+/// What the admin wants of the provider now. Revoked weighs more than deleted.
+pub fn scheduling(provider: &api::ComputeProvider, now: Timestamp) -> core::Scheduling {
+    let drains = provider.spec.drain_at.as_ref().map(|at| at.0 <= now);
+    match (provider.spec.scheduling, drains) {
+        (api::Scheduling::Revoked, _) => core::Scheduling::Revoked,
+        _ if provider.metadata.deletion_timestamp.is_some() => core::Scheduling::Deleting,
+        (api::Scheduling::Drained, _) | (_, Some(true)) => core::Scheduling::Drained,
+        (api::Scheduling::Cordoned, _) | (_, Some(false)) => core::Scheduling::Cordoned,
+        (api::Scheduling::Enabled, None) => core::Scheduling::Enabled,
     }
 }
 
@@ -160,7 +161,7 @@ fn trusted(record: Record) -> Said {
 fn score(record: Record) -> api::Score {
     let number = |number: u64| i64::try_from(number).ok();
     api::Score {
-        reliability_permille: None,
+        reliability_permille: record.reliability().and_then(|permille| i32::try_from(permille).ok()),
         intervals: number(record.standing.intervals),
         faults: number(record.faults),
     }
@@ -322,7 +323,7 @@ mod tests {
     fn the_log_says_how_far_it_is_trusted() {
         use muster_proof::selection::Standing;
         let with = |intervals, since_fault, faults| Facts {
-            record: Some(Record { standing: Standing { intervals, since_fault }, faults }),
+            record: Some(Record { standing: Standing { intervals, since_fault }, faults, lost: 0 }),
             ..facts(Pulse::Fresh)
         };
         for (intervals, since_fault, faults, want) in [
@@ -344,6 +345,30 @@ mod tests {
         }
         let (unread, _) = render(&provider(json!({})), &facts(Pulse::Fresh), at(0));
         assert_eq!((reason(&unread, "Trusted"), unread.score), (String::new(), None));
+    }
+
+    #[test]
+    fn an_announced_drain_cordons_first() {
+        use muster_core::provider::Scheduling::*;
+        let mut east = provider(json!({}));
+        let mut cases = Vec::new();
+        for scheduling in [api::Scheduling::Enabled, api::Scheduling::Cordoned, api::Scheduling::Drained] {
+            east.spec.scheduling = scheduling;
+            east.spec.drain_at = None;
+            let never = super::scheduling(&east, at(0));
+            east.spec.drain_at = Some(apply::time(at(10)));
+            cases.push((never, super::scheduling(&east, at(9)), super::scheduling(&east, at(10))));
+        }
+        let want = [(Enabled, Cordoned, Drained), (Cordoned, Cordoned, Drained), (Drained, Drained, Drained)];
+        assert_eq!(cases, want);
+        east.spec.scheduling = api::Scheduling::Enabled;
+        let (status, again) = render(&east, &facts(Pulse::Fresh), at(9));
+        assert_eq!(reason(&status, "Ready"), "False Cordoned");
+        assert_eq!(again, Some(Duration::from_millis(1050)), "and it is looked at then");
+        let (status, again) = render(&east, &facts(Pulse::Fresh), at(10));
+        assert_eq!((reason(&status, "Ready").as_str(), again), ("False Draining", None));
+        east.spec.scheduling = api::Scheduling::Revoked;
+        assert_eq!(super::scheduling(&east, at(9)), Revoked);
     }
 
     #[test]

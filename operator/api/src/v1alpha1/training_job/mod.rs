@@ -65,6 +65,11 @@ use super::{rules, schema};
     "must not exceed training.shards: a worker needs at least one shard",
 ))]
 #[schemars(transform = rules::rule_at(
+    ".workers.max",
+    "!has(self.workers.max) || self.workers.max <= self.training.shards",
+    "must not exceed training.shards: a worker needs at least one shard",
+))]
+#[schemars(transform = rules::rule_at(
     ".training.shards",
     "self.training.batch / self.training.shards * self.model.context <= 8192",
     "batch / shards * model.context must not exceed 8192 tokens per shard; raise shards",

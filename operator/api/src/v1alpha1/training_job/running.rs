@@ -10,10 +10,28 @@ use crate::v1alpha1::TrustTier;
 /// The processes that train, each in a pod of its own.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = rules::rule_at(
+    ".min",
+    "!has(self.min) || self.min <= self.count",
+    "must not exceed count",
+))]
+#[schemars(transform = rules::rule_at(
+    ".max",
+    "!has(self.max) || self.max >= self.count",
+    "must not be below count",
+))]
 pub struct Workers {
     /// How many; at most training.shards.
     #[schemars(range(min = 1, max = 256))]
     pub count: i32,
+    /// It also trains with fewer, down to so many, if nobody has room for count. Absent: count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 256))]
+    pub min: Option<i32>,
+    /// It takes more, up to so many, while nobody else waits for them; at most training.shards. Absent: count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 256))]
+    pub max: Option<i32>,
     /// What each runs on: `cpu`, `nvidia-h100-80gb`, ..; providers report the classes they lend.
     #[serde(default = "device_class")]
     #[schemars(schema_with = "schema::device_class")]
@@ -232,6 +250,10 @@ pub enum FailureReason {
     PodLost,
     /// The whole member is silent, or was given up.
     MemberLost,
+    /// Not all workers ran within scheduleTimeoutSeconds.
+    ScheduleTimeout,
+    /// No new step within progressDeadlineSeconds.
+    NoProgress,
 }
 
 /// What is done about a failure.

@@ -200,6 +200,8 @@ async fn nothing_is_placed_where_no_key_is_in_the_log() {
     let look = Look::new(&site.ctx, &job).unwrap();
     let facts = Facts {
         wish: Wish::Run,
+        size: place::size(&job.spec),
+        leave: None,
         steps: 40,
         stopped_at: None,
         durable_step: None,
@@ -222,6 +224,7 @@ async fn nothing_is_placed_where_no_key_is_in_the_log() {
         active_seconds: 0,
         deadline_in: None,
         member_gone_in: None,
+        stalls_in: None,
     };
     let Acted::Unplaced(why) = place::place(&look, &seen, 0).await.unwrap() else { panic!("it is placed") };
     assert_eq!(why.reason, LOG_UNAVAILABLE);

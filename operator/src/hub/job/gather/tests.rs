@@ -103,6 +103,12 @@ fn revoked_weighs_more_than_deleted_or_drained() {
         (&deleted, provider("Enabled", None), Tenure::Ends),
         (&deleted, provider("Revoked", None), Tenure::Revoked),
     ] {
-        assert_eq!(tenure(unit, Some(&provider)), expected, "{:?}", provider.spec.scheduling);
+        let now = Timestamp::UNIX_EPOCH;
+        assert_eq!(
+            tenure(unit, Some(scheduling(&provider, now))),
+            expected,
+            "{:?}",
+            provider.spec.scheduling
+        );
     }
 }

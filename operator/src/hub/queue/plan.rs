@@ -1,0 +1,112 @@
+//! From objects to the input of a plan.
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use muster_core::placement::{Candidate, Near};
+use muster_core::queue::{Ask, Holding, Size};
+
+use super::table::Table;
+use super::{Wakes, wake};
+use crate::hub::context::Context;
+use crate::hub::job::{Jobs, gather, place};
+use crate::hub::site::{self, Site};
+
+/// What a plan needs to know of a job that is there.
+pub(super) struct Job {
+    pub object: Wakes,
+    tenant: String,
+    priority: i32,
+    size: Size,
+    dataset: Option<String>,
+}
+
+/// All jobs by uid; `None` where nobody follows them.
+pub(super) fn jobs(cache: Option<&Jobs>) -> Option<BTreeMap<String, Job>> {
+    let all = cache?.state();
+    let parsed = all.iter().filter_map(|guarded| guarded.0.as_ref().ok());
+    let job = |job: &muster_api::v1alpha1::TrainingJob| {
+        let status = job.status.as_ref();
+        Some((
+            job.uid()?,
+            Job {
+                object: wake(job),
+                tenant: job.namespace()?,
+                priority: job.spec.priority,
+                size: place::size(&job.spec),
+                dataset: status.and_then(|status| Some(status.resolved.as_ref()?.dataset.clone())),
+            },
+        ))
+    };
+    Some(parsed.filter_map(job).collect())
+}
+
+/// Everything that a plan is made of.
+pub(super) struct Input {
+    pub asks: Vec<Ask>,
+    pub holdings: Vec<Holding>,
+    pub candidates: Vec<Candidate>,
+    pub weights: BTreeMap<String, u32>,
+}
+
+impl Input {
+    pub fn new(
+        ctx: &Context,
+        site: &Site,
+        jobs: &Option<BTreeMap<String, Job>>,
+        weights: &BTreeMap<String, u32>,
+        table: &mut Table,
+    ) -> Self {
+        let (mut asks, kept) = table.wants(jobs.as_ref());
+        let mut candidates = site.candidates(ctx);
+        for held in kept.iter().filter(|_| !planted!("promises-not-kept")) {
+            reserve(&mut candidates, held);
+        }
+        let datasets = site.datasets();
+        for ask in &mut asks {
+            let dataset = jobs.as_ref().and_then(|jobs| jobs.get(&ask.job)?.dataset.as_deref());
+            let there = dataset.and_then(|dataset| datasets.get(dataset)).into_iter().flatten();
+            for provider in there {
+                ask.request.near.entry((*provider).to_owned()).or_insert(Near::Dataset);
+            }
+        }
+        let kept_jobs: BTreeSet<&str> = kept.iter().map(|held| held.job.as_str()).collect();
+        let mut holdings = jobs.as_ref().map_or_else(Vec::new, |jobs| holdings(site, jobs, ctx.now()));
+        holdings.retain(|held| !kept_jobs.contains(held.job.as_str()));
+        holdings.extend(kept.iter().cloned());
+        Self { asks, holdings, candidates, weights: weights.clone() }
+    }
+}
+
+/// What is kept for a job counts as if its unit were there.
+fn reserve(candidates: &mut [Candidate], held: &Holding) {
+    let Some(found) = candidates.iter_mut().find(|one| one.name == held.provider) else { return };
+    found.units_left = found.units_left.map(|left| left.saturating_sub(1));
+    if let Some(device) = found.devices.get_mut(&held.device_class) {
+        device.assigned = device.assigned.saturating_add(held.workers);
+        device.pending = device.pending.saturating_add(held.workers);
+    }
+}
+
+/// All that trains, as far as its job is known.
+fn holdings(site: &Site, jobs: &BTreeMap<String, Job>, now: Timestamp) -> Vec<Holding> {
+    let living = site.units.iter().filter(|unit| gather::trains(&unit.object) && !site::ended(&unit.object));
+    let holding = |unit: &site::Unit| {
+        let job = jobs.get(&unit.object.spec.job_uid)?;
+        let made = unit.object.creation_timestamp();
+        let age = made.and_then(|made| Duration::try_from(now.duration_since(made.0)).ok());
+        Some(Holding {
+            job: unit.object.spec.job_uid.clone(),
+            tenant: job.tenant.clone(),
+            priority: job.priority,
+            provider: unit.provider()?.to_owned(),
+            device_class: unit.device_class.clone()?,
+            workers: u32::try_from(unit.object.spec.workers).unwrap_or(0),
+            size: job.size,
+            age: age.unwrap_or_default(),
+            leaves: site::leaves(&unit.object),
+        })
+    };
+    living.filter_map(holding).collect()
+}

@@ -1,0 +1,198 @@
+//! Who waits, and what the last plan said to whom.
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_core::placement::Candidate;
+use muster_core::queue::{Answer, Ask, Holding, Leave, Plan, Size};
+use tokio::time::Instant;
+
+use super::plan::{Input, Job};
+use super::{Turn, Wakes};
+
+/// What a job was told holds for so long, if nothing comes of it: whoever makes its unit takes seconds.
+const KEPT: Duration = Duration::from_secs(60);
+/// A job that asks the same again gets the same answer for so long; a promise only while it is sure to be true still.
+const ANSWER_HOLDS: Duration = Duration::from_secs(45);
+const PROMISE_HOLDS: Duration = Duration::from_secs(5);
+/// New words for the same answer are worth a look at the job if fewer than this wait, and not more often than `TELL_EVERY`.
+const FEW: usize = 64;
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Table {
+    entries: BTreeMap<String, Entry>,
+    /// How often anybody has asked.
+    asked: u64,
+    /// All that asked before this are answered.
+    planned: u64,
+    candidates: Arc<Vec<Candidate>>,
+    leave: BTreeMap<String, Leave>,
+    owed: BTreeSet<String>,
+    /// Whether there are units that might grow.
+    elastic: bool,
+}
+
+struct Entry {
+    ask: Ask,
+    /// When it asked, and had waited for so long.
+    at: Instant,
+    object: Wakes,
+    answer: Option<Answered>,
+}
+
+#[derive(Clone)]
+struct Answered {
+    answer: Answer,
+    /// When this answer was first given, when a plan last said the same, and when its job was told of it.
+    since: Instant,
+    planned: Instant,
+    told: Instant,
+}
+
+impl Entry {
+    /// A provider, as long as it is kept for the job.
+    fn kept(&self) -> Option<(&str, u32)> {
+        match &self.answer {
+            Some(Answered { answer: Answer::On { provider, workers, .. }, since, .. })
+                if since.elapsed() < KEPT =>
+            {
+                Some((provider, *workers))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What asking came to.
+pub(super) enum Entered {
+    /// There is an answer already.
+    Answered(Turn),
+    /// The plan that has this number will have it.
+    Waits(u64),
+}
+
+impl Table {
+    /// A job asks.
+    pub fn enter(&mut self, ask: Ask, object: Wakes) -> Entered {
+        let job = ask.job.clone();
+        if let Some(entry) = self.entries.get_mut(&job).filter(|entry| is_same(&entry.ask, &ask)) {
+            (entry.ask.waited, entry.at) = (ask.waited, Instant::now());
+            let holds = entry.answer.as_ref().is_some_and(|answered| match answered.answer {
+                Answer::On { .. } => answered.since.elapsed() < PROMISE_HOLDS,
+                _ => answered.planned.elapsed() < ANSWER_HOLDS,
+            });
+            if holds && let Some(turn) = self.turn(&job) {
+                return Entered::Answered(turn);
+            }
+        }
+        self.asked += 1;
+        self.entries.insert(job, Entry { ask, at: Instant::now(), object, answer: None });
+        Entered::Waits(self.asked)
+    }
+
+    /// The answer of a job that asked.
+    pub fn turn(&mut self, job: &str) -> Option<Turn> {
+        let answered = self.entries.get_mut(job)?.answer.as_mut()?;
+        answered.told = Instant::now();
+        Some(Turn { answer: answered.answer.clone(), candidates: self.candidates.clone() })
+    }
+
+    /// Whether anything was kept for it.
+    pub fn withdraw(&mut self, job: &str) -> bool {
+        self.owed.remove(job);
+        self.entries.remove(job).is_some()
+    }
+
+    pub fn leave(&self, job: &str) -> Option<Leave> {
+        self.leave.get(job).cloned()
+    }
+
+    pub fn asked(&self) -> u64 {
+        self.asked
+    }
+
+    pub fn planned(&self) -> u64 {
+        self.planned
+    }
+
+    /// Whether anybody could gain from another plan.
+    pub fn is_awaited(&self) -> bool {
+        !self.entries.is_empty() || self.elastic
+    }
+
+    /// Forgets jobs that are not there any more. What asks, and what is kept for whom as if it were there already.
+    pub fn wants(&mut self, jobs: Option<&BTreeMap<String, Job>>) -> (Vec<Ask>, Vec<Holding>) {
+        self.entries.retain(|job, _| jobs.is_none_or(|jobs| jobs.contains_key(job)));
+        let (mut asks, mut kept) = (Vec::new(), Vec::new());
+        for (job, entry) in &self.entries {
+            match entry.kept() {
+                Some((provider, workers)) => kept.push(holding(&entry.ask, provider, workers)),
+                None => asks.push(Ask {
+                    waited: entry.ask.waited + entry.at.elapsed(),
+                    owed: self.owed.contains(job),
+                    ..entry.ask.clone()
+                }),
+            }
+        }
+        (asks, kept)
+    }
+
+    /// Takes a plan over, made when so many had asked. Whom it concerns that does not wait for it.
+    pub fn conclude(
+        &mut self,
+        number: u64,
+        mut plan: Plan,
+        input: &Input,
+        jobs: &Option<BTreeMap<String, Job>>,
+    ) -> Vec<Wakes> {
+        let mut woken = Vec::new();
+        let few = self.entries.len() <= FEW;
+        let now = Instant::now();
+        for (job, entry) in &mut self.entries {
+            let Some(answer) = plan.answers.remove(job) else { continue };
+            let before = entry.answer.take();
+            let (same, told) = before.as_ref().map_or((false, now), |before| {
+                let kind = std::mem::discriminant(&before.answer) == std::mem::discriminant(&answer);
+                let reworded = before.answer != answer && few && before.told.elapsed() >= TELL_EVERY;
+                (kind && !reworded, before.told)
+            });
+            if before.is_some() && !same {
+                woken.push(entry.object.clone());
+            }
+            let since = before.filter(|before| before.answer == answer).map_or(now, |before| before.since);
+            entry.answer = Some(Answered { answer, since, planned: now, told });
+        }
+        let new = plan.leave.keys().filter(|job| !self.leave.contains_key(*job));
+        let known = new.filter_map(|job| jobs.as_ref()?.get(job));
+        woken.extend(known.map(|job| job.object.clone()));
+        self.leave = plan.leave;
+        self.owed = plan.owed;
+        self.planned = self.planned.max(number);
+        self.candidates = Arc::new(input.candidates.clone());
+        self.elastic = input.holdings.iter().any(|held| held.workers < held.size.max);
+        woken
+    }
+}
+
+fn holding(ask: &Ask, provider: &str, workers: u32) -> Holding {
+    Holding {
+        job: ask.job.clone(),
+        tenant: ask.tenant.clone(),
+        priority: ask.priority,
+        provider: provider.to_owned(),
+        device_class: ask.request.device_class.clone(),
+        workers,
+        // It is not there yet, so it is left alone.
+        size: Size::fixed(workers),
+        age: Duration::ZERO,
+        leaves: false,
+    }
+}
+
+/// Whether nothing has changed but time.
+fn is_same(one: &Ask, other: &Ask) -> bool {
+    let timeless = |ask: &Ask| Ask { waited: Duration::ZERO, owed: false, ..ask.clone() };
+    timeless(one) == timeless(other)
+}

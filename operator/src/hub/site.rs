@@ -1,0 +1,228 @@
+//! Providers, what they report and all units, as the hub's API server has them at one moment; and what they mean for whoever looks for a
+//! provider.
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use jiff::Timestamp;
+use kube::api::ListParams;
+use kube::core::DeserializeGuard;
+use kube::{Api, ResourceExt};
+use muster_api::v1alpha1::{self as api, ComputeProvider, Desired, ProviderReport, WorkUnit, WorkUnitPhase};
+use muster_core::epochs::Seen;
+use muster_core::placement::{Availability, Candidate, Device, TrustTier};
+use muster_core::provider::Scheduling;
+
+use super::context::Context;
+use super::error::Error;
+use super::job::gather;
+use super::names::{provider_namespace, provider_of};
+use super::provider;
+use crate::runtime::client::within;
+
+/// See the module.
+pub struct Site {
+    /// As their admin has them.
+    pub providers: Vec<ComputeProvider>,
+    /// By namespace.
+    pub reports: HashMap<String, ProviderReport>,
+    /// All of them, with what was signed of each; `None` if that cannot be read.
+    pub units: Vec<Unit>,
+}
+
+/// A unit, and the part of its payload that matters here.
+pub struct Unit {
+    /// The object.
+    pub object: WorkUnit,
+    /// What its workers run on.
+    pub device_class: Option<String>,
+    /// Manifest of its dataset.
+    pub dataset: Option<String>,
+}
+
+impl Unit {
+    fn new(object: WorkUnit) -> Self {
+        let payload = gather::payload(&object);
+        let dataset = payload.as_ref().map(|payload| payload.dataset.to_string());
+        Self { device_class: payload.map(|payload| payload.device_class), dataset, object }
+    }
+
+    /// Where it is.
+    pub fn provider(&self) -> Option<&str> {
+        self.object.metadata.namespace.as_deref().and_then(provider_of)
+    }
+
+    fn workers(&self) -> u32 {
+        u32::try_from(self.object.spec.workers).unwrap_or(0)
+    }
+}
+
+impl Site {
+    /// Reads all of it, live.
+    ///
+    /// # Errors
+    /// [`Error::WentBack`], [`Error::Api`].
+    pub async fn read(ctx: &Context) -> Result<Self, Error> {
+        let units = all_units(ctx).await?;
+        let providers: Api<DeserializeGuard<ComputeProvider>> = Api::all(ctx.client.clone());
+        let reports: Api<DeserializeGuard<ProviderReport>> = Api::all(ctx.client.clone());
+        let everything = ListParams::default();
+        let providers = within("list computeproviders", providers.list(&everything)).await?;
+        let reports = within("list providerreports", reports.list(&everything)).await?;
+        let reports: HashMap<String, ProviderReport> = reports
+            .items
+            .into_iter()
+            .filter_map(|report| report.0.ok())
+            .filter_map(|report| Some((report.namespace()?, report)))
+            .collect();
+        Ok(Self {
+            providers: providers.items.into_iter().filter_map(|found| found.0.ok()).collect(),
+            reports,
+            units: units.into_iter().map(Unit::new).collect(),
+        })
+    }
+
+    /// A provider by its name.
+    pub fn provider(&self, name: &str) -> Option<&ComputeProvider> {
+        self.providers.iter().find(|one| one.metadata.name.as_deref() == Some(name))
+    }
+
+    /// What a provider reports.
+    pub fn report(&self, name: &str) -> Option<&ProviderReport> {
+        self.reports.get(&provider_namespace(name))
+    }
+
+    /// All providers, as placement sees them.
+    pub fn candidates(&self, ctx: &Context) -> Vec<Candidate> {
+        let mut living: BTreeMap<&str, Vec<&Unit>> = BTreeMap::new();
+        for unit in self.units.iter().filter(|unit| !ended(&unit.object)) {
+            if let Some(provider) = unit.provider() {
+                living.entry(provider).or_default().push(unit);
+            }
+        }
+        let candidate = |found: &ComputeProvider| {
+            let name = found.name_any();
+            let here = living.get(name.as_str()).map_or(&[][..], Vec::as_slice);
+            let mut candidate = candidate(found, self.report(&name), here, ctx.now());
+            // The log would refuse its grant. Its key comes with a heartbeat.
+            if candidate.availability == Availability::Ready && !ctx.ledger.knows(&candidate.name) {
+                candidate.availability = Availability::KeyNotLogged;
+            }
+            candidate.reliability = ctx.follower.record(&name).and_then(|record| record.reliability());
+            candidate
+        };
+        self.providers.iter().map(candidate).collect()
+    }
+
+    /// Providers that have a dataset, by its manifest: a unit that is still there has had it.
+    pub fn datasets(&self) -> BTreeMap<&str, BTreeSet<&str>> {
+        let mut datasets: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for unit in &self.units {
+            let began = phase_of(&unit.object).is_some_and(|phase| phase != WorkUnitPhase::Refused);
+            if let (Some(dataset), Some(provider), true) = (&unit.dataset, unit.provider(), began) {
+                datasets.entry(dataset).or_default().insert(provider);
+            }
+        }
+        datasets
+    }
+}
+
+/// All units there are, in a database that did not go back: one that was restored a moment ago has forgotten units that
+/// run, and their names would be given a second time.
+async fn all_units(ctx: &Context) -> Result<Vec<WorkUnit>, Error> {
+    let before = ctx.state.epochs();
+    let api: Api<DeserializeGuard<WorkUnit>> = Api::all(ctx.client.clone());
+    let list = within("list workunits", api.list(&ListParams::default())).await?;
+    let version = list.metadata.resource_version.as_ref().and_then(|text| text.parse().ok());
+    let version = version.ok_or(Error::Incomplete("list of workunits", "numeric resourceVersion"))?;
+    if before.judge(version) == Seen::Restored {
+        return Err(Error::WentBack);
+    }
+    Ok(list.items.into_iter().filter_map(|unit| unit.0.ok()).collect())
+}
+
+fn candidate(
+    found: &ComputeProvider,
+    report: Option<&ProviderReport>,
+    living: &[&Unit],
+    now: Timestamp,
+) -> Candidate {
+    let status = found.status.as_ref();
+    let report = report.and_then(|report| report.status.clone()).unwrap_or_default();
+    let accepts = report.accepts.clone().unwrap_or_default();
+    let quota = u32::try_from(found.spec.quota.units).unwrap_or(0);
+    let min_epoch = status.and_then(|status| status.min_epoch).and_then(|epoch| u64::try_from(epoch).ok());
+    Candidate {
+        name: found.name_any(),
+        availability: availability(found, now),
+        trust: trust(found.spec.trust_tier),
+        owner: found.spec.owner.clone(),
+        region: found.spec.region.clone(),
+        min_epoch: min_epoch.unwrap_or(1),
+        units_left: Some(quota.saturating_sub(u32::try_from(living.len()).unwrap_or(u32::MAX))),
+        devices: devices(found, &report, living),
+        arithmetic: accepts.arithmetic.iter().map(|name| name.as_str().to_owned()).collect(),
+        images: accepts.images,
+        reliability: None,
+    }
+}
+
+/// A tier as placement has it.
+pub fn trust(tier: api::TrustTier) -> TrustTier {
+    match tier {
+        api::TrustTier::Untrusted => TrustTier::Untrusted,
+        api::TrustTier::Standard => TrustTier::Standard,
+        api::TrustTier::Trusted => TrustTier::Trusted,
+    }
+}
+
+fn availability(found: &ComputeProvider, now: Timestamp) -> Availability {
+    if provider::scheduling(found, now) != Scheduling::Enabled {
+        return Availability::Cordoned;
+    }
+    let conditions = found.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let ready = conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+    if ready { Availability::Ready } else { Availability::NotReady }
+}
+
+fn devices(
+    found: &ComputeProvider,
+    report: &api::ProviderReportStatus,
+    living: &[&Unit],
+) -> BTreeMap<String, Device> {
+    let quota = provider::worker_quota(found).unwrap_or(u32::MAX);
+    let in_class = |class: &str, counts: fn(&WorkUnit) -> bool| -> u32 {
+        let same = |unit: &&&Unit| unit.device_class.as_ref().is_none_or(|its| its == class);
+        living.iter().filter(same).filter(|unit| counts(&unit.object)).map(|unit| unit.workers()).sum()
+    };
+    provider::devices(report)
+        .into_iter()
+        .map(|(class, lent, price)| {
+            let device = Device {
+                workers: lent.workers.min(quota),
+                idle: lent.idle,
+                assigned: in_class(&class, |_| true),
+                pending: in_class(&class, pending),
+                price,
+            };
+            (class, device)
+        })
+        .collect()
+}
+
+fn phase_of(unit: &WorkUnit) -> Option<WorkUnitPhase> {
+    unit.status.as_ref().and_then(|status| status.phase)
+}
+
+/// Whether nothing more is computed by a unit.
+pub fn ended(unit: &WorkUnit) -> bool {
+    phase_of(unit).is_some_and(WorkUnitPhase::is_finished)
+}
+
+/// Not running yet, so the report cannot have counted it.
+fn pending(unit: &WorkUnit) -> bool {
+    !matches!(phase_of(unit), Some(WorkUnitPhase::Running | WorkUnitPhase::Draining))
+}
+
+/// Whether its agent was asked to end it, at whatever moment.
+pub fn leaves(unit: &WorkUnit) -> bool {
+    unit.spec.desired != Desired::Run || unit.metadata.deletion_timestamp.is_some()
+}
