@@ -41,14 +41,14 @@ impl Notes {
                 self.jobs.insert(job_id(payload), JobNotes::default());
             }
             Record::Grant(it) => {
-                let key = (it.job.clone(), it.island.get(), it.epoch.get());
+                let key = (it.job, it.island.get(), it.epoch.get());
                 self.grants.insert(key, it.provider.clone());
                 if let Some(notes) = self.jobs.get_mut(&it.job) {
                     notes.last = Some((now, head));
                 }
             }
             Record::GrantEnd(it) => {
-                let provider = self.grants.remove(&(it.job.clone(), it.island.get(), it.epoch.get()));
+                let provider = self.grants.remove(&(it.job, it.island.get(), it.epoch.get()));
                 if let (Some(provider), GrantEndReason::Lost) = (provider, it.reason) {
                     *self.lost.entry(provider).or_default() += 1;
                 }
