@@ -161,6 +161,8 @@ pub enum Rejection {
     Arithmetic(String),
     /// Does not have the trainer image on its allow-list.
     Image,
+    /// Lends fewer workers in all than asked.
+    Fewer(u32),
     /// Quota of units used up.
     UnitQuota,
     /// Fewer free workers than asked.
@@ -184,6 +186,7 @@ impl Rejection {
             Self::NoDeviceClass(class) => format!("{} no {class} devices", verb("has", "have")),
             Self::Arithmetic(name) => format!("{} not offer {name}", verb("does", "do")),
             Self::Image => format!("{} not allow the trainer image", verb("does", "do")),
+            Self::Fewer(n) => format!("{} fewer than {n} workers in all", verb("lends", "lend")),
             Self::UnitQuota => format!("{} quota of units left", verb("has no", "have no")),
             Self::Idle(1) => format!("{} 1 idle worker", verb("lacks", "lack")),
             Self::Idle(n) => format!("{} {n} idle workers", verb("lacks", "lack")),

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::member::right;
 use super::story::Then;
-use super::world::{ENDS_WITHIN, STEPS, WORKERS, World};
+use super::world::{ENDS_WITHIN, STEPS, World};
 
 /// How often the end is looked for. Costs nothing but the look.
 const LOOKS: Duration = Duration::from_secs(1);
@@ -53,6 +53,7 @@ pub async fn watch(world: &World, schedule: &Schedule) -> Vec<String> {
     if world.script.calls() > MOST_CALLS {
         wrong.push("busy: calls without an end, while no time passes".to_owned());
     }
+    wrong.extend(world.wrong.take());
     wrong.extend(history(world, schedule));
     wrong.extend(log(world, deleted));
     wrong
@@ -147,7 +148,7 @@ fn history(world: &World, schedule: &Schedule) -> Vec<String> {
     let (mut units, mut room) = (BTreeMap::new(), Room::default());
     world.server.read(|objects| {
         for change in objects.history() {
-            wrong.extend(room.changed(change));
+            wrong.extend(room.changed(change, u64::from(world.story.lends)));
             if change.key.collection.starts_with("muster.dev/") {
                 wrong.extend(monotone(change));
             }
@@ -169,7 +170,7 @@ fn history(world: &World, schedule: &Schedule) -> Vec<String> {
     let (least, most) = match world.story.then {
         Then::Nothing | Then::Deleted => (1, 1),
         // It may be another one that makes way.
-        Then::Shares | Then::Crowd => (1, 2),
+        Then::Shares | Then::Crowd | Then::Weights => (1, 2),
         _ => (2, 2),
     };
     // A hub that has died does not know for whom it had somebody make way.
@@ -189,7 +190,7 @@ fn history(world: &World, schedule: &Schedule) -> Vec<String> {
 struct Room(BTreeMap<String, BTreeMap<String, u64>>);
 
 impl Room {
-    fn changed(&mut self, change: &Change) -> Option<String> {
+    fn changed(&mut self, change: &Change, lends: u64) -> Option<String> {
         if change.key.collection != "muster.dev/workunits" {
             return None;
         }
@@ -203,7 +204,7 @@ impl Room {
         here.insert(change.key.name.clone(), change.new["spec"]["workers"].as_u64().unwrap_or(0));
         let workers: u64 = here.values().sum();
         let new = change.verb == Verb::Added;
-        (new && workers > u64::from(WORKERS)).then(|| {
+        (new && workers > lends).then(|| {
             format!("room: {} has {workers} workers at work with {}", change.key.namespace, change.key.name)
         })
     }

@@ -41,6 +41,12 @@ fn every_story_ends_well() {
 }
 
 #[test]
+fn tenants_get_their_shares() {
+    let outcome = run(&without_faults(story::WEIGHTS.name), world::run);
+    assert_eq!(outcome.violations, Vec::<String>::new(), "{:#?}", outcome.trace);
+}
+
+#[test]
 fn a_schedule_is_the_same_every_time() {
     let all = schedules(&calls(), &Fault::ALL, 10, 5);
     for schedule in &all {

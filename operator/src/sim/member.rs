@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::gateway::{self, Refusal};
 use super::hub::image;
-use super::world::{STEPS, WORKERS, World};
+use super::world::{STEPS, World};
 use crate::hub::job::gather;
 use crate::hub::ledger::testing::identity;
 use crate::hub::names::{LEASE, provider_namespace};
@@ -122,7 +122,7 @@ impl Member {
         }
         let status = json!({"status": {
             "observedAt": clock::text(), "agentVersion": "0", "protocols": ["muster.unit/1"],
-            "devices": [{"class": "cpu", "workers": WORKERS, "idle": WORKERS}],
+            "devices": [{"class": "cpu", "workers": world.story.lends, "idle": world.story.lends}],
             "accepts": {"images": [image()], "arithmetic": ["f32-chain"], "containers": "Never"},
         }});
         world.update(("muster.dev", "providerreports"), Some(&namespace), "report", Half::Status, &status);

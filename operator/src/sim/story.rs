@@ -1,6 +1,7 @@
 //! What people do while a job trains, and what members are like.
 use std::time::Duration;
 
+use muster_testkit::api::Half;
 use serde_json::{Value, json};
 
 use super::world::World;
@@ -13,8 +14,10 @@ pub struct Story {
     pub tier: &'static str,
     /// How many providers there are, of [`super::world::PROVIDERS`].
     pub providers: usize,
-    /// Workers of the job. Each provider has four.
+    /// Workers of the job.
     pub workers: u32,
+    /// Workers of each provider.
+    pub lends: u32,
     /// What happens once the first interval is committed.
     pub then: Then,
 }
@@ -49,6 +52,8 @@ pub enum Then {
     Preempted,
     /// Two more jobs are made at the same time, and there is room for one of them.
     Crowd,
+    /// Three tenants with weights 1, 2 and 3 have more jobs than there is room for.
+    Weights,
     /// Two jobs of a tenant have everything, and another tenant wants its share.
     Shares,
 }
@@ -74,17 +79,21 @@ pub const ALL: [Story; 16] = [
 ];
 
 const fn story(name: &'static str, tier: &'static str, providers: usize, then: Then) -> Story {
-    Story { name, tier, providers, workers: 1, then }
+    Story { name, tier, providers, workers: 1, lends: 4, then }
 }
 
 /// Without audits, and with so many workers.
 const fn with(name: &'static str, workers: u32, providers: usize, then: Then) -> Story {
-    Story { name, tier: "None", providers, workers, then }
+    Story { name, tier: "None", providers, workers, lends: 4, then }
 }
+
+/// Long, and about what is measured: a test of its own.
+pub const WEIGHTS: Story =
+    Story { name: "weights", tier: "None", providers: 1, workers: 1, lends: 6, then: Then::Weights };
 
 impl Story {
     pub fn named(name: &str) -> Option<Self> {
-        ALL.into_iter().find(|story| story.name == name)
+        ALL.into_iter().chain([WEIGHTS]).find(|story| story.name == name)
     }
 }
 
@@ -96,6 +105,7 @@ pub async fn play(world: &World) {
             world.rival("team-a", "second", 0, 2);
             world.rival("team-b", "third", 0, 2);
         }
+        Then::Weights => return weights(world).await,
         _ => {}
     }
     while world.commits() == 0 {
@@ -105,7 +115,7 @@ pub async fn play(world: &World) {
     let provider = |change: Value| world.change("computeproviders", None, &trains, &change);
     let job = |change: Value| world.change("trainingjobs", Some("team-a"), "kjv-gpt", &change);
     match world.story.then {
-        Then::Nothing | Then::Lies | Then::Crowd => {}
+        Then::Nothing | Then::Lies | Then::Crowd | Then::Weights => {}
         Then::Suspended => {
             job(json!({"spec": {"suspend": true}}));
             tokio::time::sleep(Duration::from_secs(40)).await;
@@ -130,5 +140,46 @@ pub async fn play(world: &World) {
         Then::Resized => job(json!({"spec": {"workers": {"count": 2}}})),
         Then::Preempted => world.rival("team-a", "urgent", 5, 4),
         Then::Shares => world.rival("team-b", "third", 0, 2),
+    }
+}
+
+/// Jobs of each tenant, for each one that its weight gives it room for.
+const ROUNDS: u32 = 4;
+
+/// While every tenant has more jobs than room, each has its share of the workers, within a tenth.
+async fn weights(world: &World) {
+    let tenants = [("team-a", 1), ("team-b", 2), ("team-c", 3)];
+    for (tenant, weight) in tenants {
+        let label = json!({"metadata": {"labels": {"muster.dev/weight": weight.to_string()}}});
+        world.update(("", "namespaces"), None, tenant, Half::Main, &label);
+        for job in 0..weight * ROUNDS {
+            world.rival(tenant, &format!("job-{job}"), 0, 1);
+        }
+    }
+    let mut held = [0_u64; 3];
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let at_work = world.at_work();
+        let Some(now) =
+            tenants.map(|(tenant, _)| at_work.get(tenant).copied()).into_iter().collect::<Option<Vec<_>>>()
+        else {
+            // Nobody has anything yet, or somebody has nothing any more.
+            if held == [0; 3] { continue } else { break }
+        };
+        if now.iter().any(|(_, waiting)| *waiting == 0) {
+            break;
+        }
+        held.iter_mut().zip(&now).for_each(|(held, (workers, _))| *held += workers);
+    }
+    let all: u64 = held.iter().sum();
+    println!("weights: worker-seconds {held:?}");
+    for ((tenant, weight), held) in tenants.into_iter().zip(held) {
+        let (has, due) = (held as f64 / all as f64, f64::from(weight) / 6.0);
+        if !((has - due).abs() <= due / 10.0) {
+            world
+                .wrong
+                .borrow_mut()
+                .push(format!("shares: {tenant} has {has:.3} of all workers, not {due:.3}"));
+        }
     }
 }

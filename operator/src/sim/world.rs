@@ -1,5 +1,6 @@
 //! One run: an API server, a store and a log, the hub, members, and people.
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
@@ -30,9 +31,7 @@ use crate::store::{Namespace, Store};
 pub const PROVIDERS: [(&str, &str); 5] =
     [("east", "acme"), ("north", "initech"), ("south", "umbra"), ("up", "hooli"), ("west", "globex")];
 /// Namespaces with jobs.
-const TENANTS: [&str; 2] = ["team-a", "team-b"];
-/// Workers of each provider.
-pub const WORKERS: u32 = 4;
+const TENANTS: [&str; 3] = ["team-a", "team-b", "team-c"];
 /// Of the job.
 pub const STEPS: u64 = 12;
 /// A checkpoint after each of these.
@@ -69,6 +68,8 @@ pub struct World {
     pub job: String,
     /// Those of other jobs.
     rivals: RefCell<Vec<String>>,
+    /// What a story has seen that must not be.
+    pub wrong: RefCell<Vec<String>>,
     dir: TempDir,
 }
 
@@ -135,8 +136,10 @@ impl World {
         let here = &PROVIDERS[..story.providers];
         let members = here.iter().map(|(name, _)| Member::new(name)).collect();
         let lie = Cell::new(story.then == Then::Lies);
-        let (cut_at, job, rivals) = (Cell::new(None), String::new(), RefCell::default());
-        let mut world = Self { story, server, script, store, log, members, lie, cut_at, job, rivals, dir };
+        let (cut_at, job) = (Cell::new(None), String::new());
+        let (rivals, wrong) = (RefCell::default(), RefCell::default());
+        let mut world =
+            Self { story, server, script, store, log, members, lie, cut_at, job, rivals, wrong, dir };
         for (name, owner) in here {
             world.join(name, owner).await;
         }
@@ -168,7 +171,10 @@ impl World {
     async fn join(&self, name: &str, owner: &str) {
         let provider = json!({
             "apiVersion": "muster.dev/v1alpha1", "kind": "ComputeProvider", "metadata": {"name": name},
-            "spec": {"owner": owner, "acceptedKeys": [{"fingerprint": identity(name).key_id()}]},
+            "spec": {
+                "owner": owner, "acceptedKeys": [{"fingerprint": identity(name).key_id()}],
+                "quota": {"units": 64, "workers": 64},
+            },
         });
         self.server.write("muster.dev", "computeproviders", |write| write.create(None, provider)).unwrap();
         let record = own_record(name, owner).to_json().unwrap();
@@ -222,6 +228,25 @@ impl World {
         let mut all: Vec<_> = self.log.records().iter().map(entry).collect();
         all.sort_by_key(|(index, _)| *index);
         all.into_iter().map(|(_, envelope)| Record::parse(&envelope).unwrap()).collect()
+    }
+
+    /// By tenant: workers at work, and jobs that wait.
+    pub fn at_work(&self) -> BTreeMap<String, (u64, u64)> {
+        let ended = |unit: &Value| {
+            let phase = unit["status"]["phase"].as_str().unwrap_or_default();
+            ["Succeeded", "Failed", "Refused", "Released"].contains(&phase)
+        };
+        let units: Vec<Value> = self.all("workunits").into_iter().filter(|unit| !ended(unit)).collect();
+        let mut all: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+        for job in self.all("trainingjobs").iter().filter(|job| job["status"]["phase"] != "Succeeded") {
+            let mine = units.iter().filter(|unit| unit["spec"]["jobUID"] == job["metadata"]["uid"]);
+            let workers: u64 = mine.filter_map(|unit| unit["spec"]["workers"].as_u64()).sum();
+            let tenant = all.entry(job["metadata"]["namespace"].as_str().unwrap_or_default().to_owned());
+            let (held, waiting) = tenant.or_default();
+            *held += workers;
+            *waiting += u64::from(workers == 0);
+        }
+        all
     }
 
     /// How many intervals were ever committed.

@@ -4,8 +4,20 @@ use super::{Availability, Candidate, Rejection, Request};
 pub(super) type Filter = fn(&Request, &Candidate) -> Result<(), Rejection>;
 
 /// In the order a person would ask: may it, is it there, can it. The first no is the one reported.
-pub(super) const FITS: &[Filter] =
-    &[allowed, owner, convicted, region, trusted, schedulable, ready, device_class, price, arithmetic, image];
+pub(super) const FITS: &[Filter] = &[
+    allowed,
+    owner,
+    convicted,
+    region,
+    trusted,
+    schedulable,
+    ready,
+    device_class,
+    price,
+    arithmetic,
+    image,
+    enough,
+];
 
 /// And last: has it room now?
 pub(super) const ROOM: &[Filter] = &[unit_quota, room];
@@ -62,6 +74,12 @@ pub(super) fn arithmetic(request: &Request, candidate: &Candidate) -> Result<(),
 
 pub(super) fn image(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
     candidate.images.contains(&request.image_digest).then_some(()).ok_or(Rejection::Image)
+}
+
+/// Who lends fewer in all will never have room.
+fn enough(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
+    let lent = candidate.devices.get(&request.device_class).map_or(0, |device| device.workers);
+    (lent >= request.workers).then_some(()).ok_or(Rejection::Fewer(request.workers))
 }
 
 fn unit_quota(_: &Request, candidate: &Candidate) -> Result<(), Rejection> {

@@ -121,7 +121,8 @@ fn each_filter_says_why() {
             Candidate { units_left: Some(0), ..base() },
             "NoCapacity 0/1 providers: 1 has no quota of units left",
         ),
-        (request(9), base(), "NoCapacity 0/1 providers: 1 lacks 9 idle workers"),
+        (request(9), base(), "NoneEligible 0/1 providers: 1 lends fewer than 9 workers in all"),
+        (request(8), candidate("east", 7), "NoCapacity 0/1 providers: 1 lacks 8 idle workers"),
         (request(1), candidate("east", 0), "NoCapacity 0/1 providers: 1 lacks 1 idle worker"),
     ];
     for (request, candidate, expected) in cases {

@@ -207,7 +207,7 @@ fn an_elastic_job_takes_what_there_is() {
     assert_eq!((workers(&both, "a-1"), workers(&both, "b-1")), (4, 3));
     let third = on_east(8, &[elastic("a-1"), elastic("b-1"), elastic("c-1")], &[]);
     assert_eq!(placed(&third), ["a-1", "b-1"]);
-    assert!(matches!(on_east(1, &[elastic("a-1")], &[]).answers["a-1"], Answer::NoCapacity { .. }));
+    assert!(matches!(on_east(1, &[elastic("a-1")], &[]).answers["a-1"], Answer::NoneEligible { .. }));
 }
 
 #[test]
