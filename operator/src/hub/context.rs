@@ -199,9 +199,18 @@ impl Memory {
         known.1.elapsed()
     }
 
+    /// This hub could not see for a while, this object or (`None`) any: that nothing has changed meanwhile is not known.
+    pub fn blind(&self, object: Option<&str>) {
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        match object {
+            Some(object) => _ = marks.remove(object),
+            None => marks.clear(),
+        }
+    }
+
     /// Forgets all about an object.
     pub fn forget(&self, object: &str) {
-        self.marks.lock().unwrap_or_else(PoisonError::into_inner).remove(object);
+        self.blind(Some(object));
         let mut moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
         moments.retain(|(name, _), _| name != object);
     }
@@ -218,6 +227,9 @@ mod tests {
         tokio::time::advance(Duration::from_secs(5)).await;
         assert_eq!(memory.unchanged("unit", 1), Duration::from_secs(5));
         assert_eq!(memory.unchanged("unit", 2), Duration::ZERO);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        memory.blind(None);
+        assert_eq!(memory.unchanged("unit", 2), Duration::ZERO, "who knows");
         memory.forget("unit");
         tokio::time::advance(Duration::from_secs(5)).await;
         assert_eq!(memory.unchanged("unit", 2), Duration::ZERO);

@@ -121,6 +121,10 @@ pub async fn gather(look: &Look<'_>) -> Result<Gathered, Error> {
 
 /// Whether the unit does not get on, by the hub's own clock since it first saw it as it is; else how long it may stay like that.
 fn stall(ctx: &Context, job: &TrainingJob, unit: &mut Unit) -> Option<Duration> {
+    if unit.member != Member::Connected {
+        // When it comes back, its heartbeat may be here before what it has done meanwhile.
+        ctx.memory.blind(Some(&unit.name));
+    }
     if unit.phase.ended() || unit.member != Member::Connected || planted!("stuck-for-ever") {
         return None;
     }

@@ -93,6 +93,7 @@ fn error_policy(object: Arc<Guarded>, error: &Error, ctx: Arc<Context>) -> Actio
     if error.is_unreachable() {
         // Agents cannot renew at a server that is away. Looked at often, so that their time starts when it is back.
         ctx.leases.blind();
+        ctx.memory.blind(None);
         return Action::requeue(UNREACHABLE_AGAIN);
     }
     retry
