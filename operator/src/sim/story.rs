@@ -175,7 +175,8 @@ async fn weights(world: &World) {
     println!("weights: worker-seconds {held:?}");
     for ((tenant, weight), held) in tenants.into_iter().zip(held) {
         let (has, due) = (held as f64 / all as f64, f64::from(weight) / 6.0);
-        if !((has - due).abs() <= due / 10.0) {
+        let is_near = (has - due).abs() <= due / 10.0;
+        if !is_near {
             world
                 .wrong
                 .borrow_mut()

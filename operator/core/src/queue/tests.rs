@@ -136,7 +136,7 @@ fn who_does_not_fit_lets_the_next_one_try() {
 fn a_higher_priority_takes_from_the_same_tenant_only() {
     let holdings = [held("a-1", "east", 2), held("b-1", "east", 2)];
     let important = Ask { priority: 1, ..ask("a-2", 2) };
-    let all = on_east(4, &[important.clone()], &holdings);
+    let all = on_east(4, &[important], &holdings);
     assert_eq!(leaves(&all), ["a-1"]);
     let told = "a job of priority 1 needs its workers on east".to_owned();
     assert_eq!(all.leave["a-1"], Leave::Preempted { message: told });
