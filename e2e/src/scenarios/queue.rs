@@ -30,7 +30,7 @@ async fn makes_way(world: &World) -> Result<Verdict> {
     job::apply(world, &wanted).await?;
     job::wait_checkpoint(world, "patient", 20, 2 * MINUTE).await?;
     // As important, it waits; more important, it does not.
-    let mut urgent = job::tiny("urgent", 2);
+    let urgent = job::tiny("urgent", 2);
     job::apply(world, &urgent).await?;
     let why = job::wait_reason(world, "urgent", "Placed", &["NoCapacity"], MINUTE).await?;
     println!("     urgent waits: {why}");
@@ -38,7 +38,6 @@ async fn makes_way(world: &World) -> Result<Verdict> {
         why.contains("1 lacks 2 idle workers") && why.contains("next of"),
         "it does not say why it waits: {why}"
     );
-    urgent["spec"]["priority"] = json!(5);
     let priority = json!({"spec": {"priority": 5}});
     world.hub.patch(TRAINING_JOB, Some(TENANT), "urgent", &priority).await?;
     let told = async || {

@@ -95,6 +95,12 @@ impl Device {
     pub fn free(&self) -> u32 {
         self.idle.saturating_sub(self.pending).min(self.workers.saturating_sub(self.assigned))
     }
+
+    /// So many workers more are spoken for.
+    pub fn reserve(&mut self, workers: u32) {
+        self.assigned = self.assigned.saturating_add(workers);
+        self.pending = self.pending.saturating_add(workers);
+    }
 }
 
 /// One provider as placement sees it.
@@ -129,6 +135,14 @@ impl Candidate {
     #[must_use]
     pub fn free(&self, class: &str) -> u32 {
         self.devices.get(class).map_or(0, Device::free)
+    }
+
+    /// A unit with so many workers of a class is on its way here.
+    pub fn reserve(&mut self, class: &str, workers: u32) {
+        self.units_left = self.units_left.map(|left| left.saturating_sub(1));
+        if let Some(device) = self.devices.get_mut(class) {
+            device.reserve(workers);
+        }
     }
 }
 

@@ -185,11 +185,8 @@ impl<'a> Desk<'a> {
 
     /// These workers are spoken for.
     fn take(&mut self, provider: &str, class: &str, workers: u32) {
-        let Some(candidate) = self.candidate(provider) else { return };
-        candidate.units_left = candidate.units_left.map(|left| left.saturating_sub(1));
-        if let Some(device) = candidate.devices.get_mut(class) {
-            device.assigned = device.assigned.saturating_add(workers);
-            device.pending = device.pending.saturating_add(workers);
+        if let Some(candidate) = self.candidate(provider) {
+            candidate.reserve(class, workers);
         }
     }
 
@@ -219,11 +216,7 @@ impl<'a> Desk<'a> {
         if ask.waited < STARVES_AFTER || !self.kept.insert((&ask.tenant, least.device_class.clone())) {
             return None;
         }
-        let enough = |one: &&Candidate| {
-            one.devices.get(&least.device_class).is_some_and(|device| device.workers >= least.workers)
-        };
-        let fitting = placement::fits(least, &self.candidates);
-        let provider = fitting.into_iter().find(enough)?.name.clone();
+        let provider = self.fitting(least).into_iter().next()?.provider;
         self.promise(&provider, ask, least.workers);
         Some(format!("it has waited for long: what gets free on {provider} is kept for it"))
     }
@@ -263,7 +256,7 @@ impl<'a> Desk<'a> {
         }
         if let Some(candidate) = self.candidate(provider) {
             let free = candidate.free(class).min(ask.size.min);
-            self.take(provider, class, free);
+            candidate.reserve(class, free);
         }
         let promised = self.promised.entry(class.clone()).or_default();
         *promised.entry(&ask.tenant).or_default() += u64::from(ask.size.min);
@@ -384,8 +377,7 @@ impl<'a> Desk<'a> {
         if more <= workers || !size.gains(workers, more) {
             return None;
         }
-        device.assigned = device.assigned.saturating_add(more - workers);
-        device.pending = device.pending.saturating_add(more - workers);
+        device.reserve(more - workers);
         Some(more)
     }
 }

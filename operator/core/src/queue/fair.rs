@@ -11,7 +11,7 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// Whether it is less than another one.
+    /// By cross products: no fraction is ever rounded.
     pub fn cmp(self, other: Self) -> std::cmp::Ordering {
         let cross = |one: Self, other: Self| u128::from(one.used) * u128::from(other.weight.max(1));
         cross(self, other).cmp(&cross(other, self))

@@ -81,11 +81,8 @@ impl Input {
 
 /// What is kept for a job counts as if its unit were there.
 fn reserve(candidates: &mut [Candidate], held: &Holding) {
-    let Some(found) = candidates.iter_mut().find(|one| one.name == held.provider) else { return };
-    found.units_left = found.units_left.map(|left| left.saturating_sub(1));
-    if let Some(device) = found.devices.get_mut(&held.device_class) {
-        device.assigned = device.assigned.saturating_add(held.workers);
-        device.pending = device.pending.saturating_add(held.workers);
+    if let Some(found) = candidates.iter_mut().find(|one| one.name == held.provider) {
+        found.reserve(&held.device_class, held.workers);
     }
 }
 
