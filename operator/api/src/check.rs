@@ -170,7 +170,13 @@ fn check_string(schema: &Value, text: &str, path: &mut Path, out: &mut Vec<Strin
     {
         out.push(path.problem(format_args!("Invalid value: {text:?}: should match '{pattern}'")));
     }
+    if schema["format"] == "date-time" && compiled(DATE_TIME).is_some_and(|regex| !regex.is_match(text)) {
+        out.push(path.problem(format_args!("Invalid value: {text:?}: must be of type date-time: {text:?}")));
+    }
 }
+
+/// A time as the API server takes it (RFC 3339). It takes some that `jiff` does not, such as the last day of the year 9999.
+const DATE_TIME: &str = r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])[Tt ]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)$";
 
 /// A pattern of a schema, compiled once. One that is no regular expression would be a fault of the schema; the API server refuses
 /// such a definition.

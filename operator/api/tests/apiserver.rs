@@ -14,6 +14,7 @@ mod support;
 use serde_json::Value;
 use server::Server;
 use support::Case;
+use support::generated::Broken;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
@@ -37,9 +38,18 @@ async fn main() {
         }
     }
 
+    let generated = support::generated();
+    for (number, broken) in generated.iter().enumerate() {
+        let refusal = refused(&server, broken, corpus.len() + number).await;
+        if !refusal.contains(&broken.path) {
+            failures.push(format!("{}: want {:?}\n    in {refusal}", broken.name, broken.path));
+        }
+    }
+
     let accepted = support::accepted();
     for (number, (file, objects)) in accepted.iter().enumerate() {
-        let mut objects: Vec<_> = objects.iter().map(|object| ours(object, corpus.len() + number)).collect();
+        let mut objects: Vec<_> =
+            objects.iter().map(|object| ours(object, corpus.len() + generated.len() + number)).collect();
         for job in objects.iter_mut().filter(|object| support::kind(object) == "TrainingJob") {
             job["spec"]["managedBy"] = "example.com/api-test".into(); // the examples are for the hub
         }
@@ -67,9 +77,10 @@ async fn main() {
         println!("FAIL apiserver: {failure}");
     }
     println!(
-        "{} apiserver: {} bad objects refused and {} files of good ones taken by a real API server, {} failures",
+        "{} apiserver: {} bad objects and {} more made from the schemas refused, and {} files of good ones taken by a real API server, {} failures",
         if failures.is_empty() { "PASS" } else { "FAIL" },
         corpus.len(),
+        generated.len(),
         accepted.len(),
         failures.len()
     );
@@ -94,6 +105,24 @@ async fn refusal(server: &Server, case: &Case, number: usize) -> String {
     if before.is_some() || outcome.is_ok() {
         server.delete(&object).await;
     }
+    outcome.err().unwrap_or_else(|| "accepted".to_owned())
+}
+
+/// What the API server says to an object that breaks one bound of its spec, or of its status.
+async fn refused(server: &Server, broken: &Broken, number: usize) -> String {
+    let object = ours(&broken.object, number);
+    if object.get("status").is_none() {
+        let outcome = server.create(&object).await;
+        if outcome.is_ok() {
+            server.delete(&object).await;
+        }
+        return outcome.err().unwrap_or_else(|| "accepted".to_owned());
+    }
+    if let Err(error) = server.put(&without_status(&object), false).await {
+        return format!("the object without its status was refused: {error}");
+    }
+    let outcome = server.replace_status(&object).await;
+    server.delete(&object).await;
     outcome.err().unwrap_or_else(|| "accepted".to_owned())
 }
 

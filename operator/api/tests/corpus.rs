@@ -6,7 +6,7 @@
 
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube::core::cel::Validator;
 use serde_json::Value;
@@ -99,6 +99,22 @@ fn rules_refuse_the_corpus() {
             let text = text.replace(": Invalid value", "");
             assert!(refusal.contains(&text), "{}: want {text:?} in {refusal:?}", case.name);
         }
+    }
+}
+
+/// By the part of the check that needs no API server, which is what `muster local` asks; the test `apiserver` asks a real one.
+#[test]
+fn what_is_generated_is_refused_by_its_field() {
+    let all = support::generated();
+    let jobs = all.iter().filter(|broken| broken.name.starts_with("TrainingJob")).count();
+    assert!(jobs >= 200, "{jobs} of {}", all.len());
+    let mut schemas = BTreeMap::new();
+    for broken in &all {
+        let kind = support::kind(&broken.object);
+        let schema = schemas.entry(kind).or_insert_with(|| support::schema(kind));
+        let problems = muster_api::check::structure(schema, &broken.object);
+        let named = problems.iter().any(|problem| problem.starts_with(&format!("{}: ", broken.path)));
+        assert!(named, "{}: {problems:?}", broken.name);
     }
 }
 

@@ -11,6 +11,8 @@
 
 #![allow(dead_code)] // each test program uses a part
 
+pub mod generated;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -56,6 +58,27 @@ fn case(root: &Path, file: &Path) -> Case {
     let before = objects.pop();
     assert!(objects.is_empty(), "{name}: more than two objects");
     Case { expect: header("expect: "), via_status, before, object, name }
+}
+
+/// Bad objects made from the schemas: what tenants, admins and agents write.
+pub fn generated() -> Vec<generated::Broken> {
+    let first = |file: &str, field: &str| {
+        let (_, objects) = accepted().into_iter().find(|(name, _)| name == file).unwrap();
+        objects.into_iter().find(|object| object.get(field).is_some()).unwrap()
+    };
+    [
+        ("trainingjob-llama.yaml", "spec"),
+        ("computeprovider-life.yaml", "spec"),
+        ("workunit-life.yaml", "spec"),
+        ("audit-life.yaml", "spec"),
+        ("providerreport-life.yaml", "status"),
+    ]
+    .into_iter()
+    .flat_map(|(file, field)| {
+        let good = first(file, field);
+        generated::broken(&schema(kind(&good)), &good, field)
+    })
+    .collect()
 }
 
 /// Files of objects that must be accepted one after the other: each is created or, if it is there, updated,
