@@ -9,8 +9,20 @@ use support::{Site, run};
 fn help_is_on_stdout_and_names_every_command() {
     let ran = run(&["--help"]).succeeded();
     for command in [
-        "hub", "gateway", "agent", "local", "data", "download", "sample", "eval", "export", "provider",
-        "crd", "rbac", "version",
+        "hub",
+        "registrar",
+        "gateway",
+        "agent",
+        "local",
+        "data",
+        "download",
+        "sample",
+        "eval",
+        "export",
+        "provider",
+        "crd",
+        "rbac",
+        "version",
     ] {
         assert!(ran.stdout.contains(&format!("\n  {command} ")), "{command}: {}", ran.stdout);
     }
@@ -30,7 +42,7 @@ fn wrong_usage_is_2_and_says_what_is_wrong() {
         (&["rbac", "everyone"], "everyone"),
         (&["download", "--out", "o"], "NAMESPACE/JOB"),
         (&["gateway", "--store", "s"], "--public-url"),
-        (&["hub", "--store", "s"], "--registrar-kubeconfig"),
+        (&["hub", "--store", "s"], "--trainer-image"),
         (&["provider", "create-token", "east", "--ttl", "1h"], "15m"),
         (&["provider", "create-token", "east", "--create"], "--owner"),
     ] {

@@ -29,7 +29,7 @@ const RESOURCES: &[(&str, &str, &[&str])] = &[
     ("muster.dev", "audits", &[]),
     ("muster.dev", "audits/status", &[]),
     ("muster.dev", "accounts", &["account"]),
-    ("coordination.k8s.io", "leases", &["agent", "muster-auditor"]),
+    ("coordination.k8s.io", "leases", &["agent", "muster-auditor", "muster-hub"]),
     ("rbac.authorization.k8s.io", "roles", &[]),
     ("rbac.authorization.k8s.io", "rolebindings", &["muster-agent"]),
     ("rbac.authorization.k8s.io", "clusterroles", &["muster-agent", "cluster-admin"]),

@@ -2,6 +2,7 @@
 
 pub mod attempt;
 pub mod audits;
+pub mod election;
 pub mod envelope;
 pub mod epochs;
 pub mod lifecycle;

@@ -20,8 +20,9 @@ pub mod rbac;
 mod task;
 mod work;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::future::BoxFuture;
@@ -31,7 +32,7 @@ use tokio::sync::watch;
 pub use fetch::Laid;
 
 use crate::hub::ledger::way::Published;
-use crate::hub::state::State;
+use crate::hub::state::{Keys, State, StateError};
 use crate::runtime::Shutdown;
 use crate::runtime::client::Target;
 use crate::store::{Location, Store};
@@ -70,6 +71,27 @@ pub trait Replay: Send + Sync {
     fn replay(&self, laid: Laid, stop: Shutdown) -> BoxFuture<'static, Result<Computed, String>>;
 }
 
+/// The hub's state, once a hub has made it: the two start at the same time. `None` if a stop was asked for first.
+async fn state_of_hub(dir: &Path, shutdown: &Shutdown) -> Result<Option<(State, Keys)>, StateError> {
+    let mut said = false;
+    loop {
+        match State::of_hub(dir) {
+            Err(error @ StateError::NoState(_)) => {
+                if !said {
+                    tracing::warn!(%error, "waits for a hub to make it");
+                }
+                said = true;
+            }
+            opened => return opened.map(Some),
+        }
+        tokio::select! {
+            biased;
+            () = shutdown.wait() => return Ok(None),
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    }
+}
+
 /// Runs until SIGTERM or SIGINT. While the log cannot be read, or not be believed, it says so and is not up.
 ///
 /// # Errors
@@ -77,7 +99,7 @@ pub trait Replay: Send + Sync {
 pub async fn run(target: Target, args: AuditorArgs, replay: Arc<dyn Replay>) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_signals().context("cannot handle signals")?;
     let client = target.client().await?;
-    let (state, keys) = State::of_hub(&args.state)?;
+    let Some((state, keys)) = state_of_hub(&args.state, &shutdown).await? else { return Ok(()) };
     let store = Store::open(args.store.clone()).await.with_context(|| format!("store {}", args.store))?;
     let answers = Answers::open(args.state.join(ANSWERS)).context("--state")?;
     let work = args.work.unwrap_or_else(|| std::env::temp_dir().join("muster-auditor"));
@@ -85,7 +107,7 @@ pub async fn run(target: Target, args: AuditorArgs, replay: Arc<dyn Replay>) -> 
     let (well, up) = watch::channel(false);
     let lease = tokio::spawn(lease::run(client.clone(), up, shutdown.clone()));
     let state = (Arc::new(state), keys.signer().clone());
-    let auditor = Auditor::new(Published(client), state, Arc::new(store), answers, replay, work);
+    let auditor = Auditor::new(Published::new(client, None), state, Arc::new(store), answers, replay, work);
     auditor.run(&well, shutdown).await;
     let _ = lease.await;
     tracing::info!("auditor stopped");

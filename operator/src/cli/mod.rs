@@ -57,8 +57,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the hub: job and provider controllers, placement, registrar
+    /// Run the hub: job and provider controllers, placement
     Hub(run::HubCommand),
+    /// Run the registrar, which gives providers' agents their namespaces, identities and rights
+    Registrar(run::RegistrarCommand),
     /// Run the gateway: the one endpoint of a hub, for agents and users
     Gateway(Box<run::GatewayCommand>),
     /// Run the hub's own auditor, which is asked when no other owner is left
@@ -128,6 +130,7 @@ impl Command {
     fn run(self) -> Outcome {
         match self {
             Self::Hub(command) => command.run(),
+            Self::Registrar(command) => command.run(),
             Self::Gateway(command) => command.run(),
             Self::Auditor(command) => command.run(),
             Self::Agent(command) => command.run(),
@@ -163,18 +166,27 @@ mod tests {
         Cli::command().debug_assert();
     }
 
-    /// The command line that the member's manifest gives the agent.
+    /// The command lines that the manifests give the processes.
     #[test]
-    fn the_agents_manifest_is_understood() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/member/agent.yaml");
-        let documents: Vec<serde_json::Value> =
-            serde_saphyr::from_multiple(&std::fs::read_to_string(path).unwrap()).unwrap();
-        let deployment = documents.iter().find(|document| document["kind"] == "Deployment").unwrap();
-        let arguments = &deployment["spec"]["template"]["spec"]["containers"][0]["args"];
-        let arguments = arguments.as_array().unwrap().iter().map(|argument| argument.as_str().unwrap());
-        if let Err(error) = Cli::try_parse_from(["muster"].into_iter().chain(arguments)) {
-            panic!("{error}");
+    fn the_manifests_are_understood() {
+        let mut containers = 0;
+        for path in ["member/muster-agent.yaml", "processes/processes.yaml"] {
+            let path = format!("{}/../manifests/{path}", env!("CARGO_MANIFEST_DIR"));
+            let documents: Vec<serde_json::Value> =
+                serde_saphyr::from_multiple(&std::fs::read_to_string(path).unwrap()).unwrap();
+            for deployment in documents.iter().filter(|document| document["kind"] == "Deployment") {
+                let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+                let arguments = container["args"].as_array().unwrap().iter();
+                // The kubelet puts the pod's own name there.
+                let arguments =
+                    arguments.map(|argument| argument.as_str().unwrap().replace("$(POD_UID)", "uid"));
+                if let Err(error) = Cli::try_parse_from(["muster".to_owned()].into_iter().chain(arguments)) {
+                    panic!("{}: {error}", deployment["metadata"]["name"]);
+                }
+                containers += 1;
+            }
         }
+        assert_eq!(containers, 5, "agent, hub, registrar, gateway, auditor");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `muster hub`, `muster gateway`, and what the long-running processes share.
+//! `muster hub`, `muster registrar`, `muster gateway`, and what the long-running processes share.
 use super::rotate_key::RotateKey;
 use super::{Failure, Outcome};
 use crate::runtime::client::Target;
@@ -44,6 +44,19 @@ struct HubRun {
 }
 
 #[derive(Debug, Args)]
+pub struct RegistrarCommand {
+    /// As for `muster hub`.
+    #[arg(hide = true, value_parser = ["run"])]
+    verb: Option<String>,
+    #[command(flatten)]
+    log: Log,
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    args: hub::registrar::RegistrarArgs,
+}
+
+#[derive(Debug, Args)]
 pub struct GatewayCommand {
     /// As for `muster hub`.
     #[arg(hide = true, value_parser = ["run"])]
@@ -69,6 +82,12 @@ impl HubCommand {
             (None, Some(args)) => serve(&self.log, hub::run(self.target, args)),
             (None, None) => Err(Failure::usage("muster hub needs its flags; see muster hub --help")),
         }
+    }
+}
+
+impl RegistrarCommand {
+    pub fn run(self) -> Outcome {
+        serve(&self.log, hub::registrar::process(self.target, self.args))
     }
 }
 
@@ -112,7 +131,7 @@ mod tests {
     #[test]
     fn a_hub_runs_with_and_without_the_verb_and_rotates_its_key() {
         let image = format!("muster-trainer@sha256:{}", "a".repeat(64));
-        let flags = format!("--registrar-kubeconfig r --store s --state d --trainer-image {image}");
+        let flags = format!("--store s --state d --trainer-image {image}");
         let plain = parse(&format!("hub --context hub {flags} --log-format json")).unwrap();
         assert_eq!(plain.target.context.as_deref(), Some("hub"));
         assert!(plain.verb.is_none() && plain.args.is_some() && plain.log.log_format == LogFormat::Json);
@@ -121,7 +140,8 @@ mod tests {
         let rotate = parse("hub rotate-key --state d --retire").unwrap();
         assert!(matches!(rotate.verb, Some(HubVerb::RotateKey(_))) && rotate.args.is_none());
         for (line, word) in [
-            ("hub --store s".to_owned(), "--registrar-kubeconfig"),
+            ("hub --store s".to_owned(), "--trainer-image"),
+            (format!("hub {flags} --identity a\u{a0}b"), "printable"),
             ("hub run --store s".to_owned(), "--state"),
             ("hub rotate-key".to_owned(), "--state"),
             (format!("hub {flags} rotate-key --state d"), "rotate-key"),

@@ -2,7 +2,6 @@
 //! before it is handed on: agents check it again, but a hub that publishes rubbish should be noticed here.
 use std::collections::BTreeMap;
 use std::sync::{OnceLock, PoisonError, RwLock};
-use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::{Extension, Json};
@@ -18,12 +17,9 @@ use super::access::{Agent, Refusal};
 use super::{Shared, body};
 use crate::hub::patience::Patience;
 use crate::runtime::Shutdown;
-use crate::runtime::client::within;
 use crate::runtime::sanitise::line;
 use crate::wire::gateway::{HUB_PUBLIC, Heartbeat, HeartbeatAnswer, HubPublic};
 
-/// How often the hub's incarnation is asked for.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Sixteen sets of four keys, signed, need a quarter of it.
 const MAX_KEYS_BYTES: usize = 128 * 1024;
 /// No version is longer.
@@ -163,30 +159,6 @@ impl HubInfo {
 
 fn unpublished() -> Refusal {
     Refusal::unavailable("the hub has not published its keys yet; does `muster hub` run?")
-}
-
-/// Ends this run when the hub's incarnation has grown since its begin: after a restore of the hub's database a watch waits at
-/// a resourceVersion of the lost time and sees nothing, so the ConfigMap is asked for and not waited for.
-pub async fn end_on_restore(gateway: Shared, shutdown: Shutdown) {
-    let (namespace, name) = HUB_PUBLIC;
-    let api: Api<ConfigMap> = Api::namespaced(gateway.client.clone(), namespace);
-    let mut first: Option<i64> = None;
-    loop {
-        tokio::select! {
-            biased;
-            () = shutdown.wait() => return,
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-        }
-        let Ok(Some(map)) = within("get configmap muster-hub-public", api.get_opt(name)).await else {
-            continue;
-        };
-        let now = map.data.as_ref().and_then(|data| data.get("incarnation")?.parse::<i64>().ok());
-        let Some(now) = now else { continue };
-        if first.is_some_and(|first| now > first) {
-            return shutdown.trigger();
-        }
-        first.get_or_insert(now);
-    }
 }
 
 /// `GET /v1/hub`.

@@ -67,10 +67,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{StatusCode, Uri};
+use axum::extract::DefaultBodyLimit;
+use axum::http::Uri;
 use axum::middleware::from_fn_with_state;
-use axum::response::IntoResponse;
 use axum::routing::{any, get, post};
 use kube::{Client, Config};
 use muster_proof::records::fields::Origin;
@@ -86,10 +85,12 @@ use self::reviews::{KubeAuthorizer, Reviews};
 use self::streams::Streams;
 use self::urls::Urls;
 use crate::hub::events::Recorder;
+use crate::hub::incarnation;
 use crate::log::{Log, LogView};
 use crate::runtime::Shutdown;
 use crate::runtime::client::{Target, client_of};
 use crate::runtime::files::create_private_dir;
+use crate::runtime::probes;
 use crate::runtime::tls::Authority;
 use crate::store::{Location, Store};
 use crate::wire::gateway::GatewayPublic;
@@ -354,9 +355,9 @@ async fn start(args: &GatewayArgs, kept: &Kept, shutdown: &Shutdown) -> anyhow::
     let mut parts = tokio::task::JoinSet::new();
     let stop = || shutdown.clone();
     parts.spawn(serve(doors, tls, app, stop()));
-    parts.spawn(serve_metrics(counts, gateway.clone(), stop()));
+    parts.spawn(probes::serve(counts, ready(&gateway), text(&gateway), stop()));
     parts.spawn(watch_log(gateway.log.clone(), stop()));
-    let restores = hub_info::end_on_restore(gateway.clone(), stop());
+    let restores = incarnation::end_on_restore(client.clone(), stop());
     let followers = (gateway.follow(stop()), fence, publish::run(client, public, stop()), stop());
     parts.spawn(async move {
         let (follow, fence, publish, shutdown) = followers;
@@ -414,27 +415,16 @@ async fn serve(
     served
 }
 
-/// `/metrics`, `/healthz`, `/readyz` for the cluster's own network.
-async fn serve_metrics(listener: TcpListener, gateway: Shared, shutdown: Shutdown) -> std::io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let app = Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(text))
-        .with_state(gateway);
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    axum::serve(listener, app).with_graceful_shutdown(shutdown.wait()).await
+fn ready(gateway: &Shared) -> probes::Ready {
+    let gateway = gateway.clone();
+    Arc::new(move || match (gateway.providers.is_synced(), gateway.hub.get().is_ok()) {
+        (true, true) => Ok(()),
+        (false, _) => Err("ComputeProviders are not known yet"),
+        (_, false) => Err("the hub has not published its keys yet"),
+    })
 }
 
-async fn ready(State(gateway): State<Shared>) -> impl IntoResponse {
-    match (gateway.providers.is_synced(), gateway.hub.get().is_ok()) {
-        (true, true) => (StatusCode::OK, "ok\n"),
-        (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "ComputeProviders are not known yet\n"),
-        (_, false) => (StatusCode::SERVICE_UNAVAILABLE, "the hub has not published its keys yet\n"),
-    }
-}
-
-async fn text(State(gateway): State<Shared>) -> impl IntoResponse {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(axum::http::header::CONTENT_TYPE, kind)], gateway.metrics.text())
+fn text(gateway: &Shared) -> probes::Metrics {
+    let gateway = gateway.clone();
+    Arc::new(move || gateway.metrics.text())
 }

@@ -1,10 +1,11 @@
-//! `muster hub`: provider and job controllers, placement, and the registrar. One process, under two identities:
-//! ServiceAccount muster-system/muster-hub, and muster-system/muster-registrar for what hands out rights.
+//! `muster hub`: provider and job controllers, and placement, under ServiceAccount muster-system/muster-hub. Several may run; one
+//! leads. `muster registrar`, which hands out rights, is a process of its own, under muster-system/muster-registrar.
 //!
 //! | folder or file | what |
 //! |---|---|
 //! | `provider` | ComputeProviders: their joins, heartbeats, status |
-//! | `registrar` | namespace, identity and rights of a provider's agent |
+//! | `leader` | which of several hubs acts |
+//! | `registrar` | namespace, identity and rights of a provider's agent: `muster registrar` |
 //! | `job` | TrainingJobs: acceptance, placement, status, events |
 //! | `queue` | which job trains where, over all jobs; `site`: providers and units as it sees them |
 //! | `units` | the end of WorkUnits |
@@ -12,7 +13,7 @@
 //! | `collector` | garbage collection of the store, which outlives objects |
 //! | `log` | the way to the log that the gateway keeps |
 //! | `state`, `signer`, `publish` | keys and numbers that outlive the database; who signs; the public half |
-//! | `restore` | notices that the database went back |
+//! | `restore` | notices that the database went back; `incarnation`: how other processes hear of it |
 //! | `recovery` | what agents still hold after that: continued, or stopped |
 //! | `ledger`, `log` | what is logged before it counts; the way to the log |
 //! | `apply`, `events`, `context`, `error`, `names`, `patience`, `rbac` | what the controllers share |
@@ -24,7 +25,9 @@ pub(crate) mod collector;
 pub(crate) mod context;
 mod error;
 pub(crate) mod events;
+pub(crate) mod incarnation;
 pub(crate) mod job;
+mod leader;
 pub mod ledger;
 pub mod log;
 pub mod names;
@@ -43,16 +46,20 @@ mod units;
 
 pub use context::Image;
 
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use kube::Config;
 
 use crate::runtime::Shutdown;
-use crate::runtime::client::Target;
+use crate::runtime::client::{Target, client_of, fenced_client_of};
+use crate::runtime::fence::Fence;
 use crate::store::{Location, Store};
 use context::Context;
+use leader::{Elector, Standing};
 use ledger::Ledger;
 use restore::Restore;
 use signer::Signer;
@@ -65,12 +72,6 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// a verb, only if none of them is flattened.)
 #[derive(Debug, Clone, clap::Args)]
 pub struct HubArgs {
-    /// Kubeconfig of the registrar, ServiceAccount muster-system/muster-registrar: only it hands out rights
-    #[arg(long, value_name = "FILE")]
-    registrar_kubeconfig: PathBuf,
-    /// Context within it [default: its current one]
-    #[arg(long, value_name = "NAME")]
-    registrar_context: Option<String>,
     /// Where blobs, datasets and checkpoints are: a directory, or s3://BUCKET/PREFIX, gs:// or az://; the gateway's store
     #[arg(long, value_name = "DIR|URL")]
     store: Location,
@@ -89,44 +90,89 @@ pub struct HubArgs {
     /// Seconds that an auditor's result, or anybody's opening, is waited for at least; longer if the job's intervals take long
     #[arg(long, value_name = "SECONDS", default_value_t = 21_600, value_parser = clap::value_parser!(u64).range(1..))]
     audit_patience: u64,
+    /// Who this is among several hubs, of which one leads: a pod's uid, so that its next process goes on at once [default: drawn
+    /// at every start]
+    #[arg(long, value_name = "NAME", value_parser = leader::identity)]
+    identity: Option<String>,
+    /// Where /metrics, /healthz and /readyz are, in plain HTTP [default: nowhere]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics_listen: Option<SocketAddr>,
 }
 
 /// How one run of the hub ended.
 enum Ended {
     /// By SIGTERM or SIGINT.
     Asked,
+    /// So, but something had to be cut off: its last request may still be on its way.
+    CutOff,
     /// The database went back: all that is cached is of the lost time.
     Restored,
 }
 
-/// Runs until SIGTERM or SIGINT; a restored database is met with a new start inside the process.
+/// Runs until SIGTERM or SIGINT, while it leads. A restored database, and the loss of the lead, are met with a new start inside the
+/// process.
 pub async fn run(target: Target, args: HubArgs) -> anyhow::Result<()> {
     let asked = Shutdown::on_signals().context("cannot handle signals")?;
+    let config = target.config().await?;
+    let standing = Standing::default();
+    if let Some(address) = args.metrics_listen {
+        let listener = TcpListener::bind(address).with_context(|| format!("--metrics-listen {address}"))?;
+        tokio::spawn(leader::probes(listener, standing.clone(), Shutdown::manual()));
+    }
+    let me = match &args.identity {
+        Some(identity) => identity.clone(),
+        None => leader::nobody_elses().context("no randomness")?,
+    };
+    let mut elector = Elector::new(client_of(config.clone())?, me, standing);
+    while let Some(fence) = elector.win(&asked).await {
+        // On a task of its own, for a renewal waits for nothing; and until everything that writes has ended.
+        let done = Shutdown::manual();
+        let stop = done.clone();
+        let mut keeps = tokio::spawn(async move { (elector.keep(&stop).await, elector) });
+        let ended = tokio::select! {
+            biased;
+            kept = &mut keeps => {
+                elector = kept.context("the election")?.1;
+                tracing::warn!(
+                    "another hub leads, or the Lease could not be renewed in time: stands by, and forgets what it knew"
+                );
+                continue;
+            }
+            ended = lead(&config, &args, &fence, &asked) => ended,
+        };
+        done.trigger();
+        let (lost, elector) = keeps.await.context("the election")?;
+        if !lost && matches!(ended, Ok(true)) {
+            elector.give_back().await;
+        }
+        return ended.map(drop);
+    }
+    tracing::info!("hub stopped; it did not lead");
+    Ok(())
+}
+
+/// One run after another, until a stop is asked for. Whether all that it had begun has ended.
+async fn lead(config: &Config, args: &HubArgs, fence: &Fence, asked: &Shutdown) -> anyhow::Result<bool> {
     loop {
-        match serve(&target, &args, &asked).await? {
-            Ended::Asked => {
+        match serve(config, args, fence, asked).await? {
+            ended @ (Ended::Asked | Ended::CutOff) => {
                 tracing::info!("hub stopped");
-                return Ok(());
+                return Ok(matches!(ended, Ended::Asked));
             }
             Ended::Restored => tracing::warn!("starting anew on the restored database"),
         }
     }
 }
 
-async fn serve(target: &Target, args: &HubArgs, asked: &Shutdown) -> anyhow::Result<Ended> {
+async fn serve(config: &Config, args: &HubArgs, fence: &Fence, asked: &Shutdown) -> anyhow::Result<Ended> {
     let shutdown = asked.child();
-    let client = target.client().await?;
-    let registrar = Target {
-        kubeconfig: Some(args.registrar_kubeconfig.clone()),
-        context: args.registrar_context.clone(),
-    };
-    let registrar = registrar.client().await.context("--registrar-kubeconfig")?;
+    let client = fenced_client_of(config.clone(), fence)?;
     let (state, keys) = State::open(&args.state)?;
     let store = Store::open(args.store.clone()).await;
     let store = Arc::new(store.with_context(|| format!("store {}", args.store))?);
     let state = Arc::new(state);
     let signer = Arc::new(Signer::new(keys.signer().clone(), state.clone()));
-    let way = ledger::way::Published(client.clone());
+    let way = ledger::way::Published::new(client.clone(), Some(fence.clone()));
     let ledger = Ledger::new(way, state.clone(), signer.clone());
     let ctx = Arc::new(Context::new(client, store, (signer, state), ledger, args.trainer_image.clone()));
     let schedule = collector::Schedule {
@@ -135,36 +181,24 @@ async fn serve(target: &Target, args: &HubArgs, asked: &Shutdown) -> anyhow::Res
     };
     let patience = Duration::from_secs(args.audit_patience);
     tracing::info!(keyid = %keys.signer().key_id(), key_set = keys.set().serial(), "hub starts");
-
-    // The registrar on a task of its own: that a provider is cut off must not wait for anything else.
-    let mut registrar = tokio::spawn(registrar::run(registrar, shutdown.clone()));
-    let mut controllers = tokio::spawn(everything(ctx, schedule, patience, shutdown.clone()));
-    let first = tokio::select! {
+    let ended = tokio::select! {
         biased;
-        ended = &mut registrar => ended.context("registrar").map(|()| false),
-        ended = &mut controllers => ended.context("controllers"),
+        restored = everything(ctx, schedule, patience, shutdown.clone()) => Some(restored),
+        // What does not end by itself is cut off.
+        () = long_after(&shutdown) => None,
     };
-    let by_us = shutdown.is_triggered();
-    // Whatever ended first, the other one finishes what it has begun.
-    shutdown.trigger();
-    let restored = match (registrar.is_finished(), first?) {
-        (_, true) => {
-            let _ = tokio::time::timeout(STOP_WITHIN, registrar).await;
-            true
-        }
-        // The registrar may be the first to hear of it.
-        (true, false) => matches!(tokio::time::timeout(STOP_WITHIN, controllers).await, Ok(Ok(true))),
-        (false, false) => {
-            let _ = tokio::time::timeout(STOP_WITHIN, registrar).await;
-            false
-        }
-    };
-    match (asked.is_triggered(), restored) {
-        (true, _) => Ok(Ended::Asked),
-        (false, true) => Ok(Ended::Restored),
-        (false, false) if by_us => Ok(Ended::Asked),
-        (false, false) => bail!("a part of the hub ended by itself; see the log above"),
+    match (asked.is_triggered(), ended) {
+        (true, Some(_)) => Ok(Ended::Asked),
+        (true, None) => Ok(Ended::CutOff),
+        // Nothing but a restore asks for a stop beside who runs us.
+        (false, Some(true) | None) => Ok(Ended::Restored),
+        (false, Some(false)) => bail!("a part of the hub ended by itself; see the log above"),
     }
+}
+
+async fn long_after(shutdown: &Shutdown) {
+    shutdown.wait().await;
+    tokio::time::sleep(STOP_WITHIN).await;
 }
 
 /// All controllers, until shutdown. True if it ended because the database went back.

@@ -74,6 +74,18 @@ pub fn rules() -> Vec<Rule> {
             ("", &["configmaps"], &[]),
             &["create"],
         ),
+        within(
+            "muster-system",
+            "be the one of several hubs that acts; hand over",
+            ("coordination.k8s.io", &["leases"], &["muster-hub"]),
+            &["update"],
+        ),
+        within(
+            "muster-system",
+            "make that Lease (a name cannot restrict create)",
+            ("coordination.k8s.io", &["leases"], &[]),
+            &["create"],
+        ),
     ]
 }
 

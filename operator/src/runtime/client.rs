@@ -1,10 +1,16 @@
 //! The one place that builds Kubernetes clients.
+use axum::http::{Request, Response};
+use kube::client::{Body, ClientBuilder, DynBody};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Once;
 use std::time::Duration;
+use tower::BoxError;
+use tower::util::BoxService;
+
+use super::fence::Fence;
 
 /// How long one ordinary request may take; see [`within`].
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -127,11 +133,27 @@ pub fn client_of(mut config: Config) -> Result<Client, ClientError> {
     build(config)
 }
 
+/// The same, which writes only while the fence lets it.
+///
+/// # Errors
+/// [`ClientError::Build`].
+pub fn fenced_client_of(mut config: Config, fence: &Fence) -> Result<Client, ClientError> {
+    harden(&mut config);
+    Ok(builder(config)?.with_layer(fence).build())
+}
+
 fn build(config: Config) -> Result<Client, ClientError> {
+    Ok(builder(config)?.build())
+}
+
+fn builder(config: Config) -> Result<ClientBuilder<GenericService>, ClientError> {
     install_crypto();
     let url = config.cluster_url.to_string();
-    Client::try_from(config).map_err(|source| ClientError::Build { url, source: Box::new(source) })
+    ClientBuilder::try_from(config).map_err(|source| ClientError::Build { url, source: Box::new(source) })
 }
+
+/// What kube lays its own layers around.
+type GenericService = BoxService<Request<Body>, Response<Box<DynBody>>, BoxError>;
 
 fn harden(config: &mut Config) {
     // kube's own retry obeys any Retry-After, without a cap: an untrusted or overloaded server could park a controller

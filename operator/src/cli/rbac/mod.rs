@@ -65,9 +65,7 @@ impl Who {
     fn roles(self) -> Vec<Role> {
         match self {
             Self::Hub => process("muster-hub", "muster hub", hub::rbac::rules()),
-            Self::Registrar => {
-                process("muster-registrar", "the registrar of muster hub", hub::registrar::rbac::rules())
-            }
+            Self::Registrar => process("muster-registrar", "muster registrar", hub::registrar::rbac::rules()),
             Self::Gateway => process("muster-gateway", "muster gateway", crate::gateway::rbac::rules()),
             Self::Auditor => process("muster-auditor", "muster auditor", crate::auditor::rbac::rules()),
             Self::Agent => vec![on_hub::agent()],
@@ -144,17 +142,17 @@ mod tests {
     /// `make generate` writes these files; a change of rights without it fails here.
     #[test]
     fn committed_files_are_what_the_code_says() {
-        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/");
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/");
         for (who, path) in [
-            (Who::Hub, "hub/rbac-hub.yaml"),
-            (Who::Registrar, "hub/rbac-registrar.yaml"),
-            (Who::Gateway, "hub/rbac-gateway.yaml"),
-            (Who::Auditor, "hub/rbac-auditor.yaml"),
-            (Who::Agent, "hub/rbac-agent.yaml"),
-            (Who::Member, "member/rbac-member.yaml"),
+            (Who::Hub, "muster/templates/rbac/hub.yaml"),
+            (Who::Registrar, "muster/templates/rbac/registrar.yaml"),
+            (Who::Gateway, "muster/templates/rbac/gateway.yaml"),
+            (Who::Auditor, "muster/templates/rbac/auditor.yaml"),
+            (Who::Agent, "muster/templates/rbac/agent.yaml"),
+            (Who::Member, "muster-agent/templates/rbac.yaml"),
         ] {
             let committed = std::fs::read_to_string(format!("{root}{path}")).unwrap();
-            assert!(committed == who.yaml(), "manifests/{path} is out of date: run `make generate`");
+            assert!(committed == who.yaml(), "charts/{path} is out of date: run `make generate`");
         }
     }
 

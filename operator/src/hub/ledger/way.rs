@@ -7,6 +7,7 @@ use muster_proof::key::SigningKey;
 
 use crate::hub::log;
 use crate::log::client::LogClient;
+use crate::runtime::fence::Fence;
 
 /// Where the log is, and its verifier key as C2SP writes it.
 pub type Found = (Arc<dyn LogClient>, String);
@@ -18,12 +19,24 @@ pub trait Way: Send + Sync {
 }
 
 /// As the gateway publishes itself.
-pub struct Published(pub Client);
+pub struct Published {
+    client: Client,
+    fence: Option<Fence>,
+}
+
+impl Published {
+    /// Found with this client; records are sent while the fence lets them, if there is one.
+    #[must_use]
+    pub fn new(client: Client, fence: Option<Fence>) -> Self {
+        Self { client, fence }
+    }
+}
 
 impl Way for Published {
     fn connect<'a>(&'a self, key: &'a SigningKey) -> BoxFuture<'a, Result<Found, String>> {
         Box::pin(async move {
-            let (log, vkey) = log::connect(&self.0, key).await.map_err(|error| error.to_string())?;
+            let found = log::connect(&self.client, key, self.fence.clone()).await;
+            let (log, vkey) = found.map_err(|error| error.to_string())?;
             let vkey = vkey.ok_or("the gateway has not published its log yet; is it of an older version?")?;
             Ok((Arc::new(log) as Arc<dyn LogClient>, vkey))
         })

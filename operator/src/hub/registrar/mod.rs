@@ -1,7 +1,7 @@
 //! The registrar: makes what a provider needs on the hub (its namespace, Lease and report, the identity of its agent and
-//! that identity's one RoleBinding), and takes it away again. It runs under a ServiceAccount of its own,
-//! muster-system/muster-registrar, with a client of its own: the rest of the hub cannot hand out rights, and this part
-//! cannot send work.
+//! that identity's one RoleBinding), and takes it away again. It is a process of its own, `muster registrar`, under a
+//! ServiceAccount of its own, muster-system/muster-registrar: the hub cannot hand out rights, and the registrar cannot send
+//! work. All it does may be done twice, so it needs no election.
 //!
 //! | what happens to a ComputeProvider | what the registrar does |
 //! |---|---|
@@ -15,9 +15,11 @@ pub mod rbac;
 mod render;
 mod upkeep;
 
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::{Context as _, bail};
 use futures::StreamExt;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
@@ -35,9 +37,11 @@ use super::apply::{self, apply_as};
 use super::error::Error;
 use super::names::{AGENT_ROLE, AGENTS_NAMESPACE, LEASE, REGISTRAR, provider_namespace};
 use super::patience::Patience;
+use super::{incarnation, long_after};
 use crate::runtime::Shutdown;
 use crate::runtime::backoff::{Backoff, jitter_of};
-use crate::runtime::client::within;
+use crate::runtime::client::{Target, within};
+use crate::runtime::probes;
 use upkeep::{Upkeep, Version};
 
 type Guarded = DeserializeGuard<ComputeProvider>;
@@ -51,6 +55,54 @@ struct Registrar {
     client: Client,
     upkeep: Arc<Upkeep>,
     failures: Backoff<String>,
+}
+
+/// Flags of `muster registrar`, beside which cluster it is on.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RegistrarArgs {
+    /// Where /metrics, /healthz and /readyz are, in plain HTTP [default: nowhere]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics_listen: Option<SocketAddr>,
+}
+
+/// Runs until SIGTERM or SIGINT; a restored database is met with a new start inside the process.
+///
+/// # Errors
+/// No client, or an address that cannot be listened on.
+pub async fn process(target: Target, args: RegistrarArgs) -> anyhow::Result<()> {
+    let asked = Shutdown::on_signals().context("cannot handle signals")?;
+    let _probes = match args.metrics_listen {
+        None => None,
+        Some(address) => {
+            let listener =
+                TcpListener::bind(address).with_context(|| format!("--metrics-listen {address}"))?;
+            let ready: probes::Ready = Arc::new(|| Ok(()));
+            let nothing: probes::Metrics = Arc::new(|| "# EOF\n".to_owned());
+            Some(tokio::spawn(probes::serve(listener, ready, nothing, Shutdown::manual())))
+        }
+    };
+    loop {
+        let (client, shutdown) = (target.client().await?, asked.child());
+        tracing::info!("registrar starts");
+        let restores = tokio::spawn(incarnation::end_on_restore(client.clone(), shutdown.clone()));
+        tokio::select! {
+            biased;
+            () = run(client, shutdown.clone()) => {}
+            // What does not end by itself is cut off; all of it may be done again.
+            () = long_after(&shutdown) => {}
+        }
+        restores.abort();
+        if asked.is_triggered() {
+            tracing::info!("registrar stopped");
+            return Ok(());
+        }
+        if !shutdown.is_triggered() {
+            bail!("the registrar's watches ended by themselves; see the log above");
+        }
+        tracing::warn!(
+            "the hub's database was restored: starting anew, for all that is cached is of the lost time"
+        );
+    }
 }
 
 /// Runs until shutdown; `client` is the registrar's own.

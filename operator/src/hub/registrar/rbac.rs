@@ -46,6 +46,12 @@ pub fn rules() -> Vec<Rule> {
             ("", &["serviceaccounts"], &[]),
             &["get", "list", "watch", "create", "patch", "delete"],
         ),
+        within(
+            "muster-system",
+            "hear that the database was restored",
+            ("", &["configmaps"], &["muster-hub-public"]),
+            &["get"],
+        ),
     ]
 }
 
