@@ -2,6 +2,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 LOCALCLUSTER := e2e/localcluster
+MUSTER := $(or $(CARGO_TARGET_DIR),target)/debug/muster
 
 .PHONY: help
 help: ## Show the targets
@@ -14,14 +15,22 @@ build: ## Build muster, muster-trainer and muster-sidecar
 	@cargo build --locked --workspace
 
 .PHONY: generate
-generate: ## Write the files that are generated from code: definitions and roles
-	@cargo run --quiet --locked --package muster -- crd --out crds
-	@cargo run --quiet --locked --package muster -- rbac hub --out manifests/hub/rbac-hub.yaml
-	@cargo run --quiet --locked --package muster -- rbac registrar --out manifests/hub/rbac-registrar.yaml
-	@cargo run --quiet --locked --package muster -- rbac gateway --out manifests/hub/rbac-gateway.yaml
-	@cargo run --quiet --locked --package muster -- rbac auditor --out manifests/hub/rbac-auditor.yaml
-	@cargo run --quiet --locked --package muster -- rbac agent --out manifests/hub/rbac-agent.yaml
-	@cargo run --quiet --locked --package muster -- rbac member --out manifests/member/rbac-member.yaml
+generate: ## Write the files that are generated from code: definitions, roles, and what the charts render to
+	@cargo build --quiet --locked --workspace --bin muster
+	@$(MUSTER) crd --out crds
+	@$(MUSTER) crd --chart --out charts/muster/templates/crds
+	@for who in hub registrar gateway auditor agent; do \
+		$(MUSTER) rbac $$who --out charts/muster/templates/rbac/$$who.yaml || exit 1; done
+	@$(MUSTER) rbac member --out charts/muster-agent/templates/rbac.yaml
+	@scripts/manifests.sh
+
+.PHONY: manifests
+manifests: ## Render the charts into manifests/, for whoever applies them without Helm (builds Helm once)
+	@scripts/manifests.sh
+
+.PHONY: charts
+charts: ## The charts with real Helm: values, rendering; on real clusters install, train, upgrade, roll back, uninstall
+	@tests/charts/run.sh
 
 .PHONY: fmt
 fmt: ## Format all code

@@ -5,9 +5,9 @@
 #
 #   stack.sh up            everything, until all providers are Ready; repairs what is missing, quick when nothing is
 #   stack.sh down          ends what this script started and removes its state, logs aside
-#   stack.sh start-hub | start-gateway | start-auditor | start-witness | start-agent [PROVIDER]
-#   stack.sh stop-hub | stop-gateway | stop-auditor | stop-witness | stop-agent [PROVIDER]     --kill as last word: SIGKILL. PROVIDER:
-#                                      default east
+#   stack.sh start-hub | start-registrar | start-gateway | start-auditor | start-witness | start-agent [PROVIDER]
+#   stack.sh stop-hub | stop-registrar | stop-gateway | stop-auditor | stop-witness | stop-agent [PROVIDER]
+#                                      --kill as last word: SIGKILL. PROVIDER: default east
 #   stack.sh stop-api | start-api      the hub's API server, for the outage tests
 #   stack.sh tenant NAMESPACE          a namespace with somebody who may use it: .run/tenant-NAMESPACE.kubeconfig
 #   stack.sh claim     before `make clusters`: clusters that another checkout's stack has used and left are taken down
@@ -139,11 +139,15 @@ start_hub() {
     local image
     image=$(trainer_image)
     mint hub muster-system muster-hub "$RUN/hub.kubeconfig"
-    mint hub muster-system muster-registrar "$RUN/registrar.kubeconfig"
     local more=()
     [ -z "${MUSTER_AUDIT_PATIENCE:-}" ] || more=(--audit-patience "$MUSTER_AUDIT_PATIENCE")
-    launch hub "$MUSTER" hub --kubeconfig "$RUN/hub.kubeconfig" --registrar-kubeconfig "$RUN/registrar.kubeconfig" \
-        --store "$STORE" --state "$RUN/hub" --trainer-image "$image" "${more[@]}"
+    # As a pod's uid would: the hub that follows goes on at once.
+    launch hub "$MUSTER" hub --kubeconfig "$RUN/hub.kubeconfig" --store "$STORE" --state "$RUN/hub" \
+        --trainer-image "$image" --identity stack "${more[@]}"
+}
+start_registrar() {
+    mint hub muster-system muster-registrar "$RUN/registrar.kubeconfig"
+    launch registrar "$MUSTER" registrar --kubeconfig "$RUN/registrar.kubeconfig"
 }
 # Beside the hub: it signs with the hub's key and reads the hub's store.
 start_auditor() {
@@ -265,7 +269,7 @@ provider_ready() { agent_runs "$1" && is_ready "$1"; } # provider_ready PROVIDER
 invite() {
     local provider=$1
     admin hub apply --server-side --force-conflicts -f "$REPO/manifests/examples/provider-$provider.yaml" >/dev/null
-    [ ! -d "$RUN/agent-$provider/identity" ] ||
+    [ ! -d "$RUN/agent-$provider/agent/identity" ] ||
         [ -z "$(admin hub get computeprovider "$provider" -o jsonpath='{.spec.acceptedKeys}')" ] || return 0
     # An agent keeps its place by its key. Where the hub has forgotten the key it reads the new token when it starts.
     stop_agent "$provider" TERM
@@ -297,15 +301,17 @@ up() {
     echo "$RUN" >"$CLUSTER_STATE/stack"
     for provider in $(providers); do provider_ready "$provider" || ready=0; done
     witness_ready || ready=0
-    if [ "$ready" = 1 ] && alive hub && alive gateway && [ "$(cat "$RUN/applied" 2>/dev/null)" = "$(manifests_hash)" ]; then
+    if [ "$ready" = 1 ] && alive hub && alive registrar && alive gateway && [ "$(cat "$RUN/applied" 2>/dev/null)" = "$(manifests_hash)" ]; then
         # The same binaries and arguments? Then this does nothing.
         start_gateway
+        start_registrar
         start_hub
         start_auditor
         start_witness
         for provider in $(providers); do start_agent "$provider"; done
     else
         apply_manifests
+        start_registrar
         start_hub
         start_gateway
         wait_for 60 "the hub to publish its keys" hub_serves || failed hub
@@ -377,6 +383,8 @@ down) down ;;
 claim) claim ;;
 start-hub) need_clusters && start_hub && { wait_for 60 "the hub to publish its keys" hub_serves || failed hub; } ;;
 stop-hub) end hub "$signal" ;;
+start-registrar) need_clusters && start_registrar ;;
+stop-registrar) end registrar "$signal" ;;
 start-gateway) need_clusters && start_gateway && { wait_for 60 "the gateway to publish its address" gateway_serves || failed gateway; } ;;
 stop-gateway) end gateway "$signal" ;;
 start-auditor) need_clusters && start_auditor && { wait_for 60 "the hub's auditor to say that it is up" auditor_serves || failed auditor; } ;;

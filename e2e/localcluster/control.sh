@@ -18,9 +18,9 @@ start_etcd() {
 }
 
 start_apiserver() {
-    local cluster=$1 pki=$STATE/$1/pki ip kubelet=()
+    local cluster=$1 pki=$STATE/$1/pki ip
     ip=$(cluster_ip "$cluster")
-    has_node "$cluster" && kubelet=(
+    local kubelet=(
         --kubelet-certificate-authority="$pki/ca.crt"
         --kubelet-client-certificate="$pki/apiserver-kubelet-client.crt"
         --kubelet-client-key="$pki/apiserver-kubelet-client.key"

@@ -31,7 +31,7 @@ usage: ctl.sh COMMAND CLUSTER [ARGS]      (settings: README.md)
                                     NAME@DIGEST; prints the latter
   rmi CLUSTER REF                   remove an image under all its names
 components: etcd apiserver controller-manager scheduler
-            containerd kubelet kube-proxy coredns (members)
+            containerd kubelet kube-proxy coredns
 TEXT
     exit 2
 }

@@ -23,8 +23,7 @@ GATEWAY=$CLUSTER_SUBNET.1
 CGROUP=muster-$CLUSTER_INSTANCE
 PAUSE_IMAGE=muster.test/pause:1
 
-# Known clusters and their numbers, which give them their addresses. Only the
-# hub has no node.
+# Known clusters and their numbers, which give them their addresses.
 declare -A CLUSTER_NUMBER=([hub]=0 [east]=1 [west]=2 [north]=3 [south]=4)
 
 log() { printf '%s\n' "$*" >&2; }
@@ -57,7 +56,6 @@ known_cluster() {
 require_root() {
     [ "$(id -u)" = 0 ] || die "real clusters need root (network namespaces, mounts, cgroups)" "sudo -E make ${1:-clusters}"
 }
-has_node() { [ "$1" != hub ]; }
 cluster_ip() { echo "$CLUSTER_SUBNET.$((10 + ${CLUSTER_NUMBER[$1]}))"; }
 pod_cidr() { echo "10.78.${CLUSTER_NUMBER[$1]}.0/24"; }
 service_cidr() { echo "10.79.${CLUSTER_NUMBER[$1]}.0/24"; }
@@ -115,7 +113,6 @@ make_cgroups() {
         return
     fi
     mkdir -p "$(process_cgroup "$cluster")/system"
-    has_node "$cluster" || return 0
     for base in /sys/fs/cgroup/*/; do
         base=${base%/}
         [ -e "$base/cgroup.procs" ] && [ ! -f "$base/cgroup.controllers" ] || continue
@@ -191,12 +188,11 @@ node_ready() {
     api "$1" "/api/v1/nodes/$1" | jq -e 'any(.status.conditions[]; .type=="Ready" and .status=="True")'
 }
 components() {
-    echo etcd apiserver controller-manager scheduler
-    ! has_node "$1" || echo containerd kubelet kube-proxy coredns
+    echo etcd apiserver controller-manager scheduler containerd kubelet kube-proxy coredns
 }
 healthy() { # every process there, API ready, node Ready
     local name
     for name in $(components "$1"); do alive "$1" "$name" || return 1; done
     API_TIMEOUT=5 api "$1" /readyz >/dev/null 2>&1 || return 1
-    ! has_node "$1" || node_ready "$1" >/dev/null 2>&1
+    node_ready "$1" >/dev/null 2>&1
 }

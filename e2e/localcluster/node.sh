@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The node of a member cluster: containerd, kubelet, kube-proxy and CoreDNS, in
+# The node of a cluster: containerd, kubelet, kube-proxy and CoreDNS, in
 # the cluster's own network and mount namespaces.
 
 # Paths that containerd, CNI plugins and the kubelet have built in (/run/...,

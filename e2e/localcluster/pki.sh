@@ -25,7 +25,9 @@ certificate() { # certificate NAME CA SUBJECT USAGE [SAN]
 ensure_pki() {
     local cluster=$1 state=$STATE/$1 ip
     ip=$(cluster_ip "$cluster")
-    [ ! -d "$state/pki" ] || return 0
+    # One of the time when a hub had no node lacks the kubelet's.
+    if [ -e "$state/pki/kubelet.crt" ]; then return; fi
+    rm -rf "$state/pki"
     # Made aside and renamed: an interrupted run leaves no half set.
     rm -rf "$state/pki.new"
     mkdir -p "$state/pki.new"
@@ -44,12 +46,10 @@ ensure_pki() {
         certificate admin ca /O=system:masters/CN=kubernetes-admin clientAuth
         certificate controller-manager ca /CN=system:kube-controller-manager clientAuth
         certificate scheduler ca /CN=system:kube-scheduler clientAuth
-        if has_node "$cluster"; then
-            certificate kubelet ca "/O=system:nodes/CN=system:node:$cluster" clientAuth
-            certificate kubelet-server ca "/CN=system:node:$cluster" serverAuth "IP:$ip,DNS:$cluster"
-            certificate kube-proxy ca /CN=system:kube-proxy clientAuth
-            certificate coredns ca /CN=system:coredns clientAuth
-        fi
+        certificate kubelet ca "/O=system:nodes/CN=system:node:$cluster" clientAuth
+        certificate kubelet-server ca "/CN=system:node:$cluster" serverAuth "IP:$ip,DNS:$cluster"
+        certificate kube-proxy ca /CN=system:kube-proxy clientAuth
+        certificate coredns ca /CN=system:coredns clientAuth
         # Signs ServiceAccount tokens.
         openssl ecparam -name prime256v1 -genkey -noout -out sa.key
         openssl ec -in sa.key -pubout -out sa.pub 2>/dev/null

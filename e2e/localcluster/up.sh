@@ -41,17 +41,13 @@ up() {
     heal "$cluster"
     ensure_pki "$cluster"
     ensure_kubeconfigs "$cluster"
-    if has_node "$cluster"; then
-        # Whole before anything enters it: what starts meanwhile would find the folders half covered.
-        ensure_mounts "$cluster"
-        ensure_containerd "$cluster" & # while the API server starts
-        local containerd=$!
-    fi
+    # Whole before anything enters it: what starts meanwhile would find the folders half covered.
+    ensure_mounts "$cluster"
+    ensure_containerd "$cluster" & # while the API server starts
+    local containerd=$!
     ensure_control_plane "$cluster"
-    if has_node "$cluster"; then
-        wait "$containerd" || exit 1
-        ensure_node "$cluster"
-    fi
+    wait "$containerd" || exit 1
+    ensure_node "$cluster"
     wait_for 60 "the ServiceAccounts of $cluster" controllers_ready "$cluster" || component_failed "$cluster" controller-manager
     log "$cluster is up after $((SECONDS - begun)) s: https://$(cluster_ip "$cluster"):6443"
 }

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The store against a real S3 server: tests/s3/run.sh. Builds versitygw once (build.sh), starts it on loopback over a temporary
+# The store against a real S3 server: tests/s3/run.sh. Builds versitygw once (scripts/go-tool.sh), starts it on loopback over a temporary
 # directory for the test of any bucket, and names its program to the tests that start, stop and kill one of their own.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$here/../.."
-MUSTER_TEST_VERSITYGW=$("$here/build.sh")
+MUSTER_TEST_VERSITYGW=$(scripts/go-tool.sh versitygw)
 export MUSTER_TEST_VERSITYGW
 
 scratch=$(mktemp -d)

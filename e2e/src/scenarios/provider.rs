@@ -11,7 +11,7 @@ use crate::world::{EAST, LENT, World, eventually};
 
 /// From the command to no pod left: a worker stops at its next step boundary, within its grace.
 const STOPPED: Duration = Duration::from_secs(60);
-const STATE: &str = "/var/lib/muster";
+const STATE: &str = "/var/lib/muster/agent";
 
 /// `muster agent VERB...` in the pod of a provider's agent.
 async fn agent(world: &World, provider: &str, arguments: &[&str]) -> Result<Output> {

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Builds a tool of other people from Go modules, once per version, and prints its path: go-tool.sh helm | versitygw
+# The binary lives outside the checkout, so a fresh clone or another worktree on the same machine finds it.
+set -euo pipefail
+tool=${1:-}
+case $tool in
+helm) package=helm.sh/helm/v3/cmd/helm version=v3.22.0 minutes=6 ;;
+versitygw) package=github.com/versity/versitygw/cmd/versitygw version=v1.8.0 minutes=4 ;;
+*)
+    sed -n '2,3p' "$0" >&2
+    exit 64
+    ;;
+esac
+cache=${MUSTER_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/muster}/$tool
+binary=$cache/$version/$tool
+
+if [ ! -x "$binary" ]; then
+    PATH=$PATH:/usr/local/go/bin
+    if ! command -v go >/dev/null; then
+        echo "go-tool.sh: go is missing: scripts/install-deps.sh says how to get Go >= 1.24" >&2
+        exit 1
+    fi
+    echo "building $tool $version from Go modules: about $minutes minutes on 2 cores, once" >&2
+    mkdir -p "$cache/$version"
+    # One build at a time; whoever waited finds the binary there.
+    exec 9>"$cache/lock"
+    flock 9
+    if [ ! -x "$binary" ]; then
+        started=$SECONDS
+        # The module proxy's checksum database vouches for the source: a version never changes.
+        GOBIN=$cache/$version/new CGO_ENABLED=0 go install -trimpath "$package@$version" >&2
+        mv "$cache/$version/new/$tool" "$binary"
+        rmdir "$cache/$version/new"
+        echo "built $binary in $((SECONDS - started)) s" >&2
+    fi
+fi
+printf '%s\n' "$binary"
