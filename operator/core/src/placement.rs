@@ -51,6 +51,27 @@ pub struct Request {
     pub near: BTreeMap<String, Near>,
 }
 
+impl Request {
+    /// Asks for nothing but so many workers of a class that compute so with this image: anybody's, anywhere, at any price.
+    #[must_use]
+    pub fn of(workers: u32, device_class: &str, arithmetic: &str, image_digest: &str) -> Self {
+        Self {
+            workers,
+            device_class: device_class.to_owned(),
+            arithmetic: arithmetic.to_owned(),
+            image_digest: image_digest.to_owned(),
+            allowed: Vec::new(),
+            min_trust: TrustTier::Untrusted,
+            exclude_owners: Vec::new(),
+            regions: Vec::new(),
+            max_price: None,
+            convicted: BTreeSet::new(),
+            failures: BTreeMap::new(),
+            near: BTreeMap::new(),
+        }
+    }
+}
+
 /// What a provider has of a job, so that it need not be brought there. Ordered: more is later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Near {

@@ -3,20 +3,7 @@ use super::*;
 const IMAGE: &str = "sha256:55";
 
 fn request(workers: u32) -> Request {
-    Request {
-        workers,
-        device_class: "cpu".into(),
-        arithmetic: "f32-chain".into(),
-        image_digest: IMAGE.into(),
-        allowed: vec![],
-        min_trust: TrustTier::Untrusted,
-        exclude_owners: vec![],
-        regions: vec![],
-        max_price: None,
-        convicted: BTreeSet::new(),
-        failures: BTreeMap::new(),
-        near: BTreeMap::new(),
-    }
+    Request::of(workers, "cpu", "f32-chain", IMAGE)
 }
 
 fn candidate(name: &str, idle: u32) -> Candidate {

@@ -4,20 +4,7 @@ use crate::placement::{Availability, Device, Near, TrustTier};
 mod steady;
 
 pub(super) fn request(workers: u32) -> Request {
-    Request {
-        workers,
-        device_class: "cpu".into(),
-        arithmetic: "f32-chain".into(),
-        image_digest: "sha256:55".into(),
-        allowed: vec![],
-        min_trust: TrustTier::Untrusted,
-        exclude_owners: vec![],
-        regions: vec![],
-        max_price: None,
-        convicted: Default::default(),
-        failures: BTreeMap::new(),
-        near: BTreeMap::new(),
-    }
+    Request::of(workers, "cpu", "f32-chain", "sha256:55")
 }
 
 /// `name` is the tenant, a dash and a number by which the job's age goes: `a-1`.

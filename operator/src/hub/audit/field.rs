@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
 use muster_api::v1alpha1::{Replays, Scheduling, TrainingJobSpec, WorkUnit, WorkUnitPhase};
-use muster_core::placement::{self, Candidate, Request, TrustTier};
+use muster_core::placement::{self, Candidate, Request};
 use muster_proof::Digest;
 use muster_proof::history::GivenUp;
 use muster_proof::records::Eligible;
@@ -24,20 +24,7 @@ pub struct Candidates {
 
 /// What a provider needs to replay an interval with one worker. Where a job may train does not say who may check it.
 fn request(spec: &TrainingJobSpec, image_digest: &str) -> Request {
-    Request {
-        workers: 1,
-        device_class: spec.workers.device_class.clone(),
-        arithmetic: spec.training.arithmetic.as_str().into(),
-        image_digest: image_digest.into(),
-        allowed: Vec::new(),
-        min_trust: TrustTier::Untrusted,
-        exclude_owners: Vec::new(),
-        regions: Vec::new(),
-        max_price: None,
-        convicted: std::collections::BTreeSet::new(),
-        failures: BTreeMap::new(),
-        near: BTreeMap::new(),
-    }
+    Request::of(1, &spec.workers.device_class, spec.training.arithmetic.as_str(), image_digest)
 }
 
 /// Of all providers those that can replay for this job now.

@@ -203,11 +203,9 @@ async fn create_once(ctx: &Context, unit: WorkUnit, job_uid: &str) -> Result<Wor
 
 fn request(look: &Look<'_>) -> Request {
     let spec = &look.job.spec;
+    let workers = u32::try_from(spec.workers.count).unwrap_or(u32::MAX);
+    let arithmetic = spec.training.arithmetic.as_str();
     Request {
-        workers: u32::try_from(spec.workers.count).unwrap_or(u32::MAX),
-        device_class: spec.workers.device_class.clone(),
-        arithmetic: spec.training.arithmetic.as_str().into(),
-        image_digest: look.ctx.image.digest.clone(),
         allowed: spec.placement.providers.clone(),
         min_trust: site::trust(spec.placement.min_trust_tier),
         exclude_owners: spec.placement.exclude_owners.clone(),
@@ -217,8 +215,7 @@ fn request(look: &Look<'_>) -> Request {
             .filter(|_| !planted!("convicted-again"))
             .map(|book| book.convicted.clone())
             .unwrap_or_default(),
-        failures: BTreeMap::new(),
-        near: BTreeMap::new(),
+        ..Request::of(workers, &spec.workers.device_class, arithmetic, &look.ctx.image.digest)
     }
 }
 

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use muster_core::placement::{Request, TrustTier};
+use muster_core::placement::Request;
 use muster_core::queue::{Plan, Size};
 
 use super::plan::Input;
@@ -15,20 +15,7 @@ fn ask(job: &str) -> Ask {
         waited: Duration::ZERO,
         owed: false,
         size: Size::fixed(2),
-        request: Request {
-            workers: 2,
-            device_class: "cpu".into(),
-            arithmetic: "f32-chain".into(),
-            image_digest: "sha256:55".into(),
-            allowed: vec![],
-            min_trust: TrustTier::Untrusted,
-            exclude_owners: vec![],
-            regions: vec![],
-            max_price: None,
-            convicted: Default::default(),
-            failures: BTreeMap::new(),
-            near: BTreeMap::new(),
-        },
+        request: Request::of(2, "cpu", "f32-chain", "sha256:55"),
     }
 }
 
