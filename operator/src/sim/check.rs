@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::member::right;
 use super::story::Then;
-use super::world::{ENDS_WITHIN, STEPS, World};
+use super::world::{ENDED, ENDS_WITHIN, STEPS, World};
 
 /// How often the end is looked for. Costs nothing but the look.
 const LOOKS: Duration = Duration::from_secs(1);
@@ -106,7 +106,7 @@ async fn quiet(world: &World) -> Vec<String> {
     tokio::time::sleep(SETTLES).await;
     let phase = |unit: &Value| unit["status"]["phase"].as_str().unwrap_or_default().to_owned();
     let is_cut = |unit: &Value| world.is_cut(unit["metadata"]["namespace"].as_str().unwrap_or_default());
-    let ended = |unit: &Value| ["Succeeded", "Failed", "Refused", "Released"].contains(&phase(unit).as_str());
+    let ended = |unit: &Value| ENDED.contains(&phase(unit).as_str());
     let on = world.all("workunits").into_iter().filter(|unit| !is_cut(unit) && !ended(unit));
     let on: Vec<String> = on.map(|unit| format!("{} {}", unit["metadata"]["name"], phase(&unit))).collect();
     if !on.is_empty() {
@@ -182,7 +182,27 @@ fn history(world: &World, schedule: &Schedule) -> Vec<String> {
         wrong.push(format!("moves: {trains} units, not {least} to {most}"));
     }
     wrong.extend(let_go(world));
+    wrong.extend(clean(world));
     wrong
+}
+
+/// Nothing that an agent says reaches what others read with characters that a terminal obeys.
+fn clean(world: &World) -> Option<String> {
+    fn is_dirty(value: &Value) -> bool {
+        match value {
+            Value::String(text) => text.chars().any(|c| c.is_control() && c != '\n' || c == '\u{202e}'),
+            Value::Array(items) => items.iter().any(is_dirty),
+            Value::Object(map) => map.values().any(is_dirty),
+            _ => false,
+        }
+    }
+    // These are the agent's own.
+    let own = ["muster.dev/providerreports", "muster.dev/workunits"];
+    world.server.read(|objects| {
+        let others = objects.history().iter().filter(|change| !own.contains(&change.key.collection.as_str()));
+        let dirty = others.into_iter().find(|change| is_dirty(&change.new))?;
+        Some(format!("clean: {} {} has control characters", dirty.key.collection, dirty.key.name))
+    })
 }
 
 /// Workers of the units of each provider that may be at work.
@@ -196,7 +216,7 @@ impl Room {
         }
         let here = self.0.entry(change.key.namespace.clone()).or_default();
         let phase = change.new["status"]["phase"].as_str().unwrap_or_default();
-        let over = ["Succeeded", "Failed", "Refused", "Released"].contains(&phase);
+        let over = ENDED.contains(&phase);
         if over || change.verb == Verb::Deleted {
             here.remove(&change.key.name);
             return None;

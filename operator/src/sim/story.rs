@@ -5,6 +5,7 @@ use muster_testkit::api::Half;
 use serde_json::{Value, json};
 
 use super::world::World;
+use crate::hub::names::provider_namespace;
 
 /// A story by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub enum Then {
     Deleted,
     /// Its agent is there and does nothing more, for three minutes.
     Stuck,
+    /// Its agent says absurd things of itself and of the unit, and is then drained.
+    Absurd,
     /// The job is to have more workers.
     Resized,
     /// A job of the same tenant that is more important wants everything.
@@ -59,7 +62,7 @@ pub enum Then {
 }
 
 /// All of them.
-pub const ALL: [Story; 16] = [
+pub const ALL: [Story; 17] = [
     story("plain", "None", 2, Then::Nothing),
     story("audited", "Gold", 4, Then::Nothing),
     story("suspended", "None", 2, Then::Suspended),
@@ -72,6 +75,7 @@ pub const ALL: [Story; 16] = [
     story("lies", "Gold", 5, Then::Lies),
     story("deleted", "Silver", 3, Then::Deleted),
     story("stuck", "None", 2, Then::Stuck),
+    story("absurd", "None", 2, Then::Absurd),
     story("resized", "None", 1, Then::Resized),
     with("preempted", 4, 1, Then::Preempted),
     with("crowd", 2, 1, Then::Crowd),
@@ -137,9 +141,35 @@ pub async fn play(world: &World) {
             tokio::time::sleep(Duration::from_secs(180)).await;
             world.stick(&trains, false);
         }
+        Then::Absurd => {
+            absurd(world, &trains);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            provider(json!({"spec": {"scheduling": "Drained"}}));
+        }
         Then::Resized => job(json!({"spec": {"workers": {"count": 2}}})),
         Then::Preempted => world.rival("team-a", "urgent", 5, 4),
         Then::Shares => world.rival("team-b", "third", 0, 2),
+    }
+}
+
+/// The worst that the schema lets through.
+fn absurd(world: &World, provider: &str) {
+    let namespace = provider_namespace(provider);
+    let (most, escape) = (9_007_199_254_740_991_u64, "\u{1b}[2J\u{7}\u{0}\u{202e}");
+    let condition = json!([{
+        "type": "CapacityKnown", "status": "False", "reason": "Absurd", "message": escape.repeat(100),
+        "lastTransitionTime": "0001-01-01T00:00:00Z", "observedGeneration": most,
+    }]);
+    let report = json!({"status": {
+        "observedAt": "9999-12-31T23:59:59Z", "agentVersion": escape, "kubernetesVersion": escape, "protocols": [escape],
+        "devices": [{"class": "cpu", "workers": 100_000, "idle": 100_000, "price": most, "priceValidUntil": "0001-01-01T00:00:00Z"}],
+        "conditions": condition,
+    }});
+    world.update(("muster.dev", "providerreports"), Some(&namespace), "report", Half::Status, &report);
+    let unit = json!({"status": {"tokensPerSecond": most, "loss": escape, "conditions": condition}});
+    for one in world.all("workunits") {
+        let name = one["metadata"]["name"].as_str().unwrap_or_default();
+        world.update(("muster.dev", "workunits"), Some(&namespace), name, Half::Status, &unit);
     }
 }
 

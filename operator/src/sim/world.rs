@@ -40,6 +40,8 @@ pub const INTERVAL: u64 = 4;
 const GRACE: Duration = Duration::from_secs(60);
 /// All times are after this one.
 const BEGINS: &str = "2026-01-01T00:00:00Z";
+/// Phases in which nothing of a unit is at work.
+pub const ENDED: [&str; 4] = ["Succeeded", "Failed", "Refused", "Released"];
 /// By then everything has come to its end, however many faults there were: the longest waits are a frozen watch, a lost member's
 /// grace and the hub's patience with auditors.
 pub const ENDS_WITHIN: Duration = Duration::from_secs(1800);
@@ -234,7 +236,7 @@ impl World {
     pub fn at_work(&self) -> BTreeMap<String, (u64, u64)> {
         let ended = |unit: &Value| {
             let phase = unit["status"]["phase"].as_str().unwrap_or_default();
-            ["Succeeded", "Failed", "Refused", "Released"].contains(&phase)
+            ENDED.contains(&phase)
         };
         let units: Vec<Value> = self.all("workunits").into_iter().filter(|unit| !ended(unit)).collect();
         let mut all: BTreeMap<String, (u64, u64)> = BTreeMap::new();
