@@ -54,6 +54,8 @@ pub struct Candidate {
     me: String,
     /// What stood there, or that nothing did, and since when it has been so.
     last: Option<(Option<Mark>, Duration)>,
+    /// Whether it was not its own when it was looked at last.
+    is_another: bool,
 }
 
 /// What changes when a holder renews. Labels and the like are nobody's sign of life.
@@ -69,7 +71,7 @@ impl Candidate {
     /// at once.
     #[must_use]
     pub fn new(me: impl Into<String>) -> Self {
-        Self { me: me.into(), last: None }
+        Self { me: me.into(), last: None, is_another: false }
     }
 
     /// Who it is.
@@ -83,6 +85,7 @@ impl Candidate {
         let Some(lease) = lease else {
             // Somebody may have deleted it under a leader, who makes it anew; whoever did not lead gives it the time.
             let waited = self.unchanged(None, now) >= LEASE;
+            self.is_another = !leads;
             return if leads || waited { Step::Create } else { Step::Wait };
         };
         let mark = Mark {
@@ -90,26 +93,19 @@ impl Candidate {
             renewed: lease.renewed.clone(),
             transitions: lease.transitions,
         };
-        let mine = lease.holder == self.me;
-        // Its own: it leads, or its process has just begun. Whoever has seen another one's name before its own sees an older
-        // Lease that somebody has put back, under the one who leads.
-        let goes_on =
-            mine && (leads || self.last.as_ref().is_none_or(|(last, _)| self.is_mine(last.as_ref())));
-        let changes_hands = i32::from(!mine);
-        let write = Step::Write {
-            version: lease.version.clone(),
-            transitions: lease.transitions.saturating_add(changes_hands),
-        };
         let waited = self.unchanged(Some(mark), now);
-        if goes_on || lease.holder.is_empty() || waited >= patience(lease.seconds) {
-            write
-        } else {
-            Step::Wait
+        let mine = lease.holder == self.me;
+        // Its own: it leads, or did, or its process has just begun. Whoever has seen another one there before its own name sees
+        // an older Lease that somebody has put back, under the one who leads.
+        let goes_on = mine && (leads || !self.is_another);
+        if !(goes_on || lease.holder.is_empty() || waited >= patience(lease.seconds)) {
+            self.is_another = true;
+            return Step::Wait;
         }
-    }
-
-    fn is_mine(&self, mark: Option<&Mark>) -> bool {
-        mark.is_some_and(|mark| mark.holder == self.me)
+        // If another one is quicker, the next look says so.
+        self.is_another = false;
+        let transitions = lease.transitions.saturating_add(i32::from(!mine));
+        Step::Write { version: lease.version.clone(), transitions }
     }
 
     /// For how long it has been so.
