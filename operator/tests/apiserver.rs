@@ -1,4 +1,4 @@
-//! The admission policies of `manifests/hub` on a real API server: `MUSTER_TEST_KUBECONFIG` names a kubeconfig whose context
+//! The admission policies of the chart on a real API server: `MUSTER_TEST_KUBECONFIG` names a kubeconfig whose context
 //! `hub` (or `MUSTER_TEST_CONTEXT`) is an administrator's. Without it nothing is tested, and a line says so. The policies
 //! call CEL functions that only the API server has, so nothing less will do.
 //!
@@ -39,7 +39,7 @@ async fn policies_decide_who_writes_what() {
     let context = std::env::var("MUSTER_TEST_CONTEXT").unwrap_or_else(|_| "hub".into());
     let target = Target { kubeconfig: Some(root.join(kubeconfig)), context: Some(context) };
     let site = Site { config: target.config().await.unwrap() };
-    site.install(&root.join("manifests/hub")).await;
+    site.install(&root.join("charts/muster/templates/policies")).await;
     let uid = job_is_made(&site).await;
     units(&site, &uid).await;
     finished_job(&site).await;
@@ -208,9 +208,7 @@ impl Site {
 }
 
 fn policies(dir: &Path) -> Vec<PathBuf> {
-    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    let policy = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("policy-");
-    let found: Vec<_> = files.filter(policy).collect();
+    let found: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(found.len() >= 4, "{found:?}");
     found
 }
