@@ -97,7 +97,6 @@ install_agent() {
     agent_release install --set "join.token=$(cat "$work/token")"
     wait_for 60 "provider east to be Ready" provider_is_ready
     # The token has done its work; without it the release is the same.
-    local since
     agent_release upgrade
     since=$(date +%s)
     wait_for 60 "provider east to be Ready without the token" provider_is_ready
@@ -133,8 +132,7 @@ YAML
     tenant apply -f "$work/$1.yaml"
 }
 phase_is() { [[ " $2 " == *" $(tenant get trainingjob "$1" -o jsonpath='{.status.phase}') "* ]]; }
-step_of() { tenant get trainingjob "$1" -o jsonpath='{.status.checkpoint.step}'; }
-beyond() { [ "$(step_of "$1" || echo 0)" -ge "$2" ] 2>/dev/null; }
+beyond() { [ "$(tenant get trainingjob "$1" -o json | jq '.status.checkpoint.step // 0')" -ge "$2" ]; }
 ends_like_local() { # ends_like_local NAME
     wait_for 300 "job $1 to end" phase_is "$1" "Succeeded Failed" || true
     phase_is "$1" Succeeded || {
@@ -157,6 +155,9 @@ job_equals_local() { # job_equals_local NAME
     ends_like_local "$1"
 }
 
+pod_of_hub() { # pod_of_hub UID
+    hub get pods --namespace muster-system -o json | jq -er --arg uid "$1" '.items[] | select(.metadata.uid == $uid).metadata.name'
+}
 pid_of_hub() { grep -lzx -e "--identity=$1" /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3 | head -n 1; }
 leader() { hub get lease muster-hub --namespace muster-system -o jsonpath='{.spec.holderIdentity}'; }
 led_by_another() { local now; now=$(leader) && [ -n "$now" ] && [ "$now" != "$1" ]; }
@@ -164,7 +165,7 @@ another_takes_over() {
     hub_release upgrade --set hub.replicas=2
     local before name start took pid
     before=$(leader)
-    name=$(hub get pods --namespace muster-system -o json | jq -er --arg uid "$before" '.items[] | select(.metadata.uid == $uid).metadata.name')
+    name=$(pod_of_hub "$before")
     # Stopped as by a paused machine: it says nothing and gives nothing back. The nodes share this machine's kernel.
     pid=$(pid_of_hub "$before")
     start=$(date +%s%N)
@@ -180,9 +181,7 @@ another_takes_over() {
     same "$pid" "$(pid_of_hub "$before")"
     hub logs "$name" --namespace muster-system --tail=20 | grep -q 'stands by'
     # The gauge says the same as the Lease.
-    local leads
-    leads=$(leader)
-    name=$(hub get pods --namespace muster-system -o json | jq -er --arg uid "$leads" '.items[] | select(.metadata.uid == $uid).metadata.name')
+    name=$(pod_of_hub "$(leader)")
     hub get --raw "/api/v1/namespaces/muster-system/pods/$name:8080/proxy/metrics" | grep -q '^muster_hub_leads 1$'
 }
 # The job outlasts what was done around it. Meanwhile it may be said to be cut off: gateway and agent were away.

@@ -46,7 +46,7 @@ mod units;
 
 pub use context::Image;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -115,10 +115,7 @@ pub async fn run(target: Target, args: HubArgs) -> anyhow::Result<()> {
     let asked = Shutdown::on_signals().context("cannot handle signals")?;
     let config = target.config().await?;
     let standing = Standing::default();
-    if let Some(address) = args.metrics_listen {
-        let listener = TcpListener::bind(address).with_context(|| format!("--metrics-listen {address}"))?;
-        tokio::spawn(leader::probes(listener, standing.clone(), Shutdown::manual()));
-    }
+    leader::probes(args.metrics_listen, standing.clone())?;
     let me = match &args.identity {
         Some(identity) => identity.clone(),
         None => leader::nobody_elses().context("no randomness")?,

@@ -1,13 +1,12 @@
 //! Stops the writes of a leader whose term is over (`hub::leader`), before they leave the process. A process that slept for a minute wakes up
 //! in the middle of anything: it must not finish what somebody else has begun anew.
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::http::{Method, Request};
-use futures::future::{Either, Ready, ready};
+use futures::TryFutureExt as _;
+use futures::future::{Either, ErrInto, Ready, ready};
 use muster_core::election::Term;
 use tokio::time::Instant;
 use tower::{BoxError, Layer, Service};
@@ -99,7 +98,7 @@ where
 {
     type Response = S::Response;
     type Error = BoxError;
-    type Future = Either<Ready<Result<S::Response, BoxError>>, Passed<S::Future>>;
+    type Future = Either<Ready<Result<S::Response, BoxError>>, ErrInto<S::Future, BoxError>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx).map_err(Into::into)
@@ -107,19 +106,8 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         match self.fence.lets(request.method()) {
-            Ok(()) => Either::Right(Passed(Box::pin(self.inner.call(request)))),
+            Ok(()) => Either::Right(self.inner.call(request).err_into()),
             Err(not) => Either::Left(ready(Err(not.into()))),
         }
-    }
-}
-
-/// A request that passed.
-pub struct Passed<F>(Pin<Box<F>>);
-
-impl<T, E: Into<BoxError>, F: Future<Output = Result<T, E>>> Future for Passed<F> {
-    type Output = Result<T, BoxError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(cx).map_err(Into::into)
     }
 }

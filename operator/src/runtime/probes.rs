@@ -1,7 +1,8 @@
 //! What a kubelet and a Prometheus ask a process: `/healthz`, `/readyz`, `/metrics`, in plain HTTP for the cluster's own network.
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
@@ -13,6 +14,17 @@ use super::Shutdown;
 pub type Ready = Arc<dyn Fn() -> Result<(), &'static str> + Send + Sync>;
 /// What is counted, as OpenMetrics text.
 pub type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// Serves for as long as the process lives, if there is an address.
+///
+/// # Errors
+/// It cannot be listened on.
+pub fn start(address: Option<SocketAddr>, ready: Ready, metrics: Metrics) -> anyhow::Result<()> {
+    let Some(address) = address else { return Ok(()) };
+    let listener = TcpListener::bind(address).with_context(|| format!("--metrics-listen {address}"))?;
+    tokio::spawn(serve(listener, ready, metrics, Shutdown::manual()));
+    Ok(())
+}
 
 /// Serves until `shutdown`. A process that answers is alive.
 ///

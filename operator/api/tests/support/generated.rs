@@ -3,18 +3,10 @@
 
 use serde_json::{Map, Value, json};
 
-/// An object that breaks one bound.
-pub struct Broken {
-    /// `TrainingJob spec.workers.count: above 256`.
-    pub name: String,
-    /// The refusal names this field.
-    pub path: String,
-    /// The object.
-    pub object: Value,
-}
+use super::Case;
 
 /// All of `field` (`spec` or `status`) of a good object, in the order of the schema.
-pub fn broken(schema: &Value, good: &Value, field: &str) -> Vec<Broken> {
+pub fn broken(schema: &Value, good: &Value, field: &str) -> Vec<Case> {
     let mut all = Vec::new();
     let mut here = Here { good, kind: good["kind"].as_str().unwrap().to_owned(), steps: Vec::new() };
     here.steps.push(Step::Field(field.to_owned()));
@@ -64,13 +56,20 @@ impl Here<'_> {
         object
     }
 
-    fn breaks(&self, what: &str, value: Value, all: &mut Vec<Broken>) {
+    fn breaks(&self, what: &str, value: Value, all: &mut Vec<Case>) {
+        all.push(self.case(what, Some(value)));
+    }
+
+    /// `TrainingJob spec.workers.count: beyond its maximum`; the refusal names the field.
+    fn case(&self, what: &str, value: Option<Value>) -> Case {
         let path = self.path();
-        all.push(Broken {
+        Case {
             name: format!("{} {path}: {what}", self.kind),
-            object: self.with(Some(value)),
-            path,
-        });
+            via_status: path.starts_with("status"),
+            before: None,
+            object: self.with(value),
+            expect: vec![path],
+        }
     }
 }
 
@@ -90,7 +89,7 @@ fn enter<'a>(place: &'a mut Value, step: &Step, is_list: bool) -> &'a mut Value 
     }
 }
 
-fn breaks(schema: &Value, here: &mut Here<'_>, all: &mut Vec<Broken>) {
+fn breaks(schema: &Value, here: &mut Here<'_>, all: &mut Vec<Case>) {
     // What may be two types is a quantity or the like, and has a pattern.
     let either = schema["x-kubernetes-int-or-string"] == true;
     let kind = schema["type"].as_str().unwrap_or("");
@@ -118,7 +117,7 @@ fn breaks(schema: &Value, here: &mut Here<'_>, all: &mut Vec<Broken>) {
     }
 }
 
-fn string(schema: &Value, here: &Here<'_>, all: &mut Vec<Broken>) {
+fn string(schema: &Value, here: &Here<'_>, all: &mut Vec<Case>) {
     if !schema["enum"].is_null() {
         here.breaks("not one of those", json!("Nonsense"), all);
     } else if !schema["pattern"].is_null() {
@@ -134,7 +133,7 @@ fn string(schema: &Value, here: &Here<'_>, all: &mut Vec<Broken>) {
     }
 }
 
-fn array(schema: &Value, here: &mut Here<'_>, all: &mut Vec<Broken>) {
+fn array(schema: &Value, here: &mut Here<'_>, all: &mut Vec<Case>) {
     if let Some(most) = schema["maxItems"].as_u64() {
         let item = match schema["items"]["type"].as_str() {
             Some("string") => json!("a"),
@@ -151,14 +150,12 @@ fn array(schema: &Value, here: &mut Here<'_>, all: &mut Vec<Broken>) {
     here.steps.pop();
 }
 
-fn object(schema: &Value, here: &mut Here<'_>, all: &mut Vec<Broken>) {
+fn object(schema: &Value, here: &mut Here<'_>, all: &mut Vec<Case>) {
     let none = Map::new();
     let properties = schema["properties"].as_object().unwrap_or(&none);
     for name in schema["required"].as_array().into_iter().flatten() {
         here.steps.push(Step::Field(name.as_str().unwrap().to_owned()));
-        let path = here.path();
-        let what = format!("{} {path}: missing", here.kind);
-        all.push(Broken { name: what, object: here.with(None), path });
+        all.push(here.case("missing", None));
         here.steps.pop();
     }
     if !properties.is_empty() && schema["x-kubernetes-preserve-unknown-fields"] != true {

@@ -61,7 +61,7 @@ fn case(root: &Path, file: &Path) -> Case {
 }
 
 /// Bad objects made from the schemas: what tenants, admins and agents write.
-pub fn generated() -> Vec<generated::Broken> {
+pub fn generated() -> Vec<Case> {
     let first = |file: &str, field: &str| {
         let (_, objects) = accepted().into_iter().find(|(name, _)| name == file).unwrap();
         objects.into_iter().find(|object| object.get(field).is_some()).unwrap()

@@ -11,7 +11,7 @@
 //! has a fence of its own, so that nothing of an earlier one is sent in a later.
 mod lease;
 
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -53,7 +53,10 @@ impl Standing {
 }
 
 /// `/healthz`, `/readyz` and `/metrics` of a hub, whether it leads or stands by.
-pub async fn probes(listener: TcpListener, standing: Standing, shutdown: Shutdown) -> std::io::Result<()> {
+///
+/// # Errors
+/// The address cannot be listened on.
+pub fn probes(address: Option<SocketAddr>, standing: Standing) -> anyhow::Result<()> {
     let ready = standing.clone();
     let ready = move || if ready.is_ready() { Ok(()) } else { Err("the API server has not answered yet") };
     let text = move || {
@@ -66,7 +69,7 @@ pub async fn probes(listener: TcpListener, standing: Standing, shutdown: Shutdow
         let _ = encode(&mut text, &registry);
         text
     };
-    probes::serve(listener, Arc::new(ready), Arc::new(text), shutdown).await
+    probes::start(address, Arc::new(ready), Arc::new(text))
 }
 
 /// A name that no other process has.

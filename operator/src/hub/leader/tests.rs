@@ -254,7 +254,7 @@ async fn never_do_two_hold_and_in_the_end_one_does() {
         for (hub, _) in &hubs {
             hub.cut.store(false, Ordering::Relaxed);
         }
-        // A look that was under way when the cable was cut gives up after half a minute.
+        // Whoever was cut off has looked again by then, and waited.
         tokio::time::sleep(SECOND * 50).await;
         let holders = hubs.iter().filter(|(hub, _)| hub.holds()).count();
         assert_eq!(holders, 1, "seed {seed}");

@@ -15,7 +15,7 @@ pub mod rbac;
 mod render;
 mod upkeep;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,16 +71,7 @@ pub struct RegistrarArgs {
 /// No client, or an address that cannot be listened on.
 pub async fn process(target: Target, args: RegistrarArgs) -> anyhow::Result<()> {
     let asked = Shutdown::on_signals().context("cannot handle signals")?;
-    let _probes = match args.metrics_listen {
-        None => None,
-        Some(address) => {
-            let listener =
-                TcpListener::bind(address).with_context(|| format!("--metrics-listen {address}"))?;
-            let ready: probes::Ready = Arc::new(|| Ok(()));
-            let nothing: probes::Metrics = Arc::new(|| "# EOF\n".to_owned());
-            Some(tokio::spawn(probes::serve(listener, ready, nothing, Shutdown::manual())))
-        }
-    };
+    probes::start(args.metrics_listen, Arc::new(|| Ok(())), Arc::new(|| "# EOF\n".to_owned()))?;
     loop {
         let (client, shutdown) = (target.client().await?, asked.child());
         tracing::info!("registrar starts");
