@@ -23,7 +23,7 @@ from job import Run
 from step import tensors
 from torch_steps import Model
 
-# Dense bf16 of an H100 SXM (NVIDIA, H100 datasheet): what MFU is counted against.
+# Dense bf16 of an H100 SXM and an H200 (NVIDIA, datasheets): what MFU is counted against.
 PEAK = 989e12
 ROUNDS, PRODUCT_ROUNDS = 5, 5
 # M, N, K of a GPT-2 124M with 8192 rows, and a square.

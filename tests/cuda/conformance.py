@@ -1,4 +1,5 @@
-"""The kernels of trainer-image/cuda on this GPU against tests/vectors and the definitions: every bit. Exits 1 if one differs."""
+"""The kernels of trainer-image/cuda on this GPU against tests/vectors and the definitions: every bit. Exits 1 if one differs.
+With `--portable` it is the PTX of compute capability 8.0, without Hopper's instructions, compiled by the driver."""
 
 import hashlib
 import pathlib
@@ -225,15 +226,16 @@ def exacts(device, rng):
 
 
 def main():
+    portable = "--portable" in sys.argv[1:]
     with tempfile.TemporaryDirectory() as directory:
-        device = Device(build(directory))
+        device = Device(build(directory, portable))
         rng = np.random.default_rng(1)
         for part in (lambda: vectors(device), lambda: chains(device, rng), lambda: exacts(device, rng), lambda: jobs(device)):
             before = passed, failed
             part()
             print(f"     {passed - before[0]} passed, {failed - before[1]} failed", flush=True)
     name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
-    print(f"{name}: {passed} passed, {failed} failed, 0 skipped")
+    print(f"{name}{', PTX of 8.0' if portable else ''}: {passed} passed, {failed} failed, 0 skipped")
     sys.exit(1 if failed else 0)
 
 

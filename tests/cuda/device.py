@@ -15,13 +15,13 @@ LOWER_RESULT, UNTIL_DIAGONAL, FROM_DIAGONAL, RESUME = 1, 2, 4, 8
 LONGEST_LINE = 65535
 
 
-def build(directory):
-    """Compiles for the GPU that is there."""
+def build(directory, portable=False):
+    """Compiles for the GPU that is there, or to PTX of compute capability 8.0, which the driver of any later GPU compiles."""
     major, minor = divmod(int(cupy.cuda.Device().compute_capability), 10)
     arch = f"{major}{minor}" + ("a" if major >= 9 else "")
-    out = pathlib.Path(directory) / "kernels.cubin"
-    target = f"arch=compute_{arch},code=sm_{arch}"
-    subprocess.run(["nvcc", "-cubin", "-gencode", target, "-fmad=false", "-std=c++17", SOURCE / "kernels.cu", "-o", out], check=True)
+    kind, target = ("ptx", "arch=compute_80,code=compute_80") if portable else ("cubin", f"arch=compute_{arch},code=sm_{arch}")
+    out = pathlib.Path(directory) / f"kernels.{kind}"
+    subprocess.run(["nvcc", f"-{kind}", "-gencode", target, "-fmad=false", "-std=c++17", SOURCE / "kernels.cu", "-o", out], check=True)
     return out
 
 
@@ -42,10 +42,10 @@ class Lines:
 
 
 class Device:
-    def __init__(self, cubin):
-        self.module = cupy.RawModule(path=str(cubin))
+    def __init__(self, module):
+        self.module = cupy.RawModule(path=str(module))
         self.kernels = {}
-        hopper = cupy.cuda.Device().compute_capability == "90"
+        hopper = cupy.cuda.Device().compute_capability == "90" and module.suffix == ".cubin"
         self.unit = "wgmma" if hopper else "mma"
         self.blocks = cupy.cuda.Device().attributes["MultiProcessorCount"]
 
