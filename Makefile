@@ -28,6 +28,10 @@ generate: ## Write the files that are generated from code: definitions, roles, a
 manifests: ## Render the charts into manifests/, for whoever applies them without Helm (builds Helm once)
 	@scripts/manifests.sh
 
+.PHONY: kueue
+kueue: ## With Kueue 0.19.2 beside hub and agent on real clusters: queues, preemption, eviction (builds it and Helm once)
+	@tests/kueue/run.sh
+
 .PHONY: charts
 charts: ## The charts with real Helm: values, rendering; on real clusters install, train, upgrade, roll back, uninstall
 	@tests/charts/run.sh

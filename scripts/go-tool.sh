@@ -1,21 +1,27 @@
 #!/usr/bin/env bash
-# Builds a tool of other people from Go modules, once per version, and prints its path: go-tool.sh helm | versitygw
+# Builds a tool of other people from Go modules, once per version, and prints its path: go-tool.sh helm | versitygw | kueue
+# With --module behind it: the folder of its module, for what lies beside its source (charts).
 # The binary lives outside the checkout, so a fresh clone or another worktree on the same machine finds it.
 set -euo pipefail
 tool=${1:-}
 case $tool in
 helm) package=helm.sh/helm/v3/cmd/helm version=v3.22.0 minutes=6 ;;
+kueue) package=sigs.k8s.io/kueue/cmd/kueue version=v0.19.2 minutes=10 ;;
 versitygw) package=github.com/versity/versitygw/cmd/versitygw version=v1.8.0 minutes=4 ;;
 *)
-    sed -n '2,3p' "$0" >&2
+    sed -n '2,4p' "$0" >&2
     exit 64
     ;;
 esac
+PATH=$PATH:/usr/local/go/bin
+if [ "${2:-}" = --module ]; then
+    go mod download -json "${package%%/cmd/*}@$version" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p'
+    exit
+fi
 cache=${MUSTER_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/muster}/$tool
 binary=$cache/$version/$tool
 
 if [ ! -x "$binary" ]; then
-    PATH=$PATH:/usr/local/go/bin
     if ! command -v go >/dev/null; then
         echo "go-tool.sh: go is missing: scripts/install-deps.sh says how to get Go >= 1.24" >&2
         exit 1

@@ -156,6 +156,7 @@ if [ "$SUITE" = full ]; then
     interop interop-go tests/interop/go/run.sh
     interop interop-sigstore tests/interop/sigstore/run.sh
     interop charts tests/charts/run.sh
+    interop kueue tests/kueue/run.sh
 fi
 scenarios
 # Last and without clusters beside it: it builds the numerics some fifty times and says nothing of the rest.

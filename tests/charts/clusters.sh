@@ -117,7 +117,7 @@ ensure_tenant() {
     "$MUSTER" data prepare "$work/text" --out "$work/data"
     KUBECONFIG=$work/tenant.kubeconfig "$MUSTER" data push team-a/numbers "$work/data"
 }
-submit() { # submit NAME STEPS [TIER]
+write_job() { # write_job NAME STEPS [TIER]
     cat >"$work/$1.yaml" <<YAML
 apiVersion: muster.dev/v1alpha1
 kind: TrainingJob
@@ -129,6 +129,9 @@ spec:
   workers: {count: 2, resources: {cpu: 300m, memory: 256Mi}}
   assurance: {tier: ${3:-None}}
 YAML
+}
+submit() {
+    write_job "$@"
     tenant apply -f "$work/$1.yaml"
 }
 phase_is() { [[ " $2 " == *" $(tenant get trainingjob "$1" -o jsonpath='{.status.phase}') "* ]]; }

@@ -81,6 +81,8 @@ pub struct Job {
     pub deleting: bool,
     /// Message of its Failed condition.
     pub failed: Option<String>,
+    /// It may have no pods now; what it waits for, as far as that is known.
+    pub suspended: Option<String>,
     /// Why it cannot make its pods, from its FailedCreate events.
     pub failed_create: Option<String>,
 }

@@ -11,6 +11,7 @@
 //!   calendar:                       # absent = always
 //!   - {days: [Mon, Tue, Wed, Thu, Fri], from: "18:00", to: "08:00", timezone: "+01:00"}
 //!   - {days: [Sat, Sun], from: "00:00", to: "24:00"}
+//! kueue: {queueName: lent}          # workers wait in this LocalQueue of the member's Kueue; absent = they do not
 //! audits: true                      # false: no interval of others is replayed here
 //! logs: Allow                       # Refuse: no worker's log leaves the member
 //! directStore: false                # true: blobs go between the agent and the hub's bucket, past the gateway
@@ -85,6 +86,7 @@ pub struct ProviderPolicy {
     worker: Option<Amounts>,
     max_runtime_seconds: Option<i64>,
     calendar: Option<Calendar>,
+    queue_name: Option<String>,
     audits: bool,
     logs: Logs,
     direct_store: bool,
@@ -100,6 +102,8 @@ struct Raw {
     #[serde(default)]
     max_runtime_seconds: Option<i64>,
     offer: RawOffer,
+    #[serde(default)]
+    kueue: Option<RawKueue>,
     #[serde(default = "yes")]
     audits: bool,
     #[serde(default)]
@@ -125,6 +129,12 @@ struct RawOffer {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RawKueue {
+    queue_name: String,
+}
+
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawWorker {
     cpu: String,
@@ -142,6 +152,7 @@ impl ProviderPolicy {
             tenants: None,
             max_runtime_seconds: None,
             offer: RawOffer { workers, worker: None, calendar: None },
+            kueue: None,
             audits: true,
             logs: Logs::default(),
             direct_store: false,
@@ -204,6 +215,12 @@ impl ProviderPolicy {
         });
         let worker = worker.transpose()?;
         let calendar = raw.offer.calendar.map(Calendar::check).transpose()?;
+        let queue_name = raw.kueue.map(|kueue| kueue.queue_name);
+        if let Some(bad) = queue_name.as_ref().filter(|name| !is_label(name)) {
+            let problem =
+                format!("{bad:?} is not the name of a LocalQueue: a DNS label of at most 63 characters");
+            return Err(Error::field("kueue.queueName", problem));
+        }
         Ok(Self {
             images: raw.images,
             tenants,
@@ -211,6 +228,7 @@ impl ProviderPolicy {
             worker,
             max_runtime_seconds: raw.max_runtime_seconds,
             calendar,
+            queue_name,
             audits: raw.audits,
             logs: raw.logs,
             direct_store: raw.direct_store,
@@ -247,6 +265,12 @@ impl ProviderPolicy {
     #[must_use]
     pub fn worker(&self) -> Option<&Amounts> {
         self.worker.as_ref()
+    }
+
+    /// The LocalQueue of the member's Kueue in which workers wait, if they do.
+    #[must_use]
+    pub fn queue_name(&self) -> Option<&str> {
+        self.queue_name.as_deref()
     }
 
     /// Whether intervals that others have committed are replayed here.

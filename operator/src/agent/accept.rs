@@ -170,7 +170,7 @@ mod tests {
             relay_url: "https://10.9.0.2:9443".to_owned(),
             relay_ca: "PEM".to_owned(),
         };
-        let job = render::job(&site, payload, "0b5c6f0e-7d0d-4d0b-9f33-000000000001", 1);
+        let job = render::job(&site, payload, "0b5c6f0e-7d0d-4d0b-9f33-000000000001", 1, None);
         let mut pod = serde_json::to_value(job.spec.unwrap().template.spec).unwrap();
         strip(&mut pod);
         pod

@@ -311,7 +311,7 @@ impl Controller {
 
     async fn act(&self, unit: &Unit, uid: &str, payload: &Payload, action: &Action) -> Result<(), TurnError> {
         match action {
-            Action::Create { attempt } => match self.member.create(payload, uid, *attempt).await {
+            Action::Create { attempt } => match self.create(payload, uid, *attempt).await {
                 Ok(()) => {
                     tracing::info!(unit = unit.name(), attempt, "Job made");
                     unit.update(|state| state.memory.created = true).await?;
@@ -328,6 +328,11 @@ impl Controller {
             Action::DeletePod { name, uid } => self.member.delete_pod(name, uid).await?,
         }
         Ok(())
+    }
+
+    async fn create(&self, payload: &Payload, uid: &str, attempt: i64) -> Result<(), MemberError> {
+        let policy = self.policies.current();
+        self.member.create(payload, uid, attempt, policy.queue_name()).await
     }
 
     /// A unit that is refused, or gone before it was understood: nothing of it may stay.
@@ -382,7 +387,7 @@ impl Controller {
         Ok(Next::Forget)
     }
 
-    /// A Job that lacks pods says why in events only.
+    /// A Job that lacks pods says why in events only, or in the Workload that Kueue has made of it.
     async fn explain_missing_pods(
         &self,
         payload: &Payload,
@@ -395,9 +400,12 @@ impl Controller {
         if job.deleting || young || i64::try_from(there).is_ok_and(|there| there >= payload.workers) {
             return;
         }
-        match self.member.failed_create(&job.uid).await {
-            Ok(why) => job.failed_create = why,
-            Err(error) => tracing::warn!(unit = payload.name, %error, "cannot read the Job's events"),
+        let why = match job.suspended {
+            Some(_) => self.member.queued(&job.uid).await.map(|why| job.suspended = Some(why)),
+            None => self.member.failed_create(&job.uid).await.map(|why| job.failed_create = why),
+        };
+        if let Err(error) = why {
+            tracing::warn!(unit = payload.name, %error, "cannot read why the Job has no pods");
         }
     }
 }

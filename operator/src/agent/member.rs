@@ -19,7 +19,7 @@ use super::observe;
 use super::relay::identity::{ReviewError, Reviewer, Worker};
 use super::render::{self, MANAGED_BY, SERVICE_ACCOUNT, Site, TRAINER, UNIT_UID};
 use super::units::Units;
-use crate::runtime::Shutdown;
+use crate::runtime::{Shutdown, kueue};
 
 /// One request may take this long.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -104,12 +104,32 @@ impl Member {
         Ok(newest.and_then(|event| event.message).map(|text| observe::create_problem(&text)))
     }
 
+    /// What a suspended Job waits for, as the Workload says that Kueue has made of it.
+    ///
+    /// # Errors
+    /// [`MemberError`].
+    pub async fn queued(&self, job_uid: &str) -> Result<String, MemberError> {
+        let workloads = kueue::workloads(self.client.clone(), &self.site.namespace);
+        let of_job = ListParams::default().labels(&format!("{}={job_uid}", kueue::JOB_UID));
+        match within("list workloads", workloads.list(&of_job)).await {
+            Ok(list) => Ok(observe::queued(list.items.first())),
+            Err(MemberError::Api { source, .. }) if is_code(&source, 404) => Ok(observe::NO_KUEUE.to_owned()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Makes the Job of an attempt. It is fine if it is there already and is this unit's.
     ///
     /// # Errors
     /// [`MemberError::Foreign`] if the name is taken by something else.
-    pub async fn create(&self, payload: &Payload, unit_uid: &str, attempt: i64) -> Result<(), MemberError> {
-        let job = render::job(&self.site, payload, unit_uid, attempt);
+    pub async fn create(
+        &self,
+        payload: &Payload,
+        unit_uid: &str,
+        attempt: i64,
+        queue: Option<&str>,
+    ) -> Result<(), MemberError> {
+        let job = render::job(&self.site, payload, unit_uid, attempt, queue);
         let api = self.api::<Job>();
         match within("create job", api.create(&PostParams::default(), &job)).await {
             Err(MemberError::Api { source, .. }) if is_code(&source, 409) => {}

@@ -4,11 +4,12 @@ use std::net::IpAddr;
 use k8s_openapi::api::batch::v1 as batch;
 use k8s_openapi::api::core::v1 as core;
 use kube::ResourceExt;
+use kube::core::DynamicObject;
 use muster_api::names::labels;
 use muster_core::attempt::{Container, End, Job, Obstacle, Pod, PodState, Reason, classify};
 
 use super::render::{SIDECAR, TRAINER};
-use crate::runtime::sanitise;
+use crate::runtime::{kueue, sanitise};
 
 /// The label and annotation that Kubernetes puts on the pods of an Indexed Job.
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
@@ -30,6 +31,11 @@ pub fn job(job: &batch::Job) -> Option<Job> {
         created: job.metadata.creation_timestamp.as_ref().map(|time| time.0).unwrap_or_default(),
         deleting: job.metadata.deletion_timestamp.is_some(),
         failed: failed.map(|c| sanitise::line(c.message.as_deref().unwrap_or("the Job failed"), MESSAGE)),
+        suspended: job
+            .spec
+            .as_ref()
+            .is_some_and(|spec| spec.suspend == Some(true))
+            .then(|| "its Job is suspended".to_owned()),
         failed_create: None,
     })
 }
@@ -177,6 +183,25 @@ pub fn create_problem(said: &str) -> String {
     sanitise::line(&format!("pods cannot be made: {remedy}{why}"), 2 * MESSAGE)
 }
 
+/// Of a suspended Job where Kueue's API is not served.
+pub const NO_KUEUE: &str = "its Job waits for Kueue, and kueue.x-k8s.io/v1beta2 is not served here: install Kueue, or take \
+                            kueue out of the agent's policy";
+
+/// What a suspended Job waits for, by its Workload.
+#[must_use]
+pub fn queued(workload: Option<&DynamicObject>) -> String {
+    let Some(workload) = workload else {
+        return "its Job waits in Kueue, which has made no Workload of it yet".to_owned();
+    };
+    let conditions = kueue::conditions_of(workload);
+    let said = match kueue::holds(&conditions, kueue::conditions::EVICTED) {
+        Some(evicted) => Some(evicted.message.as_str()),
+        None => kueue::waits_for(&conditions),
+    };
+    let said = said.map_or_else(String::new, |said| format!(": {said}"));
+    sanitise::line(&format!("its Job waits in Kueue{said}"), 2 * MESSAGE)
+}
+
 /// In a few fixed words: the runtime's own change with every try, and each change would be a write and an event.
 fn pull_problem(reason: &str, said: &str) -> &'static str {
     let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
@@ -297,6 +322,20 @@ mod tests {
         assert_eq!(create_problem(quota), want);
         let security = "Error creating: pods \"u\" is forbidden: violates PodSecurity \"restricted:latest\": seccompProfile";
         assert!(create_problem(security).contains("made: violates PodSecurity"));
+    }
+
+    #[test]
+    fn what_a_suspended_job_waits_for_is_kueues_to_say() {
+        use crate::runtime::kueue::testing::workload;
+        let said = |conditions: &[(&str, &str, &str)]| queued(Some(&workload(conditions)));
+        assert_eq!(said(&[]), "its Job waits in Kueue");
+        let short = "couldn't assign flavors to pod set main: \u{1b}[31minsufficient unused quota for cpu";
+        let want = "its Job waits in Kueue: couldn't assign flavors to pod set main: [31minsufficient unused quota for cpu";
+        assert_eq!(said(&[("QuotaReserved", "False", short)]), want);
+        let evicted =
+            [("QuotaReserved", "False", short), ("Evicted", "True", "Preempted to accommodate a workload")];
+        assert_eq!(said(&evicted), "its Job waits in Kueue: Preempted to accommodate a workload");
+        assert!(queued(None).contains("no Workload"));
     }
 
     #[test]

@@ -63,6 +63,14 @@ pub const MEMBER: &[Rule] = &[
     },
     Rule {
         scope: Scope::Namespace,
+        group: "kueue.x-k8s.io",
+        resources: &["workloads"],
+        names: &[],
+        verbs: &["list"],
+        reason: "what a Job waits for that Kueue has not admitted, where the policy names a queue",
+    },
+    Rule {
+        scope: Scope::Namespace,
         group: "",
         resources: &["resourcequotas"],
         names: &[],

@@ -17,6 +17,8 @@ use muster_core::envelope::Payload;
 use muster_core::quota::thousandths;
 use muster_core::sidecar as share;
 
+use crate::runtime::kueue;
+
 /// Value of the label managed-by on everything the agent makes.
 pub const MANAGED_BY: &str = "muster-agent";
 /// Annotation on Jobs: UID of the WorkUnit they belong to, to tell a unit from another of the same name.
@@ -61,16 +63,17 @@ pub fn job_name(unit: &str, attempt: i64) -> String {
     format!("{unit}-{attempt}")
 }
 
-/// The Indexed Job of this attempt.
+/// The Indexed Job of this attempt; made suspended if it is to wait in a queue of the member's Kueue, which resumes it.
 #[must_use]
-pub fn job(site: &Site, payload: &Payload, unit_uid: &str, attempt: i64) -> Job {
+pub fn job(site: &Site, payload: &Payload, unit_uid: &str, attempt: i64, queue: Option<&str>) -> Job {
     let labels = job_labels(payload, attempt);
+    let queued = queue.map(|queue| (kueue::QUEUE_NAME.to_owned(), queue.to_owned()));
     let workers = i32::try_from(payload.workers).unwrap_or(i32::MAX);
     Job {
         metadata: ObjectMeta {
             name: Some(job_name(&payload.name, attempt)),
             namespace: Some(site.namespace.clone()),
-            labels: Some(labels.clone()),
+            labels: Some(labels.clone().into_iter().chain(queued).collect()),
             annotations: Some(BTreeMap::from([(UNIT_UID.to_owned(), unit_uid.to_owned())])),
             ..ObjectMeta::default()
         },
@@ -82,6 +85,7 @@ pub fn job(site: &Site, payload: &Payload, unit_uid: &str, attempt: i64) -> Job 
             // while another may still run.
             backoff_limit: Some(0),
             pod_replacement_policy: Some("Failed".to_owned()),
+            suspend: queue.map(|_| true),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }),
                 spec: Some(pod(site, payload)),
@@ -296,8 +300,19 @@ mod tests {
     /// The whole template, for a person to read and to see change.
     #[test]
     fn the_job_of_an_attempt() {
-        let job = job(&site(), &payload(), "0b5c6f0e-7d0d-4d0b-9f33-000000000001", 3);
+        let job = job(&site(), &payload(), "0b5c6f0e-7d0d-4d0b-9f33-000000000001", 3, None);
         insta::assert_yaml_snapshot!("job", job);
+    }
+
+    /// Only what Kueue goes by is different.
+    #[test]
+    fn under_kueue_it_is_made_suspended() {
+        let made = |queue| job(&site(), &payload(), "0b5c6f0e-7d0d-4d0b-9f33-000000000001", 3, queue);
+        let (plain, mut queued) = (made(None), made(Some("lent")));
+        let label = queued.metadata.labels.as_mut().unwrap().remove("kueue.x-k8s.io/queue-name");
+        let suspend = queued.spec.as_mut().unwrap().suspend.take();
+        assert_eq!((label.as_deref(), suspend), (Some("lent"), Some(true)));
+        assert_eq!(queued, plain);
     }
 
     /// The same template but for the end of the replay.

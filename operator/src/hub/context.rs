@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::audit::book::AuditBook;
 use super::error::Error;
 use super::events::Recorder;
+use super::kueue::Kueue;
 use super::ledger::Ledger;
 use super::ledger::follow::Follower;
 use super::names::MANAGER;
@@ -46,6 +47,8 @@ pub struct Context {
     pub recorder: Recorder,
     /// Which job trains where.
     pub queue: Queue,
+    /// Whose turn it is in Kueue, where a job asks for that.
+    pub kueue: Kueue,
     /// Held while a job's next unit is made.
     pub making: Keyed,
     /// What is remembered of objects between two looks; losing it costs a delay, never a decision.
@@ -74,6 +77,7 @@ impl Context {
             image,
             leases: LeaseBook::default(),
             queue: Queue::default(),
+            kueue: Kueue::default(),
             making: Keyed::default(),
             memory: Memory::default(),
             failures: Backoff::new(Duration::from_millis(500), Duration::from_secs(60)),

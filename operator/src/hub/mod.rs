@@ -27,6 +27,7 @@ mod error;
 pub(crate) mod events;
 pub(crate) mod incarnation;
 pub(crate) mod job;
+mod kueue;
 mod leader;
 pub mod ledger;
 pub mod log;
@@ -223,6 +224,7 @@ pub(crate) async fn everything(
             audit::run(ctx.clone(), cache.clone(), patience, stop()),
             units::run(ctx.clone(), cache, stop()),
             queue::run(&ctx, stop()),
+            kueue::run(&ctx, stop()),
             collector::run(ctx.clone(), schedule, stop()),
             recovery::follow(&ctx, stop()),
         );

@@ -55,6 +55,16 @@ pub fn rules() -> Vec<Rule> {
             ("coordination.k8s.io", &["leases"], &[]),
             &["get", "list", "watch"],
         ),
+        cluster(
+            "let a job wait in Kueue's queues if it asks for that",
+            ("kueue.x-k8s.io", &["workloads"], &[]),
+            &["get", "list", "watch", "create", "patch", "delete"],
+        ),
+        cluster(
+            "give back the place in them of who was evicted, paused or is done",
+            ("kueue.x-k8s.io", &["workloads/status"], &[]),
+            &["patch"],
+        ),
         cluster("tell people what happens to their job", ("", &["events"], &[]), &["create", "patch"]),
         within(
             "muster-agents",

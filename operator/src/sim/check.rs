@@ -10,6 +10,7 @@ use muster_testkit::faults::{Fault, MOST_CALLS};
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::kueue::Turns;
 use super::member::right;
 use super::story::Then;
 use super::world::{ENDED, ENDS_WITHIN, STEPS, World};
@@ -145,10 +146,16 @@ fn leftovers(world: &World) -> Vec<String> {
 /// Every change that there was, in its order.
 fn history(world: &World, schedule: &Schedule) -> Vec<String> {
     let mut wrong = Vec::new();
-    let (mut units, mut room) = (BTreeMap::new(), Room::default());
+    let (mut units, mut room, mut turns) = (BTreeMap::new(), Room::default(), Turns::default());
+    // Another client's deletions move a job as they please; nothing else does that is no reason to.
+    let moved = schedule.faults.values().any(|fault| matches!(fault, Fault::Deleted | Fault::Edited));
+    let queues = world.story.then == Then::Queued && !moved;
     world.server.read(|objects| {
         for change in objects.history() {
             wrong.extend(room.changed(change, u64::from(world.story.lends)));
+            if queues {
+                wrong.extend(turns.changed(change));
+            }
             if change.key.collection.starts_with("muster.dev/") {
                 wrong.extend(monotone(change));
             }
@@ -164,8 +171,6 @@ fn history(world: &World, schedule: &Schedule) -> Vec<String> {
             .filter(|(_, (_, times))| *times > 1)
             .map(|(name, _)| format!("fencing: unit {name} was made twice")),
     );
-    // Another client's deletions move a job as they please; nothing else does that is no reason to.
-    let moved = schedule.faults.values().any(|fault| matches!(fault, Fault::Deleted | Fault::Edited));
     let trains = units.iter().filter(|(name, (mine, _))| *mine && !name.contains("-a")).count();
     let (least, most) = match world.story.then {
         Then::Nothing | Then::Deleted => (1, 1),

@@ -73,7 +73,7 @@ fn many() {
 }
 
 /// Mistakes, and faults that show them; without any if a story is enough.
-const MISTAKES: [(&str, &[Fault]); 24] = [
+const MISTAKES: [(&str, &[Fault]); 26] = [
     ("no-job-finalizer", &[]),
     ("end-not-logged", &[]),
     ("no-grant-end", &[]),
@@ -83,6 +83,8 @@ const MISTAKES: [(&str, &[Fault]); 24] = [
     ("transition-always", &[]),
     ("drain-ignored", &[]),
     ("suspend-ignored", &[]),
+    ("queue-ignored", &[]),
+    ("place-kept", &[]),
     ("revoked-keeps-rights", &[]),
     ("let-go-not-deleted", &[]),
     ("settles-forever", &[]),

@@ -8,6 +8,7 @@
 //! | `log` | the hub's way to the log, on which faults happen too |
 //! | `member` | what an agent and its pods do, as a model |
 //! | `gateway` | what the gateway does with a commit, as a model |
+//! | `kueue` | what Kueue does with the hub's Workloads, as a model |
 //! | `story` | what people do meanwhile |
 //! | `check` | what must hold, whatever happened |
 //! | `planted` | mistakes that the simulation must notice |
@@ -16,6 +17,7 @@ mod check;
 mod explore;
 mod gateway;
 mod hub;
+mod kueue;
 mod log;
 mod member;
 pub mod planted;

@@ -29,6 +29,8 @@ pub enum Then {
     Nothing,
     /// The job is suspended, and resumed 40 s later.
     Suspended,
+    /// The job waits in Kueue's queue first, and is evicted from it.
+    Queued,
     /// The provider that trains is drained.
     Drained,
     /// It is revoked.
@@ -62,10 +64,11 @@ pub enum Then {
 }
 
 /// All of them.
-pub const ALL: [Story; 17] = [
+pub const ALL: [Story; 18] = [
     story("plain", "None", 2, Then::Nothing),
     story("audited", "Gold", 4, Then::Nothing),
     story("suspended", "None", 2, Then::Suspended),
+    story("queued", "None", 2, Then::Queued),
     story("drained", "None", 2, Then::Drained),
     story("revoked", "None", 3, Then::Revoked),
     story("leaves", "None", 2, Then::Leaves),
@@ -125,6 +128,7 @@ pub async fn play(world: &World) {
             tokio::time::sleep(Duration::from_secs(40)).await;
             job(json!({"spec": {"suspend": false}}));
         }
+        Then::Queued => super::kueue::evict(world),
         Then::Drained => provider(json!({"spec": {"scheduling": "Drained"}})),
         Then::Revoked => provider(json!({"spec": {"scheduling": "Revoked"}})),
         Then::Leaves => world.delete("computeproviders", None, &trains),

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::member::{self, Member};
 use super::story::{self, Story, Then};
-use super::{check, hub};
+use super::{check, hub, kueue};
 use crate::hub::ledger::testing::{Local, identity, own_record};
 use crate::hub::names::provider_namespace;
 use crate::hub::state::State;
@@ -47,8 +47,8 @@ pub const ENDED: [&str; 4] = ["Succeeded", "Failed", "Refused", "Released"];
 pub const ENDS_WITHIN: Duration = Duration::from_secs(1800);
 /// Resources, with their rules compiled.
 static KINDS: LazyLock<Arc<Vec<Kind>>> = LazyLock::new(|| {
-    let definitions: Vec<Value> =
-        muster_api::crds().iter().map(|one| serde_json::to_value(one).unwrap()).collect();
+    let ours = muster_api::crds().into_iter().map(|one| serde_json::to_value(one).unwrap());
+    let definitions: Vec<Value> = ours.chain([kueue::definition()]).collect();
     with_definitions(&definitions)
 });
 /// How often garbage is collected in the cluster.
@@ -87,9 +87,11 @@ pub fn run(schedule: &Schedule) -> Outcome {
         let script = Script::new(schedule.faults.clone());
         let world = Rc::new(World::new(story, script.clone()).await);
         let (hub, people, members, others) = (world.clone(), world.clone(), world.clone(), world.clone());
+        let queues = world.clone();
         let all = [
             tokio::task::spawn_local(async move { hub::run(&hub).await }),
             tokio::task::spawn_local(async move { member::run(&members).await }),
+            tokio::task::spawn_local(async move { kueue::run(&queues).await }),
             tokio::task::spawn_local(async move {
                 loop {
                     tokio::time::sleep(TIDIES).await;
@@ -322,9 +324,13 @@ fn scratch() -> TempDir {
 }
 
 fn job_of(story: Story) -> Value {
+    let labels = match story.then {
+        Then::Queued => json!({"kueue.x-k8s.io/queue-name": "research"}),
+        _ => json!({}),
+    };
     json!({
         "apiVersion": "muster.dev/v1alpha1", "kind": "TrainingJob",
-        "metadata": {"name": "kjv-gpt", "namespace": "team-a"},
+        "metadata": {"name": "kjv-gpt", "namespace": "team-a", "labels": labels},
         "spec": {
             "model": {"architecture": "gpt2", "layers": 1, "width": 16, "heads": 1, "context": 16, "vocabulary": 256},
             "data": {"dataset": "kjv"},

@@ -170,7 +170,14 @@ fn conclude_attempt(plan: &Plan, memory: &mut Memory, world: &World) {
     if covers_all_ranks(plan, pods.iter().filter(started).map(|pod| pod.rank)) {
         memory.ran = true;
     }
-    // 1. A worker ended badly.
+    // 1. Kueue, or a person, has taken back what it had: its pods are being deleted, whatever they say of their end.
+    if let Some(why) = job.and_then(|job| job.suspended.as_ref())
+        && (memory.ran || !pods.is_empty())
+    {
+        let end = End { reason: Reason::Preempted, exit_code: None, message: why.clone() };
+        return end_attempt(plan, memory, world, None, &end);
+    }
+    // 2. A worker ended badly.
     let ends = pods.iter().filter_map(|pod| match &pod.state {
         PodState::Ended(end) => Some((pod.rank, end)),
         _ => None,
@@ -178,12 +185,12 @@ fn conclude_attempt(plan: &Plan, memory: &mut Memory, world: &World) {
     if let Some((rank, end)) = most_telling(ends) {
         return end_attempt(plan, memory, world, Some(rank), end);
     }
-    // 2. The relay saw its worker processes die again and again.
+    // 3. The relay saw its worker processes die again and again.
     if let Some(message) = &world.crash_loop {
         let end = End { reason: Reason::Crashed, exit_code: None, message: message.clone() };
         return end_attempt(plan, memory, world, None, &end);
     }
-    // 3. All ended well.
+    // 4. All ended well.
     let done = |pod: &&&Pod| pod.state == PodState::Done;
     if covers_all_ranks(plan, pods.iter().filter(done).map(|pod| pod.rank)) {
         if world.ends || world.checkpoint_step >= plan.steps {
@@ -197,7 +204,7 @@ fn conclude_attempt(plan: &Plan, memory: &mut Memory, world: &World) {
         }
         return;
     }
-    // 4. The Job is gone or given up although no pod of it shows why: the pod went before it was seen.
+    // 5. The Job is gone or given up although no pod of it shows why: the pod went before it was seen.
     let lost = match job {
         None if memory.created => Some("its Job was deleted".to_owned()),
         None => None,
@@ -207,7 +214,7 @@ fn conclude_attempt(plan: &Plan, memory: &mut Memory, world: &World) {
         let end = End { reason: Reason::PodLost, exit_code: None, message };
         return end_attempt(plan, memory, world, None, &end);
     }
-    // 5. It does not get started.
+    // 6. It does not get started.
     if !memory.ran && remaining(plan, memory, world.now) == Some(0) {
         let why = obstacle(job, &pods).map_or_else(String::new, |obstacle| format!(": {}", obstacle.message));
         memory.last_failure = Some(Failure {
@@ -360,7 +367,9 @@ fn during(plan: &Plan, memory: Memory, world: &World) -> Decision {
         actions.push(Action::Create { attempt: memory.attempt });
     }
     let draining = world.desired == Desired::Drain;
+    let queued = job.is_some_and(|job| job.suspended.is_some());
     let (phase, reason) = match (memory.ran, draining) {
+        (false, false) if queued => ("Queued", starting(&memory)),
         (true, false) => ("Running", "Training"),
         (_, true) => ("Draining", "Draining"),
         (false, false) => ("Starting", starting(&memory)),
@@ -439,6 +448,9 @@ fn obstacle(job: Option<&Job>, pods: &[&Pod]) -> Option<Obstacle> {
         let security = message.contains("PodSecurity");
         let reason = if security { "PodSecurityRejected" } else { "Unschedulable" };
         return Some(Obstacle { reason, message });
+    }
+    if let Some(message) = job.and_then(|job| job.suspended.clone()) {
+        return Some(Obstacle { reason: "QueuedByKueue", message });
     }
     let mut waiting: Vec<&&Pod> = pods.iter().collect();
     waiting.sort_by_key(|pod| pod.rank);

@@ -177,6 +177,7 @@ pub(super) fn describe(plan: &Plan, attempt: i64, rank: Option<i64>, end: &End) 
     let message = match end.reason {
         Reason::OomKilled => format!("{who} exceeded {}; raise spec.workers.resources.memory", plan.memory),
         Reason::Evicted => format!("{who} was evicted{said}"),
+        Reason::Preempted if rank.is_none() => format!("{who} made room: its Job was suspended{said}"),
         Reason::Preempted => format!("{who} made room for a pod of higher priority{said}"),
         Reason::NodeLost => format!("the node of {who} is gone{said}"),
         Reason::PodLost if rank.is_none() => format!("{who} lost its pods{said}"),

@@ -41,6 +41,7 @@ fn job(attempt: i64) -> Job {
         created: at(0),
         deleting: false,
         failed: None,
+        suspended: None,
         failed_create: None,
     }
 }
@@ -137,6 +138,38 @@ fn any_bad_end_ends_the_attempt_and_the_next_waits_for_all_its_pods() {
     let third = decide(&plan(), &second.memory, &leaving);
     assert_eq!(third.actions, [Action::Create { attempt: 2 }], "the first restart is immediate");
     assert_eq!((third.memory.attempt, third.memory.restarts), (2, 1));
+}
+
+/// Under Kueue a Job is made suspended: it waits, runs once it is admitted, and what is suspended again has lost its pods.
+#[test]
+fn a_suspended_job_waits_and_one_that_ran_has_made_room() {
+    let memory = decide(&plan(), &Memory::default(), &world(0)).memory;
+    let queued = |message: &str| Job { suspended: Some(message.to_owned()), ..job(1) };
+    let waiting = World { jobs: vec![queued("1 more needed")], ..world(1) };
+    let first = decide(&plan(), &memory, &waiting);
+    assert_eq!((first.phase, first.ready.reason, &first.actions[..]), ("Queued", "Starting", &[][..]));
+    let scheduled = first.scheduled.unwrap();
+    assert_eq!((scheduled.reason, scheduled.message.as_str()), ("QueuedByKueue", "1 more needed"));
+
+    // It waits for as long as a unit may for its workers.
+    let late = World { now: at(plan().schedule_timeout_seconds), ..waiting };
+    let given_up = decide(&plan(), &first.memory, &late).memory.last_failure.unwrap();
+    assert_eq!(given_up.reason, "ScheduleTimeout");
+    assert!(given_up.message.ends_with(": 1 more needed"), "{}", given_up.message);
+
+    let both = decide(&plan(), &first.memory, &with(1, [PodState::Running, PodState::Running], world(2)));
+    assert_eq!(both.phase, "Running");
+    let mut evicted = with(1, [PodState::Running, ended(Reason::Killed)], world(3));
+    evicted.jobs = vec![queued("preempted")];
+    let ended = decide(&plan(), &both.memory, &evicted);
+    let failure = ended.memory.last_failure.as_ref().unwrap();
+    assert_eq!((failure.reason.as_str(), ended.memory.restarts), ("Preempted", 0), "it does not count");
+    assert_eq!(failure.message, "the attempt made room: its Job was suspended: preempted");
+    assert_eq!(
+        decide(&plan(), &ended.memory, &world(4)).actions,
+        [Action::Create { attempt: 2 }],
+        "and queues again"
+    );
 }
 
 /// A person's `kubectl delete pod` has a grace of 15 s, which the next attempt need not wait for.

@@ -136,17 +136,26 @@ pub struct Unplaced {
     pub message: String,
 }
 
-/// Whether a person paused the job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Who wants a job to rest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hold {
+    /// A person, by `spec.suspend`.
+    User,
+    /// Kueue, which says this.
+    Kueue(String),
+}
+
+/// Whether the job is paused.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pause {
     /// Never paused.
     Never,
     /// Was paused, runs again.
     Over,
     /// Asked for; the unit still drains.
-    Draining,
+    Draining(Hold),
     /// At rest.
-    Resting,
+    Resting(Hold),
 }
 
 /// One look at a job.
@@ -237,7 +246,7 @@ pub fn conditions(view: &View<'_>) -> Vec<Condition> {
                 Stage::Training => {
                     all.extend(placed(view));
                     all.extend(progressing(view));
-                    all.extend(suspended(view.pause));
+                    all.extend(suspended(&view.pause));
                 }
             },
         }
@@ -310,7 +319,7 @@ fn because(failure: &Failure) -> &str {
 }
 
 fn placed(view: &View<'_>) -> Option<Condition> {
-    if view.pause == Pause::Resting {
+    if matches!(view.pause, Pause::Resting(_)) {
         return None;
     }
     if let Some(why) = &view.unplaced {
@@ -331,7 +340,7 @@ fn placed(view: &View<'_>) -> Option<Condition> {
 }
 
 fn progressing(view: &View<'_>) -> Option<Condition> {
-    if view.pause == Pause::Resting {
+    if matches!(view.pause, Pause::Resting(_)) {
         return None;
     }
     let no =
@@ -386,19 +395,23 @@ fn reached(view: &View<'_>, unit: &Unit) -> u64 {
     unit.step.max(view.durable_step)
 }
 
-fn suspended(pause: Pause) -> Option<Condition> {
-    match pause {
-        Pause::Never => None,
-        Pause::Over => Some(condition(Kind::Suspended, Status::False, "Resumed", "spec.suspend is false")),
-        Pause::Draining => {
-            let message = "spec.suspend is true; stops at the end of the interval";
-            Some(condition(Kind::Suspended, Status::False, "Draining", message))
+fn suspended(pause: &Pause) -> Option<Condition> {
+    let (status, reason, message) = match pause {
+        Pause::Never => return None,
+        Pause::Over => (Status::False, "Resumed", "nothing holds it any more".to_owned()),
+        Pause::Draining(hold) => {
+            let why = match hold {
+                Hold::User => "spec.suspend is true",
+                Hold::Kueue(why) => why,
+            };
+            (Status::False, "Draining", format!("{why}; stops at the end of the interval"))
         }
-        Pause::Resting => {
-            let message = "spec.suspend is true; set it to false to go on";
-            Some(condition(Kind::Suspended, Status::True, "SuspendedByUser", message))
+        Pause::Resting(Hold::User) => {
+            (Status::True, "SuspendedByUser", "spec.suspend is true; set it to false to go on".to_owned())
         }
-    }
+        Pause::Resting(Hold::Kueue(why)) => (Status::True, "QueuedByKueue", why.clone()),
+    };
+    Some(condition(Kind::Suspended, status, reason, message))
 }
 
 /// The summary repeats the condition that matters most right now.

@@ -134,13 +134,15 @@ impl Unit {
     }
 }
 
-/// The person's wish in `spec.suspend`.
+/// Whether it shall train.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wish {
     /// Train.
     Run,
-    /// Pause at the next interval.
+    /// Pause at the next interval: a person's wish, in `spec.suspend`.
     Suspend,
+    /// The same, for it waits in a queue of Kueue's.
+    Queue,
 }
 
 /// Time left of `activeDeadlineSeconds`.
@@ -155,7 +157,7 @@ pub enum Deadline {
 /// Everything [`decide`] looks at; the job is accepted, resolved, not finished and not deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
-    /// `spec.suspend`.
+    /// `spec.suspend`, and what Kueue says.
     pub wish: Wish,
     /// `spec.workers`: how many it may train with.
     pub size: Size,
@@ -306,7 +308,7 @@ pub fn decide(facts: &Facts) -> Decision {
         (_, Tenure::Ends | Tenure::Revoked) => Desired::Stop,
         // Nothing will come of waiting for the end of the interval.
         _ if unit.stall == Some(Stall::NoStep) => Desired::Stop,
-        (Wish::Suspend, _) | (_, Tenure::Leaves) => Desired::Drain,
+        (Wish::Suspend | Wish::Queue, _) | (_, Tenure::Leaves) => Desired::Drain,
         (Wish::Run, Tenure::Keeps) if facts.leaving().is_some() => Desired::Drain,
         (Wish::Run, Tenure::Keeps) => Desired::Run,
     };
@@ -349,10 +351,10 @@ fn after_failed_step(facts: &Facts, failed: &FailedStep) -> Decision {
     }
 }
 
-/// A new epoch, unless a person wants the job to rest.
+/// A new epoch, unless a person or Kueue wants the job to rest.
 fn again(facts: &Facts, restarts: u32, after: Option<Failure>) -> Next {
     match facts.wish {
-        Wish::Suspend => Next::Rest,
+        Wish::Suspend | Wish::Queue => Next::Rest,
         Wish::Run => Next::Place { restarts, after },
     }
 }

@@ -350,10 +350,10 @@ fn a_unit_that_takes_over_says_from_what() {
 
 #[test]
 fn paused_resumed_and_over() {
-    let resting = View { pause: Pause::Resting, ..view(None) };
+    let resting = View { pause: Pause::Resting(Hold::User), ..view(None) };
     assert_eq!(story(&resting).0, Phase::Suspended);
     let running = unit(UnitPhase::Running);
-    let draining = View { pause: Pause::Draining, ..view(Some(&running)) };
+    let draining = View { pause: Pause::Draining(Hold::User), ..view(Some(&running)) };
     assert_eq!(story(&draining).0, Phase::Running);
     let done = View { outcome: Some(&Outcome::Succeeded), ..view(None) };
     assert_eq!(story(&done).0, Phase::Succeeded);

@@ -81,6 +81,8 @@ fn mistakes_name_the_field() {
             "images[1]",
         ),
         (ProviderPolicy::parse("images: []\noffer: {workers: 1}"), "images"),
+        (with("", "kueue: {queueName: Lent}"), "kueue.queueName"),
+        (with("", "kueue: {}"), "queueName"),
         (with("", "tenants: []"), "tenants"),
         (with("", "tenants: [team-a, Team]"), "tenants[1]"),
         (with(", worker: {cpu: lots, memory: 1Gi}", ""), "offer.worker"),

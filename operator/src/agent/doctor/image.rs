@@ -141,7 +141,8 @@ mod tests {
             relay_ca: String::new(),
         };
         let pod = |job: Job| job.spec.unwrap().template.spec.unwrap();
-        let (worker, ours) = (pod(render::job(&site, &payload(), "u", 1)), pod(job("i@sha256:0").unwrap()));
+        let (worker, ours) =
+            (pod(render::job(&site, &payload(), "u", 1, None)), pod(job("i@sha256:0").unwrap()));
         assert_eq!(ours.service_account_name, worker.service_account_name);
         assert_eq!(ours.priority_class_name, worker.priority_class_name);
         let sorted = |context| serde_json::to_value::<Option<_>>(context).unwrap();

@@ -13,6 +13,7 @@ use super::{LOG_AGAIN, Look, ask, audits, key, status};
 use crate::hub::apply::{self, Presence};
 use crate::hub::context::What;
 use crate::hub::error::Error;
+use crate::hub::kueue;
 use crate::hub::ledger::{LedgerError, grants};
 use crate::hub::units;
 
@@ -90,6 +91,7 @@ pub async fn finished(look: &Look<'_>) -> Result<Action, Error> {
         Some(TrainingJobPhase::Succeeded) => (Manner::Succeeded, Outcome::Completed),
         _ => (Manner::Failed, Outcome::Failed),
     };
+    kueue::finish(look.ctx, look.job, &look.uid, manner == Manner::Succeeded).await?;
     // Its audits go on, and a fault undoes also what led to nothing: the log is told anew where it ends.
     audits::roll_back(look).await?;
     let log_again = log_end(look, outcome).await?;

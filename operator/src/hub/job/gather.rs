@@ -18,6 +18,7 @@ use muster_core::provider::Scheduling;
 use super::{Look, audits, place};
 use crate::hub::context::Context;
 use crate::hub::error::Error;
+use crate::hub::kueue::{self, Gate};
 use crate::hub::ledger::grants;
 use crate::hub::names::{RESTARTS_BEFORE, provider_of};
 use crate::hub::provider::{CONNECTED, scheduling};
@@ -36,6 +37,8 @@ const AGENT_FIRST: Duration = Duration::from_secs(60);
 pub struct Gathered {
     /// For the decision.
     pub facts: Facts,
+    /// How it stands with Kueue, if it has to do with it.
+    pub gate: Option<Gate>,
     /// Unit of the highest epoch.
     pub current: Option<WorkUnit>,
     /// Units of lower epochs that still exist.
@@ -87,10 +90,15 @@ pub async fn gather(look: &Look<'_>) -> Result<Gathered, Error> {
         true => grants::stopped_at(ctx, &look.uid, durable_step).await?,
         false => None,
     };
+    let gate = kueue::gate(ctx, job, &look.uid).await?;
     let (active_seconds, running) = active(&status, now);
     let left = job.spec.active_deadline_seconds.map(|limit| limit - active_seconds);
     let facts = Facts {
-        wish: if job.spec.suspend && !planted!("suspend-ignored") { Wish::Suspend } else { Wish::Run },
+        wish: match gate.as_ref().is_some_and(|gate| gate.waits.is_some()) && !planted!("queue-ignored") {
+            _ if job.spec.suspend && !planted!("suspend-ignored") => Wish::Suspend,
+            true => Wish::Queue,
+            false => Wish::Run,
+        },
         size: place::size(&job.spec),
         leave: ctx.queue.leave(&look.uid).filter(|_| !planted!("nobody-makes-way")),
         steps: number(job.spec.training.steps),
@@ -107,6 +115,7 @@ pub async fn gather(look: &Look<'_>) -> Result<Gathered, Error> {
     };
     Ok(Gathered {
         facts,
+        gate,
         current,
         older: units,
         last_epoch,

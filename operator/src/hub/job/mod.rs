@@ -42,6 +42,7 @@ use muster_core::lifecycle::{self, Audits, Decision, Next, Outcome, Tenure};
 use super::apply::{self, Presence, Written};
 use super::context::{Context, What};
 use super::error::Error;
+use super::kueue::{self, Gate, Stage};
 use super::ledger::grants;
 use super::ledger::records::why_over;
 use super::patience::Patience;
@@ -116,6 +117,7 @@ pub fn controller(ctx: &Arc<Context>) -> (Controller<Guarded>, Jobs) {
 pub async fn run(controller: Controller<Guarded>, ctx: Arc<Context>, shutdown: Shutdown) {
     controller
         .reconcile_on(ctx.queue.wakes())
+        .reconcile_on(ctx.kueue.wakes())
         .trigger_backoff(Patience::default())
         .graceful_shutdown_on(shutdown.wait())
         .run(reconcile, error_policy, ctx)
@@ -244,6 +246,8 @@ async fn look(look: &Look<'_>) -> Result<Action, Error> {
     }
     tracing::debug!(job = key(job), ?decision, "decided");
     let acted = act(look, &seen, &decision).await?;
+    let stage = stage(&seen, &decision);
+    kueue::tell(ctx, job, seen.gate.as_ref(), stage).await?;
     // 7. One status.
     let new = status::render(look, &seen, &decision, &acted, ctx.now());
     let old = look.old();
@@ -257,6 +261,16 @@ async fn look(look: &Look<'_>) -> Result<Action, Error> {
         ctx.memory.mark(&look.uid, What::Progress);
     }
     Ok(next_look(&seen, &decision, &acted))
+}
+
+/// How far it is, for Kueue.
+fn stage(seen: &Gathered, decision: &Decision) -> Stage {
+    let trains = |unit: &lifecycle::Unit| unit.phase == lifecycle::UnitPhase::Running;
+    match &decision.next {
+        Next::Rest => Stage::Rests,
+        _ if seen.facts.unit.as_ref().is_some_and(trains) => Stage::Runs,
+        _ => Stage::Starts,
+    }
 }
 
 /// What was done about a decision.
@@ -372,6 +386,7 @@ fn next_look(seen: &Gathered, decision: &Decision, acted: &Acted) -> Action {
         seen.deadline_in,
         seen.member_gone_in,
         seen.stalls_in,
+        seen.gate.as_ref().and_then(Gate::look_again),
         // A newer rollback came in between.
         (decision.next == Next::RollBack).then_some(Duration::ZERO),
         audits::look_again(&seen.facts.audits),

@@ -4,7 +4,7 @@ use muster_api::v1alpha1::{
     Island, Progress, TrainingJob, TrainingJobPhase, TrainingJobStatus, WorkUnit, WorkUnitPhase,
 };
 use muster_core::lifecycle::conditions::{
-    Acceptance, Before, Condition, Pause, Phase, Stage, Unplaced, View, conditions, phase,
+    Acceptance, Before, Condition, Hold, Pause, Phase, Stage, Unplaced, View, conditions, phase,
 };
 use muster_core::lifecycle::{Audits, Decision, Member, Next, Outcome, Unit, UnitPhase, Wish};
 
@@ -172,11 +172,17 @@ fn is_ready(status: &TrainingJobStatus) -> bool {
 }
 
 fn pause(old: &TrainingJobStatus, seen: &Gathered, next: &Next) -> Pause {
-    match (seen.facts.wish, next) {
-        (Wish::Suspend, Next::Rest) => Pause::Resting,
-        (Wish::Suspend, _) => Pause::Draining,
-        (Wish::Run, _) if old.conditions.iter().any(|c| c.type_ == "Suspended") => Pause::Over,
-        (Wish::Run, _) => Pause::Never,
+    let hold = match seen.facts.wish {
+        Wish::Suspend => Hold::User,
+        Wish::Queue => {
+            Hold::Kueue(seen.gate.as_ref().and_then(|gate| gate.waits.clone()).unwrap_or_default())
+        }
+        Wish::Run if old.conditions.iter().any(|c| c.type_ == "Suspended") => return Pause::Over,
+        Wish::Run => return Pause::Never,
+    };
+    match next {
+        Next::Rest => Pause::Resting(hold),
+        _ => Pause::Draining(hold),
     }
 }
 

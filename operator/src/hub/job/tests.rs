@@ -107,6 +107,7 @@ fn look_at(
         _ => Acted::Nothing,
     };
     let seen = Gathered {
+        gate: None,
         last_epoch: 0,
         current,
         older: vec![],

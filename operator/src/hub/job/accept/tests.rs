@@ -215,6 +215,7 @@ async fn nothing_is_placed_where_no_key_is_in_the_log() {
         rollback: None,
     };
     let seen = Gathered {
+        gate: None,
         facts,
         current: None,
         older: vec![],
