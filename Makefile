@@ -22,6 +22,7 @@ generate: ## Write the files that are generated from code: definitions, roles, a
 	@for who in hub registrar gateway auditor agent; do \
 		$(MUSTER) rbac $$who --out charts/muster/templates/rbac/$$who.yaml || exit 1; done
 	@$(MUSTER) rbac member --out charts/muster-agent/templates/rbac.yaml
+	@$(MUSTER) rbac observe --out charts/muster-agent/files/observe.yaml
 	@scripts/manifests.sh
 
 .PHONY: manifests

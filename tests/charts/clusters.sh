@@ -102,6 +102,29 @@ install_agent() {
     wait_for 60 "provider east to be Ready without the token" provider_is_ready
 }
 
+said_of_capacity() {
+    hub get providerreport report --namespace muster-p-east -o json |
+        jq -r '.status | (.conditions[] | select(.type == "CapacityKnown") | .reason) + " " + (.devices[0].idle | tostring)'
+}
+capacity_is() { [ "$(said_of_capacity)" = "$1" ]; }
+counts_nodes() {
+    local cpu idle
+    # The node has room for one more of this size, whatever else is on it: half of what it has, and a little.
+    cpu=$(east get nodes -o json | jq '[.items[].status.allocatable.cpu | if endswith("m") then .[:-1] | tonumber else tonumber * 1000 end] | max / 2 | floor')
+    agent_release upgrade --set policy.offer.observe=true --set "policy.offer.worker.cpu=$((cpu + 50))m,policy.offer.worker.memory=128Mi"
+    # A ConfigMap takes a minute to reach the pod.
+    wait_for 150 "the agent to count nodes" capacity_is "Observed 1"
+    # The owner's pods take what they ask for, and give it back.
+    east run owner --image="$(image_of agent)" --namespace default --overrides "{\"spec\": {\"containers\": [{\"name\": \"owner\",
+        \"image\": \"$(image_of agent)\", \"command\": [\"/usr/bin/muster\", \"gateway\"], \"resources\": {\"requests\": {\"cpu\": \"${cpu}m\"}}}]}}"
+    wait_for 60 "the owner's pod to count" capacity_is "Observed 0"
+    east delete pod owner --namespace default --grace-period=1
+    wait_for 60 "its room to be idle again" capacity_is "Observed 1"
+    agent_release upgrade
+    wait_for 150 "the agent to look at its quota alone" bounded_by_quota
+}
+bounded_by_quota() { [[ $(said_of_capacity) == Quota* ]]; }
+
 # tenant ARGS...: kubectl as somebody with rights in namespace team-a and nothing else
 tenant() { kubectl --kubeconfig "$work/tenant.kubeconfig" --namespace team-a "$@"; }
 ensure_tenant() {

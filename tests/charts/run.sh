@@ -33,6 +33,7 @@ else
     check "clusters and images" prepare
     check "the hub is installed, every process a pod" install_hub
     check "an agent is installed and joins" install_agent
+    check "what nodes have room for is all that is offered, where the policy says so" counts_nodes
     check "a job of two pods ends in the bits of one local process" job_equals_local first
     check "the hub's own auditor replays what is drawn" audited_by_the_hub
     check "of two hubs one leads; when it is killed the other takes over" another_takes_over

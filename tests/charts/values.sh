@@ -51,6 +51,7 @@ bad_values() {
     for section in crds log metrics hub.state store.volume gateway.service auditor.work; do
         refuses "${section##*.}" hub_renders --set "$section=null"
     done
+    refuses /policy/kueue agent_renders --set policy.kueue.queue=lent
     refuses /join/token agent_renders --set join.token=hello
     refuses /priority agent_renders --set priority=10
     refuses /quota/cpu agent_renders --set quota.cpu=lots
@@ -119,6 +120,10 @@ assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "007"}}], pod'
     same '"4"' "$(agent_renders --set 'quota.extended.nvidia\.com/gpu=4' |
         at ResourceQuota muster-lent 'spec.hard' | python3 -c 'import json,sys; print(json.dumps(json.load(sys.stdin)["requests.nvidia.com/gpu"]))')"
     same 'default-deny workers relay agent' "$(agent_renders | grep -A2 'kind: NetworkPolicy' | sed -n 's/^  name: //p' | paste -sd' ')"
+    # To look at nodes is a right of its own.
+    same 'muster-lent-agent' "$(agent_renders | named ClusterRole)"
+    same 'muster-lent-agent muster-lent-observe' "$(agent_renders --set policy.offer.observe=true | named ClusterRole)"
+    same 'muster-lent-agent muster-lent-observe' "$(agent_renders --set observe=true | named ClusterRoleBinding)"
     # The agent reads a new policy by itself, and its token once: neither is another pod.
     local one
     one=$(agent_renders | at Deployment muster-agent spec.template)

@@ -6,6 +6,7 @@ pub mod election;
 pub mod envelope;
 pub mod epochs;
 pub mod lifecycle;
+pub mod nodes;
 pub mod placement;
 pub mod policy;
 pub mod provider;

@@ -8,6 +8,7 @@
 //! offer:
 //!   workers: 8                      # the most at once; a ResourceQuota may leave room for fewer
 //!   worker: {cpu: "1", memory: 2Gi} # what one is counted as when the quota's room is told to the hub; absent = not counted
+//!   observe: true                   # nodes and pods of the whole cluster are counted too: no more than fits now is told as idle
 //!   calendar:                       # absent = always
 //!   - {days: [Mon, Tue, Wed, Thu, Fri], from: "18:00", to: "08:00", timezone: "+01:00"}
 //!   - {days: [Sat, Sun], from: "00:00", to: "24:00"}
@@ -84,6 +85,7 @@ pub struct ProviderPolicy {
     tenants: Option<BTreeSet<Digest>>,
     workers: i64,
     worker: Option<Amounts>,
+    observe: bool,
     max_runtime_seconds: Option<i64>,
     calendar: Option<Calendar>,
     queue_name: Option<String>,
@@ -125,6 +127,8 @@ struct RawOffer {
     #[serde(default)]
     worker: Option<RawWorker>,
     #[serde(default)]
+    observe: bool,
+    #[serde(default)]
     calendar: Option<Vec<calendar::RawWindow>>,
 }
 
@@ -151,7 +155,7 @@ impl ProviderPolicy {
             images,
             tenants: None,
             max_runtime_seconds: None,
-            offer: RawOffer { workers, worker: None, calendar: None },
+            offer: RawOffer { workers, worker: None, observe: false, calendar: None },
             kueue: None,
             audits: true,
             logs: Logs::default(),
@@ -214,6 +218,10 @@ impl ProviderPolicy {
             of_worker(&cpu, &memory).ok_or_else(|| Error::field("offer.worker", problem))
         });
         let worker = worker.transpose()?;
+        if raw.offer.observe && worker.is_none() {
+            let problem = "needs offer.worker beside it: without the size of a worker nothing can be counted";
+            return Err(Error::field("offer.observe", problem));
+        }
         let calendar = raw.offer.calendar.map(Calendar::check).transpose()?;
         let queue_name = raw.kueue.map(|kueue| kueue.queue_name);
         if let Some(bad) = queue_name.as_ref().filter(|name| !is_label(name)) {
@@ -226,6 +234,7 @@ impl ProviderPolicy {
             tenants,
             workers: i64::from(raw.offer.workers),
             worker,
+            observe: raw.offer.observe,
             max_runtime_seconds: raw.max_runtime_seconds,
             calendar,
             queue_name,
@@ -265,6 +274,12 @@ impl ProviderPolicy {
     #[must_use]
     pub fn worker(&self) -> Option<&Amounts> {
         self.worker.as_ref()
+    }
+
+    /// Whether the agent counts what the nodes of its cluster have room for.
+    #[must_use]
+    pub fn observes(&self) -> bool {
+        self.observe
     }
 
     /// The LocalQueue of the member's Kueue in which workers wait, if they do.

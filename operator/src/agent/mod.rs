@@ -50,6 +50,7 @@ pub mod log;
 pub mod logs;
 pub mod member;
 pub mod membership;
+pub mod nodes;
 pub mod observe;
 pub mod onlooker;
 pub mod pin;

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use muster_core::policy::{Error as PolicyError, MAX_BYTES, ProviderPolicy};
 use muster_core::quota::Limits;
 
+use super::nodes::{Observed, Standing};
 use super::switch::Switch;
 use super::units::Units;
 use crate::runtime::{Shutdown, files};
@@ -41,6 +42,7 @@ pub struct Policies {
     path: Option<PathBuf>,
     now: RwLock<Now>,
     quota: RwLock<Arc<Limits>>,
+    observed: Arc<Observed>,
     switch: Arc<Switch>,
 }
 
@@ -58,7 +60,13 @@ impl Policies {
     /// [`LoadError`].
     pub fn from_file(path: &Path, switch: Arc<Switch>) -> Result<Self, LoadError> {
         let now = Now { policy: Arc::new(load(path)?), problem: None };
-        Ok(Self { path: Some(path.to_owned()), now: RwLock::new(now), quota: RwLock::default(), switch })
+        Ok(Self {
+            path: Some(path.to_owned()),
+            now: RwLock::new(now),
+            quota: RwLock::default(),
+            observed: Arc::default(),
+            switch,
+        })
     }
 
     /// From flags.
@@ -68,7 +76,13 @@ impl Policies {
     pub fn from_flags(images: &[String], workers: u32, switch: Arc<Switch>) -> Result<Self, LoadError> {
         let policy = ProviderPolicy::simple(images.to_vec(), workers).map_err(LoadError::Flags)?;
         let now = Now { policy: Arc::new(policy), problem: None };
-        Ok(Self { path: None, now: RwLock::new(now), quota: RwLock::default(), switch })
+        Ok(Self {
+            path: None,
+            now: RwLock::new(now),
+            quota: RwLock::default(),
+            observed: Arc::default(),
+            switch,
+        })
     }
 
     /// The one in force.
@@ -88,6 +102,20 @@ impl Policies {
         let news = *self.quota() != limits;
         *self.quota.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(limits);
         news
+    }
+
+    /// What the nodes have room for, where the policy lets the agent look.
+    #[must_use]
+    pub fn observed(&self) -> Arc<Observed> {
+        self.observed.clone()
+    }
+
+    /// How many more workers of the size that the policy names the nodes have room for; `None` if nobody looks.
+    #[must_use]
+    pub fn on_nodes(&self) -> Option<Standing> {
+        let policy = self.current();
+        let worker = policy.worker().filter(|_| policy.observes())?;
+        Some(self.observed.room(worker))
     }
 
     /// Why the newest file is not in force, if it is not.

@@ -95,6 +95,17 @@ pub const MEMBER: &[Rule] = &[
     },
 ];
 
+/// What the agent may do in addition where the provider's policy says `offer.observe`. `muster rbac observe` prints it; the chart has it
+/// with `observe: true` only.
+pub const OBSERVE: &[Rule] = &[Rule {
+    scope: Scope::Cluster,
+    group: "",
+    resources: &["nodes", "pods"],
+    names: &[],
+    verbs: &["list", "watch"],
+    reason: "how many more workers the nodes have room for; of a pod its node and requests are kept, nothing else",
+}];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,6 +113,12 @@ mod tests {
     /// What no rule may ever hold, whoever edits the list.
     #[test]
     fn rights_stay_narrow() {
+        for rule in OBSERVE {
+            assert!(
+                rule.verbs.iter().all(|verb| ["list", "watch"].contains(verb)),
+                "looks and nothing else: {rule:?}"
+            );
+        }
         for rule in MEMBER {
             assert!(!rule.reason.is_empty());
             for word in rule.verbs.iter().chain(rule.resources) {

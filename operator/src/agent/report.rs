@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::DEVICE_CLASS;
 use super::hub::TIMEOUT;
 use super::member::{Member, MemberError};
+use super::nodes::Standing as OnNodes;
 use super::policy::Policies;
 use super::quota;
 use super::units::Units;
@@ -65,6 +66,7 @@ pub async fn run(
             closed: policies.closed(Timestamp::now()),
             in_use: holding.iter().map(|unit| unit.workers).sum(),
             room: room(&policies, &holding),
+            nodes: policies.on_nodes(),
             log: witness.standing(),
         };
         let status = compose(&offer, version.as_deref(), quotas, writer.written.as_ref());
@@ -165,6 +167,8 @@ struct Offer {
     in_use: i64,
     /// How many more the ResourceQuotas have room for, if that can be said.
     room: Option<i64>,
+    /// What the nodes have room for, if the agent may look.
+    nodes: Option<OnNodes>,
     /// What was seen of the hub's log.
     log: Standing,
 }
@@ -204,11 +208,24 @@ fn compose(
     let idle = (offer.policy.workers() - offer.in_use).min(offer.room.unwrap_or(i64::MAX));
     let idle = i32::try_from(idle.max(0)).unwrap_or(0);
     let idle = if offer.closed.is_some() { 0 } else { idle };
+    let on_nodes = match &offer.nodes {
+        Some(OnNodes::Known { room, .. }) => i32::try_from(*room).unwrap_or(i32::MAX),
+        _ => i32::MAX,
+    };
+    let idle = idle.min(on_nodes);
     let (known, reason, message) = match (quotas, version) {
+        (Ok(_), Some(_)) if let Some(OnNodes::Unknown(why)) = &offer.nodes => {
+            ("False", "NoNodes", why.clone())
+        }
         (Err(error), _) => ("False", "RbacMissing", error.to_string()),
         (Ok(_), None) => ("False", "RbacMissing", "the member's API server does not answer".to_owned()),
+        (Ok(_), Some(_)) if let Some(OnNodes::Known { nodes, room }) = &offer.nodes => (
+            "True",
+            "Observed",
+            format!("{workers} workers are offered; {nodes} nodes have room for {room} more"),
+        ),
         (Ok(0), Some(_)) => {
-            ("True", "Observed", format!("{workers} workers are offered; no ResourceQuota bounds them"))
+            ("True", "Unbounded", format!("{workers} workers are offered; no ResourceQuota bounds them"))
         }
         (Ok(n), Some(_)) => {
             let room = offer.room.map_or(String::new(), |room| format!(", which have room for {room} more"));
@@ -314,6 +331,7 @@ mod tests {
             closed: closed.map(str::to_owned),
             in_use: 3,
             room: None,
+            nodes: None,
             log: Standing { head: None, alarm: None, trouble: None },
         }
     }
@@ -349,6 +367,22 @@ mod tests {
         let full = compose(&Offer { room: Some(2), ..offer(None, None) }, Some("v1.34.0"), Ok(2), None);
         assert_eq!(devices(&full), (8, 2), "what the quota has no room for is not offered");
         assert!(full.conditions[0].message.contains("room for 2 more"));
+        let seen = |nodes| {
+            compose(
+                &Offer { nodes: Some(nodes), room: Some(4), ..offer(None, None) },
+                Some("v1.34.0"),
+                Ok(1),
+                None,
+            )
+        };
+        let counted = seen(OnNodes::Known { nodes: 3, room: 1 });
+        assert_eq!((devices(&counted), &*counted.conditions[0].reason), ((8, 1), "Observed"));
+        let unseen = seen(OnNodes::Unknown("forbidden".to_owned()));
+        assert_eq!(
+            (devices(&unseen), &*unseen.conditions[0].reason),
+            ((8, 0), "NoNodes"),
+            "asked to look, and cannot"
+        );
         let log = |head, alarm: Option<Alarm>, trouble: Option<&str>| {
             let alarm = alarm.map(|kind| Alarmed { kind, text: "two histories".to_owned() });
             let log = Standing { head, alarm, trouble: trouble.map(str::to_owned) };

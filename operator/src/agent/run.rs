@@ -86,7 +86,7 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
         relay_url: relay_at.url.clone(),
         relay_ca: authority.pem().to_owned(),
     };
-    let member = Arc::new(Member::new(client, target.patient_client().await?, site));
+    let member = Arc::new(Member::new(client.clone(), target.patient_client().await?, site));
     // 4. The relay first: pods of a previous run are waiting for it.
     let listener = std::net::TcpListener::bind(args.relay_listen)
         .with_context(|| format!("--relay-listen {}", args.relay_listen))?;
@@ -124,6 +124,7 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     tokio::spawn(session.clone().keep(shutdown.clone()));
     tokio::spawn(obey(session.clone(), units.clone(), shutdown.clone()));
     tokio::spawn(policies.clone().follow(units.clone(), shutdown.clone()));
+    tokio::spawn(policies.observed().follow(client, policies.clone(), units.clone(), shutdown.clone()));
     tokio::spawn(sweep(units.clone(), blobs, answers.clone(), shutdown.clone()));
     tokio::spawn({
         let (member, units, shutdown) = (member.clone(), units.clone(), shutdown.clone());

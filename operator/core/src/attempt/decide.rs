@@ -341,7 +341,7 @@ fn between(plan: &Plan, mut memory: Memory, world: &World) -> Decision {
         decision.phase = "Queued";
         decision.scheduled =
             Some(Condition { status: false, reason: "Unschedulable", message: message.clone() });
-        decision.wake = Some(10);
+        decision.wake = Some(3);
         return decision;
     }
     memory.attempt += 1;

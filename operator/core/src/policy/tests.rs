@@ -83,6 +83,7 @@ fn mistakes_name_the_field() {
         (ProviderPolicy::parse("images: []\noffer: {workers: 1}"), "images"),
         (with("", "kueue: {queueName: Lent}"), "kueue.queueName"),
         (with("", "kueue: {}"), "queueName"),
+        (with(", observe: true", ""), "offer.observe"),
         (with("", "tenants: []"), "tenants"),
         (with("", "tenants: [team-a, Team]"), "tenants[1]"),
         (with(", worker: {cpu: lots, memory: 1Gi}", ""), "offer.worker"),

@@ -5,12 +5,13 @@ use jiff::Timestamp;
 use muster_api::v1alpha1::WorkUnit;
 use muster_core::attempt::Stop;
 use muster_core::envelope::{Payload, Refusal};
-use muster_core::quota::{of_unit, sum};
+use muster_core::quota::{of_unit, of_worker, sum};
 use muster_proof::dsse::Envelope;
 
 use super::{Controller, diligence};
 use crate::agent::accept::{self, Measure, Rejection};
 use crate::agent::hub_keys::HubKeysError;
+use crate::agent::nodes;
 use crate::agent::state::UnitState;
 use crate::agent::units::Unit;
 use crate::log::client::HttpLog;
@@ -68,6 +69,19 @@ impl Controller {
         None
     }
 
+    /// Where the provider lets the agent look at nodes: pods that would only wait for room are not made. While nothing is known of
+    /// the nodes, the scheduler decides.
+    fn waits_for_nodes(&self, payload: &Payload) -> Option<String> {
+        let worker = of_worker(&payload.resources.cpu, &payload.resources.memory)?;
+        let policy = self.policies.current();
+        match policy.observes().then(|| self.policies.observed().room(&worker))? {
+            nodes::Standing::Known { room, .. } if room < payload.workers => {
+                Some(format!("waits: the nodes have room for {room} of {} workers", payload.workers))
+            }
+            _ => None,
+        }
+    }
+
     /// A reason of our own to end the unit.
     pub(super) async fn stop(&self, unit: &Unit, state: &UnitState, payload: &Payload) -> Option<Stop> {
         let stop = |reason, message| Some(Stop { reason, message });
@@ -121,6 +135,7 @@ impl Controller {
             return Some(format!("waits for {} idle workers, {} are", payload.workers, idle.max(0)));
         }
         let held = sum(holding.iter().map(of_unit));
-        self.policies.quota().refuse(&held, &of_unit(payload)).map(|why| format!("waits: {why}"))
+        let over = self.policies.quota().refuse(&held, &of_unit(payload));
+        over.map(|why| format!("waits: {why}")).or_else(|| self.waits_for_nodes(payload))
     }
 }

@@ -36,6 +36,8 @@ enum Who {
     Agent,
     /// The agent on its member cluster
     Member,
+    /// The same agent where its policy says `offer.observe`: what it needs in addition
+    Observe,
 }
 
 impl RbacCommand {
@@ -57,7 +59,7 @@ impl Who {
             Self::Gateway => "operator/src/gateway/rbac.rs",
             Self::Auditor => "operator/src/auditor/rbac.rs",
             Self::Agent => "operator/src/cli/rbac/on_hub.rs",
-            Self::Member => "operator/src/agent/rbac.rs",
+            Self::Member | Self::Observe => "operator/src/agent/rbac.rs",
         };
         render(&self.roles(), source)
     }
@@ -69,7 +71,8 @@ impl Who {
             Self::Gateway => process("muster-gateway", "muster gateway", crate::gateway::rbac::rules()),
             Self::Auditor => process("muster-auditor", "muster auditor", crate::auditor::rbac::rules()),
             Self::Agent => vec![on_hub::agent()],
-            Self::Member => member(),
+            Self::Member => member(crate::agent::rbac::MEMBER, "muster-lent-agent"),
+            Self::Observe => member(crate::agent::rbac::OBSERVE, "muster-lent-observe"),
         }
     }
 }
@@ -91,14 +94,14 @@ fn process(name: &str, who: &str, rules: Vec<hub::rbac::Rule>) -> Vec<Role> {
     roles
 }
 
-fn member() -> Vec<Role> {
+fn member(rules: &[crate::agent::rbac::Rule], in_cluster: &str) -> Vec<Role> {
     let owned = |list: &[&str]| list.iter().map(ToString::to_string).collect();
     let mut roles = Vec::new();
-    for rule in crate::agent::rbac::MEMBER {
+    for rule in rules {
         // One cluster may be hub and member: ClusterRole `muster-agent` is what the hub gives to agents.
         let (name, namespace) = match rule.scope {
             crate::agent::rbac::Scope::Namespace => ("muster-agent", Some("muster-lent")),
-            crate::agent::rbac::Scope::Cluster => ("muster-lent-agent", None),
+            crate::agent::rbac::Scope::Cluster => (in_cluster, None),
         };
         let account = Some(("muster-lent".into(), "muster-agent".into()));
         let rule = Rule {
@@ -150,6 +153,7 @@ mod tests {
             (Who::Auditor, "muster/templates/rbac/auditor.yaml"),
             (Who::Agent, "muster/templates/rbac/agent.yaml"),
             (Who::Member, "muster-agent/templates/rbac.yaml"),
+            (Who::Observe, "muster-agent/files/observe.yaml"),
         ] {
             let committed = std::fs::read_to_string(format!("{root}{path}")).unwrap();
             assert!(committed == who.yaml(), "charts/{path} is out of date: run `make generate`");
@@ -159,7 +163,8 @@ mod tests {
     /// What no process of Muster may ever hold, whatever its code asks for.
     #[test]
     fn nobody_gets_a_dangerous_right() {
-        let everyone = [Who::Hub, Who::Registrar, Who::Gateway, Who::Auditor, Who::Agent, Who::Member];
+        let everyone =
+            [Who::Hub, Who::Registrar, Who::Gateway, Who::Auditor, Who::Agent, Who::Member, Who::Observe];
         for role in everyone.into_iter().flat_map(Who::roles) {
             for rule in &role.rules {
                 assert!(!rule.why.is_empty(), "{rule:?}");
