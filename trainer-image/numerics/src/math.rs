@@ -26,8 +26,13 @@ pub(crate) fn exp<A: Arith>(x: f32) -> f32 {
     let p = A::fma(p, r, f(0x3e2aaaaa));
     let p = A::fma(p, r, f(0x3f000000));
     let p = A::fma(p, r * r, r) + 1.0;
-    // 2^n in two factors: n reaches from -150 to 128, beyond what one exponent field holds.
-    let n = (t.to_bits() as i32).wrapping_sub(MAGIC as i32);
+    scale(p, (t.to_bits() as i32).wrapping_sub(MAGIC as i32))
+}
+
+/// p 2^n for p in [1/2, 2), in two factors: n reaches from -150 to 128, beyond what one exponent field holds. The first product is
+/// exact, so what is subnormal is rounded once.
+#[inline(always)]
+fn scale(p: f32, n: i32) -> f32 {
     let n1 = n >> 1;
     let n2 = n.wrapping_sub(n1);
     let power = |n: i32| f((n.wrapping_add(127) << 23) as u32);
@@ -168,6 +173,17 @@ mod tests {
         let l = log::<Emulated>;
         assert_eq!(l(1.0), 0.0);
         assert!(l(f32::INFINITY).is_nan() && l(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn subnormal_results_are_rounded_once() {
+        for n in -150..=128 {
+            for bits in (0x3f00_0000u32..0x4000_0000).step_by(9973) {
+                let p = f32::from_bits(bits);
+                let want = (f64::from(p) * 2f64.powi(n)) as f32;
+                assert_eq!(scale(p, n).to_bits(), want.to_bits(), "{p:e} * 2^{n}");
+            }
+        }
     }
 
     #[test]
