@@ -38,6 +38,8 @@ const RESOURCES: &[(&str, &str, &[&str])] = &[
     ("authentication.k8s.io", "tokenreviews", &[]),
     ("authorization.k8s.io", "subjectaccessreviews", &[]),
     ("batch", "jobs", &[]),
+    ("kueue.x-k8s.io", "workloads", &[]),
+    ("kueue.x-k8s.io", "workloads/status", &[]),
     ("", "pods", &[]),
     ("", "pods/exec", &[]),
     ("", "pods/log", &[]),
