@@ -116,7 +116,13 @@ pub async fn gate(ctx: &Context, job: &TrainingJob, uid: &str) -> Result<Option<
         return Ok(None);
     }
     let (api, name) = (api(ctx, job), workload::name(job, uid));
-    let there = within(&format!("get workload {name}"), api.get_opt(&name)).await?;
+    let there = match within(&format!("get workload {name}"), api.get_opt(&name)).await.map_err(Error::from) {
+        // That there is no such kind is said otherwise than that there is no such object.
+        Err(error) if error.is_gone() => {
+            return Ok(queue.map(|_| Gate { workload: None, waits: Some(NOT_SERVED.into()) }));
+        }
+        there => there?,
+    };
     let Some(queue) = queue else {
         // The label is gone, and with it what it asked for.
         match there {
@@ -138,21 +144,13 @@ pub async fn gate(ctx: &Context, job: &TrainingJob, uid: &str) -> Result<Option<
         Some(there) => Some(at_priority(&api, there, job.spec.priority).await?),
         // A person's pause needs no place in a queue.
         None if job.spec.suspend => None,
-        None => match within(&format!("create workload {name}"), api.create(&PostParams::default(), &wanted))
-            .await
-        {
-            Ok(made) => {
-                tracing::info!(workload = name, namespace = job.namespace(), queue, "waits in Kueue");
-                ctx.kueue.known().insert(uid.to_owned());
-                Some(made)
-            }
-            Err(error) => match Error::from(error) {
-                error if error.is_gone() => {
-                    return Ok(Some(Gate { workload: None, waits: Some(NOT_SERVED.into()) }));
-                }
-                error => return Err(error),
-            },
-        },
+        None => {
+            let params = PostParams::default();
+            let made = within(&format!("create workload {name}"), api.create(&params, &wanted)).await?;
+            tracing::info!(workload = name, namespace = job.namespace(), queue, "waits in Kueue");
+            ctx.kueue.known().insert(uid.to_owned());
+            Some(made)
+        }
     };
     let waits = waits(workload.as_ref(), queue);
     Ok(Some(Gate { workload, waits }))
@@ -210,7 +208,11 @@ pub async fn finish(ctx: &Context, job: &TrainingJob, uid: &str, well: bool) -> 
         return Ok(());
     }
     let name = workload::name(job, uid);
-    let there = within(&format!("get workload {name}"), api(ctx, job).get_opt(&name)).await?;
+    let there = within(&format!("get workload {name}"), api(ctx, job).get_opt(&name)).await;
+    let there = match there.map_err(Error::from) {
+        Err(error) if error.is_gone() => return Ok(()),
+        there => there?,
+    };
     let gate = Gate { workload: there.filter(|there| workload::is_of(there, uid)), waits: None };
     tell(ctx, job, Some(&gate), Stage::Over { well }).await
 }

@@ -22,9 +22,9 @@ impl Refused {
         Self::new(404, "NotFound", format!("{resource} {name:?} not found"))
     }
 
-    /// Of a path that leads nowhere.
+    /// Of a path that leads nowhere, as where a definition is not installed: no Status is sent, but a line of text.
     pub fn no_such_resource() -> Self {
-        Self::new(404, "NotFound", "the server could not find the requested resource")
+        Self::new(404, "", "404 page not found\n")
     }
 
     pub fn exists(resource: &str, name: &str) -> Self {

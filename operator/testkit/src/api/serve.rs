@@ -373,7 +373,15 @@ fn query(text: &str) -> BTreeMap<String, String> {
 
 /// The answer of a server that says no.
 pub(crate) fn refused(why: &Refused) -> Answer {
-    full(why.code, &why.status())
+    if !why.reason.is_empty() {
+        return full(why.code, &why.status());
+    }
+    let body = Full::new(Bytes::from(why.message.clone())).map_err(|never| match never {}).boxed_unsync();
+    Response::builder()
+        .status(why.code)
+        .header(header::CONTENT_TYPE, "text/plain")
+        .body(body)
+        .unwrap_or_default()
 }
 
 fn full(code: u16, body: &Value) -> Answer {
