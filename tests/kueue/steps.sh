@@ -125,7 +125,7 @@ makes_way() {
 }
 no_workload() { [ -z "$(workload_of "$1")" ]; }
 paused() {
-    queued rests 200
+    queued rests 1000
     wait_for 60 "job rests to train" beyond rests 10
     tenant patch trainingjob rests --type merge -p '{"spec": {"suspend": true}}'
     wait_for 60 "its Workload to go" no_workload rests

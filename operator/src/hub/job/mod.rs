@@ -246,8 +246,9 @@ async fn look(look: &Look<'_>) -> Result<Action, Error> {
     }
     tracing::debug!(job = key(job), ?decision, "decided");
     let acted = act(look, &seen, &decision).await?;
-    let stage = stage(&seen, &decision);
-    kueue::tell(ctx, job, seen.gate.as_ref(), stage).await?;
+    if let Some(stage) = stage(&seen, &decision) {
+        kueue::tell(ctx, job, seen.gate.as_ref(), stage).await?;
+    }
     // 7. One status.
     let new = status::render(look, &seen, &decision, &acted, ctx.now());
     let old = look.old();
@@ -263,14 +264,15 @@ async fn look(look: &Look<'_>) -> Result<Action, Error> {
     Ok(next_look(&seen, &decision, &acted))
 }
 
-/// How far it is, for Kueue.
-fn stage(seen: &Gathered, decision: &Decision) -> Stage {
+/// How far it is, for Kueue; `None` at its end, of which there is more to say than that its workers go.
+fn stage(seen: &Gathered, decision: &Decision) -> Option<Stage> {
     let trains = |unit: &lifecycle::Unit| unit.phase == lifecycle::UnitPhase::Running;
-    match &decision.next {
+    Some(match &decision.next {
+        Next::Settle | Next::Finish(_) => return None,
         Next::Rest => Stage::Rests,
         _ if seen.facts.unit.as_ref().is_some_and(trains) => Stage::Runs,
         _ => Stage::Starts,
-    }
+    })
 }
 
 /// What was done about a decision.
