@@ -175,6 +175,7 @@ workers_make_way() {
     wait_for 60 "its workers to wait in Kueue" unit_says pushed QueuedByKueue
     hold None
     ends_like_local pushed
-    same 0 "$(tenant get trainingjob pushed -o json | jq '.status.restarts // 0')"
-    east get jobs --namespace muster-lent -o name
+    # Another attempt of the same unit.
+    same 1 "$(tenant get trainingjob pushed -o json | jq '.status.restarts // 0')"
+    same 1 "$(tenant get trainingjob pushed -o json | jq '.status.islands[0].epoch')"
 }
