@@ -122,7 +122,7 @@ assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "007"}}], pod'
     same 'default-deny workers relay agent' "$(agent_renders | grep -A2 'kind: NetworkPolicy' | sed -n 's/^  name: //p' | paste -sd' ')"
     # To look at nodes is a right of its own.
     same 'muster-lent-agent' "$(agent_renders | named ClusterRole)"
-    same 'muster-lent-agent muster-lent-observe' "$(agent_renders --set policy.offer.observe=true | named ClusterRole)"
+    same 'muster-lent-agent muster-lent-observe' "$(agent_renders --set policy.offer.workers=1,policy.offer.observe=true | named ClusterRole)"
     same 'muster-lent-agent muster-lent-observe' "$(agent_renders --set observe=true | named ClusterRoleBinding)"
     # The agent reads a new policy by itself, and its token once: neither is another pod.
     local one
