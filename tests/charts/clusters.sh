@@ -108,7 +108,7 @@ said_of_capacity() {
 }
 capacity_is() { [ "$(said_of_capacity)" = "$1" ]; }
 counts_nodes() {
-    local cpu idle
+    local cpu
     # The node has room for one more of this size, whatever else is on it: half of what it has, and a little.
     cpu=$(east get nodes -o json | jq '[.items[].status.allocatable.cpu | if endswith("m") then .[:-1] | tonumber else tonumber * 1000 end] | max / 2 | floor')
     agent_release upgrade --set policy.offer.observe=true --set "policy.offer.worker.cpu=$((cpu + 50))m,policy.offer.worker.memory=128Mi"

@@ -6,7 +6,7 @@
 # Settings: KUEUE_KEEP=1 leaves the clusters (instance `kueue`) up. Needs the workspace's dev build of muster and muster-trainer
 # (cargo build --workspace), which it makes.
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-export CLUSTER_INSTANCE=kueue CLUSTER_SUBNET=${KUEUE_SUBNET:-10.97.0} CLUSTERS="hub east"
+export CLUSTER_INSTANCE=kueue CLUSTER_SUBNET=${KUEUE_SUBNET:-10.98.0} CLUSTERS="hub east"
 unset CLUSTER_STATE CLUSTER_RUNTIME
 cd "$here/../.."
 export MUSTER_RUN=$PWD/.run/kueue RUN_DIR=$PWD/.run/kueue CHARTS_KEEP=${KUEUE_KEEP:-}
