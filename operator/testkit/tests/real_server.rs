@@ -169,6 +169,8 @@ enum Request {
     Delete(Kind, &'static str, Option<usize>),
     Get(Kind, &'static str),
     List(Kind, &'static str),
+    /// What is there, or is not: how a server says that differs.
+    Path(&'static str),
 }
 
 /// Which resourceVersion a replacement says.
@@ -180,11 +182,20 @@ enum Version {
 
 const NAMES: [&str; 2] = ["a", "b"];
 
+const PATHS: [&str; 6] = [
+    "/api/v1/namespaces/muster-testkit/configmaps/nobody",
+    "/api/v1/namespaces/muster-testkit/configmaps/a/status",
+    "/api/v1/namespaces/muster-testkit/nothings",
+    "/apis/muster.dev/v1alpha1/namespaces/muster-testkit/trainingjobs/nobody/scale",
+    "/apis/muster.dev/v1alpha1/namespaces/muster-testkit/nothings",
+    "/apis/nobody.example/v1/namespaces/muster-testkit/nothings",
+];
+
 impl Request {
     fn random(random: &mut Random, seen: usize) -> Self {
         let (kind, name) = (random.of(&[Kind::Map, Kind::Job]), random.of(&NAMES));
         let recent = |random: &mut Random| seen.saturating_sub(1 + usize::try_from(random.below(4)).unwrap());
-        match random.below(12) {
+        match random.below(13) {
             0..=2 => Self::Create(kind, object(kind, name, random)),
             3 if seen > 0 => {
                 let version = random.of(&[Version::Seen, Version::Seen, Version::None]);
@@ -217,6 +228,7 @@ impl Request {
                 Self::Delete(kind, name, uid)
             }
             10 => Self::Get(kind, name),
+            11 => Self::Path(random.of(&PATHS)),
             _ => Self::List(kind, random.of(&["", ",l=1", ",l!=1", ",!l", ",l in (1,2)"])),
         }
     }
@@ -344,6 +356,11 @@ impl Side {
                 }
             }
             Request::Get(kind, name) => self.api(*kind).get(name).await,
+            Request::Path(path) => {
+                let request = http::Request::get(*path).body(Vec::new()).unwrap();
+                let client = self.maps.clone().into_client();
+                return client.request::<Value>(request).await.unwrap_or_else(refusal);
+            }
             Request::List(kind, more) => {
                 let params = ListParams::default().labels(&format!("{OURS}{more}"));
                 return match self.api(*kind).list(&params).await {

@@ -23,8 +23,13 @@ impl Refused {
     }
 
     /// Of a path that leads nowhere, as where a definition is not installed: no Status is sent, but a line of text.
-    pub fn no_such_resource() -> Self {
+    pub fn no_such_path() -> Self {
         Self::new(404, "", "404 page not found\n")
+    }
+
+    /// Of a path in a group that is there.
+    pub fn no_such_resource() -> Self {
+        Self::new(404, "NotFound", "the server could not find the requested resource")
     }
 
     pub fn exists(resource: &str, name: &str) -> Self {

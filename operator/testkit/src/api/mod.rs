@@ -107,7 +107,7 @@ impl Server {
         then: impl FnOnce(&mut Write<'_>) -> Result<T, Refused>,
     ) -> Result<T, Refused> {
         let kind = self.kinds.iter().find(|kind| kind.group == group && kind.resource == resource);
-        self.write_as(kind.ok_or_else(Refused::no_such_resource)?, SOMEBODY, then)
+        self.write_as(kind.ok_or_else(Refused::no_such_path)?, SOMEBODY, then)
     }
 
     /// Changes one half of an object, past all faults.

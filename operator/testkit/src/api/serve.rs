@@ -97,21 +97,16 @@ impl Server {
     }
 
     fn try_answer(&self, asked: &Asked) -> Result<Answer, Refused> {
-        let place = asked.place.as_ref().ok_or_else(Refused::no_such_resource)?;
-        let of = |kind: &&Kind| {
-            (&kind.group, &kind.version, &kind.resource) == (&place.group, &place.version, &place.resource)
-        };
-        let kind = self.kinds.iter().find(of).ok_or_else(Refused::no_such_resource)?;
+        let place = asked.place.as_ref().ok_or_else(Refused::no_such_path)?;
+        let kind = self.kind_at(place)?;
         let half = match place.sub.as_deref() {
             None => Half::Main,
             Some("status") if kind.status => Half::Status,
             Some(_) => return Err(Refused::no_such_resource()),
         };
-        if kind.namespaced
-            && place.namespace.is_none()
-            && (place.name.is_some() || asked.method == Method::POST)
-        {
-            return Err(Refused::no_such_resource());
+        let on_all = place.name.is_none() && asked.method != Method::POST;
+        if kind.namespaced && place.namespace.is_none() && !on_all {
+            return Err(no_route(kind));
         }
         let namespace = place.namespace.as_deref();
         match (&asked.method, place.name.as_deref()) {
@@ -151,6 +146,14 @@ impl Server {
             }
             _ => Err(Refused::method()),
         }
+    }
+
+    fn kind_at(&self, place: &Place) -> Result<&Kind, Refused> {
+        let mut of_group =
+            self.kinds.iter().filter(|kind| (&kind.group, &kind.version) == (&place.group, &place.version));
+        let other = of_group.clone().next();
+        let found = of_group.find(|kind| kind.resource == place.resource);
+        found.ok_or_else(|| other.map_or_else(Refused::no_such_path, no_route))
     }
 
     fn patch(
@@ -332,6 +335,15 @@ impl Kind {
             }
             _ => List::Atomic,
         }
+    }
+}
+
+/// Of a path in a group of the server's own that leads nowhere, a Status; definitions have no routes, so that in theirs it is
+/// as if the group were not there.
+fn no_route(of_group: &Kind) -> Refused {
+    match of_group.schema {
+        None => Refused::no_such_resource(),
+        Some(_) => Refused::no_such_path(),
     }
 }
 
