@@ -27,12 +27,27 @@ pub struct Observed(Mutex<Seen>);
 
 #[derive(Debug, Default)]
 struct Seen {
-    nodes: Nodes,
-    /// Both lists are whole: before that a sum would be too small, or too large.
-    nodes_known: bool,
-    pods_known: bool,
-    /// Why nothing is known.
-    trouble: Option<String>,
+    held: Nodes,
+    nodes: List,
+    pods: List,
+}
+
+/// One of the two lists that are followed.
+#[derive(Debug, Default)]
+struct List {
+    /// What the list that is being read has named so far.
+    named: BTreeSet<String>,
+    standing: Listed,
+}
+
+#[derive(Debug, Default)]
+enum Listed {
+    /// Not whole: a sum would be too small, or too large.
+    #[default]
+    NotYet,
+    Whole,
+    /// Why it cannot be read, or not be followed any more.
+    Not(String),
 }
 
 /// What can be said of the nodes.
@@ -58,12 +73,12 @@ impl Observed {
     #[must_use]
     pub fn room(&self, worker: &Amounts) -> Standing {
         let seen = self.seen();
-        match (&seen.trouble, seen.nodes_known && seen.pods_known) {
-            (None, true) => {
-                Standing::Known { nodes: seen.nodes.count(), room: seen.nodes.fits(Size::of_worker(worker)) }
+        match (&seen.nodes.standing, &seen.pods.standing) {
+            (Listed::Whole, Listed::Whole) => {
+                Standing::Known { nodes: seen.held.count(), room: seen.held.fits(Size::of_worker(worker)) }
             }
-            (Some(trouble), _) => Standing::Unknown(trouble.clone()),
-            (None, false) => Standing::Unknown("nodes and pods are not listed yet".to_owned()),
+            (Listed::Not(why), _) | (_, Listed::Not(why)) => Standing::Unknown(why.clone()),
+            _ => Standing::Unknown("nodes and pods are not listed yet".to_owned()),
         }
     }
 
@@ -104,74 +119,132 @@ impl Observed {
         let config = || watcher::Config::default().page_size(PAGE);
         let mut nodes = watcher(Api::<Node>::all(client.clone()), config()).default_backoff().boxed();
         let mut pods = watcher(Api::<Pod>::all(client.clone()), config()).default_backoff().boxed();
-        let (mut listed_nodes, mut listed_pods) = (BTreeSet::new(), BTreeSet::new());
         loop {
-            let done = tokio::select! {
+            let whole = tokio::select! {
                 biased;
-                event = nodes.next() => event.map(|event| self.node(event, &mut listed_nodes)),
-                event = pods.next() => event.map(|event| self.pod(event, &mut listed_pods)),
+                event = nodes.next() => event.map(|event| self.take(event)),
+                event = pods.next() => event.map(|event| self.take(event)),
             };
-            match done {
+            match whole {
                 None => return,
-                Some(Ok(true)) => units.changed.notify_one(),
-                Some(Ok(false)) => {}
-                Some(Err(error)) => {
-                    tracing::warn!(%error, "offer.observe: cannot follow nodes and pods");
-                    let text = format!(
+                Some(true) => units.changed.notify_one(),
+                Some(false) => {}
+            }
+        }
+    }
+
+    /// Whether a list is whole with this.
+    fn take<K: Counted>(&self, event: Result<watcher::Event<K>, watcher::Error>) -> bool {
+        let mut seen = self.seen();
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                tracing::warn!(%error, "offer.observe: nodes and pods are not followed at present");
+                if lasts(&error) {
+                    K::list(&mut seen).standing = Listed::Not(format!(
                         "offer.observe: {error}; the agent needs the rights that `muster rbac observe` prints"
-                    );
-                    self.seen().trouble = Some(text);
+                    ));
                 }
+                return false;
+            }
+        };
+        match event {
+            watcher::Event::Init => K::list(&mut seen).named.clear(),
+            watcher::Event::InitApply(object) => {
+                K::list(&mut seen).named.insert(object.key());
+                object.count(&mut seen.held);
+            }
+            watcher::Event::Apply(object) => {
+                object.count(&mut seen.held);
+                return K::list(&mut seen).goes_on();
+            }
+            watcher::Event::Delete(object) => {
+                object.forget(&mut seen.held);
+                return K::list(&mut seen).goes_on();
+            }
+            watcher::Event::InitDone => {
+                let list = K::list(&mut seen);
+                list.standing = Listed::Whole;
+                let named = std::mem::take(&mut list.named);
+                K::only(&mut seen.held, &named);
+                return true;
             }
         }
+        false
+    }
+}
+
+impl List {
+    /// A change was heard: a watch that could not be started has. Whether that is news.
+    fn goes_on(&mut self) -> bool {
+        let news = matches!(self.standing, Listed::Not(_));
+        if news {
+            self.standing = Listed::Whole;
+        }
+        news
+    }
+}
+
+/// Whether what is known grows old with it. A watch that breaks is resumed where it was, without a new list and without a word,
+/// so that only what does not pass by itself counts: no list, or no right (or no kind) to watch.
+fn lasts(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(_) => true,
+        watcher::Error::WatchStartFailed(kube::Error::Api(status)) => matches!(status.code, 401 | 403 | 404),
+        _ => false,
+    }
+}
+
+/// An object that counts for what nodes have room for.
+trait Counted: Clone + 'static {
+    fn list(seen: &mut Seen) -> &mut List;
+    fn key(&self) -> String;
+    fn count(&self, held: &mut Nodes);
+    fn forget(&self, held: &mut Nodes);
+    fn only(held: &mut Nodes, keys: &BTreeSet<String>);
+}
+
+impl Counted for Node {
+    fn list(seen: &mut Seen) -> &mut List {
+        &mut seen.nodes
     }
 
-    /// Whether that ends a list.
-    fn node(
-        &self,
-        event: Result<watcher::Event<Node>, watcher::Error>,
-        listed: &mut BTreeSet<String>,
-    ) -> Result<bool, watcher::Error> {
-        let mut seen = self.seen();
-        match event? {
-            watcher::Event::Init => listed.clear(),
-            watcher::Event::InitApply(node) => {
-                listed.insert(node.name_any());
-                seen.nodes.node(&node.name_any(), allocatable(&node));
-            }
-            watcher::Event::Apply(node) => seen.nodes.node(&node.name_any(), allocatable(&node)),
-            watcher::Event::Delete(node) => seen.nodes.node(&node.name_any(), None),
-            watcher::Event::InitDone => {
-                seen.nodes.only_nodes(&std::mem::take(listed));
-                (seen.nodes_known, seen.trouble) = (true, None);
-                return Ok(true);
-            }
-        }
-        Ok(false)
+    fn key(&self) -> String {
+        self.name_any()
     }
 
-    fn pod(
-        &self,
-        event: Result<watcher::Event<Pod>, watcher::Error>,
-        listed: &mut BTreeSet<String>,
-    ) -> Result<bool, watcher::Error> {
-        let mut seen = self.seen();
-        let uid = |pod: &Pod| pod.uid().unwrap_or_default();
-        match event? {
-            watcher::Event::Init => listed.clear(),
-            watcher::Event::InitApply(pod) => {
-                listed.insert(uid(&pod));
-                seen.nodes.pod(&uid(&pod), taken(&pod));
-            }
-            watcher::Event::Apply(pod) => seen.nodes.pod(&uid(&pod), taken(&pod)),
-            watcher::Event::Delete(pod) => seen.nodes.pod(&uid(&pod), None),
-            watcher::Event::InitDone => {
-                seen.nodes.only_pods(&std::mem::take(listed));
-                (seen.pods_known, seen.trouble) = (true, None);
-                return Ok(true);
-            }
-        }
-        Ok(false)
+    fn count(&self, held: &mut Nodes) {
+        held.node(&self.key(), allocatable(self));
+    }
+
+    fn forget(&self, held: &mut Nodes) {
+        held.node(&self.key(), None);
+    }
+
+    fn only(held: &mut Nodes, keys: &BTreeSet<String>) {
+        held.only_nodes(keys);
+    }
+}
+
+impl Counted for Pod {
+    fn list(seen: &mut Seen) -> &mut List {
+        &mut seen.pods
+    }
+
+    fn key(&self) -> String {
+        self.uid().unwrap_or_default()
+    }
+
+    fn count(&self, held: &mut Nodes) {
+        held.pod(&self.key(), taken(self));
+    }
+
+    fn forget(&self, held: &mut Nodes) {
+        held.pod(&self.key(), None);
+    }
+
+    fn only(held: &mut Nodes, keys: &BTreeSet<String>) {
+        held.only_pods(keys);
     }
 }
 
@@ -249,24 +322,64 @@ mod tests {
         observed.room(&muster_core::quota::of_worker("900m", "768Mi").unwrap())
     }
 
+    fn list<K: Counted>(observed: &Observed, objects: Vec<K>) {
+        assert!(!observed.take::<K>(Ok(watcher::Event::Init)));
+        for object in objects {
+            assert!(!observed.take(Ok(watcher::Event::InitApply(object))));
+        }
+        assert!(observed.take::<K>(Ok(watcher::Event::InitDone)));
+    }
+
     #[test]
     fn nothing_is_said_before_both_lists_are_whole() {
         let observed = Observed::default();
-        let (mut nodes, mut pods) = (BTreeSet::new(), BTreeSet::new());
         let unknown = |observed: &Observed| matches!(room(observed), Standing::Unknown(_));
-        for event in [watcher::Event::Init, watcher::Event::InitApply(node("n", |_| ()))] {
-            assert!(!observed.node(Ok(event), &mut nodes).unwrap());
-        }
-        assert!(observed.node(Ok(watcher::Event::InitDone), &mut nodes).unwrap() && unknown(&observed));
-        observed.pod(Ok(watcher::Event::Init), &mut pods).unwrap();
-        observed.pod(Ok(watcher::Event::InitApply(pod("a", "Running", "1500m"))), &mut pods).unwrap();
-        observed.pod(Ok(watcher::Event::InitDone), &mut pods).unwrap();
+        assert!(unknown(&observed));
+        list(&observed, vec![node("n", |_| ())]);
+        assert!(unknown(&observed));
+        list(&observed, vec![pod("a", "Running", "1500m")]);
         assert_eq!(room(&observed), Standing::Known { nodes: 1, room: 2 });
-        observed.pod(Ok(watcher::Event::Apply(pod("a", "Succeeded", "1500m"))), &mut pods).unwrap();
+        observed.take(Ok(watcher::Event::Apply(pod("a", "Succeeded", "1500m"))));
         assert_eq!(room(&observed), Standing::Known { nodes: 1, room: 4 }, "it holds nothing any more");
-        observed.node(Ok(watcher::Event::Init), &mut nodes).unwrap();
-        observed.node(Ok(watcher::Event::InitDone), &mut nodes).unwrap();
+        list::<Node>(&observed, Vec::new());
         assert_eq!(room(&observed), Standing::Known { nodes: 0, room: 0 }, "a new list without it");
+    }
+
+    fn said(code: u16) -> kube::Error {
+        let status = json!({"status": "Failure", "message": "no", "reason": "", "code": code});
+        kube::Error::Api(Box::new(serde_json::from_value(status).unwrap()))
+    }
+
+    /// A watch that breaks begins again where it was: no list, and perhaps no event for hours.
+    #[test]
+    fn a_watch_that_breaks_and_resumes_says_nothing() {
+        let observed = Observed::default();
+        let known = Standing::Known { nodes: 1, room: 4 };
+        list(&observed, vec![node("n", |_| ())]);
+        list::<Pod>(&observed, Vec::new());
+        for error in [
+            watcher::Error::WatchFailed(said(500)),
+            watcher::Error::WatchStartFailed(said(503)),
+            watcher::Error::WatchError(Box::new(serde_json::from_value(json!({"code": 410})).unwrap())),
+        ] {
+            assert!(!observed.take::<Pod>(Err(error)));
+            assert_eq!(room(&observed), known);
+        }
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_read_is_said_until_it_can() {
+        for error in [watcher::Error::InitialListFailed, watcher::Error::WatchStartFailed] {
+            let observed = Observed::default();
+            list(&observed, vec![node("n", |_| ())]);
+            list::<Pod>(&observed, Vec::new());
+            observed.take::<Pod>(Err(error(said(403))));
+            list(&observed, vec![node("n", |_| ())]);
+            let Standing::Unknown(why) = room(&observed) else { panic!("the other list is not this one") };
+            assert!(why.contains("muster rbac observe"), "{why}");
+            assert!(observed.take(Ok(watcher::Event::Apply(pod("a", "Running", "1")))), "it is heard again");
+            assert_eq!(room(&observed), Standing::Known { nodes: 1, room: 3 });
+        }
     }
 
     #[test]
