@@ -85,6 +85,11 @@ impl Site {
         self.providers.iter().find(|one| one.metadata.name.as_deref() == Some(name))
     }
 
+    /// Whether there is a unit of this name.
+    pub fn has(&self, unit: &str) -> bool {
+        self.units.iter().any(|one| one.object.metadata.name.as_deref() == Some(unit))
+    }
+
     /// What a provider reports.
     pub fn report(&self, name: &str) -> Option<&ProviderReport> {
         self.reports.get(&provider_namespace(name))

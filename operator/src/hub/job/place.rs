@@ -58,7 +58,7 @@ pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Ac
     let units = gather::units_of(ctx, &look.uid).await?;
     if let Some(newer) = units.into_iter().find(|unit| unit.spec.epoch > seen.last_epoch) {
         // Made by an earlier look whose answer was lost. The watch brings it.
-        ctx.queue.withdraw(&look.uid);
+        ctx.queue.made(&look.uid, &newer);
         return Ok(Acted::Placed(Box::new(newer)));
     }
     let number = |value: i64| u64::try_from(value).unwrap_or(0);
@@ -81,7 +81,7 @@ pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Ac
     let identity = ctx.signer.identity();
     let unit = render(look.job, &look.old(), &particulars, &ctx.image, &identity, ctx.now())?;
     let unit = make(ctx, unit).await?;
-    ctx.queue.withdraw(&look.uid);
+    ctx.queue.made(&look.uid, &unit);
     tracing::info!(job = key(look.job), provider, unit = unit.name_any(), epoch, workers, "placed");
     Ok(Acted::Placed(Box::new(unit)))
 }

@@ -23,7 +23,7 @@ use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use kube::ResourceExt;
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::ObjectRef;
-use muster_api::v1alpha1::TrainingJob;
+use muster_api::v1alpha1::{TrainingJob, WorkUnit};
 use muster_core::placement::Candidate;
 use muster_core::queue::{Answer, Ask, Leave};
 use tokio::sync::Notify;
@@ -102,7 +102,7 @@ impl Queue {
     }
 
     /// What becomes of a job that wants a provider. An answer `On` is for it, until it has made its unit and says so with
-    /// [`Queue::withdraw`], asks otherwise, or a minute has passed.
+    /// [`Queue::made`] or wants none any more ([`Queue::withdraw`]), asks otherwise, or a minute has passed.
     ///
     /// # Errors
     /// What reading the objects of a plan came to.
@@ -118,6 +118,12 @@ impl Queue {
             self.plan(ctx).await?;
         }
         self.table().turn(&uid).ok_or(Error::Incomplete("plan", "answer for a job that asked"))
+    }
+
+    /// What the job was told has become this unit.
+    pub fn made(&self, job: &str, unit: &WorkUnit) {
+        self.table().made(job, unit);
+        self.changed();
     }
 
     /// The job wants no provider, or has one.
@@ -145,9 +151,11 @@ impl Queue {
         {
             return Err(Error::Incomplete("cache of jobs", "writer"));
         }
+        // What is promised may become a unit, and no promise any more, after the units are listed.
+        let made = self.table().made_so_far();
         let site = Site::read(ctx).await?;
         let jobs = plan::jobs(self.jobs.get());
-        let input = plan::Input::new(ctx, &site, &jobs, &self.weights.all(), &mut self.table());
+        let input = plan::Input::new(ctx, (&site, made), &jobs, &self.weights.all(), &mut self.table());
         let plan = muster_core::queue::plan(&input.asks, &input.holdings, &input.candidates, &input.weights);
         let woken = self.table().conclude(number, plan, &input, &jobs);
         for job in woken {

@@ -51,14 +51,16 @@ pub(super) struct Input {
 }
 
 impl Input {
+    /// `made` is [`Table::made_so_far`] of before the site was read.
     pub fn new(
         ctx: &Context,
-        site: &Site,
+        (site, made): (&Site, usize),
         jobs: &Option<BTreeMap<String, Job>>,
         weights: &BTreeMap<String, u32>,
         table: &mut Table,
     ) -> Self {
-        let (mut asks, kept) = table.wants(jobs.as_ref());
+        let (mut asks, mut kept) = table.wants(jobs.as_ref());
+        kept.extend(table.made_since(made, |unit| site.has(unit)));
         let mut candidates = site.candidates(ctx);
         for held in kept.iter().filter(|_| !planted!("promises-not-kept")) {
             reserve(&mut candidates, held);

@@ -3,12 +3,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kube::ResourceExt;
+use muster_api::v1alpha1::WorkUnit;
 use muster_core::placement::Candidate;
 use muster_core::queue::{Answer, Ask, Holding, Leave, Plan, Size};
 use tokio::time::Instant;
 
 use super::plan::{Input, Job};
 use super::{Turn, Wakes};
+use crate::hub::names::provider_of;
 
 /// What a job was told holds for so long, if nothing comes of it: whoever makes its unit takes seconds.
 const KEPT: Duration = Duration::from_secs(60);
@@ -30,8 +33,15 @@ pub(super) struct Table {
     candidates: Arc<Vec<Candidate>>,
     leave: BTreeMap<String, Leave>,
     owed: BTreeSet<String>,
+    /// Promises that have become units. A list of units that was begun before does not have them.
+    made: Vec<Made>,
     /// Whether there are units that might grow.
     elastic: bool,
+}
+
+struct Made {
+    unit: String,
+    held: Holding,
 }
 
 struct Entry {
@@ -103,6 +113,27 @@ impl Table {
     pub fn withdraw(&mut self, job: &str) -> bool {
         self.owed.remove(job);
         self.entries.remove(job).is_some()
+    }
+
+    /// What was kept for it is this unit now.
+    pub fn made(&mut self, job: &str, unit: &WorkUnit) {
+        self.owed.remove(job);
+        let provider = unit.metadata.namespace.as_deref().and_then(provider_of);
+        if let (Some(entry), Some(provider)) = (self.entries.remove(job), provider) {
+            let workers = u32::try_from(unit.spec.workers).unwrap_or(0);
+            self.made.push(Made { unit: unit.name_any(), held: holding(&entry.ask, provider, workers) });
+        }
+    }
+
+    /// How many promises have become units since a plan last knew of all. To be asked before units are listed.
+    pub fn made_so_far(&self) -> usize {
+        self.made.len()
+    }
+
+    /// Units that were made while the list was read and are not in it. The first `before` were there already.
+    pub fn made_since(&mut self, before: usize, is_listed: impl Fn(&str) -> bool) -> Vec<Holding> {
+        self.made.drain(..before);
+        self.made.iter().filter(|made| !is_listed(&made.unit)).map(|made| made.held.clone()).collect()
     }
 
     pub fn leave(&self, job: &str) -> Option<Leave> {

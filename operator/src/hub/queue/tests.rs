@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use muster_api::v1alpha1::WorkUnit;
 use muster_core::placement::Request;
 use muster_core::queue::{Plan, Size};
 
@@ -94,6 +95,32 @@ async fn what_was_promised_is_kept_until_it_is_taken_or_a_minute_is_over() {
     assert_eq!((asks.len(), kept.len()), (1, 0), "nothing came of it");
     assert!(table.is_awaited() && table.withdraw("a") && !table.is_awaited());
     assert_eq!(table.wants(Some(&BTreeMap::new())).0, []);
+}
+
+/// Between the list of units and the plan that is made of it, a promise becomes a unit: in neither of the two, it would be
+/// given away a second time.
+#[tokio::test(start_paused = true)]
+async fn what_becomes_a_unit_while_units_are_listed_is_kept_still() {
+    let unit: WorkUnit = serde_json::from_value(serde_json::json!({
+        "metadata": {"name": "aeaf52fe-0-1", "namespace": "muster-p-east"},
+        "spec": {
+            "kind": "Train", "jobUID": "a", "island": 0, "epoch": 1, "workers": 2, "desired": "Run",
+            "envelope": {"payload": "", "signatures": [], "payloadType": "x"},
+        },
+    }))
+    .unwrap();
+    let mut table = Table::default();
+    told(&mut table, "a", on_east());
+    let before = table.made_so_far();
+    table.made("a", &unit);
+    assert_eq!(table.wants(None), (vec![], vec![]));
+    let [held] = &table.made_since(before, |_| false)[..] else { panic!("it is in no list") };
+    assert_eq!((held.job.as_str(), held.provider.as_str(), held.workers), ("a", "east", 2));
+    assert_eq!(table.made_since(before, |unit| unit == "aeaf52fe-0-1"), [], "it is in this one");
+    // The next list is begun after it was made.
+    let before = table.made_so_far();
+    assert_eq!((before, table.made_since(before, |_| false)), (1, vec![]));
+    assert_eq!(table.made_so_far(), 0);
 }
 
 #[tokio::test(start_paused = true)]
