@@ -18,15 +18,6 @@ pub fn params() -> PatchParams {
     PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() }
 }
 
-/// Whether a write was needed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Written {
-    /// Something changed.
-    Changed,
-    /// It was so already; no request was made.
-    Unchanged,
-}
-
 /// Server-side apply of an object that the hub owns the applied fields of.
 ///
 /// # Errors
@@ -61,7 +52,8 @@ where
     Ok(within(&format!("apply {what} {name}"), api.patch(name, &params, &Patch::Apply(object))).await?)
 }
 
-/// Replaces the status by the least merge patch, if the object is still the one that was looked at.
+/// Replaces the status by the least merge patch, if the object is still the one that was looked at. The object as it is now, if
+/// anything was to be written.
 ///
 /// # Errors
 /// [`Error::Api`]; 409 if the object changed since.
@@ -71,19 +63,18 @@ pub async fn status<K>(
     object: &K,
     old: &impl Serialize,
     new: &impl Serialize,
-) -> Result<Written, Error>
+) -> Result<Option<K>, Error>
 where
     K: Resource + Clone + DeserializeOwned + Debug,
 {
     let Some(change) = merge_diff(&serde_json::to_value(old)?, &serde_json::to_value(new)?) else {
-        return Ok(Written::Unchanged);
+        return Ok(None);
     };
     let patch = json!({"metadata": {"resourceVersion": object.resource_version()}, "status": change});
     let name = object.name_any();
     let (params, patch) = (params(), Patch::Merge(&patch));
     let request = api.patch_status(&name, &params, &patch);
-    within(&format!("patch status of {what} {name}"), request).await?;
-    Ok(Written::Changed)
+    Ok(Some(within(&format!("patch status of {what} {name}"), request).await?))
 }
 
 /// Changes the object by JSON patch, if it is still the one that was looked at: the resourceVersion is tested first.
@@ -102,7 +93,7 @@ where
     Ok(())
 }
 
-/// Adds (`Some`) or removes (`None`) a finalizer, leaving those of others.
+/// Adds or removes a finalizer, leaving those of others. The object as it is now, if anything was to be written.
 ///
 /// # Errors
 /// [`Error::Api`]; 409 if the object changed since.
@@ -112,14 +103,14 @@ pub async fn finalizer<K>(
     object: &K,
     finalizer: &str,
     present: Presence,
-) -> Result<Written, Error>
+) -> Result<Option<K>, Error>
 where
     K: Resource + Clone + DeserializeOwned + Debug,
 {
     let mut list = object.finalizers().to_vec();
     let has = list.iter().any(|entry| entry == finalizer);
     match (has, present) {
-        (true, Presence::Present) | (false, Presence::Absent) => return Ok(Written::Unchanged),
+        (true, Presence::Present) | (false, Presence::Absent) => return Ok(None),
         (false, Presence::Present) => list.push(finalizer.to_owned()),
         (true, Presence::Absent) => list.retain(|entry| entry != finalizer),
     }
@@ -127,8 +118,7 @@ where
     let name = object.name_any();
     let (params, patch) = (params(), Patch::Merge(&patch));
     let request = api.patch(&name, &params, &patch);
-    within(&format!("patch finalizers of {what} {name}"), request).await?;
-    Ok(Written::Changed)
+    Ok(Some(within(&format!("patch finalizers of {what} {name}"), request).await?))
 }
 
 /// Whether something shall be there.

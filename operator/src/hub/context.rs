@@ -159,6 +159,7 @@ impl Keyed {
 pub struct Memory {
     moments: Mutex<HashMap<(String, What), Instant>>,
     marks: Mutex<HashMap<String, (u64, Instant)>>,
+    written: Mutex<HashMap<String, u64>>,
 }
 
 /// What happened.
@@ -212,9 +213,26 @@ impl Memory {
         }
     }
 
+    /// This process has made this version of an object.
+    pub fn wrote(&self, object: &str, version: Option<String>) {
+        if let Some(version) = version.and_then(|text| text.parse().ok()) {
+            let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+            written.insert(object.to_owned(), version);
+        }
+    }
+
+    /// Whether this version of an object is older than what this process has made of it: news of that is on its way, and whatever
+    /// was decided of the older one would be refused.
+    pub fn is_behind(&self, object: &str, version: Option<&str>) -> bool {
+        let seen: Option<u64> = version.and_then(|text| text.parse().ok());
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.is_some_and(|seen| written.get(object).is_some_and(|written| seen < *written))
+    }
+
     /// Forgets all about an object.
     pub fn forget(&self, object: &str) {
         self.blind(Some(object));
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(object);
         let mut moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
         moments.retain(|(name, _), _| name != object);
     }
@@ -237,6 +255,22 @@ mod tests {
         memory.forget("unit");
         tokio::time::advance(Duration::from_secs(5)).await;
         assert_eq!(memory.unchanged("unit", 2), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_is_older_than_the_last_write_is_known() {
+        let memory = Memory::default();
+        let is_behind = |version| memory.is_behind("job", version);
+        assert!(!is_behind(Some("7")));
+        memory.wrote("job", Some("9".into()));
+        assert_eq!(
+            [Some("7"), Some("9"), Some("10"), Some("x"), None].map(is_behind),
+            [true, false, false, false, false]
+        );
+        memory.wrote("job", None);
+        assert!(is_behind(Some("8")), "a write without a version says nothing");
+        memory.forget("job");
+        assert!(!is_behind(Some("7")));
     }
 
     #[tokio::test]

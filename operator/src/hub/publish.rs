@@ -13,7 +13,7 @@ use muster_api::names::labels;
 use muster_proof::key::PublicKey;
 use tokio::time::Instant;
 
-use super::apply::{Written, apply};
+use super::apply::apply;
 use super::error::Error;
 use super::names::MANAGER;
 use super::signer::Signer;
@@ -86,10 +86,10 @@ async fn publish(
     {
         return Ok(());
     }
-    let written = put(client, HUB_PUBLIC, data(&public)?).await?;
+    let is_new = put(client, HUB_PUBLIC, data(&public)?).await?;
     let same_keys = last.as_ref().filter(|last| last.public.keys == public.keys);
     let since = same_keys.map_or(now, |last| last.since);
-    if written == Written::Changed {
+    if is_new {
         let (incarnation, serial) = (public.incarnation, keys.set().serial());
         tracing::info!(incarnation, serial, keyid = %keys.signer().key_id(), "published");
     }
@@ -103,16 +103,16 @@ fn data(public: &HubPublic) -> Result<BTreeMap<String, String>, Error> {
     Ok([("incarnation".to_owned(), incarnation), ("keys".to_owned(), keys)].into())
 }
 
-/// Makes a ConfigMap hold exactly this.
+/// Makes a ConfigMap hold exactly this. Whether it did not.
 async fn put(
     client: &Client,
     (namespace, name): (&str, &str),
     data: BTreeMap<String, String>,
-) -> Result<Written, Error> {
+) -> Result<bool, Error> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let found = within(&format!("get configmap {namespace}/{name}"), api.get_opt(name)).await?;
     if found.is_some_and(|found| found.data.as_ref() == Some(&data)) {
-        return Ok(Written::Unchanged);
+        return Ok(false);
     }
     let map = ConfigMap {
         metadata: ObjectMeta {
@@ -125,7 +125,7 @@ async fn put(
         ..Default::default()
     };
     apply(&api, "configmap", name, &map).await?;
-    Ok(Written::Changed)
+    Ok(true)
 }
 
 #[cfg(test)]

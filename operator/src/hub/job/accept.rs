@@ -39,32 +39,39 @@ pub async fn not_managed(look: &Look<'_>) -> Result<Action, Error> {
     Ok(Action::await_change())
 }
 
+/// What became of a job that was not accepted yet.
+pub enum Accepted {
+    /// It is in the log; its status from now on, to be written.
+    Yes(Box<TrainingJobStatus>),
+    /// Something is in the way, and said in its status; when to look again.
+    Not(Action),
+}
+
 /// Resolves and logs the job, or says what is in the way.
-pub async fn accept(look: &Look<'_>) -> Result<Action, Error> {
+pub async fn accept(look: &Look<'_>) -> Result<Accepted, Error> {
+    let again = || Ok(Accepted::Not(Action::requeue(CATALOGUE_AGAIN)));
     let spec = &look.job.spec;
     if let (Some(resolved), Some(digest)) = (look.old().resolved, look.old().training_digest) {
         // Resolved by an older hub: only the log does not have it yet.
-        return write_resolved(look, &resolved, &digest).await;
+        return logged(look, &resolved, &digest).await;
     }
     if let Err(error) = resolve::check_supported(spec) {
         refuse(look, error.reason(), error.to_string()).await?;
-        return Ok(Action::await_change());
+        return Ok(Accepted::Not(Action::await_change()));
     }
-    let Some(namespace) = living(look).await? else { return Ok(Action::requeue(CATALOGUE_AGAIN)) };
-    let Some(manifest) = dataset(look, &namespace, &spec.data.dataset).await? else {
-        return Ok(Action::requeue(CATALOGUE_AGAIN));
-    };
+    let Some(namespace) = living(look).await? else { return again() };
+    let Some(manifest) = dataset(look, &namespace, &spec.data.dataset).await? else { return again() };
     let held_out = match &spec.training.eval {
         None => None,
         Some(eval) => match dataset(look, &namespace, &eval.dataset).await? {
-            None => return Ok(Action::requeue(CATALOGUE_AGAIN)),
+            None => return again(),
             found => found,
         },
     };
     let init = match &spec.init {
         None => None,
         Some(init) => match model(look, &namespace, &init.model).await? {
-            None => return Ok(Action::requeue(CATALOGUE_AGAIN)),
+            None => return again(),
             found => found,
         },
     };
@@ -78,13 +85,14 @@ pub async fn accept(look: &Look<'_>) -> Result<Action, Error> {
                 genesis: resolved.genesis.to_string(),
                 image: look.ctx.image.digest.clone(),
             };
-            write_resolved(look, &status, &resolved.training_digest.to_string()).await
+            logged(look, &status, &resolved.training_digest.to_string()).await
         }
         Err(error) => {
             refuse(look, error.reason(), error.to_string()).await?;
-            let again =
-                matches!(error, ResolveError::DigestMismatch { .. } | ResolveError::OtherModel { .. });
-            Ok(if again { Action::requeue(CATALOGUE_AGAIN) } else { Action::await_change() })
+            match error {
+                ResolveError::DigestMismatch { .. } | ResolveError::OtherModel { .. } => again(),
+                _ => Ok(Accepted::Not(Action::await_change())),
+            }
         }
     }
 }
@@ -193,12 +201,12 @@ async fn resolve_cached(
     }))
 }
 
-/// Logs the job, then writes all that is known of it at once.
-async fn write_resolved(
+/// Logs the job.
+async fn logged(
     look: &Look<'_>,
     resolved: &ResolvedStatus,
     training_digest: &str,
-) -> Result<Action, Error> {
+) -> Result<Accepted, Error> {
     let names = match grants::job(look.ctx, look.job, resolved, training_digest).await {
         Ok(names) => names,
         Err(error) => {
@@ -208,15 +216,14 @@ async fn write_resolved(
             };
             tracing::warn!(job = key(look.job), %error, "the job is not in the log");
             refuse(look, reason, error.to_string()).await?;
-            return Ok(Action::requeue(LOG_AGAIN));
+            return Ok(Accepted::Not(Action::requeue(LOG_AGAIN)));
         }
     };
     let mut new = said(look, Acceptance::Resolved(training_digest.to_owned()));
     new.training_digest = Some(training_digest.to_owned());
     new.resolved = Some(resolved.clone());
     new.job_id = Some(names.id.to_string());
-    look.write(&new).await?;
-    Ok(Action::await_change())
+    Ok(Accepted::Yes(Box::new(new)))
 }
 
 async fn refuse(look: &Look<'_>, reason: &str, message: String) -> Result<(), Error> {

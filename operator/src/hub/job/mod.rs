@@ -39,7 +39,7 @@ use muster_api::v1alpha1::{
 use muster_core::lifecycle::conditions::{NO_AUDITORS, Unplaced};
 use muster_core::lifecycle::{self, Audits, Decision, Next, Outcome, Tenure};
 
-use super::apply::{self, Presence, Written};
+use super::apply::{self, Presence};
 use super::context::{Context, What};
 use super::error::Error;
 use super::kueue::{self, Gate, Stage};
@@ -49,6 +49,7 @@ use super::patience::Patience;
 use super::units;
 use crate::runtime::Shutdown;
 use crate::runtime::client::within;
+use accept::Accepted;
 use gather::Gathered;
 
 type Guarded = DeserializeGuard<TrainingJob>;
@@ -67,6 +68,8 @@ const LOG_AGAIN: Duration = Duration::from_secs(5);
 const LOG_UNAVAILABLE: &str = "LogUnavailable";
 /// A unit names a checkpoint that the store does not know (yet).
 const CHECKPOINT_AGAIN: Duration = Duration::from_secs(3);
+/// The watch brings our own write within moments, and wakes us with it; this is for the case that it does not.
+const BEHIND_AGAIN: Duration = Duration::from_secs(2);
 
 /// All jobs as last seen: only to find out whom an event concerns.
 pub type Jobs = Cache<Guarded>;
@@ -147,7 +150,11 @@ async fn reconcile(object: Arc<Guarded>, ctx: Arc<Context>) -> Result<Action, Er
             return Ok(Action::await_change());
         }
     };
-    let action = look(&Look::new(&ctx, job)?).await;
+    let look = Look::new(&ctx, job)?;
+    if ctx.memory.is_behind(&look.uid, job.metadata.resource_version.as_deref()) {
+        return Ok(Action::requeue(BEHIND_AGAIN));
+    }
+    let action = self::look(&look).await;
     if action.is_ok() {
         ctx.succeeded(&key(job));
     }
@@ -157,7 +164,10 @@ async fn reconcile(object: Arc<Guarded>, ctx: Arc<Context>) -> Result<Action, Er
 /// One job and what is needed to act on it.
 pub struct Look<'a> {
     ctx: &'a Context,
+    /// With what this look has found out about it, written or not.
     job: &'a TrainingJob,
+    /// The status that is written.
+    written: TrainingJobStatus,
     api: Api<TrainingJob>,
     uid: String,
 }
@@ -166,18 +176,26 @@ impl<'a> Look<'a> {
     fn new(ctx: &'a Context, job: &'a TrainingJob) -> Result<Self, Error> {
         let namespace = job.namespace().ok_or(Error::Incomplete("TrainingJob", "namespace"))?;
         let uid = job.uid().ok_or(Error::Incomplete("TrainingJob", "uid"))?;
-        Ok(Self { ctx, job, api: Api::namespaced(ctx.client.clone(), &namespace), uid })
+        let written = job.status.clone().unwrap_or_default();
+        Ok(Self { ctx, job, written, api: Api::namespaced(ctx.client.clone(), &namespace), uid })
+    }
+
+    /// The same look, at what the job is by now.
+    fn at<'b>(&'b self, job: &'b TrainingJob) -> Look<'b> {
+        let (api, uid) = (self.api.clone(), self.uid.clone());
+        Look { ctx: self.ctx, job, written: self.written.clone(), api, uid }
     }
 
     fn old(&self) -> TrainingJobStatus {
         self.job.status.clone().unwrap_or_default()
     }
 
-    /// Writes the status if it changed, and only then tells people what is new.
-    async fn write(&self, new: &TrainingJobStatus) -> Result<Written, Error> {
-        let old = self.old();
-        let written = apply::status(&self.api, "trainingjob", self.job, &old, new).await?;
-        if written == Written::Changed {
+    /// Writes the status if it changed, and only then tells people what is new. Whether it did.
+    async fn write(&self, new: &TrainingJobStatus) -> Result<bool, Error> {
+        let old = &self.written;
+        let written = apply::status(&self.api, "trainingjob", self.job, old, new).await?;
+        if let Some(now) = &written {
+            self.ctx.memory.wrote(&self.uid, now.resource_version());
             let ready = new.conditions.iter().find(|c| c.type_ == "Ready");
             tracing::info!(
                 job = key(self.job),
@@ -186,9 +204,9 @@ impl<'a> Look<'a> {
                 step = new.progress.as_ref().map(|progress| progress.step),
                 "job"
             );
-            self.tell(&old, new).await;
+            self.tell(old, new).await;
         }
-        Ok(written)
+        Ok(written.is_some())
     }
 
     async fn tell(&self, old: &TrainingJobStatus, new: &TrainingJobStatus) {
@@ -223,18 +241,37 @@ async fn look(look: &Look<'_>) -> Result<Action, Error> {
         ctx.queue.withdraw(&look.uid);
         return end::finished(look).await;
     }
-    // 4. From here on it cannot vanish without step 2. The patch itself wakes us again.
-    let finalizer = finalizers::JOB;
-    if !planted!("no-job-finalizer")
-        && apply::finalizer(&look.api, "trainingjob", job, finalizer, Presence::Present).await?
-            == Written::Changed
-    {
-        return Ok(Action::await_change());
+    // 4. From here on it cannot vanish without step 2.
+    let held = match planted!("no-job-finalizer") {
+        true => None,
+        false => apply::finalizer(&look.api, "trainingjob", job, finalizers::JOB, Presence::Present).await?,
+    };
+    if let Some(held) = &held {
+        ctx.memory.wrote(&look.uid, held.resource_version());
     }
+    let look = &look.at(held.as_ref().unwrap_or(job));
     // 5. Names become digests, and the job a record of the log, once.
-    if job.status.as_ref().is_none_or(|status| status.resolved.is_none() || status.job_id.is_none()) {
-        return accept::accept(look).await;
+    let status = look.job.status.as_ref();
+    if !status.is_none_or(|status| status.resolved.is_none() || status.job_id.is_none()) {
+        return go_on(look).await;
     }
+    let status = match accept::accept(look).await? {
+        Accepted::Yes(status) => status,
+        Accepted::Not(again) => return Ok(again),
+    };
+    // The log has it, so it can be given a unit at once, and all of that be one write.
+    let accepted = TrainingJob { status: Some(*status), ..look.job.clone() };
+    let look = &look.at(&accepted);
+    let action = go_on(look).await;
+    if action.is_err() {
+        look.write(&look.old()).await?;
+    }
+    action
+}
+
+/// A look at a job that is accepted and not over.
+async fn go_on(look: &Look<'_>) -> Result<Action, Error> {
+    let (ctx, job) = (look.ctx, look.job);
     // 6. Read, decide, act.
     let mut seen = gather::gather(look).await?;
     let mut decision = lifecycle::decide(&seen.facts);
@@ -251,14 +288,14 @@ async fn look(look: &Look<'_>) -> Result<Action, Error> {
     }
     // 7. One status.
     let new = status::render(look, &seen, &decision, &acted, ctx.now());
-    let old = look.old();
-    if status::differs_in_progress_only(&old, &new) && old != new {
+    let old = &look.written;
+    if status::differs_in_progress_only(old, &new) && *old != new {
         let age = ctx.memory.since(&look.uid, What::Progress).unwrap_or(PROGRESS_EVERY);
         if age < PROGRESS_EVERY {
             return Ok(Action::requeue(PROGRESS_EVERY - age));
         }
     }
-    if look.write(&new).await? == Written::Changed {
+    if look.write(&new).await? {
         ctx.memory.mark(&look.uid, What::Progress);
     }
     Ok(next_look(&seen, &decision, &acted))

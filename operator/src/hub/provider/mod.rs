@@ -27,7 +27,7 @@ use kube::{Api, Resource, ResourceExt};
 use muster_api::names::{REPORT, finalizers, labels};
 use muster_api::v1alpha1::{ComputeProvider, ComputeProviderStatus, ProviderReport, WorkUnit};
 
-use super::apply::{self, Presence, Written};
+use super::apply::{self, Presence};
 use super::context::{Context, What};
 use super::error::Error;
 use super::job::gather;
@@ -117,9 +117,7 @@ async fn reconcile(object: Arc<Guarded>, ctx: Arc<Context>) -> Result<Action, Er
     }
     // 3. From here on it cannot vanish without step 2. The patch itself wakes us again.
     let finalizer = finalizers::PROVIDER;
-    if apply::finalizer(&api, "computeprovider", provider, finalizer, Presence::Present).await?
-        == Written::Changed
-    {
+    if apply::finalizer(&api, "computeprovider", provider, finalizer, Presence::Present).await?.is_some() {
         return Ok(Action::await_change());
     }
     // 4. A key that its admin promised to accept. This patch wakes us again, too.
@@ -131,7 +129,7 @@ async fn reconcile(object: Arc<Guarded>, ctx: Arc<Context>) -> Result<Action, Er
     // 5. Its status.
     let (new, again) = status::render(provider, &facts, ctx.now());
     let old = provider.status.clone().unwrap_or_default();
-    if apply::status(&api, "computeprovider", provider, &old, &new).await? == Written::Changed {
+    if apply::status(&api, "computeprovider", provider, &old, &new).await?.is_some() {
         log_ready(&name, &old, &new);
     }
     ctx.succeeded(&format!("computeprovider/{name}"));

@@ -108,7 +108,8 @@ impl Queue {
     /// What reading the objects of a plan came to.
     pub async fn turn(&self, ctx: &Context, job: &TrainingJob, ask: Ask) -> Result<Turn, Error> {
         let uid = ask.job.clone();
-        let number = match self.table().enter(ask, wake(job)) {
+        let dataset = job.status.as_ref().and_then(|status| Some(status.resolved.as_ref()?.dataset.clone()));
+        let number = match self.table().enter(ask, wake(job), dataset) {
             Entered::Answered(turn) => return Ok(turn),
             Entered::Waits(number) => number,
         };

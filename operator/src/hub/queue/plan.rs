@@ -19,7 +19,6 @@ pub(super) struct Job {
     tenant: String,
     priority: i32,
     size: Size,
-    dataset: Option<String>,
 }
 
 /// All jobs by uid; `None` where nobody follows them.
@@ -27,7 +26,6 @@ pub(super) fn jobs(cache: Option<&Jobs>) -> Option<BTreeMap<String, Job>> {
     let all = cache?.state();
     let parsed = all.iter().filter_map(|guarded| guarded.0.as_ref().ok());
     let job = |job: &muster_api::v1alpha1::TrainingJob| {
-        let status = job.status.as_ref();
         Some((
             job.uid()?,
             Job {
@@ -35,7 +33,6 @@ pub(super) fn jobs(cache: Option<&Jobs>) -> Option<BTreeMap<String, Job>> {
                 tenant: job.namespace()?,
                 priority: job.spec.priority,
                 size: place::size(&job.spec),
-                dataset: status.and_then(|status| Some(status.resolved.as_ref()?.dataset.clone())),
             },
         ))
     };
@@ -67,8 +64,8 @@ impl Input {
         }
         let datasets = site.datasets();
         for ask in &mut asks {
-            let dataset = jobs.as_ref().and_then(|jobs| jobs.get(&ask.job)?.dataset.as_deref());
-            let there = dataset.and_then(|dataset| datasets.get(dataset)).into_iter().flatten();
+            let there =
+                table.dataset(&ask.job).and_then(|dataset| datasets.get(dataset)).into_iter().flatten();
             for provider in there {
                 ask.request.near.entry((*provider).to_owned()).or_insert(Near::Dataset);
             }

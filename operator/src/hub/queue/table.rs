@@ -49,6 +49,8 @@ struct Entry {
     /// When it asked, and had waited for so long.
     at: Instant,
     object: Wakes,
+    /// Manifest of its data.
+    dataset: Option<String>,
     answer: Option<Answered>,
 }
 
@@ -85,7 +87,7 @@ pub(super) enum Entered {
 
 impl Table {
     /// A job asks.
-    pub fn enter(&mut self, ask: Ask, object: Wakes) -> Entered {
+    pub fn enter(&mut self, ask: Ask, object: Wakes, dataset: Option<String>) -> Entered {
         let job = ask.job.clone();
         if let Some(entry) = self.entries.get_mut(&job).filter(|entry| is_same(&entry.ask, &ask)) {
             (entry.ask.waited, entry.at) = (ask.waited, Instant::now());
@@ -98,7 +100,7 @@ impl Table {
             }
         }
         self.asked += 1;
-        self.entries.insert(job, Entry { ask, at: Instant::now(), object, answer: None });
+        self.entries.insert(job, Entry { ask, at: Instant::now(), object, dataset, answer: None });
         Entered::Waits(self.asked)
     }
 
@@ -107,6 +109,11 @@ impl Table {
         let answered = self.entries.get_mut(job)?.answer.as_mut()?;
         answered.told = Instant::now();
         Some(Turn { answer: answered.answer.clone(), candidates: self.candidates.clone() })
+    }
+
+    /// Manifest of the data of a job that asks.
+    pub fn dataset(&self, job: &str) -> Option<&str> {
+        self.entries.get(job)?.dataset.as_deref()
     }
 
     /// Whether anything was kept for it.
@@ -198,7 +205,12 @@ impl Table {
         let new = plan.leave.keys().filter(|job| !self.leave.contains_key(*job));
         let known = new.filter_map(|job| jobs.as_ref()?.get(job));
         woken.extend(known.map(|job| job.object.clone()));
-        self.leave = plan.leave;
+        // Who was asked to make way does not count as there for a plan, but why it goes is still so.
+        let goes = |job: &String| input.holdings.iter().any(|held| held.leaves && held.job == *job);
+        let before = std::mem::replace(&mut self.leave, plan.leave);
+        for (job, why) in before.into_iter().filter(|(job, _)| goes(job)) {
+            self.leave.entry(job).or_insert(why);
+        }
         self.owed = plan.owed;
         self.planned = self.planned.max(number);
         self.candidates = Arc::new(input.candidates.clone());
@@ -207,7 +219,7 @@ impl Table {
     }
 }
 
-fn holding(ask: &Ask, provider: &str, workers: u32) -> Holding {
+pub(super) fn holding(ask: &Ask, provider: &str, workers: u32) -> Holding {
     Holding {
         job: ask.job.clone(),
         tenant: ask.tenant.clone(),

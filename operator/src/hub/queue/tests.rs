@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use muster_api::v1alpha1::WorkUnit;
 use muster_core::placement::Request;
-use muster_core::queue::{Plan, Size};
+use muster_core::queue::{Holding, Leave, Plan, Size};
 
 use super::plan::Input;
 use super::*;
@@ -34,7 +34,7 @@ fn on_east() -> Answer {
 
 /// Asks, and the plan says this.
 fn told(table: &mut Table, job: &str, answer: Answer) -> Vec<Wakes> {
-    let Entered::Waits(number) = table.enter(ask(job), object(job)) else {
+    let Entered::Waits(number) = table.enter(ask(job), object(job), None) else {
         panic!("{job} has an answer already")
     };
     conclude(table, number, &[(job, answer)])
@@ -48,7 +48,7 @@ fn conclude(table: &mut Table, number: u64, answers: &[(&str, Answer)]) -> Vec<W
 }
 
 fn is_told(table: &mut Table, job: &str) -> Option<Answer> {
-    match table.enter(ask(job), object(job)) {
+    match table.enter(ask(job), object(job), None) {
         Entered::Answered(turn) => Some(turn.answer),
         Entered::Waits(_) => None,
     }
@@ -64,7 +64,7 @@ async fn who_asks_the_same_again_is_told_the_same() {
     assert_eq!(told(&mut table, "a", waits()), [], "it stands there and waits for it");
     assert_eq!(is_told(&mut table, "a"), Some(waits()));
     let other = Ask { priority: 1, ..ask("a") };
-    assert!(matches!(table.enter(other, object("a")), Entered::Waits(_)), "not the same");
+    assert!(matches!(table.enter(other, object("a"), None), Entered::Waits(_)), "not the same");
     assert_eq!(is_told(&mut table, "a"), None);
 }
 
@@ -136,10 +136,37 @@ async fn whoever_gets_another_answer_is_woken() {
     assert_eq!(is_told(&mut table, "a"), Some(on_east()));
 }
 
+/// Once it is on its way a plan does without it; people must still be told why it goes.
+#[test]
+fn why_a_job_makes_way_is_known_until_its_unit_is_over() {
+    let mut table = Table::default();
+    let mut with = |leave: Option<Leave>, leaves: Option<bool>| {
+        let plan = Plan {
+            leave: leave.map(|leave| ("a".to_owned(), leave)).into_iter().collect(),
+            ..Plan::default()
+        };
+        let holdings = leaves.map(|leaves| Holding { leaves, ..table::holding(&ask("a"), "east", 2) });
+        let holdings = holdings.into_iter().collect();
+        let input = Input { asks: vec![], holdings, candidates: vec![], weights: BTreeMap::new() };
+        table.conclude(1, plan, &input, &None);
+        table.leave("a")
+    };
+    let why = Some(Leave::Preempted { message: "for a more important job".into() });
+    assert_eq!(with(why.clone(), Some(false)), why);
+    assert_eq!(with(None, Some(true)), why, "it has been asked and is still there");
+    assert_eq!(with(None, None), None, "it is over");
+    assert_eq!(with(None, Some(true)), None, "somebody else has asked it");
+    assert_eq!(
+        (with(why.clone(), Some(false)), with(None, Some(false))),
+        (why, None),
+        "nobody wants it any more"
+    );
+}
+
 #[test]
 fn a_job_that_is_gone_asks_no_more() {
     let mut table = Table::default();
-    let _ = table.enter(ask("a"), object("a"));
+    let _ = table.enter(ask("a"), object("a"), None);
     let (asks, _) = table.wants(Some(&BTreeMap::new()));
     assert_eq!((asks.len(), table.is_awaited()), (0, false));
 }

@@ -72,21 +72,32 @@ impl Site {
     }
 }
 
+/// It is accepted, and so much of its status is written.
+async fn is_accepted(look: &Look<'_>) {
+    let Accepted::Yes(status) = accept(look).await.unwrap() else { panic!("it is not accepted") };
+    look.write(&status).await.unwrap();
+}
+
+/// It is not, and looked at again then.
+async fn waits(look: &Look<'_>) -> Action {
+    let Accepted::Not(again) = accept(look).await.unwrap() else { panic!("it is accepted") };
+    again
+}
+
 #[tokio::test]
 async fn a_job_is_accepted_with_its_id_or_says_that_the_log_is_away() {
     let site = Site::new().await;
     let job = site.job();
     site.log.down.store(true, Ordering::SeqCst);
     let look = Look::new(&site.ctx, &job).unwrap();
-    let action = accept(&look).await.unwrap();
-    assert_eq!(action, Action::requeue(LOG_AGAIN));
+    assert_eq!(waits(&look).await, Action::requeue(LOG_AGAIN));
     let said = site.written();
     let accepted = said["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Accepted").unwrap();
     assert_eq!((&accepted["status"], &accepted["reason"]), (&json!("False"), &json!("LogUnavailable")));
     assert!(said["jobID"].is_null() && said["resolved"].is_null(), "{said}");
 
     site.log.down.store(false, Ordering::SeqCst);
-    accept(&look).await.unwrap();
+    is_accepted(&look).await;
     let said = site.written();
     let names = grants::names(&site.ctx, UID).unwrap();
     assert_eq!(said["jobID"], json!(names.id), "all in one write");
@@ -103,7 +114,7 @@ async fn a_job_is_accepted_once_its_weights_are_there() {
     job.spec.model.layers = 2;
     let said = async |job: &TrainingJob| {
         let look = Look::new(&site.ctx, job).unwrap();
-        assert_eq!(accept(&look).await.unwrap(), Action::requeue(CATALOGUE_AGAIN));
+        assert_eq!(waits(&look).await, Action::requeue(CATALOGUE_AGAIN));
         let said = site.written();
         let all = said["conditions"].as_array().unwrap().clone();
         let one = all.into_iter().find(|c| c["type"] == "Accepted").unwrap();
@@ -136,7 +147,7 @@ async fn a_job_is_accepted_once_its_weights_are_there() {
     assert!(message.contains("missing or damaged; push it again with `muster model push"), "{message}");
     site.ctx.store.put_bytes(tensors).await.unwrap();
 
-    accept(&Look::new(&site.ctx, &job).unwrap()).await.unwrap();
+    is_accepted(&Look::new(&site.ctx, &job).unwrap()).await;
     let resolved = site.written()["resolved"].clone();
     let spec = resolved["spec"].as_str().unwrap().parse().unwrap();
     assert_eq!(site.ctx.store.inputs(&spec).await.unwrap(), [(Asset::Model, model)]);
@@ -152,7 +163,7 @@ async fn a_job_is_accepted_once_its_held_out_data_are_there() {
     job.spec.training.eval =
         Some(serde_json::from_value(json!({"everySteps": 10, "dataset": "psalms"})).unwrap());
     let look = Look::new(&site.ctx, &job).unwrap();
-    assert_eq!(accept(&look).await.unwrap(), Action::requeue(CATALOGUE_AGAIN));
+    assert_eq!(waits(&look).await, Action::requeue(CATALOGUE_AGAIN));
     let said = site.written();
     let accepted = said["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Accepted").unwrap();
     assert_eq!(accepted["reason"], "UnknownDataset");
@@ -164,7 +175,7 @@ async fn a_job_is_accepted_once_its_held_out_data_are_there() {
 
     let namespace = living(&look).await.unwrap().unwrap();
     let held_out = dataset(&site.ctx.store, &namespace, "psalms", &[b'b'; 500]).await;
-    accept(&look).await.unwrap();
+    is_accepted(&look).await;
     let spec = site.written()["resolved"]["spec"].as_str().unwrap().parse().unwrap();
     assert_eq!(site.ctx.store.inputs(&spec).await.unwrap(), [(Asset::Dataset, held_out)]);
 }
@@ -178,7 +189,7 @@ async fn a_job_of_an_older_hub_is_logged_as_it_was_resolved() {
         json!({"spec": digest("s"), "dataset": digest("d"), "genesis": digest("g"), "image": digest("i")});
     let status = json!({"trainingDigest": digest("t"), "resolved": resolved});
     job.status = Some(serde_json::from_value(status).unwrap());
-    accept(&Look::new(&site.ctx, &job).unwrap()).await.unwrap();
+    is_accepted(&Look::new(&site.ctx, &job).unwrap()).await;
     let names = grants::names(&site.ctx, UID).unwrap();
     assert_eq!(
         (site.written()["jobID"].clone(), names.job.genesis.to_string()),
