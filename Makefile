@@ -132,6 +132,10 @@ bench-trainer: ## Steps of five models beside PyTorch, in turns; wants a quiet m
 cuda: ## The CUDA kernels on this machine's GPU: every bit of the vectors
 	@tests/cuda/run.sh
 
+.PHONY: bench-federation
+bench-federation: ## Bursts of jobs to three members beside MultiKueue and JobSet; root, a quiet machine; writes bench/results/federation.json
+	@bench/federation/run.py
+
 .PHONY: bench-gpu
 bench-gpu: ## Products and steps on this machine's GPU beside PyTorch; writes bench/results/gpu.json
 	@$${CUDA_PYTHON:-python3} bench/gpu.py

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds a tool of other people from Go modules, once per version, and prints its path: go-tool.sh helm | versitygw | kueue
+# Builds a tool of other people from Go modules, once per version, and prints its path: go-tool.sh helm | versitygw | kueue | jobset
 # With --module behind it: the folder of its module, for what lies beside its source (charts).
 # The binary lives outside the checkout, so a fresh clone or another worktree on the same machine finds it.
 set -euo pipefail
@@ -7,6 +7,7 @@ tool=${1:-}
 case $tool in
 helm) package=helm.sh/helm/v3/cmd/helm version=v3.22.0 minutes=6 ;;
 kueue) package=sigs.k8s.io/kueue/cmd/kueue version=v0.19.2 minutes=10 ;;
+jobset) package=sigs.k8s.io/jobset version=v0.12.0 minutes=5 ;;
 versitygw) package=github.com/versity/versitygw/cmd/versitygw version=v1.8.0 minutes=4 ;;
 *)
     sed -n '2,4p' "$0" >&2

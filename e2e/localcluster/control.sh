@@ -26,6 +26,17 @@ start_apiserver() {
         --kubelet-client-key="$pki/apiserver-kubelet-client.key"
         --kubelet-preferred-address-types=InternalIP
     )
+    # Who has asked for what, in log/audit.log: for who counts writes.
+    local audit=()
+    if [ "${CLUSTER_AUDIT:-0}" = 1 ]; then
+        cat >"$STATE/$cluster/audit-policy.yaml" <<YAML
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules: [{level: Metadata}]
+YAML
+        audit=(--audit-policy-file="$STATE/$cluster/audit-policy.yaml" --audit-log-path="$STATE/$cluster/log/audit.log")
+    fi
     start "$cluster" apiserver "$KUBEBOX" kube-apiserver \
         --bind-address="$ip" --advertise-address="$ip" --secure-port=6443 \
         --service-cluster-ip-range="$(service_cidr "$cluster")" \
@@ -39,7 +50,7 @@ start_apiserver() {
         --requestheader-username-headers=X-Remote-User --requestheader-group-headers=X-Remote-Group \
         --requestheader-extra-headers-prefix=X-Remote-Extra- \
         --proxy-client-cert-file="$pki/front-proxy-client.crt" --proxy-client-key-file="$pki/front-proxy-client.key" \
-        "${kubelet[@]}"
+        "${kubelet[@]}" "${audit[@]}"
 }
 
 # One of each runs, so electing a leader would only add its lease's time to

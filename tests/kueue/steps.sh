@@ -175,7 +175,7 @@ workers_make_way() {
     wait_for 60 "its workers to wait in Kueue" unit_says pushed QueuedByKueue
     hold None
     ends_like_local pushed
-    # Another attempt of the same unit.
-    same 1 "$(tenant get trainingjob pushed -o json | jq '.status.restarts // 0')"
+    # Another attempt of the same unit, which does not count against maxRestarts.
+    same 0 "$(tenant get trainingjob pushed -o json | jq '.status.restarts // 0')"
     same 1 "$(tenant get trainingjob pushed -o json | jq '.status.islands[0].epoch')"
 }

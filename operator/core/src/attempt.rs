@@ -144,8 +144,11 @@ pub struct Memory {
     pub over: bool,
     /// The newest checkpoint when it began.
     pub start_step: i64,
-    /// Restarts that count against `maxRestarts`.
+    /// Ends that count against `maxRestarts`.
     pub restarts: i64,
+    /// So many of them when the newest attempt began: restarts that have been made.
+    #[serde(default)]
+    pub restarted: i64,
     /// Attempts in a row that ended by the job's own fault without a new checkpoint.
     pub own_faults: i64,
     /// Attempts in a row without a single step, whoever is to blame: decides the pause before the next.

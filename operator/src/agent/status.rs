@@ -55,6 +55,9 @@ pub fn compose(
     status.observed_generation = wanted.generation.or(before.observed_generation);
     let attempt = i32::try_from(state.memory.attempt).unwrap_or(i32::MAX);
     status.attempt = Some(attempt.max(before.attempt.unwrap_or(0)));
+    // An agent that has lost its memory does not take back what it has said.
+    let restarted = i32::try_from(state.memory.restarted).unwrap_or(i32::MAX);
+    status.restarts = Some(restarted.max(before.restarts.unwrap_or(0)));
     if let Some(progress) = progress
         && progress.step >= before.step.unwrap_or(0)
     {

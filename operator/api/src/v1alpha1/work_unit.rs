@@ -163,6 +163,11 @@ pub struct WorkUnitStatus {
     #[schemars(range(min = 0, max = 1_000_000))]
     #[schemars(transform = rules::never_decreases)]
     pub attempt: Option<i32>,
+    /// Restarts that count against the job's `maxRestarts`: attempts after the first, but for those whose predecessor had to make
+    /// room (Evicted, Preempted) or lost its node. Without it, all after the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub restarts: Option<i32>,
     /// Last finished step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = schema::MAX_STEPS))]

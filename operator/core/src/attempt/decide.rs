@@ -345,6 +345,7 @@ fn between(plan: &Plan, mut memory: Memory, world: &World) -> Decision {
         return decision;
     }
     memory.attempt += 1;
+    memory.restarted = memory.restarts;
     memory.created = false;
     memory.since = Some(world.now);
     memory.ran = false;

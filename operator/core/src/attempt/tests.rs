@@ -137,7 +137,8 @@ fn any_bad_end_ends_the_attempt_and_the_next_waits_for_all_its_pods() {
     leaving.pods[0].terminal = true;
     let third = decide(&plan(), &second.memory, &leaving);
     assert_eq!(third.actions, [Action::Create { attempt: 2 }], "the first restart is immediate");
-    assert_eq!((third.memory.attempt, third.memory.restarts), (2, 1));
+    assert_eq!((third.memory.attempt, third.memory.restarts, third.memory.restarted), (2, 1, 1));
+    assert_eq!((second.memory.restarts, second.memory.restarted), (1, 0), "nothing was restarted yet");
 }
 
 /// Under Kueue a Job is made suspended: it waits, runs once it is admitted, and what is suspended again has lost its pods.

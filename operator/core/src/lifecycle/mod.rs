@@ -108,6 +108,8 @@ pub struct Unit {
     pub phase: UnitPhase,
     /// Attempts so far (1 = the first), 0 before the first.
     pub attempt: u32,
+    /// How many of those after the first do not count as restarts.
+    pub free: u32,
     /// Worker processes.
     pub workers: u32,
     /// Last step trained.
@@ -130,7 +132,8 @@ impl Unit {
     /// Restarts of the job up to now.
     #[must_use]
     pub fn restarts(&self) -> u32 {
-        self.restarts_before.saturating_add(self.attempt.saturating_sub(1))
+        let here = self.attempt.saturating_sub(1).saturating_sub(self.free);
+        self.restarts_before.saturating_add(here)
     }
 }
 

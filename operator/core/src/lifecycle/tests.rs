@@ -11,6 +11,7 @@ fn unit(phase: UnitPhase) -> Unit {
         desired: Desired::Run,
         phase,
         attempt: 1,
+        free: 0,
         workers: 2,
         step: 120,
         failure: None,
@@ -218,6 +219,11 @@ fn restarts_inside_and_across_units_share_one_limit() {
     let third = Unit { attempt: 2, restarts_before: 1, ..failed(69, "PodLost") };
     assert!(matches!(decide(&facts(Some(third.clone()))).next, Next::Place { restarts: 3, .. }));
     let fourth = Unit { attempt: 3, ..third };
+    let evicted = Unit { attempt: 30, free: 28, ..fourth.clone() };
+    assert!(
+        matches!(decide(&facts(Some(evicted))).next, Next::Place { restarts: 3, .. }),
+        "it made room 28 times"
+    );
     let decision = decide(&facts(Some(fourth)));
     assert_eq!(reason_of(&decision), "MaxRestarts");
     let never = Facts { max_restarts: 0, ..facts(Some(failed(69, "PodLost"))) };

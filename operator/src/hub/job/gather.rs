@@ -238,6 +238,9 @@ pub fn unit_facts(
         },
         phase,
         attempt: status.attempt.map_or(0, small),
+        free: status.restarts.map_or(0, |counted| {
+            status.attempt.map_or(0, small).saturating_sub(1).saturating_sub(small(counted))
+        }),
         workers: small(unit.spec.workers),
         step: status.step.map_or(0, number),
         failure,

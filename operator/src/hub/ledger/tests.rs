@@ -405,6 +405,7 @@ fn why_a_grant_is_over() {
         desired: Desired::Run,
         phase,
         attempt: 1,
+        free: 0,
         workers: 1,
         step: 0,
         failure: None,

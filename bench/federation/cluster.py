@@ -1,0 +1,159 @@
+"""Real clusters of a benchmark's own, and what runs beside them as host processes."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import time
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
+RUN = REPOSITORY / ".run/federation"
+INSTANCE, SUBNET = "bench", os.environ.get("FEDERATION_SUBNET", "10.99.0")
+HOST = f"{SUBNET}.1"
+MEMBERS = ["east", "west", "south"]
+KUBECONFIG = RUN / "kubeconfig"
+ENVIRONMENT = dict(
+    os.environ,
+    CLUSTER_INSTANCE=INSTANCE,
+    CLUSTER_SUBNET=SUBNET,
+    CLUSTERS=" ".join(["hub", *MEMBERS]),
+    # As in production: etcd answers when its data is on the disk.
+    CLUSTER_FSYNC="1",
+    RUN_DIR=str(RUN),
+    MUSTER_RUN=str(RUN),
+)
+for name in ("CLUSTER_STATE", "CLUSTER_RUNTIME"):
+    ENVIRONMENT.pop(name, None)
+STATE = pathlib.Path(f"/var/lib/muster-{INSTANCE}")
+
+
+def call(*command, text=None, check=True, quiet=True, **more):
+    """Runs a command; what it printed. Its words are shown if it fails."""
+    done = subprocess.run(
+        list(map(str, command)),
+        cwd=REPOSITORY,
+        env=dict(ENVIRONMENT, **more),
+        input=text,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    if check and done.returncode != 0:
+        raise SystemExit(f"FAIL {' '.join(map(str, command))}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    return done.stdout if check or quiet else done
+
+
+def up(audit=False):
+    """New clusters, with empty databases, and no kubelets: nothing but control planes takes part."""
+    down()
+    call("make", "-s", "clusters", CLUSTER_AUDIT="1" if audit else "0")
+    call("e2e/localcluster/kubeconfig.sh")
+    for cluster in ["hub", *MEMBERS]:
+        call("e2e/localcluster/ctl.sh", "stop", cluster, "kubelet")
+
+
+def down():
+    call("make", "-s", "clusters-down")
+
+
+def kubectl(cluster, *arguments, text=None, check=True):
+    return call(RUN / "bin/kubectl", "--kubeconfig", KUBECONFIG, "--context", cluster, *arguments, text=text, check=check)
+
+
+def apply(cluster, *objects):
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
+    kubectl(cluster, "apply", "--server-side", "--force-conflicts", "-f", "-", text=text)
+
+
+def get(cluster, *what):
+    return json.loads(kubectl(cluster, "get", *what, "-o", "json"))
+
+
+def wait(what, seconds, done):
+    until = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > until:
+            raise SystemExit(f"FAIL gave up waiting for {what} after {seconds} s")
+        time.sleep(0.2)
+
+
+def is_true(cluster, kind, name, condition):
+    found = kubectl(cluster, "get", kind, name, "-o", f'jsonpath={{.status.conditions[?(@.type=="{condition}")].status}}', check=False)
+    return found.strip() == "True"
+
+
+def kubeconfig_of(cluster):
+    """A file that has this cluster alone, for an administrator."""
+    path = RUN / f"{cluster}.admin.kubeconfig"
+    text = kubectl(cluster, "config", "view", "--minify", "--raw", "--flatten")
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
+
+
+class Processes:
+    """What was started here, by name; ended by pid."""
+
+    def __init__(self):
+        self.started = {}
+
+    def start(self, name, *command, **more):
+        log = open(RUN / "logs" / f"{name}.log", "a")
+        process = subprocess.Popen(
+            list(map(str, command)), cwd=REPOSITORY, env=dict(ENVIRONMENT, **more), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+        self.started[name] = process
+
+    def end(self):
+        for process in self.started.values():
+            process.send_signal(signal.SIGTERM)
+        for name, process in self.started.items():
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.started = {}
+
+    def pids(self):
+        for name, process in self.started.items():
+            if process.poll() is not None:
+                raise SystemExit(f"FAIL {name} has ended with {process.returncode}; its log is {RUN}/logs/{name}.log")
+        return {name: process.pid for name, process in self.started.items()}
+
+
+def usage(pid):
+    """Proportional set size in MiB, and seconds of the processors, of a process."""
+    with open(f"/proc/{pid}/smaps_rollup") as file:
+        pss = next(int(line.split()[1]) for line in file if line.startswith("Pss:"))
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rsplit(")", 1)[1].split()
+    return pss / 1024, (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def control_planes():
+    """Pids of API servers and etcds, by cluster and name."""
+    pids = {}
+    for cluster in ["hub", *MEMBERS]:
+        for name in ("apiserver", "etcd"):
+            file = pathlib.Path(f"/run/muster-{INSTANCE}/{cluster}/{name}.pid")
+            pids[f"{cluster} {name}"] = int(file.read_text().split()[0])
+    return pids
+
+
+def writes(cluster, namespaces):
+    """Requests that changed something, from the audit log: by who and what."""
+    found = {}
+    with open(STATE / cluster / "log/audit.log") as file:
+        for line in file:
+            event = json.loads(line)
+            what = event.get("objectRef", {})
+            if event["verb"] in ("create", "update", "patch", "delete", "deletecollection") and event["responseStatus"].get("code", 500) < 300:
+                if what.get("namespace") in namespaces:
+                    resource = "/".join(filter(None, [what.get("resource"), what.get("subresource")]))
+                    user = event["user"]["username"].rsplit(":", 1)[-1]
+                    agent = event.get("userAgent", "").split("/")[0]
+                    key = f"{user} ({agent}) {event['verb']} {resource}"
+                    found[key] = found.get(key, 0) + 1
+    return found

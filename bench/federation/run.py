@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""`make bench-federation`: a burst of jobs to three members, by Muster and by MultiKueue, on real control planes.
+
+One system is up at a time, on clusters with empty databases, in the order A B B A; no kubelets, no webhooks. The end point is the
+same for all: a neutral observer (bench/observer) sees the job's batch/v1 Job in a watch of a member. Writes
+bench/results/federation.json with every sample. ROUNDS how many pairs, JOBS how many jobs a burst has; SYSTEMS, by name, which are
+run. Needs root. Exits 1 if a target is missed.
+"""
+
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+from cluster import KUBECONFIG, MEMBERS, REPOSITORY, RUN, call, control_planes, down, up, usage, writes
+from systems import TENANT, JobSet, MultiKueue, Muster
+
+ROUNDS = int(os.environ.get("ROUNDS", "5"))
+JOBS = int(os.environ.get("JOBS", "500"))
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target")).resolve()
+
+
+def programs():
+    """What is released, and the observer."""
+    if "MUSTER_BIN" in os.environ:
+        return pathlib.Path(os.environ["MUSTER_BIN"]).resolve()
+    command = "cargo build --locked --release --package muster --package muster-observer --bin muster --bin muster-observer"
+    subprocess.run(command.split(), cwd=REPOSITORY, check=True)
+    return TARGET / "release"
+
+
+def burst(system, programs, audit):
+    """One round: what the observer saw, what it cost."""
+    up(audit)
+    try:
+        system.start()
+        time.sleep(10)
+        processes = {**system.pids(), **control_planes()}
+        before = {name: usage(pid) for name, pid in processes.items()}
+        template = RUN / "template.json"
+        template.write_text(json.dumps(system.job("burst-{N}")))
+        command = [programs / "muster-observer", "--kubeconfig", KUBECONFIG, "--submit", system.submit, "--template", template]
+        command += ["--count", JOBS, "--watch", ",".join(system.members), "--kind", system.kind, "--parent", system.parent]
+        done = subprocess.run(
+            list(map(str, command + (["--by-uid"] if system.by_uid else []))), stdout=subprocess.PIPE, text=True
+        )
+        if not done.stdout:
+            raise SystemExit(f"FAIL the observer: exit {done.returncode}")
+        seen = json.loads(done.stdout)
+        after = {name: usage(pid) for name, pid in processes.items()}
+        cost = {
+            name: {"pssMiB": round(pss, 1), "idlePssMiB": round(before[name][0], 1), "cpuSeconds": round(cpu - before[name][1], 2)}
+            for name, (pss, cpu) in after.items()
+        }
+        counted = None
+        if audit:
+            homes = {TENANT, "muster-lent", "kueue-system", *(f"muster-p-{member}" for member in MEMBERS)}
+            counted = {cluster: writes(cluster, homes) for cluster in ["hub", *MEMBERS]}
+        return {"system": system.name, "summary": seen["summary"], "samples": seen["samples"], "cost": cost, "writes": counted}
+    finally:
+        system.stop()
+        down()
+
+
+def median(values):
+    return statistics.median(values) if values else None
+
+
+def of(rounds, system, audited=False):
+    return [found for found in rounds if found["system"] == system and found["audited"] == audited]
+
+
+def per_second(rounds, system):
+    return [found["summary"]["perSecond"] for found in of(rounds, system)]
+
+
+def row(name, value, unit, target, holds, peer=None, ratio=None):
+    digits = lambda number: None if number is None else float(f"{number:.4g}")
+    return {
+        "name": name, "value": digits(value), "unit": unit, "peer": peer, "ratio": digits(ratio), "target": target,
+        "holds": holds,
+    }
+
+
+def against(rounds, name, ours, theirs, least):
+    """How fast children appear, ours to theirs; `least` is what the ratio must be."""
+    mine, peer = median(per_second(rounds, ours)), median(per_second(rounds, theirs))
+    if mine is None or peer is None:
+        return []
+    ratio = mine / peer
+    said = {"name": theirs, "value": float(f"{peer:.4g}")}
+    return [row(name, mine, "jobs per second from the first request to the last child, median of rounds", f">= {least}", ratio >= least, said, ratio)]
+
+
+def late(rounds, name, ours, theirs):
+    """How long the slowest of a hundred waits, ours to theirs."""
+    p99 = lambda system: median([found["summary"]["p99"] for found in of(rounds, system)])
+    mine, peer = p99(ours), p99(theirs)
+    if mine is None or peer is None:
+        return []
+    said = {"name": theirs, "value": float(f"{peer:.4g}")}
+    return [row(name, mine, "s from request to child, 99th percentile, median of rounds", "<= 1", mine <= peer, said, mine / peer)]
+
+
+def is_event(what):
+    return what.endswith(" events")
+
+
+def written(rounds):
+    """Writes of one job until it has its child, by all that are not KCM's, from the audit log."""
+    rows = []
+    for found in of(rounds, "muster", audited=True):
+        jobs = found["summary"]["jobs"]
+        mine = lambda cluster, who: sum(
+            count for what, count in found["writes"][cluster].items() if what.startswith(who) and not is_event(what)
+        )
+        hub = mine("hub", "muster-hub ") / jobs
+        rows.append(row("federation.writes.hub", hub, "writes of the hub to its API server per job, without Events", "<= 3", hub <= 3))
+        member = sum(mine(cluster, "muster-agent ") for cluster in MEMBERS) / jobs
+        rows.append(row("federation.writes.member", member, "writes of the agent to its member per job", "<= 1", member <= 1))
+    return rows
+
+
+def idle(rounds):
+    pss = median([found["cost"]["hub"]["idlePssMiB"] for found in of(rounds, "muster")])
+    return [] if pss is None else [row("federation.hub.idle", pss, "MiB, PSS of the hub's process, three members, no job", "<= 40", pss <= 40)]
+
+
+def rows_of(rounds):
+    return [
+        *against(rounds, "federation.burst", "muster", "multikueue", 1.5),
+        *late(rounds, "federation.burst.p99", "muster", "multikueue"),
+        *against(rounds, "federation.burst.default", "muster", "multikueue-default", 20),
+        *against(rounds, "federation.one", "muster-one", "jobset", 1.3),
+        *late(rounds, "federation.one.p99", "muster-one", "jobset"),
+        *written(rounds),
+        *idle(rounds),
+    ]
+
+
+def processor():
+    with open("/proc/cpuinfo") as file:
+        return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+
+
+def plan(wanted):
+    """Who has its turn when, and whether with the audit log: A B B A. What is there for one figure alone has one round."""
+    turns = []
+    for number in range(ROUNDS):
+        turn = [name for name in wanted if name != "multikueue-default" or number == 0]
+        turns += turn if number % 2 == 0 else turn[::-1]
+    # Once more with the log, which costs the API servers something.
+    return [(name, False) for name in turns] + [(name, True) for name in wanted if name in ("muster", "multikueue")]
+
+
+def main():
+    if os.geteuid() != 0:
+        raise SystemExit("FAIL real clusters need root: sudo -E make bench-federation")
+    (RUN / "logs").mkdir(parents=True, exist_ok=True)
+    built = programs()
+    makers = {
+        "muster": lambda: Muster(built),
+        "multikueue": MultiKueue,
+        "multikueue-default": lambda: MultiKueue(tuned=False),
+        "muster-one": lambda: Muster(built, MEMBERS[:1]),
+        "jobset": JobSet,
+    }
+    wanted = os.environ.get("SYSTEMS", " ".join(makers)).split()
+    if unknown := [name for name in wanted if name not in makers]:
+        raise SystemExit(f"FAIL SYSTEMS: no {unknown[0]}; there are {', '.join(makers)}")
+    rounds, load = [], os.getloadavg()[0]
+    for name, audited in plan(wanted):
+        found = burst(makers[name](), built, audited)
+        rounds.append(dict(found, audited=audited))
+        print(json.dumps({"system": name, "audited": audited, **found["summary"]}), flush=True)
+    rows = rows_of(rounds)
+    machine = {"cpu": processor(), "threads": len(os.sched_getaffinity(0)), "jobs": JOBS, "rounds": ROUNDS, "loadBefore": load}
+    results = pathlib.Path(os.environ.get("RESULTS", REPOSITORY / "bench/results"))
+    results.mkdir(parents=True, exist_ok=True)
+    (results / "federation.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    (results / "federation.samples.json").write_text(json.dumps(rounds) + "\n")
+    for found in rows:
+        print("ok  " if found["holds"] else "MISS", found["name"], found["value"], "peer", found["peer"], "ratio", found["ratio"], "target", found["target"])
+    return 0 if all(found["holds"] for found in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,283 @@
+"""The systems that are measured. Each is brought up on clusters that are new, and says what a job of it looks like."""
+
+import json
+
+from cluster import (
+    HOST, MEMBERS, REPOSITORY, RUN, Processes, apply, call, is_true, kubeconfig_of, kubectl, wait,
+)
+
+TENANT = "team-a"
+IMAGE = "muster.test/trainer@sha256:" + "ab" * 32
+
+
+def namespace(name):
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+
+
+def documents(text):
+    """JSON objects one behind the other."""
+    decoder, at = json.JSONDecoder(), 0
+    while at < len(text):
+        found, end = decoder.raw_decode(text, at)
+        yield from found.get("items", [found])
+        at = end
+        while at < len(text) and text[at].isspace():
+            at += 1
+
+
+def certificates():
+    """For webhook servers that nobody calls: managers do not start without."""
+    folder = RUN / "certificates"
+    if not folder.exists():
+        folder.mkdir()
+        call(
+            "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=webhooks",
+            "-keyout", folder / "tls.key", "-out", folder / "tls.crt",
+        )
+    return folder
+
+
+class Muster:
+    """Hub, registrar, gateway with the log, a witness, and an agent for each member; nothing is left out."""
+
+    kind, parent, by_uid, submit = "batch/v1/Job", "/labels/muster.dev~1job-uid", True, "hub"
+
+    def __init__(self, programs, members=MEMBERS):
+        self.programs, self.members = programs, members
+        self.name = "muster" if members == MEMBERS else "muster-one"
+        self.agents = Processes()
+        self.environment = dict(
+            MUSTER_BIN=str(programs), MUSTER_TRAINER_IMAGE=IMAGE, MUSTER_PROVIDERS=" ", MUSTER_HOST=HOST,
+            MUSTER_METRICS_LISTEN="127.0.0.1:18444",
+        )
+
+    def muster(self, *arguments):
+        return call(self.programs / "muster", *arguments)
+
+    def start(self):
+        call("scripts/stack.sh", "up", **self.environment)
+        for number, member in enumerate(self.members):
+            self.join(member, 9450 + number)
+        for member in self.members:
+            wait(f"provider {member}", 60, lambda: is_true("hub", "computeprovider", member, "Ready"))
+        apply("hub", namespace(TENANT))
+        data = RUN / "data"
+        if not data.exists():
+            text = RUN / "text"
+            text.write_bytes(bytes(range(97, 123)) * 200)
+            self.muster("data", "prepare", "--out", data, text)
+        self.muster("data", "import", "--store", RUN / "store", f"{TENANT}/text", data, "--kubeconfig", kubeconfig_of("hub"))
+
+    def join(self, member, port):
+        apply(
+            "hub",
+            {
+                "apiVersion": "muster.dev/v1alpha1", "kind": "ComputeProvider", "metadata": {"name": member},
+                "spec": {"owner": member, "trustTier": "Standard", "quota": {"units": 1000, "workers": 1000}},
+            },
+        )
+        kubectl(member, "apply", "--server-side", "-f", REPOSITORY / "manifests/member/namespace.yaml")
+        # What bounds a member is how much its provider lends, here as many workers as there are jobs; the agent is a host process.
+        rights = kubectl(member, "create", "--dry-run=client", "-o", "json", "-f", REPOSITORY / "manifests/member/muster-agent.yaml")
+        left_out = ("Deployment", "ResourceQuota", "PersistentVolumeClaim", "NetworkPolicy", "PodDisruptionBudget")
+        apply(member, *(found for found in documents(rights) if found["kind"] not in left_out))
+        token = kubectl(member, "create", "token", "muster-agent", "--namespace", "muster-lent", "--duration", "24h").strip()
+        config = json.loads(kubectl(member, "config", "view", "--minify", "--raw", "--flatten", "-o", "json"))
+        config["users"] = [{"name": config["users"][0]["name"], "user": {"token": token}}]
+        path = RUN / f"{member}.agent.kubeconfig"
+        path.write_text(json.dumps(config))
+        path.chmod(0o600)
+        join = RUN / f"{member}.token"
+        self.muster(
+            "provider", "create-token", member, "--auto-accept", "--kubeconfig", kubeconfig_of("hub"), "--out", join
+        )
+        self.agents.start(
+            f"agent-{member}", self.programs / "muster", "agent", "run", "--state", RUN / f"agent-{member}",
+            "--join-token-file", join, "--member-kubeconfig", path, "--relay-listen", f"{HOST}:{port}",
+            "--relay-url", f"https://{HOST}:{port}", "--allow-image", IMAGE, "--workers", "1000", NO_COLOR="1",
+        )
+
+    def job(self, name):
+        return {
+            "apiVersion": "muster.dev/v1alpha1", "kind": "TrainingJob", "metadata": {"name": name, "namespace": TENANT},
+            "spec": {
+                "model": {"architecture": "gpt2", "layers": 1, "width": 16, "heads": 1, "context": 16, "vocabulary": 256},
+                "data": {"dataset": "text"}, "training": {"steps": 40, "batch": 2, "shards": 2}, "workers": {"count": 1},
+                "assurance": {"tier": "None"},
+            },
+        }
+
+    def pids(self):
+        pids = dict(self.agents.pids())
+        for name in ("hub", "gateway", "registrar", "north"):
+            pids[name] = int((RUN / f"{name}.pid").read_text().split()[0])
+        return pids
+
+    def stop(self):
+        self.agents.end()
+        call("scripts/stack.sh", "down", check=False, **self.environment)
+
+
+class MultiKueue:
+    """Kueue 0.19.2 on the hub and on every member, and MultiKueue between them. Without webhooks, as Muster has none."""
+
+    kind, parent, by_uid, submit, members = "batch/v1/Job", "/name", False, "hub", MEMBERS
+
+    def __init__(self, tuned=True):
+        self.tuned = tuned
+        self.name = "multikueue" if tuned else "multikueue-default"
+        self.managers = Processes()
+
+    def start(self):
+        module = call("scripts/go-tool.sh", "kueue", "--module").strip()
+        binary = call("scripts/go-tool.sh", "kueue").strip()
+        folder = certificates()
+        for number, cluster in enumerate(["hub", *MEMBERS]):
+            kubectl(cluster, "apply", "--server-side", "-f", f"{module}/config/components/crd/bases")
+            apply(cluster, namespace("kueue-system"), namespace(TENANT))
+            kubectl(cluster, "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+            self.managers.start(
+                f"kueue-{cluster}", binary, "--config", self.configuration(cluster, number, folder),
+                "--kubeconfig", kubeconfig_of(cluster), "--zap-log-level", "0",
+            )
+        for cluster in MEMBERS:
+            self.queues(cluster, [])
+        clusters = [
+            {
+                "apiVersion": "kueue.x-k8s.io/v1beta2", "kind": "MultiKueueCluster", "metadata": {"name": member},
+                "spec": {"clusterSource": {"kubeConfig": {"location": str(kubeconfig_of(member)), "locationType": "Path"}}},
+            }
+            for member in MEMBERS
+        ]
+        check = {
+            "apiVersion": "kueue.x-k8s.io/v1beta2", "kind": "AdmissionCheck", "metadata": {"name": "members"},
+            "spec": {
+                "controllerName": "kueue.x-k8s.io/multikueue",
+                "parameters": {"apiGroup": "kueue.x-k8s.io", "kind": "MultiKueueConfig", "name": "members"},
+            },
+        }
+        config = {
+            "apiVersion": "kueue.x-k8s.io/v1beta2", "kind": "MultiKueueConfig", "metadata": {"name": "members"},
+            "spec": {"clusters": MEMBERS},
+        }
+        apply("hub", *clusters, config, check)
+        self.queues("hub", ["members"])
+        for member in MEMBERS:
+            wait(f"MultiKueueCluster {member}", 60, lambda: is_true("hub", "multikueuecluster", member, "Active"))
+        for cluster in ["hub", *MEMBERS]:
+            wait(f"ClusterQueue of {cluster}", 60, lambda: is_true(cluster, "clusterqueue", "all", "Active"))
+
+    def configuration(self, cluster, number, folder):
+        path = RUN / f"kueue-{cluster}.yaml"
+        config = {
+            "apiVersion": "config.kueue.x-k8s.io/v1beta2", "kind": "Configuration", "namespace": "kueue-system",
+            "health": {"healthProbeBindAddress": f"127.0.0.1:{18100 + number}"},
+            "metrics": {"bindAddress": "0"},
+            "webhook": {"port": 18200 + number, "certDir": str(folder)},
+            "internalCertManagement": {"enable": False},
+            "leaderElection": {"leaderElect": False},
+            "integrations": {"frameworks": ["batch/job"]},
+            "featureGates": {"VisibilityOnDemand": False},
+        }
+        if self.tuned:
+            config["clientConnection"] = {"qps": 1000, "burst": 2000}
+            # As many at once as its own performance tests have, for what a job goes through.
+            kinds = ["Job.batch", "Workload.kueue.x-k8s.io", "LocalQueue.kueue.x-k8s.io", "ClusterQueue.kueue.x-k8s.io"]
+            config["controller"] = {"groupKindConcurrency": {kind: 20 for kind in kinds}}
+        path.write_text(json.dumps(config))
+        return path
+
+    def queues(self, cluster, checks):
+        """One queue with room for all."""
+        resources = [{"name": "cpu", "nominalQuota": "100000"}, {"name": "memory", "nominalQuota": "100000Gi"}]
+        spec = {
+            "namespaceSelector": {},
+            "resourceGroups": [{"coveredResources": ["cpu", "memory"], "flavors": [{"name": "any", "resources": resources}]}],
+        }
+        if checks:
+            spec["admissionChecksStrategy"] = {"admissionChecks": [{"name": name} for name in checks]}
+        version = "kueue.x-k8s.io/v1beta2"
+        apply(
+            cluster,
+            {"apiVersion": version, "kind": "ResourceFlavor", "metadata": {"name": "any"}},
+            {"apiVersion": version, "kind": "ClusterQueue", "metadata": {"name": "all"}, "spec": spec},
+            {
+                "apiVersion": version, "kind": "LocalQueue", "metadata": {"name": "all", "namespace": TENANT},
+                "spec": {"clusterQueue": "all"},
+            },
+        )
+
+    def job(self, name):
+        container = {"name": "worker", "image": IMAGE, "resources": {"requests": {"cpu": "900m", "memory": "768Mi"}}}
+        return {
+            "apiVersion": "batch/v1", "kind": "Job",
+            "metadata": {"name": name, "namespace": TENANT, "labels": {"kueue.x-k8s.io/queue-name": "all"}},
+            "spec": {
+                # What its webhook would set, whose place nobody takes here.
+                "suspend": True, "managedBy": "kueue.x-k8s.io/multikueue",
+                "template": {"spec": {"restartPolicy": "Never", "containers": [container]}},
+            },
+        }
+
+    def pids(self):
+        return self.managers.pids()
+
+    def stop(self):
+        self.managers.end()
+
+
+class JobSet:
+    """JobSet 0.12.0 on one member, where its objects are made, too. Without webhooks."""
+
+    name = "jobset"
+    kind, parent, by_uid, submit, members = "batch/v1/Job", "/labels/jobset.sigs.k8s.io~1jobset-name", False, "east", ["east"]
+
+    def __init__(self):
+        self.manager = Processes()
+
+    def start(self):
+        module = call("scripts/go-tool.sh", "jobset", "--module").strip()
+        binary = call("scripts/go-tool.sh", "jobset").strip()
+        kubectl("east", "apply", "--server-side", "-f", f"{module}/config/components/crd/bases")
+        apply("east", namespace("jobset-system"), namespace(TENANT))
+        kubectl("east", "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+        path = RUN / "jobset.yaml"
+        config = {
+            "apiVersion": "config.jobset.x-k8s.io/v1alpha1", "kind": "Configuration",
+            "health": {"healthProbeBindAddress": "127.0.0.1:18300"},
+            "metrics": {"bindAddress": "0"},
+            "webhook": {"port": 18301, "certDir": str(certificates())},
+            "internalCertManagement": {"enable": False},
+            "leaderElection": {"leaderElect": False},
+            "clientConnection": {"qps": 1000, "burst": 2000},
+        }
+        path.write_text(json.dumps(config))
+        self.manager.start(
+            "jobset", binary, "--config", path, "--kubeconfig", kubeconfig_of("east"), "--zap-log-level", "0"
+        )
+        wait("the manager of JobSet", 60, self.is_up)
+
+    def is_up(self):
+        self.manager.pids()
+        return call("curl", "-fsS", "http://127.0.0.1:18300/readyz", check=False).strip() == "ok"
+
+    def job(self, name):
+        container = {"name": "worker", "image": IMAGE, "resources": {"requests": {"cpu": "900m", "memory": "768Mi"}}}
+        pod = {"spec": {"restartPolicy": "Never", "containers": [container]}}
+        spec = {"completionMode": "Indexed", "parallelism": 1, "completions": 1, "backoffLimit": 0, "template": pod}
+        return {
+            "apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "metadata": {"name": name, "namespace": TENANT},
+            "spec": {
+                # What its webhook would set.
+                "successPolicy": {"operator": "All", "targetReplicatedJobs": []},
+                "startupPolicy": {"startupPolicyOrder": "AnyOrder"},
+                "network": {"enableDNSHostnames": False, "publishNotReadyAddresses": True},
+                "replicatedJobs": [{"name": "workers", "replicas": 1, "groupName": "default", "template": {"spec": spec}}],
+            },
+        }
+
+    def pids(self):
+        return self.manager.pids()
+
+    def stop(self):
+        self.manager.end()
