@@ -138,7 +138,7 @@ class MultiKueue:
             kubectl(cluster, "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
             self.managers.start(
                 f"kueue-{cluster}", binary, "--config", self.configuration(cluster, number, folder),
-                "--kubeconfig", kubeconfig_of(cluster), "--zap-log-level", "0",
+                "--kubeconfig", kubeconfig_of(cluster), "--zap-log-level", "error",
             )
         for cluster in MEMBERS:
             self.queues(cluster, [])
@@ -253,7 +253,7 @@ class JobSet:
         }
         path.write_text(json.dumps(config))
         self.manager.start(
-            "jobset", binary, "--config", path, "--kubeconfig", kubeconfig_of("east"), "--zap-log-level", "0"
+            "jobset", binary, "--config", path, "--kubeconfig", kubeconfig_of("east"), "--zap-log-level", "error"
         )
         wait("the manager of JobSet", 60, self.is_up)
 

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::core::PartialObjectMeta;
-use kube::runtime::watcher::{self, metadata_watcher};
+use kube::runtime::watcher::{self, watcher};
 use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -36,8 +36,8 @@ impl Seen {
     pub fn follow(self: &Arc<Self>, client: Client, cluster: String, kind: ApiResource) {
         let seen = self.clone();
         tokio::spawn(async move {
-            let api: Api<DynamicObject> = Api::all_with(client, &kind);
-            let mut events = metadata_watcher(api, watcher::Config::default()).boxed();
+            let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &kind);
+            let mut events = watcher(api, watcher::Config::default()).boxed();
             while let Some(event) = events.next().await {
                 match event {
                     Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => {
