@@ -28,7 +28,7 @@ for name in ("CLUSTER_STATE", "CLUSTER_RUNTIME"):
 STATE = pathlib.Path(f"/var/lib/muster-{INSTANCE}")
 
 
-def call(*command, text=None, check=True, quiet=True, **more):
+def call(*command, text=None, check=True, **more):
     """Runs a command; what it printed. Its words are shown if it fails."""
     done = subprocess.run(
         list(map(str, command)),
@@ -41,7 +41,7 @@ def call(*command, text=None, check=True, quiet=True, **more):
     )
     if check and done.returncode != 0:
         raise SystemExit(f"FAIL {' '.join(map(str, command))}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
-    return done.stdout if check or quiet else done
+    return done.stdout
 
 
 def up(audit=False):
@@ -108,7 +108,7 @@ class Processes:
     def end(self):
         for process in self.started.values():
             process.send_signal(signal.SIGTERM)
-        for name, process in self.started.items():
+        for process in self.started.values():
             try:
                 process.wait(15)
             except subprocess.TimeoutExpired:

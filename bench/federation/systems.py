@@ -37,6 +37,31 @@ def certificates():
     return folder
 
 
+def install(cluster, module, home):
+    """A peer's definitions, its own namespace and the tenant's."""
+    kubectl(cluster, "apply", "--server-side", "-f", f"{module}/config/components/crd/bases")
+    apply(cluster, namespace(home), namespace(TENANT))
+    kubectl(cluster, "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+
+
+def manager(health, webhook, folder):
+    """What peers' managers are told alike: no certificates of their own making, no election, no metrics."""
+    return {
+        "kind": "Configuration",
+        "health": {"healthProbeBindAddress": f"127.0.0.1:{health}"},
+        "metrics": {"bindAddress": "0"},
+        "webhook": {"port": webhook, "certDir": str(folder)},
+        "internalCertManagement": {"enable": False},
+        "leaderElection": {"leaderElect": False},
+    }
+
+
+def workers():
+    """The pods of a peer's job, as large as Muster's workers are by default."""
+    container = {"name": "worker", "image": IMAGE, "resources": {"requests": {"cpu": "900m", "memory": "768Mi"}}}
+    return {"spec": {"restartPolicy": "Never", "containers": [container]}}
+
+
 class Muster:
     """Hub, registrar, gateway with the log, a witness, and an agent for each member; nothing is left out."""
 
@@ -133,9 +158,7 @@ class MultiKueue:
         binary = call("scripts/go-tool.sh", "kueue").strip()
         folder = certificates()
         for number, cluster in enumerate(["hub", *MEMBERS]):
-            kubectl(cluster, "apply", "--server-side", "-f", f"{module}/config/components/crd/bases")
-            apply(cluster, namespace("kueue-system"), namespace(TENANT))
-            kubectl(cluster, "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+            install(cluster, module, "kueue-system")
             self.managers.start(
                 f"kueue-{cluster}", binary, "--config", self.configuration(cluster, number, folder),
                 "--kubeconfig", kubeconfig_of(cluster), "--zap-log-level", "error",
@@ -170,12 +193,8 @@ class MultiKueue:
     def configuration(self, cluster, number, folder):
         path = RUN / f"kueue-{cluster}.yaml"
         config = {
-            "apiVersion": "config.kueue.x-k8s.io/v1beta2", "kind": "Configuration", "namespace": "kueue-system",
-            "health": {"healthProbeBindAddress": f"127.0.0.1:{18100 + number}"},
-            "metrics": {"bindAddress": "0"},
-            "webhook": {"port": 18200 + number, "certDir": str(folder)},
-            "internalCertManagement": {"enable": False},
-            "leaderElection": {"leaderElect": False},
+            **manager(18100 + number, 18200 + number, folder),
+            "apiVersion": "config.kueue.x-k8s.io/v1beta2", "namespace": "kueue-system",
             "integrations": {"frameworks": ["batch/job"]},
             "featureGates": {"VisibilityOnDemand": False},
         }
@@ -208,14 +227,13 @@ class MultiKueue:
         )
 
     def job(self, name):
-        container = {"name": "worker", "image": IMAGE, "resources": {"requests": {"cpu": "900m", "memory": "768Mi"}}}
         return {
             "apiVersion": "batch/v1", "kind": "Job",
             "metadata": {"name": name, "namespace": TENANT, "labels": {"kueue.x-k8s.io/queue-name": "all"}},
             "spec": {
                 # What its webhook would set, whose place nobody takes here.
                 "suspend": True, "managedBy": "kueue.x-k8s.io/multikueue",
-                "template": {"spec": {"restartPolicy": "Never", "containers": [container]}},
+                "template": workers(),
             },
         }
 
@@ -238,17 +256,11 @@ class JobSet:
     def start(self):
         module = call("scripts/go-tool.sh", "jobset", "--module").strip()
         binary = call("scripts/go-tool.sh", "jobset").strip()
-        kubectl("east", "apply", "--server-side", "-f", f"{module}/config/components/crd/bases")
-        apply("east", namespace("jobset-system"), namespace(TENANT))
-        kubectl("east", "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+        install("east", module, "jobset-system")
         path = RUN / "jobset.yaml"
         config = {
-            "apiVersion": "config.jobset.x-k8s.io/v1alpha1", "kind": "Configuration",
-            "health": {"healthProbeBindAddress": "127.0.0.1:18300"},
-            "metrics": {"bindAddress": "0"},
-            "webhook": {"port": 18301, "certDir": str(certificates())},
-            "internalCertManagement": {"enable": False},
-            "leaderElection": {"leaderElect": False},
+            **manager(18300, 18301, certificates()),
+            "apiVersion": "config.jobset.x-k8s.io/v1alpha1",
             "clientConnection": {"qps": 1000, "burst": 2000},
         }
         path.write_text(json.dumps(config))
@@ -262,9 +274,7 @@ class JobSet:
         return call("curl", "-fsS", "http://127.0.0.1:18300/readyz", check=False).strip() == "ok"
 
     def job(self, name):
-        container = {"name": "worker", "image": IMAGE, "resources": {"requests": {"cpu": "900m", "memory": "768Mi"}}}
-        pod = {"spec": {"restartPolicy": "Never", "containers": [container]}}
-        spec = {"completionMode": "Indexed", "parallelism": 1, "completions": 1, "backoffLimit": 0, "template": pod}
+        spec = {"completionMode": "Indexed", "parallelism": 1, "completions": 1, "backoffLimit": 0, "template": workers()}
         return {
             "apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "metadata": {"name": name, "namespace": TENANT},
             "spec": {
