@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::Client;
 use kube::runtime::controller::Action;
+use muster_api::v1alpha1::{ComputeProvider, ProviderReport};
 use tokio::time::Instant;
 
 use super::audit::book::AuditBook;
@@ -14,11 +15,14 @@ use super::events::Recorder;
 use super::kueue::Kueue;
 use super::ledger::Ledger;
 use super::ledger::follow::Follower;
+use super::mirror::Mirror;
 use super::names::MANAGER;
 use super::provider::leases::LeaseBook;
 use super::queue::Queue;
 use super::signer::Signer;
+use super::site::Unit;
 use super::state::State;
+use crate::runtime::Shutdown;
 use crate::runtime::backoff::{Backoff, jitter_of};
 use crate::runtime::clock;
 use crate::store::Store;
@@ -41,6 +45,8 @@ pub struct Context {
     pub audits: AuditBook,
     /// `NAME@sha256:...` of the trainer.
     pub image: Image,
+    /// Objects as their watches tell of them.
+    pub mirrors: Mirrors,
     /// Heartbeats as this process saw them.
     pub leases: LeaseBook,
     /// Tells people.
@@ -75,6 +81,7 @@ impl Context {
             follower: Follower::default(),
             audits: AuditBook::default(),
             image,
+            mirrors: Mirrors::default(),
             leases: LeaseBook::default(),
             queue: Queue::default(),
             kueue: Kueue::default(),
@@ -111,6 +118,29 @@ impl Context {
     /// After a successful look at `object`.
     pub fn succeeded(&self, object: &str) {
         self.failures.succeeded(&object.to_owned());
+    }
+}
+
+/// What many looks read.
+#[derive(Default)]
+pub struct Mirrors {
+    /// By the uid of their job.
+    pub units: Mirror<Unit>,
+    /// As their admin has them.
+    pub providers: Mirror<ComputeProvider>,
+    /// What their agents report.
+    pub reports: Mirror<ProviderReport>,
+}
+
+impl Mirrors {
+    /// Follows all of them until shutdown.
+    pub async fn follow(&self, client: &Client, shutdown: &Shutdown) {
+        let (client, stop) = (|| client.clone(), || shutdown.clone());
+        tokio::join!(
+            self.units.follow(client(), stop()),
+            self.providers.follow(client(), stop()),
+            self.reports.follow(client(), stop()),
+        );
     }
 }
 

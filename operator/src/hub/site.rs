@@ -1,11 +1,12 @@
 //! Providers, what they report and all units, as the hub's API server has them at one moment; and what they mean for whoever looks for a
 //! provider.
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use kube::api::ListParams;
-use kube::core::DeserializeGuard;
 use kube::{Api, ResourceExt};
+use muster_api::names::labels;
 use muster_api::v1alpha1::{self as api, ComputeProvider, Desired, ProviderReport, WorkUnit, WorkUnitPhase};
 use muster_core::epochs::Seen;
 use muster_core::placement::{Availability, Candidate, Device, TrustTier};
@@ -14,6 +15,7 @@ use muster_core::provider::Scheduling;
 use super::context::Context;
 use super::error::Error;
 use super::job::gather;
+use super::mirror::Mirrored;
 use super::names::{provider_namespace, provider_of};
 use super::provider;
 use crate::runtime::client::within;
@@ -21,30 +23,66 @@ use crate::runtime::client::within;
 /// See the module.
 pub struct Site {
     /// As their admin has them.
-    pub providers: Vec<ComputeProvider>,
+    pub providers: Vec<Arc<ComputeProvider>>,
     /// By namespace.
-    pub reports: HashMap<String, ProviderReport>,
-    /// All of them, with what was signed of each; `None` if that cannot be read.
-    pub units: Vec<Unit>,
+    pub reports: HashMap<String, Arc<ProviderReport>>,
+    /// All of them, with what was signed of each.
+    pub units: Vec<Arc<Unit>>,
 }
 
 /// A unit, and the part of its payload that matters here.
 pub struct Unit {
     /// The object.
     pub object: WorkUnit,
-    /// What its workers run on.
+    /// What its workers run on; `None` if its payload cannot be read.
     pub device_class: Option<String>,
     /// Manifest of its dataset.
     pub dataset: Option<String>,
 }
 
-impl Unit {
-    fn new(object: WorkUnit) -> Self {
+impl Mirrored for Unit {
+    type Object = WorkUnit;
+    const RESOURCE: &'static str = "workunits";
+    const GROUPED_BY: Option<&'static str> = Some(labels::JOB_UID);
+
+    fn keep(object: WorkUnit) -> Self {
         let payload = gather::payload(&object);
         let dataset = payload.as_ref().map(|payload| payload.dataset.to_string());
         Self { device_class: payload.map(|payload| payload.device_class), dataset, object }
     }
 
+    fn object(&self) -> &WorkUnit {
+        &self.object
+    }
+}
+
+impl Mirrored for ComputeProvider {
+    type Object = Self;
+    const RESOURCE: &'static str = "computeproviders";
+
+    fn keep(object: Self) -> Self {
+        object
+    }
+
+    fn object(&self) -> &Self {
+        self
+    }
+}
+
+impl Mirrored for ProviderReport {
+    type Object = Self;
+    const RESOURCE: &'static str = "providerreports";
+
+    fn keep(object: Self) -> Self {
+        object
+    }
+
+    fn object(&self) -> &Self {
+        self
+    }
+}
+
+impl Unit {
     /// Where it is.
     pub fn provider(&self) -> Option<&str> {
         self.object.metadata.namespace.as_deref().and_then(provider_of)
@@ -56,33 +94,26 @@ impl Unit {
 }
 
 impl Site {
-    /// Reads all of it, live.
+    /// All of it as its watches tell of it, in a database that did not go back.
     ///
     /// # Errors
     /// [`Error::WentBack`], [`Error::Api`].
     pub async fn read(ctx: &Context) -> Result<Self, Error> {
-        let units = all_units(ctx).await?;
-        let providers: Api<DeserializeGuard<ComputeProvider>> = Api::all(ctx.client.clone());
-        let reports: Api<DeserializeGuard<ProviderReport>> = Api::all(ctx.client.clone());
-        let everything = ListParams::default();
-        let providers = within("list computeproviders", providers.list(&everything)).await?;
-        let reports = within("list providerreports", reports.list(&everything)).await?;
-        let reports: HashMap<String, ProviderReport> = reports
-            .items
-            .into_iter()
-            .filter_map(|report| report.0.ok())
-            .filter_map(|report| Some((report.namespace()?, report)))
-            .collect();
+        did_not_go_back(ctx).await?;
+        let mirrors = &ctx.mirrors;
+        let units = mirrors.units.all(&ctx.client).await?;
+        let reports = mirrors.reports.all(&ctx.client).await?;
+        let at_home = |report: Arc<ProviderReport>| Some((report.namespace()?, report));
         Ok(Self {
-            providers: providers.items.into_iter().filter_map(|found| found.0.ok()).collect(),
-            reports,
-            units: units.into_iter().map(Unit::new).collect(),
+            providers: mirrors.providers.all(&ctx.client).await?,
+            reports: reports.into_iter().filter_map(at_home).collect(),
+            units,
         })
     }
 
     /// A provider by its name.
     pub fn provider(&self, name: &str) -> Option<&ComputeProvider> {
-        self.providers.iter().find(|one| one.metadata.name.as_deref() == Some(name))
+        self.providers.iter().find(|one| one.metadata.name.as_deref() == Some(name)).map(Arc::as_ref)
     }
 
     /// Whether there is a unit of this name.
@@ -92,7 +123,7 @@ impl Site {
 
     /// What a provider reports.
     pub fn report(&self, name: &str) -> Option<&ProviderReport> {
-        self.reports.get(&provider_namespace(name))
+        self.reports.get(&provider_namespace(name)).map(Arc::as_ref)
     }
 
     /// All providers, as placement sees them.
@@ -103,7 +134,7 @@ impl Site {
                 living.entry(provider).or_default().push(unit);
             }
         }
-        let candidate = |found: &ComputeProvider| {
+        let candidate = |found: &Arc<ComputeProvider>| {
             let name = found.name_any();
             let here = living.get(name.as_str()).map_or(&[][..], Vec::as_slice);
             let mut candidate = candidate(found, self.report(&name), here, ctx.now());
@@ -130,18 +161,15 @@ impl Site {
     }
 }
 
-/// All units there are, in a database that did not go back: one that was restored a moment ago has forgotten units that
-/// run, and their names would be given a second time.
-async fn all_units(ctx: &Context) -> Result<Vec<WorkUnit>, Error> {
+/// One that was restored a moment ago has forgotten units that run, and their names would be given a second time.
+async fn did_not_go_back(ctx: &Context) -> Result<(), Error> {
     let before = ctx.state.epochs();
-    let api: Api<DeserializeGuard<WorkUnit>> = Api::all(ctx.client.clone());
-    let list = within("list workunits", api.list(&ListParams::default())).await?;
+    let api: Api<WorkUnit> = Api::all(ctx.client.clone());
+    let one = ListParams::default().limit(1);
+    let list = within("list workunits", api.list_metadata(&one)).await?;
     let version = list.metadata.resource_version.as_ref().and_then(|text| text.parse().ok());
     let version = version.ok_or(Error::Incomplete("list of workunits", "numeric resourceVersion"))?;
-    if before.judge(version) == Seen::Restored {
-        return Err(Error::WentBack);
-    }
-    Ok(list.items.into_iter().filter_map(|unit| unit.0.ok()).collect())
+    if before.judge(version) == Seen::Restored { Err(Error::WentBack) } else { Ok(()) }
 }
 
 fn candidate(

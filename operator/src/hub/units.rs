@@ -94,6 +94,7 @@ pub async fn release(ctx: &Context, unit: &WorkUnit) -> Result<(), Error> {
         return Ok(());
     }
     match apply::finalizer(&api, "workunit", &fresh, finalizers::UNIT, Presence::Absent).await {
+        Ok(Some(gone)) => ctx.mirrors.units.wrote(&gone.metadata),
         Err(error) if !error.is_gone() => return Err(error),
         _ => {}
     }
@@ -118,7 +119,7 @@ async fn reconcile(object: Arc<Guarded>, units: Arc<Units>) -> Result<Action, Er
 
 async fn look(ctx: &Context, jobs: &Jobs, unit: &WorkUnit) -> Result<Action, Error> {
     let provider = gather::provider(ctx, unit).await?;
-    let (member, gone_in) = gather::member(unit, provider.as_ref(), ctx.now());
+    let (member, gone_in) = gather::member(unit, provider.as_deref(), ctx.now());
     let orphan = is_orphan(ctx, jobs, unit).await?;
     if !over(unit, member) {
         if orphan {

@@ -71,7 +71,7 @@ async fn stop(look: &Look<'_>, all: Vec<WorkUnit>) -> Result<Option<Duration>, E
     let mut left = 0;
     for unit in all {
         let provider = gather::provider(ctx, &unit).await?;
-        let (member, _) = gather::member(&unit, provider.as_ref(), ctx.now());
+        let (member, _) = gather::member(&unit, provider.as_deref(), ctx.now());
         if units::over(&unit, member) {
             units::release(ctx, &unit).await?;
         } else {

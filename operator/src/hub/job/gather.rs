@@ -1,12 +1,10 @@
 //! What the API server and the store say about a job right now, as facts for the decision.
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::api::ListParams;
-use kube::core::DeserializeGuard;
 use kube::{Api, ResourceExt};
-use muster_api::names::labels;
 use muster_api::v1alpha1::{self as api, ComputeProvider, JobCheckpoint, TrainingJob, WorkUnit};
 use muster_core::audits::JobAudits;
 use muster_core::envelope::Payload;
@@ -59,7 +57,7 @@ pub struct Gathered {
     pub stalls_in: Option<Duration>,
 }
 
-/// Reads all of it, live.
+/// Reads all of it.
 pub async fn gather(look: &Look<'_>) -> Result<Gathered, Error> {
     let (ctx, job, now) = (look.ctx, look.job, look.ctx.now());
     let status = look.old();
@@ -77,8 +75,8 @@ pub async fn gather(look: &Look<'_>) -> Result<Gathered, Error> {
     let (unit, member_gone_in, stalls_in) = match &current {
         Some(unit) => {
             let provider = provider(ctx, unit).await?;
-            let (member, gone_in) = member(unit, provider.as_ref(), now);
-            let mut facts = unit_facts(unit, provider.as_ref(), member, now);
+            let (member, gone_in) = member(unit, provider.as_deref(), now);
+            let mut facts = unit_facts(unit, provider.as_deref(), member, now);
             let stalls_in = stall(ctx, job, &mut facts);
             (Some(facts), gone_in, stalls_in)
         }
@@ -167,18 +165,19 @@ pub fn trains(unit: &WorkUnit) -> bool {
 
 /// All units with the job's label, those that audit it too.
 pub async fn all_units_of(ctx: &Context, job_uid: &str) -> Result<Vec<WorkUnit>, Error> {
-    let api: Api<DeserializeGuard<WorkUnit>> = Api::all(ctx.client.clone());
-    let mine = ListParams::default().labels(&format!("{}={job_uid}", labels::JOB_UID));
-    let list = within("list workunits", api.list(&mine)).await?;
-    Ok(list.items.into_iter().filter_map(|unit| unit.0.ok()).collect())
+    let theirs = ctx.mirrors.units.of(&ctx.client, job_uid).await?;
+    Ok(theirs.iter().map(|unit| unit.object.clone()).collect())
 }
 
-/// The provider in whose namespace the unit is.
-pub async fn provider(ctx: &Context, unit: &WorkUnit) -> Result<Option<ComputeProvider>, Error> {
+/// The provider in whose namespace the unit is. That there is none ends units, so it is asked for.
+pub async fn provider(ctx: &Context, unit: &WorkUnit) -> Result<Option<Arc<ComputeProvider>>, Error> {
     let namespace = unit.namespace().unwrap_or_default();
     let Some(name) = provider_of(&namespace) else { return Ok(None) };
+    if let Some(known) = ctx.mirrors.providers.known("", name) {
+        return Ok(Some(known));
+    }
     let api: Api<ComputeProvider> = Api::all(ctx.client.clone());
-    Ok(within("get computeprovider", api.get_opt(name)).await?)
+    Ok(within("get computeprovider", api.get_opt(name)).await?.map(Arc::new))
 }
 
 /// Whether the unit's member is heard of, and if not, for how long it may still train.

@@ -1,5 +1,5 @@
-//! The job controller. One look at a TrainingJob is: read everything live, decide (muster-core), act, write one status,
-//! tell people what changed. Watches only wake it; nothing is decided from a cache.
+//! The job controller. One look at a TrainingJob is: read everything, decide (muster-core), act, write one status, tell people what
+//! changed. Units and providers are read as their watches tell of them (`mirror`): a look that is woken by a change has seen it.
 //!
 //! | file | step |
 //! |---|---|
@@ -11,6 +11,7 @@
 //! | `news` | events from old and new status, pure |
 //! | `audits` | what the log's audits mean for all of this |
 //! | `end` | deletion, and what follows after the end |
+//! | `wakes` | what makes it look |
 mod accept;
 pub mod audits;
 mod end;
@@ -21,6 +22,9 @@ mod status;
 #[cfg(test)]
 mod tests;
 pub mod unit;
+mod wakes;
+
+pub use wakes::controller;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,13 +33,10 @@ use futures::StreamExt;
 use kube::api::Patch;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Controller};
-use kube::runtime::reflector::{ObjectRef, Store as Cache};
-use kube::runtime::watcher;
+use kube::runtime::reflector::Store as Cache;
 use kube::{Api, Resource, ResourceExt};
-use muster_api::names::{MANAGED_BY, finalizers, labels};
-use muster_api::v1alpha1::{
-    Audit, ComputeProvider, Desired, Island, TrainingJob, TrainingJobStatus, WorkUnit,
-};
+use muster_api::names::{MANAGED_BY, finalizers};
+use muster_api::v1alpha1::{Desired, TrainingJob, TrainingJobStatus, WorkUnit};
 use muster_core::lifecycle::conditions::{NO_AUDITORS, Unplaced};
 use muster_core::lifecycle::{self, Audits, Decision, Next, Outcome, Tenure};
 
@@ -73,48 +74,6 @@ const BEHIND_AGAIN: Duration = Duration::from_secs(2);
 
 /// All jobs as last seen: only to find out whom an event concerns.
 pub type Jobs = Cache<Guarded>;
-
-/// The controller, not yet running, and its cache of jobs.
-pub fn controller(ctx: &Arc<Context>) -> (Controller<Guarded>, Jobs) {
-    let client = ctx.client.clone();
-    let everything = watcher::Config::default;
-    let controller = Controller::new(Api::<Guarded>::all(client.clone()), everything());
-    let (by_uid, on) = (controller.store(), controller.store());
-    let jobs = controller.store();
-    ctx.queue.follow(controller.store());
-    let (queue, providers) = (ctx.clone(), ctx.clone());
-    let controller = controller
-        // What its audits have come to is in the book before it is in their objects.
-        .owns(Api::<DeserializeGuard<Audit>>::all(client.clone()), everything())
-        .watches(
-            Api::<DeserializeGuard<WorkUnit>>::all(client.clone()),
-            everything(),
-            move |unit: DeserializeGuard<WorkUnit>| {
-                queue.queue.changed();
-                let uid = unit.labels().get(labels::JOB_UID).cloned();
-                uid.and_then(|uid| by_uid.find(|job| job.uid().as_deref() == Some(&uid)))
-                    .map(|job| ObjectRef::from_obj(job.as_ref()))
-            },
-        )
-        .watches(
-            Api::<DeserializeGuard<ComputeProvider>>::all(client),
-            everything(),
-            // Its loss and return concern the jobs that it has, its capacity those that wait.
-            move |provider: DeserializeGuard<ComputeProvider>| {
-                providers.queue.changed();
-                let name = provider.name_any();
-                let has = |status: &TrainingJobStatus| {
-                    let here = |island: &Island| island.provider.as_ref() == Some(&name);
-                    !status.phase.is_some_and(|phase| phase.is_finished()) && status.islands.iter().any(here)
-                };
-                let theirs = on.state_filter(|job| {
-                    job.0.as_ref().ok().and_then(|job| job.status.as_ref()).is_some_and(has)
-                });
-                theirs.iter().map(|job| ObjectRef::from_obj(job.as_ref())).collect::<Vec<_>>()
-            },
-        );
-    (controller, jobs)
-}
 
 /// Runs until shutdown.
 pub async fn run(controller: Controller<Guarded>, ctx: Arc<Context>, shutdown: Shutdown) {
@@ -465,7 +424,8 @@ pub async fn ask(ctx: &Context, unit: &WorkUnit, desired: Desired) -> Result<(),
     let (params, patch) = (apply::params(), Patch::Merge(&patch));
     let what = format!("patch workunit {name}");
     match within(&what, api.patch(&name, &params, &patch)).await.map_err(Error::from) {
-        Ok(_) => {
+        Ok(unit) => {
+            ctx.mirrors.units.wrote(&unit.metadata);
             tracing::info!(unit = name, namespace, ?desired, "asked");
             Ok(())
         }

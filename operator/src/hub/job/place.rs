@@ -22,6 +22,7 @@ use crate::hub::names::{MANAGER, provider_of};
 use crate::hub::queue::Turn;
 use crate::hub::site;
 use crate::runtime::client::{ClientError, within};
+use crate::runtime::offload::offload;
 
 /// Waits for the job's turn, and makes the unit where the queue says.
 pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Acted, Error> {
@@ -179,7 +180,8 @@ pub async fn create(ctx: &Context, unit: WorkUnit) -> Result<WorkUnit, Error> {
     let unit = create_once(ctx, unit, &job_uid).await?;
     // A backup that is older than this unit must be noticed as such: its epoch is used from now on.
     if let Some(version) = unit.resource_version().and_then(|text| text.parse().ok()) {
-        ctx.state.onward(version)?;
+        let state = ctx.state.clone();
+        offload(move || state.onward(version)).await??;
     }
     Ok(unit)
 }
@@ -190,15 +192,29 @@ async fn create_once(ctx: &Context, unit: WorkUnit, job_uid: &str) -> Result<Wor
     let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
     let made = within(&format!("create workunit {name}"), api.create(&params, &unit)).await;
     match made {
-        Ok(unit) => Ok(unit),
+        Ok(unit) => {
+            ctx.mirrors.units.wrote(&unit.metadata);
+            Ok(unit)
+        }
         // The name is deterministic, so it can only be ours, unless somebody plays tricks: then it stays theirs.
         Err(ClientError::Request { source, .. }) if apply::is_code(&source, &[409]) => {
             let found = within(&format!("get workunit {name}"), api.get(&name)).await?;
             let ours = found.spec.job_uid == job_uid && found.metadata.deletion_timestamp.is_none();
+            ctx.mirrors.units.wrote(&found.metadata);
             if ours { Ok(found) } else { Err(Error::Foreign(format!("workunit {namespace}/{name}"))) }
         }
-        Err(error) => Err(error.into()),
+        Err(error) => {
+            if !is_refused(&error) {
+                ctx.mirrors.units.lost();
+            }
+            Err(error.into())
+        }
     }
+}
+
+/// Whether the API server has said that nothing was done.
+fn is_refused(error: &ClientError) -> bool {
+    matches!(error, ClientError::Request { source, .. } if matches!(&**source, kube::Error::Api(status) if status.code < 500))
 }
 
 fn request(look: &Look<'_>) -> Request {

@@ -15,6 +15,7 @@ use super::records::{self, StartState, Who, number};
 use crate::hub::context::Context;
 use crate::hub::job::unit::Logged;
 use crate::hub::state::Beacon;
+use crate::runtime::offload::offload;
 use crate::store::{Entry, Granted, Noted, Recorded, Whole};
 
 /// What the log has of a job.
@@ -52,7 +53,9 @@ pub async fn job(
             let origin = ctx.ledger.origin().await?;
             let seed = random()?;
             let record = records::job(job, resolved, training_digest, &origin, &seed)?;
-            ctx.state.keep_beacon(uid, Beacon { seed, record: record.to_payload()? })?
+            let (state, job) = (ctx.state.clone(), uid.to_owned());
+            let beacon = Beacon { seed, record: record.to_payload()? };
+            offload(move || state.keep_beacon(&job, beacon)).await.map_err(std::io::Error::other)??
         }
     };
     let logged = Job::from_payload(&kept.record)?;

@@ -12,27 +12,29 @@ mod status;
 
 pub use status::{CONNECTED, devices, scheduling, worker_quota};
 
+use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
-use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, ResourceExt};
 use muster_api::names::{REPORT, finalizers, labels};
-use muster_api::v1alpha1::{ComputeProvider, ComputeProviderStatus, ProviderReport, WorkUnit};
+use muster_api::v1alpha1::{ComputeProvider, ComputeProviderStatus, ProviderReport};
 
 use super::apply::{self, Presence};
 use super::context::{Context, What};
 use super::error::Error;
 use super::job::gather;
+use super::mirror::Change;
 use super::names::{AGENTS_NAMESPACE, LEASE, provider_namespace, provider_of};
 use super::patience::Patience;
+use super::site::Unit;
 use super::units;
 use crate::runtime::Shutdown;
 use crate::runtime::client::{ClientError, within};
@@ -66,12 +68,8 @@ pub async fn run(ctx: Arc<Context>, shutdown: Shutdown) {
             let provider = provider_of(&lease.namespace().unwrap_or_default()).map(str::to_owned);
             provider.filter(|provider| leases.leases.saw(provider, &lease)).map(|name| ObjectRef::new(&name))
         })
-        .watches(
-            Api::<DeserializeGuard<ProviderReport>>::all(client.clone()),
-            watcher::Config::default(),
-            in_namespace_of,
-        )
-        .watches(Api::<DeserializeGuard<WorkUnit>>::all(client), watcher::Config::default(), in_namespace_of);
+        .reconcile_on(ctx.mirrors.reports.changes().filter_map(in_namespace_of))
+        .reconcile_on(ctx.mirrors.units.changes().filter_map(in_namespace_of));
     controller
         .trigger_backoff(Patience::default())
         .graceful_shutdown_on(shutdown.wait())
@@ -84,8 +82,8 @@ pub async fn run(ctx: Arc<Context>, shutdown: Shutdown) {
         .await;
 }
 
-fn in_namespace_of<K: Resource<DynamicType = ()>>(object: K) -> Option<ObjectRef<Guarded>> {
-    provider_of(&object.namespace()?).map(ObjectRef::new)
+fn in_namespace_of(change: Change) -> Ready<Option<ObjectRef<Guarded>>> {
+    ready(provider_of(&change.namespace).map(ObjectRef::new))
 }
 
 fn error_policy(object: Arc<Guarded>, error: &Error, ctx: Arc<Context>) -> Action {
@@ -129,7 +127,8 @@ async fn reconcile(object: Arc<Guarded>, ctx: Arc<Context>) -> Result<Action, Er
     // 5. Its status.
     let (new, again) = status::render(provider, &facts, ctx.now());
     let old = provider.status.clone().unwrap_or_default();
-    if apply::status(&api, "computeprovider", provider, &old, &new).await?.is_some() {
+    if let Some(written) = apply::status(&api, "computeprovider", provider, &old, &new).await? {
+        ctx.mirrors.providers.wrote(&written.metadata);
         log_ready(&name, &old, &new);
     }
     ctx.succeeded(&format!("computeprovider/{name}"));
@@ -139,7 +138,7 @@ async fn reconcile(object: Arc<Guarded>, ctx: Arc<Context>) -> Result<Action, Er
 async fn facts(
     ctx: &Context,
     provider: &ComputeProvider,
-    units: Vec<WorkUnit>,
+    units: Vec<Arc<Unit>>,
 ) -> Result<status::Facts, Error> {
     let records = join::records(ctx, provider).await?;
     Ok(status::Facts {
@@ -193,6 +192,7 @@ async fn remove(
     if !units.is_empty() {
         // The job controller drains them because of our deletion; what is over goes once its job has read it.
         for unit in &units {
+            let unit = &unit.object;
             let (member, _) = gather::member(unit, Some(provider), ctx.now());
             if units::over(unit, member) && ctx.memory.first(&unit.name_any(), What::UnitEnded) >= units::READ
             {
@@ -216,11 +216,8 @@ async fn remove(
     Ok(Action::await_change())
 }
 
-async fn units_at(ctx: &Context, provider: &str) -> Result<Vec<WorkUnit>, Error> {
-    let api: Api<DeserializeGuard<WorkUnit>> =
-        Api::namespaced(ctx.client.clone(), &provider_namespace(provider));
-    let list = within("list workunits", api.list(&ListParams::default())).await?;
-    Ok(list.items.into_iter().filter_map(|unit| unit.0.ok()).collect())
+async fn units_at(ctx: &Context, provider: &str) -> Result<Vec<Arc<Unit>>, Error> {
+    ctx.mirrors.units.in_namespace(&ctx.client, &provider_namespace(provider)).await
 }
 
 /// `None` if there is no report object; `Err` inside if it does not parse.

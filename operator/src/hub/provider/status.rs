@@ -1,4 +1,5 @@
 //! The status of a ComputeProvider from one look at it.
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,6 +12,7 @@ use muster_proof::selection::{FAULT_INTERVALS, NEW_INTERVALS};
 use crate::hub::apply::{self, Said};
 use crate::hub::ledger::follow::Record;
 use crate::hub::names::provider_namespace;
+use crate::hub::site::Unit;
 use crate::runtime::sanitise::line;
 
 /// Condition of a provider whose `lastTransitionTime` says since when its agent has been silent. Ready cannot say it: a
@@ -20,7 +22,7 @@ pub const CONNECTED: &str = "Connected";
 /// What was seen.
 pub struct Facts {
     /// WorkUnits in its namespace.
-    pub units: Vec<api::WorkUnit>,
+    pub units: Vec<Arc<Unit>>,
     /// Its report, if there is one, or why it does not parse.
     pub report: Option<Result<api::ProviderReport, String>>,
     /// Its heartbeat, and how long the verdict holds.
@@ -46,11 +48,11 @@ pub fn render(
     let scheduling = scheduling(provider, now);
     let mut said = said(&old, pulse, &verdict, scheduling, &facts.admission);
     said.extend(facts.record.map(trusted).or_else(|| before(&old, "Trusted")));
-    let highest = facts.units.iter().map(|unit| unit.spec.epoch).max();
+    let highest = facts.units.iter().map(|unit| unit.object.spec.epoch).max();
     let mut new = api::ComputeProviderStatus {
         observed_generation: generation,
         namespace: Some(provider_namespace(&provider.name_any())),
-        units: i32::try_from(facts.units.iter().filter(|unit| !finished(unit)).count()).ok(),
+        units: i32::try_from(facts.units.iter().filter(|unit| !finished(&unit.object)).count()).ok(),
         presented_key: facts.admission.presented.map(|key| key.to_string()),
         score: facts.record.map(score).or_else(|| old.score.clone()),
         min_epoch: Some(core::min_epoch(old.min_epoch, facts.floor, scheduling, highest)),
@@ -201,6 +203,7 @@ fn capacity(provider: &api::ComputeProvider, report: &api::ProviderReportStatus)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::mirror::Mirrored;
     use serde_json::json;
 
     fn provider(status: serde_json::Value) -> api::ComputeProvider {
@@ -374,7 +377,10 @@ mod tests {
     #[test]
     fn revoking_voids_what_it_has_and_a_restored_hub_voids_more() {
         let mut east = provider(json!({"minEpoch": 3}));
-        let mut facts = Facts { units: vec![unit(4), unit(7)], ..facts(Pulse::Fresh) };
+        let mut facts = Facts {
+            units: [4, 7].map(|epoch| Arc::new(Unit::keep(unit(epoch)))).to_vec(),
+            ..facts(Pulse::Fresh)
+        };
         assert_eq!(render(&east, &facts, at(0)).0.min_epoch, Some(3));
         east.spec.scheduling = api::Scheduling::Revoked;
         let (revoked, _) = render(&east, &facts, at(0));

@@ -1,5 +1,6 @@
 //! From objects to the input of a plan.
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -88,7 +89,7 @@ fn reserve(candidates: &mut [Candidate], held: &Holding) {
 /// All that trains, as far as its job is known.
 fn holdings(site: &Site, jobs: &BTreeMap<String, Job>, now: Timestamp) -> Vec<Holding> {
     let living = site.units.iter().filter(|unit| gather::trains(&unit.object) && !site::ended(&unit.object));
-    let holding = |unit: &site::Unit| {
+    let holding = |unit: &Arc<site::Unit>| {
         let job = jobs.get(&unit.object.spec.job_uid)?;
         let made = unit.object.creation_timestamp();
         let age = made.and_then(|made| Duration::try_from(now.duration_since(made.0)).ok());

@@ -25,6 +25,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use muster_core::epochs::{Epochs, Seen};
@@ -88,6 +89,8 @@ pub enum StateError {
 pub struct State {
     dir: PathBuf,
     epochs: Mutex<Epochs>,
+    /// The newest resourceVersion that somebody waits to have written.
+    mark: AtomicU64,
     /// As they were read last.
     keys: Mutex<Option<keys::Known>>,
 }
@@ -103,7 +106,15 @@ impl State {
         // Numbers first: a chain without them shows that they were lost, not that this is the first start.
         let numbers = epochs::open(dir)?;
         let keys = keys::open(dir)?;
-        Ok((Self { dir: dir.to_owned(), epochs: Mutex::new(numbers), keys: Mutex::default() }, keys))
+        Ok((
+            Self {
+                dir: dir.to_owned(),
+                epochs: Mutex::new(numbers),
+                mark: AtomicU64::new(0),
+                keys: Mutex::default(),
+            },
+            keys,
+        ))
     }
 
     /// Opens the directory of a hub that was started before; makes nothing.
@@ -137,12 +148,14 @@ impl State {
         *self.epochs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The database was at this resourceVersion; durable when this returns. Not for one that is lower than the mark.
+    /// The database was at this resourceVersion; durable when this returns. Not for one that is lower than the mark. Of many who
+    /// wait, one writes for all.
     ///
     /// # Errors
     /// [`StateError::Io`]; then nothing changed.
     pub fn onward(&self, resource_version: u64) -> Result<(), StateError> {
-        self.change(|epochs| epochs.onward(resource_version))
+        self.mark.fetch_max(resource_version, Ordering::SeqCst);
+        self.change(|epochs| epochs.onward(self.mark.swap(0, Ordering::SeqCst).max(resource_version)))
     }
 
     /// The database was restored (see [`Epochs::restored`]); durable when this returns. Only if `before` still holds:
