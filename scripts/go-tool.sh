@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds a tool of other people from Go modules, once per version, and prints its path: go-tool.sh helm | versitygw | kueue | jobset
+# Builds a tool of other people from Go modules, once per version, and prints its path: go-tool.sh helm | versitygw | kueue | jobset |
+# trainer
 # With --module behind it: the folder of its module, for what lies beside its source (charts).
 # The binary lives outside the checkout, so a fresh clone or another worktree on the same machine finds it.
 set -euo pipefail
@@ -8,9 +9,10 @@ case $tool in
 helm) package=helm.sh/helm/v3/cmd/helm version=v3.22.0 minutes=6 ;;
 kueue) package=sigs.k8s.io/kueue/cmd/kueue version=v0.19.2 minutes=10 ;;
 jobset) package=sigs.k8s.io/jobset version=v0.12.0 minutes=5 ;;
+trainer) package=github.com/kubeflow/trainer/v2/cmd/trainer-controller-manager version=v2.3.0 minutes=6 ;;
 versitygw) package=github.com/versity/versitygw/cmd/versitygw version=v1.8.0 minutes=4 ;;
 *)
-    sed -n '2,4p' "$0" >&2
+    sed -n '2,5p' "$0" >&2
     exit 64
     ;;
 esac
@@ -36,7 +38,7 @@ if [ ! -x "$binary" ]; then
         started=$SECONDS
         # The module proxy's checksum database vouches for the source: a version never changes.
         GOBIN=$cache/$version/new CGO_ENABLED=0 go install -trimpath "$package@$version" >&2
-        mv "$cache/$version/new/$tool" "$binary"
+        mv "$cache/$version/new/${package##*/}" "$binary"
         rmdir "$cache/$version/new"
         echo "built $binary in $((SECONDS - started)) s" >&2
     fi

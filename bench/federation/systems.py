@@ -133,7 +133,7 @@ class Muster:
         }
 
     def pids(self):
-        pids = dict(self.agents.pids())
+        pids = self.agents.pids()
         for name in ("hub", "gateway", "registrar", "north"):
             pids[name] = int((RUN / f"{name}.pid").read_text().split()[0])
         return pids
@@ -141,6 +141,17 @@ class Muster:
     def stop(self):
         self.agents.end()
         call("scripts/stack.sh", "down", check=False, **self.environment)
+
+
+class MusterIdle(Muster):
+    """The same while it has nothing else to do: from a job to the moment at which its WorkUnit is in watches of the hub's API server,
+    of which an agent's is one."""
+
+    kind, qps, jobs = "muster.dev/v1alpha1/WorkUnit", 2, 100
+
+    def __init__(self, programs):
+        super().__init__(programs)
+        self.name, self.watched = "muster-idle", ["hub"]
 
 
 class MultiKueue:
@@ -267,11 +278,11 @@ class JobSet:
         self.manager.start(
             "jobset", binary, "--config", path, "--kubeconfig", kubeconfig_of("east"), "--zap-log-level", "error"
         )
-        wait("the manager of JobSet", 60, self.is_up)
+        wait("the manager of JobSet", 60, lambda: self.is_ready(18300))
 
-    def is_up(self):
+    def is_ready(self, port):
         self.manager.pids()
-        return call("curl", "-fsS", "http://127.0.0.1:18300/readyz", check=False).strip() == "ok"
+        return call("curl", "-fsS", f"http://127.0.0.1:{port}/readyz", check=False).strip() == "ok"
 
     def job(self, name):
         spec = {"completionMode": "Indexed", "parallelism": 1, "completions": 1, "backoffLimit": 0, "template": workers()}
@@ -291,3 +302,58 @@ class JobSet:
 
     def stop(self):
         self.manager.end()
+
+
+class Trainer(JobSet):
+    """Kubeflow Trainer 2.3.0 and the JobSet that it needs, on one member. Without webhooks."""
+
+    name = "trainer"
+
+    def start(self):
+        super().start()
+        module = call("scripts/go-tool.sh", "trainer", "--module").strip()
+        binary = call("scripts/go-tool.sh", "trainer").strip()
+        kubectl("east", "apply", "--server-side", "-f", f"{module}/manifests/base/crds", "--recursive", check=False)
+        kubectl("east", "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+        apply("east", namespace("kubeflow-system"))
+        # Its certificates have a fixed place below the folder for temporary files.
+        temporary = RUN / "trainer"
+        place = temporary / "k8s-webhook-server/serving-certs"
+        place.mkdir(parents=True, exist_ok=True)
+        for name in ("tls.crt", "tls.key"):
+            (place / name).write_bytes((certificates() / name).read_bytes())
+        config = manager(18310, 18311, certificates())
+        del config["webhook"]["certDir"], config["internalCertManagement"]
+        config |= {
+            "apiVersion": "config.trainer.kubeflow.org/v1alpha1",
+            "certManagement": {"enable": False},
+            "clientConnection": {"qps": 1000, "burst": 2000},
+            "controller": {"groupKindConcurrency": {"TrainJob.trainer.kubeflow.org": 20}},
+        }
+        path = RUN / "trainer.yaml"
+        path.write_text(json.dumps(config))
+        self.manager.start(
+            "trainer", binary, "--config", path, "--kubeconfig", kubeconfig_of("east"), "--zap-log-level", "error",
+            TMPDIR=str(temporary),
+        )
+        wait("the manager of Trainer", 60, lambda: self.is_ready(18310))
+        step = {"labels": {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}}
+        pods = workers()
+        pods["spec"]["containers"][0]["name"] = "node"
+        apply(
+            "east",
+            {
+                "apiVersion": "trainer.kubeflow.org/v1alpha1", "kind": "ClusterTrainingRuntime", "metadata": {"name": "plain"},
+                "spec": {
+                    "mlPolicy": {"numNodes": 1},
+                    "template": {"spec": {"replicatedJobs": [{"name": "node", "template": {"metadata": step, "spec": {"template": pods}}}]}},
+                },
+            },
+        )
+
+    def job(self, name):
+        runtime = {"apiGroup": "trainer.kubeflow.org", "kind": "ClusterTrainingRuntime", "name": "plain"}
+        return {
+            "apiVersion": "trainer.kubeflow.org/v1alpha1", "kind": "TrainJob", "metadata": {"name": name, "namespace": TENANT},
+            "spec": {"runtimeRef": runtime},
+        }

@@ -225,6 +225,9 @@ pub fn unit_facts(
     let waiting = condition(&status.conditions, "Scheduled")
         .filter(|c| c.status == "False" && c.reason != "Starting")
         .map(said_by);
+    let attempt = status.attempt.map_or(0, small);
+    // An attempt that had to make room for others is none that counts.
+    let free = status.restarts.map_or(0, |counted| attempt.saturating_sub(1).saturating_sub(small(counted)));
     let restarts_before = unit.annotations().get(RESTARTS_BEFORE).and_then(|text| text.parse().ok());
     Unit {
         name: unit.name_any(),
@@ -236,10 +239,8 @@ pub fn unit_facts(
             api::Desired::Stop => Desired::Stop,
         },
         phase,
-        attempt: status.attempt.map_or(0, small),
-        free: status.restarts.map_or(0, |counted| {
-            status.attempt.map_or(0, small).saturating_sub(1).saturating_sub(small(counted))
-        }),
+        attempt,
+        free,
         workers: small(unit.spec.workers),
         step: status.step.map_or(0, number),
         failure,

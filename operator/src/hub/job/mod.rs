@@ -126,7 +126,7 @@ pub struct Look<'a> {
     /// With what this look has found out about it, written or not.
     job: &'a TrainingJob,
     /// The status that is written.
-    written: TrainingJobStatus,
+    written: Arc<TrainingJobStatus>,
     api: Api<TrainingJob>,
     uid: String,
 }
@@ -135,7 +135,7 @@ impl<'a> Look<'a> {
     fn new(ctx: &'a Context, job: &'a TrainingJob) -> Result<Self, Error> {
         let namespace = job.namespace().ok_or(Error::Incomplete("TrainingJob", "namespace"))?;
         let uid = job.uid().ok_or(Error::Incomplete("TrainingJob", "uid"))?;
-        let written = job.status.clone().unwrap_or_default();
+        let written = Arc::new(job.status.clone().unwrap_or_default());
         Ok(Self { ctx, job, written, api: Api::namespaced(ctx.client.clone(), &namespace), uid })
     }
 
@@ -151,7 +151,7 @@ impl<'a> Look<'a> {
 
     /// Writes the status if it changed, and only then tells people what is new. Whether it did.
     async fn write(&self, new: &TrainingJobStatus) -> Result<bool, Error> {
-        let old = &self.written;
+        let old = &*self.written;
         let written = apply::status(&self.api, "trainingjob", self.job, old, new).await?;
         if let Some(now) = &written {
             self.ctx.memory.wrote(&self.uid, now.resource_version());
@@ -210,8 +210,8 @@ async fn look(look: &Look<'_>) -> Result<Action, Error> {
     }
     let look = &look.at(held.as_ref().unwrap_or(job));
     // 5. Names become digests, and the job a record of the log, once.
-    let status = look.job.status.as_ref();
-    if !status.is_none_or(|status| status.resolved.is_none() || status.job_id.is_none()) {
+    let accepted = |status: &TrainingJobStatus| status.resolved.is_some() && status.job_id.is_some();
+    if look.job.status.as_ref().is_some_and(accepted) {
         return go_on(look).await;
     }
     let status = match accept::accept(look).await? {
@@ -247,7 +247,7 @@ async fn go_on(look: &Look<'_>) -> Result<Action, Error> {
     }
     // 7. One status.
     let new = status::render(look, &seen, &decision, &acted, ctx.now());
-    let old = &look.written;
+    let old = &*look.written;
     if status::differs_in_progress_only(old, &new) && *old != new {
         let age = ctx.memory.since(&look.uid, What::Progress).unwrap_or(PROGRESS_EVERY);
         if age < PROGRESS_EVERY {

@@ -123,8 +123,9 @@ impl Queue {
 
     /// What the job was told has become this unit.
     pub fn made(&self, job: &str, unit: &WorkUnit) {
-        self.table().made(job, unit);
-        self.changed();
+        if self.table().made(job, unit) {
+            self.changed();
+        }
     }
 
     /// The job wants no provider, or has one.
@@ -152,7 +153,7 @@ impl Queue {
         {
             return Err(Error::Incomplete("cache of jobs", "writer"));
         }
-        // What is promised may become a unit, and no promise any more, after the units are listed.
+        // What is promised may become a unit, and no promise any more, after the units are read.
         let made = self.table().made_so_far();
         let site = Site::read(ctx).await?;
         let jobs = plan::jobs(self.jobs.get());

@@ -33,7 +33,7 @@ pub(super) struct Table {
     candidates: Arc<Vec<Candidate>>,
     leave: BTreeMap<String, Leave>,
     owed: BTreeSet<String>,
-    /// Promises that have become units. A list of units that was begun before does not have them.
+    /// Promises that have become units. Whoever read all units before does not know them.
     made: Vec<Made>,
     /// Whether there are units that might grow.
     elastic: bool,
@@ -122,22 +122,24 @@ impl Table {
         self.entries.remove(job).is_some()
     }
 
-    /// What was kept for it is this unit now.
-    pub fn made(&mut self, job: &str, unit: &WorkUnit) {
+    /// What was kept for it is this unit now. Whether it waited for anything.
+    pub fn made(&mut self, job: &str, unit: &WorkUnit) -> bool {
         self.owed.remove(job);
         let provider = unit.metadata.namespace.as_deref().and_then(provider_of);
-        if let (Some(entry), Some(provider)) = (self.entries.remove(job), provider) {
+        let entry = self.entries.remove(job);
+        if let (Some(entry), Some(provider)) = (&entry, provider) {
             let workers = u32::try_from(unit.spec.workers).unwrap_or(0);
             self.made.push(Made { unit: unit.name_any(), held: holding(&entry.ask, provider, workers) });
         }
+        entry.is_some()
     }
 
-    /// How many promises have become units since a plan last knew of all. To be asked before units are listed.
+    /// How many promises have become units since a plan last knew of all. To be asked before units are read.
     pub fn made_so_far(&self) -> usize {
         self.made.len()
     }
 
-    /// Units that were made while the list was read and are not in it. The first `before` were there already.
+    /// Units that were made while all were read and are not among them. The first `before` were there already, and are forgotten.
     pub fn made_since(&mut self, before: usize, is_listed: impl Fn(&str) -> bool) -> Vec<Holding> {
         self.made.drain(..before);
         self.made.iter().filter(|made| !is_listed(&made.unit)).map(|made| made.held.clone()).collect()
