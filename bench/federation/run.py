@@ -4,7 +4,7 @@
 One system is up at a time, on clusters with empty databases, in the order A B B A; no kubelets, no webhooks. The end point is the
 same for all: a neutral observer (bench/observer) sees the job's batch/v1 Job in a watch of a member. Writes
 bench/results/federation.json with every sample. ROUNDS how many pairs, JOBS how many jobs a burst has; SYSTEMS, by name, which are
-run. Needs root. Exits 1 if a target is missed.
+run; WRITES=0 leaves out the rounds in which writes are counted. Needs root. Exits 1 if a target is missed.
 """
 
 import json
@@ -21,14 +21,15 @@ from systems import TENANT, JobSet, MultiKueue, Muster, MusterIdle, Trainer
 
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 JOBS = int(os.environ.get("JOBS", "500"))
+WRITES = os.environ.get("WRITES", "1") != "0"
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target")).resolve()
 
 
 def programs():
-    """What is released, and the observer."""
+    """What is released, the trainer beside it, for the auditor, and the observer."""
     if "MUSTER_BIN" in os.environ:
         return pathlib.Path(os.environ["MUSTER_BIN"]).resolve()
-    command = "cargo build --locked --release --package muster --package muster-observer --bin muster --bin muster-observer"
+    command = "cargo build --locked --release --package muster --package muster-trainer --package muster-observer"
     subprocess.run(command.split(), cwd=REPOSITORY, check=True)
     return TARGET / "release"
 
@@ -174,7 +175,7 @@ def plan(wanted):
         turn = [name for name in wanted if name not in ONCE or number == 0]
         turns += turn if number % 2 == 0 else turn[::-1]
     # Once more with the log, which costs the API servers something.
-    return [(name, False) for name in turns] + [(name, True) for name in wanted if name in ("muster", "multikueue")]
+    return [(name, False) for name in turns] + [(name, True) for name in wanted if WRITES and name in ("muster", "multikueue")]
 
 
 def main():

@@ -19,7 +19,7 @@ use super::apply::{self, Presence};
 use super::context::{Context, What};
 use super::error::Error;
 use super::job::{Jobs, ask, gather};
-use super::patience::Patience;
+use super::patience::{Patience, at_once};
 use crate::runtime::Shutdown;
 use crate::runtime::client::within;
 
@@ -44,6 +44,7 @@ pub async fn run(ctx: Arc<Context>, jobs: Jobs, shutdown: Shutdown) {
         ready = jobs.wait_until_ready() => if ready.is_err() { return },
     }
     Controller::new(Api::<Guarded>::all(ctx.client.clone()), watcher::Config::default())
+        .with_config(at_once())
         .trigger_backoff(Patience::default())
         .graceful_shutdown_on(shutdown.wait())
         .run(reconcile, error_policy, Arc::new(Units { ctx, jobs }))

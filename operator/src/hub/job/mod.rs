@@ -46,7 +46,7 @@ use super::error::Error;
 use super::kueue::{self, Gate, Stage};
 use super::ledger::grants;
 use super::ledger::records::why_over;
-use super::patience::Patience;
+use super::patience::{Patience, at_once};
 use super::units;
 use crate::runtime::Shutdown;
 use crate::runtime::client::within;
@@ -80,6 +80,7 @@ pub async fn run(controller: Controller<Guarded>, ctx: Arc<Context>, shutdown: S
     controller
         .reconcile_on(ctx.queue.wakes())
         .reconcile_on(ctx.kueue.wakes())
+        .with_config(at_once())
         .trigger_backoff(Patience::default())
         .graceful_shutdown_on(shutdown.wait())
         .run(reconcile, error_policy, ctx)

@@ -125,7 +125,7 @@ async fn who_is_asked_to_stop_hands_over_at_once() {
     let (stop, never) = (Shutdown::manual(), Shutdown::manual());
     let first = a.runs("a", &stop);
     // Nobody made the Lease before: it is given the time that a leader has to make it anew.
-    assert!(a.leads_within(7).await >= LEASE);
+    assert!(a.leads_within(16).await >= LEASE);
     b.runs("b", &never);
     tokio::time::sleep(SECOND * 30).await;
     assert!(a.standing.leads() && !b.standing.leads() && b.standing.is_ready());
@@ -138,12 +138,12 @@ async fn who_is_asked_to_stop_hands_over_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_one_is_followed_within_eight_seconds_and_by_its_own_pod_at_once() {
+async fn a_dead_one_is_followed_after_a_lease_and_by_its_own_pod_at_once() {
     let server = server();
     let never = Shutdown::manual();
     let (a, b, again) = (Hub::new(&server), Hub::new(&server), Hub::new(&server));
     let first = a.runs("pod-a", &never);
-    a.leads_within(7).await;
+    a.leads_within(16).await;
     b.runs("pod-b", &never);
     tokio::time::sleep(SECOND * 11).await;
     first.abort();
@@ -152,8 +152,8 @@ async fn a_dead_one_is_followed_within_eight_seconds_and_by_its_own_pod_at_once(
     again.leads_within(1).await;
     tokio::time::sleep(SECOND * 5).await;
     second.abort();
-    let took = b.leads_within(8).await;
-    assert!(took >= SECOND * 2, "{took:?} after a renewal at most two seconds ago");
+    let took = b.leads_within(17).await;
+    assert!(took >= LEASE - SECOND * 3, "{took:?} after a renewal at most three seconds ago");
 }
 
 #[tokio::test(start_paused = true)]
@@ -162,14 +162,14 @@ async fn who_is_cut_off_stops_before_another_one_begins() {
     let never = Shutdown::manual();
     let (a, b) = (Hub::new(&server), Hub::new(&server));
     let first = a.runs("a", &never);
-    a.leads_within(7).await;
+    a.leads_within(16).await;
     b.runs("b", &never);
     tokio::time::sleep(Duration::from_millis(12_700)).await;
     a.cut.store(true, Ordering::Relaxed);
     let start = Instant::now();
     assert!(first.await.unwrap(), "it has lost the Lease");
     assert!(start.elapsed() <= RENEW_WITHIN && !a.holds() && !b.standing.leads());
-    b.leads_within(8).await;
+    b.leads_within(17).await;
     // The cable is whole again; its term is not.
     a.cut.store(false, Ordering::Relaxed);
     assert!(a.writes(&server).await.is_err());
@@ -185,7 +185,7 @@ async fn who_slept_for_two_leases_writes_nothing_when_it_wakes() {
     *a.fence.lock().unwrap() = elector.win(&never).await.unwrap();
     b.runs("b", &never);
     // Nothing of the process runs meanwhile.
-    b.leads_within(8).await;
+    b.leads_within(17).await;
     tokio::time::sleep(LEASE).await;
     assert!(a.writes(&server).await.is_err(), "before it has looked at the Lease");
     assert!(elector.keep(&never).await);
@@ -198,7 +198,7 @@ async fn a_lease_that_somebody_edits_or_deletes_is_led_by_one() {
     let never = Shutdown::manual();
     let (a, b) = (Hub::new(&server), Hub::new(&server));
     a.runs("a", &never);
-    a.leads_within(7).await;
+    a.leads_within(16).await;
     b.runs("b", &never);
     let leases = ("coordination.k8s.io", "leases");
     for round in 0..40 {

@@ -24,11 +24,13 @@ pub mod witnessed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use muster_proof::Digest;
 use muster_proof::dsse::Envelope;
 use muster_proof::records::fields::Origin;
 use muster_proof::tlog::note::VerifierKey;
+use tokio::sync::Semaphore;
 
 use self::way::Way;
 use super::signer::Signer;
@@ -77,6 +79,12 @@ impl LedgerError {
     }
 }
 
+/// Records under way at once: fewer than the gateway lets one caller have.
+const AT_ONCE: usize = 32;
+/// A log that has too many requests is asked again so often, after so long.
+const BUSY_TRIES: u32 = 5;
+const BUSY_AGAIN: Duration = Duration::from_secs(1);
+
 /// A connection that is good as long as the hub's key is the same.
 #[derive(Clone)]
 struct Connected {
@@ -95,6 +103,7 @@ pub struct Ledger {
     state: Arc<State>,
     signer: Arc<Signer>,
     connected: tokio::sync::Mutex<Option<Connected>>,
+    turns: Semaphore,
     keys: Mutex<BTreeMap<String, BTreeSet<Digest>>>,
 }
 
@@ -102,7 +111,15 @@ impl Ledger {
     /// Goes to the log by this way, when it is needed.
     #[must_use]
     pub fn new(way: impl Way + 'static, state: Arc<State>, signer: Arc<Signer>) -> Self {
-        Self { way: Box::new(way), state, signer, connected: Default::default(), keys: Mutex::default() }
+        let turns = Semaphore::new(AT_ONCE);
+        Self {
+            way: Box::new(way),
+            state,
+            signer,
+            connected: Default::default(),
+            turns,
+            keys: Mutex::default(),
+        }
     }
 
     /// The log's origin.
@@ -118,8 +135,19 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub async fn submit(&self, what: &'static str, envelope: &Envelope) -> Result<Entry, LedgerError> {
+        // Never closed.
+        let _turn = self.turns.acquire().await.ok();
         let connected = self.connect().await?;
-        let logged = connected.log.submit(envelope).await;
+        let mut tries = 0;
+        let logged = loop {
+            match connected.log.submit(envelope).await {
+                Err(ClientError::Refused { status: 429, .. }) if tries < BUSY_TRIES => {
+                    tries += 1;
+                    tokio::time::sleep(BUSY_AGAIN).await;
+                }
+                logged => break logged,
+            }
+        };
         match logged {
             Ok(logged) => Ok(Entry { record: logged.record_id, index: logged.index }),
             Err(ClientError::Unreachable(_)) if planted!("lost-is-logged") => {

@@ -33,7 +33,7 @@ use super::error::Error;
 use super::job::gather;
 use super::mirror::Change;
 use super::names::{AGENTS_NAMESPACE, LEASE, provider_namespace, provider_of};
-use super::patience::Patience;
+use super::patience::{Patience, at_once};
 use super::site::Unit;
 use super::units;
 use crate::runtime::Shutdown;
@@ -71,6 +71,7 @@ pub async fn run(ctx: Arc<Context>, shutdown: Shutdown) {
         .reconcile_on(ctx.mirrors.reports.changes().filter_map(in_namespace_of))
         .reconcile_on(ctx.mirrors.units.changes().filter_map(in_namespace_of));
     controller
+        .with_config(at_once())
         .trigger_backoff(Patience::default())
         .graceful_shutdown_on(shutdown.wait())
         .run(reconcile, error_policy, ctx)
