@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import time
@@ -81,6 +82,20 @@ def wait(what, seconds, done):
 def is_true(cluster, kind, name, condition):
     found = kubectl(cluster, "get", kind, name, "-o", f'jsonpath={{.status.conditions[?(@.type=="{condition}")].status}}', check=False)
     return found.strip() == "True"
+
+
+def requests(cluster):
+    """How many requests the API server of a cluster has answered, by verb and resource, watches and its own apart."""
+    counted = {}
+    for line in kubectl(cluster, "get", "--raw", "/metrics").splitlines():
+        found = re.fullmatch(r"apiserver_request_total\{(.*)\} (\S+)", line)
+        if not found:
+            continue
+        labels = dict(re.findall(r'(\w+)="([^"]*)"', found[1]))
+        what = "/".join(filter(None, [labels["resource"], labels["subresource"]]))
+        key = f"{labels['verb']} {what}"
+        counted[key] = counted.get(key, 0) + int(float(found[2]))
+    return counted
 
 
 def kubeconfig_of(cluster):

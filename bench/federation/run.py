@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 
-from cluster import KUBECONFIG, MEMBERS, REPOSITORY, RUN, call, control_planes, down, up, usage, writes
+from cluster import KUBECONFIG, MEMBERS, REPOSITORY, RUN, call, control_planes, down, requests, up, usage, writes
 from systems import TENANT, JobSet, MultiKueue, Muster, MusterIdle, Trainer
 
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
@@ -42,6 +42,7 @@ def burst(system, programs, audit):
         time.sleep(10)
         processes = {**system.pids(), **control_planes()}
         before = {name: usage(pid) for name, pid in processes.items()}
+        asked = {cluster: requests(cluster) for cluster in ["hub", *MEMBERS]}
         template = RUN / "template.json"
         template.write_text(json.dumps(system.job("burst-{N}")))
         command = [programs / "muster-observer", "--kubeconfig", KUBECONFIG, "--submit", system.submit, "--template", template]
@@ -58,14 +59,21 @@ def burst(system, programs, audit):
             name: {"pssMiB": round(pss, 1), "idlePssMiB": round(before[name][0], 1), "cpuSeconds": round(cpu - before[name][1], 2)}
             for name, (pss, cpu) in after.items()
         }
+        asked = {cluster: more(asked[cluster], requests(cluster)) for cluster in asked}
         counted = None
         if audit:
             homes = {TENANT, "muster-lent", "kueue-system", *(f"muster-p-{member}" for member in MEMBERS)}
             counted = {cluster: writes(cluster, homes) for cluster in ["hub", *MEMBERS]}
-        return {"system": system.name, "summary": seen["summary"], "samples": seen["samples"], "cost": cost, "writes": counted}
+        return {"system": system.name, "summary": seen["summary"], "samples": seen["samples"], "cost": cost, "requests": asked, "writes": counted}
     finally:
         system.stop()
         down()
+
+
+def more(before, after):
+    """What was counted since, the most frequent first."""
+    since = {name: count - before.get(name, 0) for name, count in after.items()}
+    return dict(sorted(((name, count) for name, count in since.items() if count > 0), key=lambda one: -one[1]))
 
 
 def median(values):

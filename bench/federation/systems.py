@@ -154,6 +154,24 @@ class MusterIdle(Muster):
         self.name, self.watched = "muster-idle", ["hub"]
 
 
+# Kueue wants a certificate for its metrics at a fixed place, also where it serves none: for it alone there is one.
+KUEUE = """
+mount -t overlay overlay -o "lowerdir=/etc,upperdir=$0/upper,workdir=$0/work" /etc
+mkdir -p /etc/kueue/metrics
+ln -s "$1" /etc/kueue/metrics/certs
+shift
+exec "$@"
+"""
+
+
+def kueue(name, folder, *command):
+    """A command in a mount namespace of its own, with these certificates in /etc."""
+    place = RUN / "etc" / name
+    for part in ("upper", "work"):
+        (place / part).mkdir(parents=True, exist_ok=True)
+    return ["unshare", "--mount", "sh", "-euc", KUEUE, place, folder, *command]
+
+
 class MultiKueue:
     """Kueue 0.19.2 on the hub and on every member, and MultiKueue between them. Without webhooks, as Muster has none."""
 
@@ -170,10 +188,8 @@ class MultiKueue:
         folder = certificates()
         for number, cluster in enumerate(["hub", *MEMBERS]):
             install(cluster, module, "kueue-system")
-            self.managers.start(
-                f"kueue-{cluster}", binary, "--config", self.configuration(cluster, number, folder),
-                "--kubeconfig", kubeconfig_of(cluster), "--zap-log-level", "error",
-            )
+            command = (binary, "--config", self.configuration(cluster, number, folder), "--kubeconfig", kubeconfig_of(cluster))
+            self.managers.start(f"kueue-{cluster}", *kueue(cluster, folder, *command, "--zap-log-level", "error"))
         for cluster in MEMBERS:
             self.queues(cluster, [])
         clusters = [

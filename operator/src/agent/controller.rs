@@ -100,6 +100,8 @@ enum Next {
 
 /// The longest sleep without a reason: everything is checked this often even if no watch said anything.
 const IDLE: Duration = Duration::from_secs(30);
+/// From one turn to the next: Job, pods and their conditions change one right after the other, and are looked at together.
+const GAP: Duration = Duration::from_millis(100);
 
 impl Controller {
     /// Makes sure that a unit has its task, and wakes it.
@@ -161,6 +163,7 @@ impl Controller {
                 () = unit.wake.notified() => {}
                 () = tokio::time::sleep(pause) => {}
             }
+            tokio::time::sleep(GAP).await;
         }
     }
 

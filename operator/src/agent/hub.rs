@@ -124,8 +124,12 @@ impl View {
                 Some(Ok(watcher::Event::Apply(object))) => {
                     if let Some(object) = readable(object) {
                         let name = object.name_any();
+                        let status_alone = |known: &WorkUnit| is_of_status_alone(known, &object);
+                        let is_echo = locked(&self.objects).get(&name).is_some_and(status_alone);
                         locked(&self.objects).insert(name.clone(), object);
-                        touched(&name);
+                        if !is_echo {
+                            touched(&name);
+                        }
                     }
                 }
                 Some(Ok(watcher::Event::Delete(object))) => {
@@ -272,6 +276,15 @@ async fn renew_once(api: &Api<Lease>, holder: &str, lease: &mut Option<Lease>) -
     next.spec = Some(spec);
     *lease = Some(api.replace(LEASE, &PostParams::default(), &next).await?);
     Ok(())
+}
+
+/// Whether nothing has changed but the status, which only we write.
+fn is_of_status_alone(before: &WorkUnit, after: &WorkUnit) -> bool {
+    let (before, after) = (&before.metadata, &after.metadata);
+    before.uid == after.uid
+        && before.generation.is_some()
+        && before.generation == after.generation
+        && before.deletion_timestamp == after.deletion_timestamp
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ use crate::runtime::{Shutdown, backoff, sanitise};
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 /// A new checkpoint is written at most this often: short intervals are for tests. Everything else is written at once.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(2);
+/// A unit that is accepted is on its way to something else, in most cases at once: both are one write.
+const ACCEPTED_FOR: Duration = Duration::from_millis(300);
 /// While the object that is seen is not the one that was decided on, this often.
 const OTHER_OBJECT: Duration = Duration::from_secs(1);
 /// One write may take this long.
@@ -187,6 +189,7 @@ pub async fn write(
     let mut last: Option<Instant> = None;
     let mut failures = 0;
     let mut pause = Duration::ZERO;
+    let mut accepted: Option<Instant> = None;
     loop {
         tokio::select! {
             biased;
@@ -213,7 +216,11 @@ pub async fn write(
         if changes.is_empty() {
             continue;
         }
-        let wait = last.map_or(Duration::ZERO, |at| patience(&known, &after).saturating_sub(at.elapsed()));
+        let since_last =
+            last.map_or(Duration::ZERO, |at| patience(&known, &after).saturating_sub(at.elapsed()));
+        let passing = known.phase.is_none() && after.phase == Some(WorkUnitPhase::Accepted);
+        let is_new = passing.then(|| accepted.get_or_insert_with(Instant::now).elapsed());
+        let wait = since_last.max(is_new.map_or(Duration::ZERO, |age| ACCEPTED_FOR.saturating_sub(age)));
         if !wait.is_zero() {
             pause = wait;
             continue;

@@ -195,6 +195,8 @@ pub struct Memory {
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum What {
+    /// A provider was looked at.
+    Looked,
     /// Progress was written into a job's status.
     Progress,
     /// A CheckpointSaved event was sent.

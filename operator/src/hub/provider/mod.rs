@@ -45,6 +45,9 @@ type Guarded = DeserializeGuard<ComputeProvider>;
 /// A draining provider is looked at again after this even without news.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
+/// From one look to the next, if its admin has changed nothing: each of its units brings news of it.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// One whose units are gone, while the registrar takes its namespace away.
 const GONE_AGAIN: Duration = Duration::from_secs(1);
 
@@ -119,6 +122,15 @@ async fn reconcile(object: Arc<Guarded>, ctx: Arc<Context>) -> Result<Action, Er
     if apply::finalizer(&api, "computeprovider", provider, finalizer, Presence::Present).await?.is_some() {
         return Ok(Action::await_change());
     }
+    let memory = format!("computeprovider/{name}");
+    let age = ctx.memory.since(&memory, What::Looked).filter(|age| *age < LOOK_EVERY);
+    let status = provider.status.as_ref();
+    if let Some(age) = age
+        && status.is_some_and(|status| status.observed_generation == provider.metadata.generation)
+    {
+        return Ok(Action::requeue(LOOK_EVERY - age));
+    }
+    ctx.memory.mark(&memory, What::Looked);
     // 4. A key that its admin promised to accept. This patch wakes us again, too.
     let facts = facts(ctx, provider, units_at(ctx, &name).await?).await?;
     if let Some(pin) = &facts.admission.pin {
@@ -132,7 +144,7 @@ async fn reconcile(object: Arc<Guarded>, ctx: Arc<Context>) -> Result<Action, Er
         ctx.mirrors.providers.wrote(&written.metadata);
         log_ready(&name, &old, &new);
     }
-    ctx.succeeded(&format!("computeprovider/{name}"));
+    ctx.succeeded(&memory);
     Ok(again.map_or_else(Action::await_change, Action::requeue))
 }
 
@@ -214,6 +226,7 @@ async fn remove(
     apply::finalizer(api, "computeprovider", provider, finalizers::PROVIDER, Presence::Absent).await?;
     tracing::info!(provider = name, "removed");
     ctx.leases.forget(&name);
+    ctx.memory.forget(&format!("computeprovider/{name}"));
     Ok(Action::await_change())
 }
 
