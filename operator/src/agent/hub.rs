@@ -292,6 +292,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_we_have_written_ourselves_is_no_news() {
+        let unit = |meta: serde_json::Value, phase: &str| -> WorkUnit {
+            let spec = serde_json::json!({
+                "jobUID": "j", "island": 0, "epoch": 1, "kind": "Train", "workers": 1, "desired": "Run",
+                "envelope": {"payloadType": "t", "payload": "", "signatures": []},
+            });
+            serde_json::from_value(
+                serde_json::json!({"metadata": meta, "spec": spec, "status": {"phase": phase}}),
+            )
+            .unwrap()
+        };
+        let seen = serde_json::json!({"uid": "a", "generation": 1});
+        let before = unit(seen.clone(), "Accepted");
+        assert!(is_of_status_alone(&before, &unit(seen, "Running")));
+        for news in [
+            serde_json::json!({"uid": "b", "generation": 1}),
+            serde_json::json!({"uid": "a", "generation": 2}),
+            serde_json::json!({"uid": "a", "generation": 1, "deletionTimestamp": "2026-11-22T19:15:00Z"}),
+        ] {
+            assert!(!is_of_status_alone(&before, &unit(news.clone(), "Accepted")), "{news}");
+        }
+        let unnumbered = unit(serde_json::json!({"uid": "a"}), "Accepted");
+        assert!(!is_of_status_alone(&unnumbered, &unnumbered));
+    }
+
+    #[test]
     fn silence_counts_over_restarts() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("contact");

@@ -290,12 +290,19 @@ fn log(world: &World, deleted: bool) -> Vec<String> {
     if count(|record| matches!(record, Record::Job(_))) > world.jobs().len() {
         wrong.push("log: the job is in it twice".to_owned());
     }
-    let (grants, ends) = (
-        count(|record| matches!(record, Record::Grant(_))),
-        count(|record| matches!(record, Record::GrantEnd(_))),
-    );
-    if ends < grants {
-        wrong.push(format!("log: {grants} grants, {ends} ends, and the job is gone"));
+    let grants = count(|record| matches!(record, Record::Grant(_)));
+    let mut open = BTreeSet::new();
+    for record in &records {
+        match record {
+            Record::Grant(it) => _ = open.insert((it.job, it.epoch)),
+            Record::GrantEnd(it) => _ = open.remove(&(it.job, it.epoch)),
+            // What is undone is over, too.
+            Record::Rollback(it) => open.retain(|(job, _)| *job != it.job),
+            _ => {}
+        }
+    }
+    if !open.is_empty() {
+        wrong.push(format!("log: of {grants} grants {} have no end, and the job is gone", open.len()));
     }
     if grants > 0 && count(|record| matches!(record, Record::JobEnd(_))) == 0 {
         wrong.push("log: the job is gone without its end".to_owned());

@@ -72,9 +72,16 @@ async fn read(ctx: &Context, namespace: &str, uid: &str) -> Result<BTreeMap<Stri
 }
 
 async fn write(api: &Api<Audit>, new: Audit) -> Result<Audit, Error> {
-    let status = new.status.clone().unwrap_or_default();
+    let mut status = new.status.clone().unwrap_or_default();
     let object = Audit { status: None, ..new };
     let mut there = apply::apply(api, "audit", &object.name_any(), &object).await?;
+    let (expected, generation) = (status.observed_generation, there.metadata.generation);
+    if generation.is_some() && generation != expected {
+        // Somebody has deleted it meanwhile, and it begins anew.
+        status.observed_generation = generation;
+        let said = status.conditions.iter_mut().filter(|said| said.observed_generation == expected);
+        said.for_each(|said| said.observed_generation = generation);
+    }
     let old: AuditStatus = there.status.clone().unwrap_or_default();
     apply::status(api, "audit", &there, &old, &status).await?;
     there.status = Some(status);

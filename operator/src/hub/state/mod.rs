@@ -279,6 +279,24 @@ mod tests {
     }
 
     #[test]
+    fn one_writes_the_marks_of_all_who_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, _) = State::open(dir.path()).unwrap();
+        // Of one who waits for its turn.
+        state.mark.fetch_max(900, Ordering::SeqCst);
+        state.onward(700).unwrap();
+        assert_eq!(State::open(dir.path()).unwrap().0.epochs().resource_version, 900);
+        let before = state.epochs();
+        state.restored(before, 300, 7).unwrap();
+        state.onward(310).unwrap();
+        assert_eq!(
+            state.epochs().resource_version,
+            310,
+            "a mark of the time that is lost is not written again"
+        );
+    }
+
+    #[test]
     fn who_works_beside_the_hub_makes_no_keys() {
         let dir = tempfile::tempdir().unwrap();
         assert!(matches!(State::of_hub(dir.path()), Err(StateError::NoState(_))));
