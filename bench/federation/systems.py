@@ -158,7 +158,7 @@ class MusterIdle(Muster):
 KUEUE = """
 mount -t overlay overlay -o "lowerdir=/etc,upperdir=$0/upper,workdir=$0/work" /etc
 mkdir -p /etc/kueue/metrics
-ln -s "$1" /etc/kueue/metrics/certs
+ln -sfn "$1" /etc/kueue/metrics/certs
 shift
 exec "$@"
 """
