@@ -41,8 +41,8 @@ def burst(system, programs, audit):
         system.start()
         time.sleep(10)
         processes = {**system.pids(), **control_planes()}
-        before = {name: usage(pid) for name, pid in processes.items()}
         asked = {cluster: requests(cluster) for cluster in ["hub", *MEMBERS]}
+        before = {name: usage(pid) for name, pid in processes.items()}
         template = RUN / "template.json"
         template.write_text(json.dumps(system.job("burst-{N}")))
         command = [programs / "muster-observer", "--kubeconfig", KUBECONFIG, "--submit", system.submit, "--template", template]

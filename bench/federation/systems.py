@@ -37,9 +37,9 @@ def certificates():
     return folder
 
 
-def install(cluster, module, home):
-    """A peer's definitions, its own namespace and the tenant's."""
-    kubectl(cluster, "apply", "--server-side", "-f", f"{module}/config/components/crd/bases")
+def install(cluster, home, *definitions):
+    """A peer's definitions, as arguments of `kubectl apply`, its own namespace and the tenant's."""
+    kubectl(cluster, "apply", "--server-side", *definitions)
     apply(cluster, namespace(home), namespace(TENANT))
     kubectl(cluster, "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
 
@@ -187,7 +187,7 @@ class MultiKueue:
         binary = call("scripts/go-tool.sh", "kueue").strip()
         folder = certificates()
         for number, cluster in enumerate(["hub", *MEMBERS]):
-            install(cluster, module, "kueue-system")
+            install(cluster, "kueue-system", "-f", f"{module}/config/components/crd/bases")
             command = (binary, "--config", self.configuration(cluster, number, folder), "--kubeconfig", kubeconfig_of(cluster))
             self.managers.start(f"kueue-{cluster}", *kueue(cluster, folder, *command, "--zap-log-level", "error"))
         for cluster in MEMBERS:
@@ -283,7 +283,7 @@ class JobSet:
     def start(self):
         module = call("scripts/go-tool.sh", "jobset", "--module").strip()
         binary = call("scripts/go-tool.sh", "jobset").strip()
-        install("east", module, "jobset-system")
+        install("east", "jobset-system", "-f", f"{module}/config/components/crd/bases")
         path = RUN / "jobset.yaml"
         config = {
             **manager(18300, 18301, certificates()),
@@ -329,9 +329,7 @@ class Trainer(JobSet):
         super().start()
         module = call("scripts/go-tool.sh", "trainer", "--module").strip()
         binary = call("scripts/go-tool.sh", "trainer").strip()
-        kubectl("east", "apply", "--server-side", "-f", f"{module}/manifests/base/crds", "--recursive", check=False)
-        kubectl("east", "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
-        apply("east", namespace("kubeflow-system"))
+        install("east", "kubeflow-system", "-k", f"{module}/manifests/base/crds")
         # Its certificates have a fixed place below the folder for temporary files.
         temporary = RUN / "trainer"
         place = temporary / "k8s-webhook-server/serving-certs"
