@@ -20,7 +20,7 @@ const LISTED: usize = 64;
 
 /// Its name.
 #[must_use]
-pub fn name(job: &str, audit: &AuditView) -> String {
+fn name(job: &str, audit: &AuditView) -> String {
     format!("{job}-{}", audit.index)
 }
 
@@ -44,21 +44,10 @@ pub fn kept(audits: &[AuditView]) -> Vec<&AuditView> {
     kept
 }
 
-/// Object and status; `old` is the status that it has, `unit` the name of the unit that replays.
+/// The object, without what happened to it.
 #[must_use]
-pub fn render(
-    job: &TrainingJob,
-    audit: &AuditView,
-    old: Option<&Audit>,
-    unit: Option<&str>,
-    no_auditor: Option<&str>,
-    now: Timestamp,
-) -> Audit {
-    let spec = spec(job, audit);
-    let changed = old.is_some_and(|old| old.spec != spec);
-    let generation = old.and_then(|old| old.metadata.generation).map_or(1, |it| it + i64::from(changed));
-    let status = status(audit, old.and_then(|old| old.status.as_ref()), unit, no_auditor, generation, now);
-    Audit { metadata: metadata(job, audit), spec, status: Some(status) }
+pub fn object(job: &TrainingJob, audit: &AuditView) -> Audit {
+    Audit { metadata: metadata(job, audit), spec: spec(job, audit), status: None }
 }
 
 fn metadata(job: &TrainingJob, audit: &AuditView) -> ObjectMeta {
@@ -107,20 +96,22 @@ fn spec(job: &TrainingJob, audit: &AuditView) -> AuditSpec {
     }
 }
 
-fn status(
+/// What happened to it. `there` is the object as the API server has it, `unit` the name of the unit that replays.
+#[must_use]
+pub fn status(
     audit: &AuditView,
-    old: Option<&AuditStatus>,
+    there: &Audit,
     unit: Option<&str>,
     no_auditor: Option<&str>,
-    generation: i64,
     now: Timestamp,
 ) -> AuditStatus {
     let phase = phase(audit);
+    let (generation, old) = (there.metadata.generation, there.status.as_ref());
     let before = old.map_or(&[][..], |old| &old.conditions);
     let said = [assigned(audit, no_auditor), concluded(audit, phase)];
     let skipped = audit.assigns.len().saturating_sub(LISTED);
     AuditStatus {
-        observed_generation: Some(generation),
+        observed_generation: generation,
         phase: Some(phase),
         work_unit: unit.map(str::to_owned),
         auditors: audit.assigns.iter().skip(skipped).map(asked).collect(),
@@ -131,7 +122,7 @@ fn status(
             .verdict
             .as_ref()
             .map(|_| old.and_then(|old| old.completion_time.clone()).unwrap_or_else(|| apply::time(now))),
-        conditions: apply::conditions(before, said, Some(generation), now),
+        conditions: apply::conditions(before, said, generation, now),
     }
 }
 

@@ -6,11 +6,11 @@ use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::{Api, ResourceExt};
 use muster_api::names::labels;
-use muster_api::v1alpha1::{Audit, AuditStatus, TrainingJob};
+use muster_api::v1alpha1::{Audit, TrainingJob};
 use muster_proof::Digest;
 use muster_proof::history::AuditView;
 
-use super::object::{kept, name, render};
+use super::object::{kept, object, status};
 use crate::hub::apply;
 use crate::hub::context::Context;
 use crate::hub::error::Error;
@@ -44,15 +44,19 @@ pub async fn settle(
     };
     let mut stay = BTreeSet::new();
     for audit in kept(audits) {
-        let object = name(&job.name_any(), audit);
-        let old = there.get(&object);
+        let new = object(job, audit);
+        let name = new.name_any();
         let unit = names.units.get(&audit.draw).map(String::as_str);
-        let new = render(job, audit, old, unit, names.no_auditor, ctx.now());
-        let same = old.is_some_and(|old| old.spec == new.spec && old.status == new.status);
-        if !same {
-            there.insert(object.clone(), write(&api, new).await?);
+        let status_of = |there: &Audit| status(audit, there, unit, names.no_auditor, ctx.now());
+        let same = |old: &Audit| old.spec == new.spec && old.status.as_ref() == Some(&status_of(old));
+        if !there.get(&name).is_some_and(same) {
+            let mut made = apply::apply(&api, "audit", &name, &new).await?;
+            let said = status_of(&made);
+            apply::status(&api, "audit", &made, &made.status.clone().unwrap_or_default(), &said).await?;
+            made.status = Some(said);
+            there.insert(name.clone(), made);
         }
-        stay.insert(object);
+        stay.insert(name);
     }
     let gone: Vec<String> = there.keys().filter(|object| !stay.contains(*object)).cloned().collect();
     for object in gone {
@@ -69,21 +73,4 @@ async fn read(ctx: &Context, namespace: &str, uid: &str) -> Result<BTreeMap<Stri
     let list = within("list audits", api.list(&mine)).await?;
     let found = list.items.into_iter().filter_map(|audit| audit.0.ok());
     Ok(found.map(|audit| (audit.name_any(), audit)).collect())
-}
-
-async fn write(api: &Api<Audit>, new: Audit) -> Result<Audit, Error> {
-    let mut status = new.status.clone().unwrap_or_default();
-    let object = Audit { status: None, ..new };
-    let mut there = apply::apply(api, "audit", &object.name_any(), &object).await?;
-    let (expected, generation) = (status.observed_generation, there.metadata.generation);
-    if generation.is_some() && generation != expected {
-        // Somebody has deleted it meanwhile, and it begins anew.
-        status.observed_generation = generation;
-        let said = status.conditions.iter_mut().filter(|said| said.observed_generation == expected);
-        said.for_each(|said| said.observed_generation = generation);
-    }
-    let old: AuditStatus = there.status.clone().unwrap_or_default();
-    apply::status(api, "audit", &there, &old, &status).await?;
-    there.status = Some(status);
-    Ok(there)
 }
