@@ -231,7 +231,7 @@ pub async fn write(
         };
         match tokio::time::timeout(WRITE_TIMEOUT, request).await {
             Ok(Ok(_)) => {
-                failures = 0;
+                (failures, accepted) = (0, None);
                 last = Some(Instant::now());
                 written = Some((state.uid, after));
             }

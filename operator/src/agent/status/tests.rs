@@ -199,3 +199,29 @@ async fn what_was_decided_for_one_object_is_not_written_on_the_next_of_its_name(
     assert_eq!(hub.said(), expected);
     writer.abort();
 }
+
+/// A unit that is taken starts at once, and both would be a write of the hub's database.
+#[tokio::test(start_paused = true)]
+async fn accepted_is_said_alone_only_if_nothing_follows() {
+    let dir = tempfile::tempdir().unwrap();
+    let units = Units::open(StateDir::open(dir.path()).unwrap()).unwrap();
+    for (then, said) in [(Some(WorkUnitPhase::Starting), "Starting"), (None, "Accepted")] {
+        let unit = units.ensure(said);
+        unit.update(|state| state.uid = FIRST.to_owned()).await.unwrap();
+        let hub = Hub::default();
+        hub.show(FIRST);
+        let seen = hub.object.clone();
+        let read = move || locked(&seen).clone();
+        let writer = tokio::spawn(write(unit.clone(), hub.api(), read, Shutdown::manual()));
+        unit.wanted.send_replace(Some(wanted(WorkUnitPhase::Accepted, false)));
+        tokio::time::sleep(ACCEPTED_FOR / 2).await;
+        assert_eq!(hub.said(), []);
+        if let Some(phase) = then {
+            unit.wanted.send_replace(Some(wanted(phase, false)));
+        }
+        tokio::time::sleep(ACCEPTED_FOR * 2).await;
+        let phases: Vec<String> = hub.said().into_iter().map(|(_, phase)| phase).collect();
+        assert_eq!(phases, [said]);
+        writer.abort();
+    }
+}

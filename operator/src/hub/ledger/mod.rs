@@ -84,6 +84,7 @@ const AT_ONCE: usize = 32;
 /// A log that has too many requests is asked again so often, after so long.
 const BUSY_TRIES: u32 = 5;
 const BUSY_AGAIN: Duration = Duration::from_secs(1);
+const BUSY_LONGEST: Duration = Duration::from_secs(5);
 
 /// A connection that is good as long as the hub's key is the same.
 #[derive(Clone)]
@@ -141,9 +142,9 @@ impl Ledger {
         let mut tries = 0;
         let logged = loop {
             match connected.log.submit(envelope).await {
-                Err(ClientError::Refused { status: 429, .. }) if tries < BUSY_TRIES => {
+                Err(ClientError::Refused { status: 429, retry_after, .. }) if tries < BUSY_TRIES => {
                     tries += 1;
-                    tokio::time::sleep(BUSY_AGAIN).await;
+                    tokio::time::sleep(retry_after.map_or(BUSY_AGAIN, |wait| wait.min(BUSY_LONGEST))).await;
                 }
                 logged => break logged,
             }

@@ -2,6 +2,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use muster_proof::Digest;
@@ -34,6 +35,8 @@ pub struct Local {
     /// What its records say.
     pub shown: Shown,
     pub down: AtomicBool,
+    /// So many of the next records are refused for now, to be submitted again after so long.
+    pub busy: Mutex<(u32, Duration)>,
     /// Shown instead of the newest head.
     pub head: Mutex<Option<Vec<u8>>>,
     /// Providers whose witnesses look at every head.
@@ -66,6 +69,7 @@ impl Local {
             log,
             shown,
             down: AtomicBool::new(false),
+            busy: Mutex::default(),
             head: Mutex::default(),
             awake: Mutex::default(),
             hub: vec![hub.public().clone()],
@@ -84,6 +88,18 @@ impl Local {
             true => Err(ClientError::Unreachable("down".into())),
             false => Ok(()),
         }
+    }
+
+    fn has_time(&self) -> Result<(), ClientError> {
+        let mut busy = self.busy.lock().unwrap();
+        let Some(left) = busy.0.checked_sub(1) else { return Ok(()) };
+        busy.0 = left;
+        Err(ClientError::Refused {
+            status: 429,
+            reason: "TooManyRequests".into(),
+            message: String::new(),
+            retry_after: Some(busy.1),
+        })
     }
 
     pub async fn append(&self, envelope: Envelope) -> Result<u64, AppendError> {
@@ -118,6 +134,7 @@ impl LogClient for Local {
     fn submit<'a>(&'a self, envelope: &'a Envelope) -> BoxFuture<'a, Result<Logged, ClientError>> {
         Box::pin(async move {
             self.check()?;
+            self.has_time()?;
             let record_id = envelope.record_id();
             match self.append(envelope.clone()).await {
                 Ok(index) => Ok(Logged { index, record_id }),
