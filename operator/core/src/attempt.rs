@@ -19,7 +19,7 @@ mod tests;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use decide::{Action, Condition, Decision, GRACE_SECONDS, decide};
+pub use decide::{Action, Condition, Decision, GRACE_SECONDS, decide, is_quiet};
 pub use end::{Class, Container, End, Reason, classify};
 
 /// How many attempts in a row may end by the job's own fault without a new checkpoint.

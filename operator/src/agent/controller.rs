@@ -4,6 +4,7 @@
 //! kube's Controller is not used: it reconciles only what its store holds, and a unit must go on when the hub's list
 //! is empty because the hub is down.
 mod diligence;
+mod ending;
 mod object;
 mod reasons;
 mod recovery;
@@ -12,13 +13,13 @@ mod tests;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use kube::Api;
-use muster_api::v1alpha1::{WorkUnit, WorkUnitPhase};
+use muster_api::v1alpha1::WorkUnit;
 use muster_core::attempt::{
-    self, Action, Attempts, Condition, Decision, Desired, FailedStep, Plan, Standing, World, decide,
+    self, Action, Attempts, Decision, Desired, FailedStep, Plan, Standing, World, decide,
 };
 use muster_core::envelope::Payload;
 use muster_core::policy::Logs;
@@ -34,13 +35,12 @@ use super::policy::Policies;
 use super::relay::rounds;
 use super::session::Session;
 use super::state::UnitState;
-use super::status::Wanted;
 use super::units::{Unit, Units, locked};
 use super::witness::Witness;
-use super::{accept, status, upload};
+use super::{status, upload};
 use crate::runtime::blobdir::BlobDir;
 use crate::runtime::{Shutdown, backoff};
-use object::{plan, remember, say, want};
+use object::{plan, remember, say};
 
 /// What all units share.
 #[derive(Debug)]
@@ -140,8 +140,14 @@ impl Controller {
 
     async fn turns(&self, unit: &Arc<Unit>) {
         let mut failures = 0;
+        let (mut woken, mut listed) = (false, Instant::now());
         loop {
-            let pause = match self.turn(unit).await {
+            // A watch that hangs tells nothing, while the relay and the hub go on waking.
+            let heard = woken && failures == 0 && listed.elapsed() < IDLE;
+            if !heard {
+                listed = Instant::now();
+            }
+            let pause = match self.turn(unit, heard).await {
                 Ok(Next::Again(pause)) => {
                     failures = 0;
                     pause
@@ -157,17 +163,18 @@ impl Controller {
                     backoff::delay(Duration::from_millis(500), IDLE, failures, jitter)
                 }
             };
-            tokio::select! {
+            woken = tokio::select! {
                 biased;
                 () = self.shutdown.wait() => return,
-                () = unit.wake.notified() => {}
-                () = tokio::time::sleep(pause) => {}
-            }
+                () = unit.wake.notified() => true,
+                () = tokio::time::sleep(pause) => false,
+            };
             tokio::time::sleep(GAP).await;
         }
     }
 
-    async fn turn(&self, unit: &Arc<Unit>) -> Result<Next, TurnError> {
+    /// `heard`: something has changed, and the watches tell what. Otherwise nothing that they told is believed.
+    async fn turn(&self, unit: &Arc<Unit>, heard: bool) -> Result<Next, TurnError> {
         // 1. What the hub wants, if it can be known.
         let look = self.view.look(&self.hub, unit.name()).await;
         let object = match &look {
@@ -213,7 +220,11 @@ impl Controller {
         state = self.orphan(unit, is_unknown).await?;
         // 3. What there is.
         let names: Vec<&str> = state.earlier.iter().map(String::as_str).chain([unit.name()]).collect();
-        let (jobs, pods) = self.member.children(&names).await?;
+        let told = if heard { self.member.children.told(&names).await } else { None };
+        let (jobs, pods) = match told {
+            Some(told) => told,
+            None => self.member.children.listed(&names).await?,
+        };
         if state.gone && jobs.is_empty() && pods.is_empty() {
             return self.forget(unit, &state).await;
         }
@@ -336,58 +347,6 @@ impl Controller {
     async fn create(&self, payload: &Payload, uid: &str, attempt: i64) -> Result<(), MemberError> {
         let policy = self.policies.current();
         self.member.create(payload, uid, attempt, policy.queue_name()).await
-    }
-
-    /// A unit that is refused, or gone before it was understood: nothing of it may stay.
-    async fn clear(
-        &self,
-        unit: &Unit,
-        object: Option<&WorkUnit>,
-        state: &UnitState,
-        jobs: Vec<attempt::Job>,
-        pods: Vec<attempt::Pod>,
-    ) -> Result<Next, TurnError> {
-        let clean = jobs.is_empty() && pods.is_empty();
-        if let (Some(object), Some((reason, message))) = (object, &state.refused) {
-            let released = state.desired == Some(Desired::Stop) && clean;
-            let phase = if released { WorkUnitPhase::Released } else { WorkUnitPhase::Refused };
-            let reason = accept::known_reason(reason);
-            let refused = Condition { status: false, reason, message: message.clone() };
-            let children = Condition {
-                status: clean,
-                reason: if clean { "ChildrenGone" } else { "PodsTerminating" },
-                message: format!("{} pods, {} Jobs", pods.len(), jobs.len()),
-            };
-            let conditions = vec![
-                ("Accepted", refused.clone()),
-                ("Ready", Condition { reason: "Finished", ..refused }),
-                ("Released", children),
-            ];
-            let (uid, generation) = (state.uid.clone(), object.metadata.generation);
-            want(unit, Wanted { uid, generation, phase, conditions });
-        }
-        for job in jobs.iter().filter(|job| !job.deleting) {
-            self.member.delete_job(&job.name, &job.uid).await?;
-        }
-        for pod in pods.iter().filter(|pod| pod.grace.is_none()) {
-            self.member.delete_pod(&pod.name, &pod.uid).await?;
-        }
-        Ok(Next::Again(if clean { IDLE } else { Duration::from_secs(2) }))
-    }
-
-    async fn forget(&self, unit: &Unit, state: &UnitState) -> Result<Next, TurnError> {
-        self.units.forget(unit.name())?;
-        // What goes on elsewhere may still be asked for there.
-        if state.continued_as.is_none() {
-            unit.forget_committed(state.earlier.iter().map(String::as_str).chain([unit.name()]))?;
-        }
-        self.units.changed.notify_one();
-        let starts = [state.rounds.start, state.payload.as_ref().and_then(|payload| payload.start)];
-        let manifests = state.checkpoints.iter().map(|commit| commit.manifest);
-        let manifests: Vec<_> =
-            manifests.chain(starts.into_iter().flatten().map(|start| start.manifest)).collect();
-        upload::remove_checkpoints(&self.units, &self.blobs, &manifests).await;
-        Ok(Next::Forget)
     }
 
     /// A Job that lacks pods says why in events only, or in the Workload that Kueue has made of it.

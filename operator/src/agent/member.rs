@@ -3,29 +3,25 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, Pod, ResourceQuota};
 use kube::api::{DeleteParams, ListParams, LogParams, PostParams, Preconditions, PropagationPolicy};
-use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 use muster_api::names::labels;
 use muster_core::attempt::{self, GRACE_SECONDS, PodState};
 use muster_core::envelope::Payload;
 
+use super::children::Children;
 use super::logs::{self, Log, Part, WorkerLogs};
 use super::observe;
 use super::relay::identity::{ReviewError, Reviewer, Worker};
 use super::render::{self, MANAGED_BY, SERVICE_ACCOUNT, Site, TRAINER, UNIT_UID};
-use super::units::Units;
-use crate::runtime::{Shutdown, kueue};
+use crate::runtime::client::{ClientError, is_refusal};
+use crate::runtime::kueue;
 
 /// One request may take this long.
 const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Pause after an error of a watch.
-const REWATCH: Duration = Duration::from_secs(1);
 
 /// Why the member's API did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +35,9 @@ pub enum MemberError {
         #[source]
         source: Box<kube::Error>,
     },
+    /// The same, of a list of Jobs and pods.
+    #[error("member: {0}")]
+    List(#[from] ClientError),
     /// It did not answer.
     #[error("member: {0}: no answer in time")]
     Timeout(&'static str),
@@ -48,12 +47,13 @@ pub enum MemberError {
 }
 
 /// A client for one namespace.
-#[derive(Clone)]
 pub struct Member {
     client: Client,
     /// The same API, for logs that are followed.
     patient: Client,
     site: Site,
+    /// What it has of units.
+    pub children: Children,
 }
 
 impl std::fmt::Debug for Member {
@@ -66,7 +66,7 @@ impl Member {
     /// Jobs are made in `site.namespace`. `patient` is a client of the same cluster that waits for silent logs.
     #[must_use]
     pub fn new(client: Client, patient: Client, site: Site) -> Self {
-        Self { client, patient, site }
+        Self { children: Children::new(&client, &site.namespace), client, patient, site }
     }
 
     fn api<K>(&self) -> Api<K>
@@ -74,22 +74,6 @@ impl Member {
         K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
     {
         Api::namespaced(self.client.clone(), &self.site.namespace)
-    }
-
-    /// The Jobs and pods with the names of these units, read live: a decision on a stale copy could make two attempts.
-    ///
-    /// # Errors
-    /// [`MemberError`].
-    pub async fn children(
-        &self,
-        units: &[&str],
-    ) -> Result<(Vec<attempt::Job>, Vec<attempt::Pod>), MemberError> {
-        let ours = ListParams::default().labels(&selector(units));
-        let (jobs, pods) = (self.api::<Job>(), self.api::<Pod>());
-        let (jobs, pods) =
-            tokio::try_join!(within("list jobs", jobs.list(&ours)), within("list pods", pods.list(&ours)))?;
-        let jobs = jobs.iter().filter_map(observe::job).collect();
-        Ok((jobs, pods.iter().filter_map(observe::pod).collect()))
     }
 
     /// Why a Job cannot make its pods, from its newest FailedCreate event.
@@ -132,11 +116,21 @@ impl Member {
         let job = render::job(&self.site, payload, unit_uid, attempt, queue);
         let api = self.api::<Job>();
         match within("create job", api.create(&PostParams::default(), &job)).await {
+            Ok(made) => {
+                self.children.made(&made);
+                return Ok(());
+            }
             Err(MemberError::Api { source, .. }) if is_code(&source, 409) => {}
-            other => return other.map(|_| ()),
+            Err(error) => {
+                if !matches!(&error, MemberError::Api { source, .. } if is_refusal(source)) {
+                    self.children.may_have_made();
+                }
+                return Err(error);
+            }
         }
         let name = job.name_any();
         let there = within("get job", api.get(&name)).await?;
+        self.children.made(&there);
         let ours = there.labels().get(labels::UNIT) == Some(&payload.name)
             && there.labels().get(labels::MANAGED_BY).map(String::as_str) == Some(MANAGED_BY)
             && there.annotations().get(UNIT_UID).map(String::as_str) == Some(unit_uid);
@@ -199,35 +193,6 @@ impl Member {
         Ok(within("list resourcequotas", api.list(&ListParams::default())).await?.items)
     }
 
-    /// Wakes a unit whenever a Job or pod of it changes.
-    pub async fn watch(&self, units: std::sync::Arc<Units>, shutdown: Shutdown) {
-        let config = || watcher::Config::default().labels(&format!("{}={MANAGED_BY}", labels::MANAGED_BY));
-        let jobs = watcher(self.api::<Job>(), config()).map_ok(touched).boxed();
-        let pods = watcher(self.api::<Pod>(), config()).map_ok(touched).boxed();
-        let mut both = futures::stream::select(jobs, pods);
-        loop {
-            let event = tokio::select! {
-                biased;
-                () = shutdown.wait() => return,
-                event = both.next() => event,
-            };
-            match event {
-                Some(Ok(Some(name))) => {
-                    if let Some(unit) = units.serving(&name).await {
-                        unit.wake.notify_one();
-                    }
-                }
-                Some(Ok(None)) => {}
-                Some(Err(error)) => {
-                    tracing::warn!(%error, "watch of the member interrupted");
-                    // Our own cluster, one agent: no reason to stay blind for longer when it is back.
-                    tokio::time::sleep(REWATCH).await;
-                }
-                None => return,
-            }
-        }
-    }
-
     async fn review_token(&self, token: &str) -> Result<Worker, ReviewError> {
         let review = TokenReview {
             spec: TokenReviewSpec {
@@ -270,7 +235,7 @@ impl WorkerLogs for Member {
         part: Part,
     ) -> BoxFuture<'a, Result<Option<Log>, MemberError>> {
         Box::pin(async move {
-            let (_, pods) = self.children(names).await?;
+            let (_, pods) = self.children.listed(names).await?;
             let newest = pods.iter().map(|pod| pod.attempt).max();
             let wrote = |pod: &&attempt::Pod| {
                 Some(pod.attempt) == newest
@@ -333,19 +298,6 @@ fn extra(user: &UserInfo, key: &str) -> Option<String> {
 
 fn unit_of(object: &impl ResourceExt) -> Option<String> {
     object.labels().get(labels::UNIT).cloned()
-}
-
-fn touched<K: ResourceExt>(event: watcher::Event<K>) -> Option<String> {
-    match event {
-        watcher::Event::Apply(object)
-        | watcher::Event::Delete(object)
-        | watcher::Event::InitApply(object) => unit_of(&object),
-        _ => None,
-    }
-}
-
-fn selector(units: &[&str]) -> String {
-    format!("{}={MANAGED_BY},{} in ({})", labels::MANAGED_BY, labels::UNIT, units.join(","))
 }
 
 fn same(uid: &str) -> Preconditions {

@@ -8,6 +8,7 @@
 //! | [`identity`], [`pin`], [`join`], [`membership`] | who we are, whom we believe, and how that began |
 //! | [`session`], [`gateway`], [`heartbeat`] | tokens, the gateway's endpoints, what the hub declares void |
 //! | [`hub_keys`], [`fence`] | whose signatures count, which epochs still do; both only move forward |
+//! | [`children`] | Jobs and pods as the watches of the member tell of them |
 //! | [`render`], [`observe`] | pure: payload to Job, Jobs and pods to facts |
 //! | [`member`], [`hub`], [`hub_client`], [`hub_blobs`], [`direct`] | the only holders of clients |
 //! | [`log`], [`witness`], [`provider_key`] | the hub's log: what was seen of it, and our key in it |
@@ -27,6 +28,7 @@ pub mod accept;
 pub mod answers;
 #[cfg(feature = "cheats")]
 mod cheat;
+pub mod children;
 pub mod commits;
 pub mod controller;
 pub mod direct;

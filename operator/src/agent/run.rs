@@ -128,7 +128,7 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     tokio::spawn(sweep(units.clone(), blobs, answers.clone(), shutdown.clone()));
     tokio::spawn({
         let (member, units, shutdown) = (member.clone(), units.clone(), shutdown.clone());
-        async move { member.watch(units, shutdown).await }
+        async move { member.children.follow(&units, &shutdown).await }
     });
     // Units of our state directory, then those that only the member knows: nothing that runs is left alone.
     for unit in units.all() {

@@ -15,8 +15,8 @@ use muster_proof::tlog::note::VerifierKey;
 
 use super::access::{Agent, Refusal};
 use super::{Shared, body};
-use crate::hub::patience::Patience;
 use crate::runtime::Shutdown;
+use crate::runtime::patience::Patience;
 use crate::runtime::sanitise::line;
 use crate::wire::gateway::{HUB_PUBLIC, Heartbeat, HeartbeatAnswer, HubPublic};
 

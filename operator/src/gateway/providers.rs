@@ -17,8 +17,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::metrics::Metrics;
-use crate::hub::patience::Patience;
 use crate::runtime::Shutdown;
+use crate::runtime::patience::Patience;
 
 type Guarded = DeserializeGuard<ComputeProvider>;
 

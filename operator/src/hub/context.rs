@@ -4,9 +4,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kube::Client;
 use kube::runtime::controller::Action;
-use muster_api::v1alpha1::{ComputeProvider, ProviderReport};
+use kube::{Api, Client};
+use muster_api::names::labels;
+use muster_api::v1alpha1::{ComputeProvider, ProviderReport, WorkUnit};
 use tokio::time::Instant;
 
 use super::audit::book::AuditBook;
@@ -15,7 +16,6 @@ use super::events::Recorder;
 use super::kueue::Kueue;
 use super::ledger::Ledger;
 use super::ledger::follow::Follower;
-use super::mirror::Mirror;
 use super::names::MANAGER;
 use super::provider::leases::LeaseBook;
 use super::queue::Queue;
@@ -25,6 +25,7 @@ use super::state::State;
 use crate::runtime::Shutdown;
 use crate::runtime::backoff::{Backoff, jitter_of};
 use crate::runtime::clock;
+use crate::runtime::mirror::Mirror;
 use crate::store::Store;
 
 /// See the module.
@@ -73,6 +74,7 @@ impl Context {
     ) -> Self {
         Self {
             recorder: Recorder::new(client.clone(), MANAGER),
+            mirrors: Mirrors::new(&client),
             client,
             store,
             signer,
@@ -81,7 +83,6 @@ impl Context {
             follower: Follower::default(),
             audits: AuditBook::default(),
             image,
-            mirrors: Mirrors::default(),
             leases: LeaseBook::default(),
             queue: Queue::default(),
             kueue: Kueue::default(),
@@ -122,10 +123,9 @@ impl Context {
 }
 
 /// What many looks read.
-#[derive(Default)]
 pub struct Mirrors {
     /// By the uid of their job.
-    pub units: Mirror<Unit>,
+    pub units: Mirror<WorkUnit, Unit>,
     /// As their admin has them.
     pub providers: Mirror<ComputeProvider>,
     /// What their agents report.
@@ -133,13 +133,20 @@ pub struct Mirrors {
 }
 
 impl Mirrors {
+    fn new(client: &Client) -> Self {
+        Self {
+            units: Mirror::new(Api::all(client.clone())).grouped_by(labels::JOB_UID),
+            providers: Mirror::new(Api::all(client.clone())),
+            reports: Mirror::new(Api::all(client.clone())),
+        }
+    }
+
     /// Follows all of them until shutdown.
-    pub async fn follow(&self, client: &Client, shutdown: &Shutdown) {
-        let (client, stop) = (|| client.clone(), || shutdown.clone());
+    pub async fn follow(&self, shutdown: &Shutdown) {
         tokio::join!(
-            self.units.follow(client(), stop()),
-            self.providers.follow(client(), stop()),
-            self.reports.follow(client(), stop()),
+            self.units.follow(shutdown.clone()),
+            self.providers.follow(shutdown.clone()),
+            self.reports.follow(shutdown.clone()),
         );
     }
 }

@@ -12,12 +12,11 @@
 //! | `audit` | windows, draws, auditors, verdicts; Audit objects |
 //! | `collector` | garbage collection of the store, which outlives objects |
 //! | `log` | the way to the log that the gateway keeps |
-//! | `mirror` | objects as a watch tells of them |
 //! | `state`, `signer`, `publish` | keys and numbers that outlive the database; who signs; the public half |
 //! | `restore` | notices that the database went back; `incarnation`: how other processes hear of it |
 //! | `recovery` | what agents still hold after that: continued, or stopped |
 //! | `ledger`, `log` | what is logged before it counts; the way to the log |
-//! | `apply`, `events`, `context`, `error`, `names`, `patience`, `rbac` | what the controllers share |
+//! | `apply`, `events`, `context`, `error`, `names`, `rbac` | what the controllers share |
 //!
 //! Decisions live in `muster-core` and are pure. Nothing here trains, listens, or holds a member's credentials.
 pub(crate) mod apply;
@@ -32,9 +31,7 @@ mod kueue;
 mod leader;
 pub mod ledger;
 pub mod log;
-mod mirror;
 pub mod names;
-pub(crate) mod patience;
 mod provider;
 mod publish;
 mod queue;
@@ -233,7 +230,7 @@ pub(crate) async fn everything(
     };
     let (went_back, ..) = tokio::join!(
         restore.run(stop()),
-        ctx.mirrors.follow(&ctx.client, &shutdown),
+        ctx.mirrors.follow(&shutdown),
         publish::run(client, state, signer, stop()),
         provider::run(ctx.clone(), stop()),
         ledger::keys::run(&ctx, stop()),

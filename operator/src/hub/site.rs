@@ -6,7 +6,6 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
-use muster_api::names::labels;
 use muster_api::v1alpha1::{self as api, ComputeProvider, Desired, ProviderReport, WorkUnit, WorkUnitPhase};
 use muster_core::epochs::Seen;
 use muster_core::placement::{Availability, Candidate, Device, TrustTier};
@@ -15,7 +14,6 @@ use muster_core::provider::Scheduling;
 use super::context::Context;
 use super::error::Error;
 use super::job::gather;
-use super::mirror::Mirrored;
 use super::names::{provider_namespace, provider_of};
 use super::provider;
 use crate::runtime::client::within;
@@ -40,45 +38,11 @@ pub struct Unit {
     pub dataset: Option<String>,
 }
 
-impl Mirrored for Unit {
-    type Object = WorkUnit;
-    const RESOURCE: &'static str = "workunits";
-    const GROUPED_BY: Option<&'static str> = Some(labels::JOB_UID);
-
-    fn keep(object: WorkUnit) -> Self {
+impl From<WorkUnit> for Unit {
+    fn from(object: WorkUnit) -> Self {
         let payload = gather::payload(&object);
         let dataset = payload.as_ref().map(|payload| payload.dataset.to_string());
         Self { device_class: payload.map(|payload| payload.device_class), dataset, object }
-    }
-
-    fn object(&self) -> &WorkUnit {
-        &self.object
-    }
-}
-
-impl Mirrored for ComputeProvider {
-    type Object = Self;
-    const RESOURCE: &'static str = "computeproviders";
-
-    fn keep(object: Self) -> Self {
-        object
-    }
-
-    fn object(&self) -> &Self {
-        self
-    }
-}
-
-impl Mirrored for ProviderReport {
-    type Object = Self;
-    const RESOURCE: &'static str = "providerreports";
-
-    fn keep(object: Self) -> Self {
-        object
-    }
-
-    fn object(&self) -> &Self {
-        self
     }
 }
 
@@ -101,11 +65,11 @@ impl Site {
     pub async fn read(ctx: &Context) -> Result<Self, Error> {
         did_not_go_back(ctx).await?;
         let mirrors = &ctx.mirrors;
-        let units = mirrors.units.all(&ctx.client).await?;
-        let reports = mirrors.reports.all(&ctx.client).await?;
+        let units = mirrors.units.all().await?;
+        let reports = mirrors.reports.all().await?;
         let at_home = |report: Arc<ProviderReport>| Some((report.namespace()?, report));
         Ok(Self {
-            providers: mirrors.providers.all(&ctx.client).await?,
+            providers: mirrors.providers.all().await?,
             reports: reports.into_iter().filter_map(at_home).collect(),
             units,
         })

@@ -19,9 +19,9 @@ use super::apply::{self, Presence};
 use super::context::{Context, What};
 use super::error::Error;
 use super::job::{Jobs, ask, gather};
-use super::patience::{Patience, at_once};
 use crate::runtime::Shutdown;
 use crate::runtime::client::within;
+use crate::runtime::patience::{Patience, at_once};
 
 type Guarded = DeserializeGuard<WorkUnit>;
 

@@ -69,6 +69,12 @@ pub enum ClientError {
     },
 }
 
+/// Whether the API server has said that nothing was done. Any other error leaves open what there is now.
+#[must_use]
+pub fn is_refusal(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code < 500)
+}
+
 /// Makes ring the process's TLS provider, once. rustls refuses to guess between providers, and every client and server
 /// here needs one; call it first in `main` and in tests.
 pub fn install_crypto() {

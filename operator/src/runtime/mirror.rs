@@ -15,34 +15,19 @@ use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client, Resource};
+use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::error::Error;
+use super::Shutdown;
+use super::client::{ClientError, REQUEST_TIMEOUT, within};
 use super::patience::Patience;
-use crate::runtime::Shutdown;
-use crate::runtime::client::{REQUEST_TIMEOUT, within};
 
 /// How long a read waits for the watch to bring what this process has written.
 const WAITS: Duration = Duration::from_secs(1);
 /// After a request whose answer was lost it is not known what there is; by then it has had its effect, or never will.
 const DOUBTS: Duration = Duration::from_secs(2 * REQUEST_TIMEOUT.as_secs());
-
-/// What is kept of an object.
-pub trait Mirrored: Send + Sync + 'static {
-    /// The object.
-    type Object: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static;
-    /// Its resource, for errors.
-    const RESOURCE: &'static str;
-    /// Keeps it.
-    fn keep(object: Self::Object) -> Self;
-    /// The object that is kept.
-    fn object(&self) -> &Self::Object;
-    /// Label whose value objects are also looked for by.
-    const GROUPED_BY: Option<&'static str> = None;
-}
 
 /// Namespace, empty for what has none, and name.
 type Key = (String, String);
@@ -58,8 +43,13 @@ pub struct Change {
     pub group: Option<String>,
 }
 
-/// See the module.
-pub struct Mirror<T> {
+/// See the module. Of each object `K` its `T` is kept.
+pub struct Mirror<K, T = K> {
+    api: Api<DeserializeGuard<K>>,
+    /// Only objects with these labels, if any are named.
+    labelled: Option<String>,
+    /// Label whose value objects are also looked for by.
+    grouped_by: Option<&'static str>,
     held: Mutex<Held<T>>,
     /// All that was written up to this resourceVersion is known; nothing is, before the first list.
     told: watch::Sender<Option<u64>>,
@@ -70,37 +60,52 @@ pub struct Mirror<T> {
     listeners: Mutex<Vec<UnboundedSender<Change>>>,
 }
 
+struct Entry<T> {
+    group: Option<String>,
+    kept: Arc<T>,
+}
+
 struct Held<T> {
-    objects: BTreeMap<Key, Arc<T>>,
+    objects: BTreeMap<Key, Entry<T>>,
     groups: HashMap<String, BTreeSet<Key>>,
     /// A list that is being read, and what was written when it began.
-    listing: BTreeMap<Key, Arc<T>>,
+    listing: BTreeMap<Key, Entry<T>>,
     listed_from: u64,
 }
 
-impl<T> Default for Mirror<T> {
-    fn default() -> Self {
-        let held = Held {
-            objects: BTreeMap::new(),
-            groups: HashMap::new(),
-            listing: BTreeMap::new(),
-            listed_from: 0,
-        };
+impl<K, T> Mirror<K, T>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    T: From<K> + Send + Sync + 'static,
+{
+    /// Of all objects that `api` reaches; empty, until it is [followed](Self::follow).
+    pub fn new(api: Api<DeserializeGuard<K>>) -> Self {
         Self {
-            held: Mutex::new(held),
+            api,
+            labelled: None,
+            grouped_by: None,
+            held: Mutex::default(),
             told: watch::Sender::new(None),
             written: AtomicU64::new(0),
             lost: Mutex::new(None),
             listeners: Mutex::default(),
         }
     }
-}
 
-impl<T: Mirrored> Mirror<T> {
+    /// Only of those that this label selector finds.
+    pub fn labelled(self, selector: String) -> Self {
+        Self { labelled: Some(selector), ..self }
+    }
+
+    /// Objects are also looked for by the value of this label.
+    pub fn grouped_by(self, label: &'static str) -> Self {
+        Self { grouped_by: Some(label), ..self }
+    }
+
     /// Follows the objects until shutdown.
-    pub async fn follow(&self, client: Client, shutdown: Shutdown) {
-        let api: Api<DeserializeGuard<T::Object>> = Api::all(client);
-        let events = watcher(api, watcher::Config::default()).backoff(Patience::default());
+    pub async fn follow(&self, shutdown: Shutdown) {
+        let config = watcher::Config { label_selector: self.labelled.clone(), ..watcher::Config::default() };
+        let events = watcher(self.api.clone(), config).backoff(Patience::default());
         pin_mut!(events);
         loop {
             tokio::select! {
@@ -108,7 +113,7 @@ impl<T: Mirrored> Mirror<T> {
                 () = shutdown.wait() => return,
                 event = events.next() => match event {
                     Some(Ok(event)) => self.take(event),
-                    Some(Err(error)) => tracing::debug!(%error, what = T::RESOURCE, "watch"),
+                    Some(Err(error)) => tracing::debug!(%error, what = %K::plural(&()), "watch"),
                     None => return,
                 },
             }
@@ -137,48 +142,69 @@ impl<T: Mirrored> Mirror<T> {
     /// All of them.
     ///
     /// # Errors
-    /// [`Error::Api`].
-    pub async fn all(&self, client: &Client) -> Result<Vec<Arc<T>>, Error> {
+    /// [`ClientError`], if a list is needed.
+    pub async fn all(&self) -> Result<Vec<Arc<T>>, ClientError> {
         match self.is_good().await {
-            true => Ok(self.held().objects.values().cloned().collect()),
-            false => list(Api::all(client.clone()), &ListParams::default()).await,
+            true => Ok(self.held().objects.values().map(|entry| entry.kept.clone()).collect()),
+            false => self.list(&self.api, self.labelled.clone()).await,
         }
     }
 
     /// Those of a namespace.
     ///
     /// # Errors
-    /// [`Error::Api`].
-    pub async fn in_namespace(&self, client: &Client, namespace: &str) -> Result<Vec<Arc<T>>, Error>
+    /// [`ClientError`], if a list is needed.
+    pub async fn in_namespace(&self, namespace: &str) -> Result<Vec<Arc<T>>, ClientError>
     where
-        T::Object: Resource<Scope = kube::core::NamespaceResourceScope>,
+        K: Resource<Scope = kube::core::NamespaceResourceScope>,
     {
         if !self.is_good().await {
-            return list(Api::namespaced(client.clone(), namespace), &ListParams::default()).await;
+            let there = Api::namespaced(self.api.clone().into_client(), namespace);
+            return self.list(&there, self.labelled.clone()).await;
         }
         let held = self.held();
         let there = held.objects.range((namespace.to_owned(), String::new())..);
-        Ok(there.take_while(|((its, _), _)| its == namespace).map(|(_, kept)| kept.clone()).collect())
+        Ok(there.take_while(|((its, _), _)| its == namespace).map(|(_, entry)| entry.kept.clone()).collect())
     }
 
-    /// Those whose label has this value.
+    /// Those whose label has one of these values.
     ///
     /// # Errors
-    /// [`Error::Api`].
-    pub async fn of(&self, client: &Client, group: &str) -> Result<Vec<Arc<T>>, Error> {
+    /// [`ClientError`], if a list is needed.
+    pub async fn of(&self, groups: &[&str]) -> Result<Vec<Arc<T>>, ClientError> {
+        match self.known_of(groups).await {
+            Some(known) => Ok(known),
+            None => self.list_of(groups).await,
+        }
+    }
+
+    /// The same, as the watch told; `None` if that is not as new as it must be.
+    pub async fn known_of(&self, groups: &[&str]) -> Option<Vec<Arc<T>>> {
         if !self.is_good().await {
-            let label = T::GROUPED_BY.unwrap_or_default();
-            let theirs = ListParams::default().labels(&format!("{label}={group}"));
-            return list(Api::all(client.clone()), &theirs).await;
+            return None;
         }
         let held = self.held();
-        let keys = held.groups.get(group).into_iter().flatten();
-        Ok(keys.filter_map(|key| held.objects.get(key).cloned()).collect())
+        let keys = groups.iter().filter_map(|group| held.groups.get(*group)).flatten();
+        Some(keys.filter_map(|key| Some(held.objects.get(key)?.kept.clone())).collect())
+    }
+
+    /// The same, asked for now.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn list_of(&self, groups: &[&str]) -> Result<Vec<Arc<T>>, ClientError> {
+        let label = self.grouped_by.unwrap_or_default();
+        let theirs = match groups {
+            [group] => format!("{label}={group}"),
+            groups => format!("{label} in ({})", groups.join(",")),
+        };
+        let selector = self.labelled.iter().cloned().chain([theirs]).collect::<Vec<_>>().join(",");
+        self.list(&self.api, Some(selector)).await
     }
 
     /// One of them, if the watch has told of it. That there is none is not known from this.
     pub fn known(&self, namespace: &str, name: &str) -> Option<Arc<T>> {
-        self.held().objects.get(&(namespace.to_owned(), name.to_owned())).cloned()
+        self.held().objects.get(&(namespace.to_owned(), name.to_owned())).map(|entry| entry.kept.clone())
     }
 
     /// Whether what is held is as new as what was written; waits a moment for that.
@@ -193,11 +219,35 @@ impl<T: Mirrored> Mirror<T> {
         matches!(tokio::time::timeout(WAITS, there).await, Ok(Ok(_)))
     }
 
+    async fn list(
+        &self,
+        api: &Api<DeserializeGuard<K>>,
+        selector: Option<String>,
+    ) -> Result<Vec<Arc<T>>, ClientError> {
+        let which = ListParams { label_selector: selector, ..ListParams::default() };
+        let list = within(&format!("list {}", K::plural(&())), api.list(&which)).await?;
+        Ok(list
+            .items
+            .into_iter()
+            .filter_map(|guard| guard.0.ok())
+            .map(|object| Arc::new(T::from(object)))
+            .collect())
+    }
+
+    fn group(&self, meta: &ObjectMeta) -> Option<String> {
+        meta.labels.as_ref()?.get(self.grouped_by?).cloned()
+    }
+
+    fn entry(&self, guard: DeserializeGuard<K>) -> Option<Entry<T>> {
+        let group = self.group(guard.meta());
+        Some(Entry { group, kept: Arc::new(T::from(guard.0.ok()?)) })
+    }
+
     fn held(&self) -> MutexGuard<'_, Held<T>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self, event: Event<DeserializeGuard<T::Object>>) {
+    fn take(&self, event: Event<DeserializeGuard<K>>) {
         let mut changes = Vec::new();
         let told = {
             let mut held = self.held();
@@ -208,11 +258,10 @@ impl<T: Mirrored> Mirror<T> {
                     None
                 }
                 Event::InitApply(guard) => {
-                    let meta = guard.meta();
-                    held.listed_from = held.listed_from.max(version(meta).unwrap_or(0));
-                    let key = key(meta);
-                    if let Ok(object) = guard.0 {
-                        held.listing.insert(key, Arc::new(T::keep(object)));
+                    held.listed_from = held.listed_from.max(version(guard.meta()).unwrap_or(0));
+                    let key = key(guard.meta());
+                    if let Some(entry) = self.entry(guard) {
+                        held.listing.insert(key, entry);
                     }
                     None
                 }
@@ -221,13 +270,14 @@ impl<T: Mirrored> Mirror<T> {
                     Some(held.listed_from)
                 }
                 Event::Apply(guard) => {
-                    let (meta, kept) = (guard.meta().clone(), guard.0.ok());
-                    changes.push(held.set(&meta, kept.map(T::keep)));
+                    let meta = guard.meta().clone();
+                    changes.push(held.set(key(&meta), self.group(&meta), self.entry(guard)));
                     version(&meta)
                 }
                 Event::Delete(guard) => {
-                    changes.push(held.set(guard.meta(), None));
-                    version(guard.meta())
+                    let meta = guard.meta();
+                    changes.push(held.set(key(meta), self.group(meta), None));
+                    version(meta)
                 }
             }
         };
@@ -241,22 +291,29 @@ impl<T: Mirrored> Mirror<T> {
     }
 }
 
-impl<T: Mirrored> Held<T> {
+impl<T> Default for Held<T> {
+    fn default() -> Self {
+        Self { objects: BTreeMap::new(), groups: HashMap::new(), listing: BTreeMap::new(), listed_from: 0 }
+    }
+}
+
+impl<T> Held<T> {
     /// Puts an object in the place of what has its name; what cannot be read is not there.
-    fn set(&mut self, meta: &ObjectMeta, kept: Option<T>) -> Change {
-        let (key, group) = (key(meta), group::<T>(meta));
-        if let Some(old) = self.objects.remove(&key)
-            && let Some(old) = self::group::<T>(old.object().meta())
-        {
+    fn set(&mut self, key: Key, group: Option<String>, entry: Option<Entry<T>>) -> Change {
+        if let Some(old) = self.objects.remove(&key).and_then(|old| old.group) {
             self.leave(&old, &key);
         }
-        if let Some(kept) = kept {
-            if let Some(group) = &group {
-                self.groups.entry(group.clone()).or_default().insert(key.clone());
-            }
-            self.objects.insert(key.clone(), Arc::new(kept));
+        if let Some(entry) = entry {
+            self.join(entry.group.as_ref(), &key);
+            self.objects.insert(key.clone(), entry);
         }
         Change { namespace: key.0, name: key.1, group }
+    }
+
+    fn join(&mut self, group: Option<&String>, key: &Key) {
+        if let Some(group) = group {
+            self.groups.entry(group.clone()).or_default().insert(key.clone());
+        }
     }
 
     fn leave(&mut self, group: &str, key: &Key) {
@@ -270,39 +327,23 @@ impl<T: Mirrored> Held<T> {
 
     /// Puts the list in the place of all that was held. Everything may have changed, also what is not listed any more.
     fn replace(&mut self) -> Vec<Change> {
-        let listed = std::mem::take(&mut self.listing);
-        let before = std::mem::replace(&mut self.objects, listed);
         self.groups.clear();
+        let before = std::mem::take(&mut self.objects);
+        let change = |key: Key, group| Change { namespace: key.0, name: key.1, group };
         let mut changes = Vec::new();
-        for (key, kept) in &self.objects {
-            let group = group::<T>(kept.object().meta());
-            if let Some(group) = &group {
-                self.groups.entry(group.clone()).or_default().insert(key.clone());
-            }
-            changes.push(Change { namespace: key.0.clone(), name: key.1.clone(), group });
+        for (key, entry) in std::mem::take(&mut self.listing) {
+            self.join(entry.group.as_ref(), &key);
+            changes.push(change(key.clone(), entry.group.clone()));
+            self.objects.insert(key, entry);
         }
-        for (key, gone) in before.into_iter().filter(|(key, _)| !self.objects.contains_key(key)) {
-            changes.push(Change { group: group::<T>(gone.object().meta()), namespace: key.0, name: key.1 });
-        }
+        let gone = before.into_iter().filter(|(key, _)| !self.objects.contains_key(key));
+        changes.extend(gone.map(|(key, entry)| change(key, entry.group)));
         changes
     }
 }
 
-async fn list<T: Mirrored>(
-    api: Api<DeserializeGuard<T::Object>>,
-    which: &ListParams,
-) -> Result<Vec<Arc<T>>, Error> {
-    let list = within(&format!("list {}", T::RESOURCE), api.list(which)).await?;
-    let read = list.items.into_iter().filter_map(|guard| guard.0.ok());
-    Ok(read.map(|object| Arc::new(T::keep(object))).collect())
-}
-
 fn key(meta: &ObjectMeta) -> Key {
     (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
-}
-
-fn group<T: Mirrored>(meta: &ObjectMeta) -> Option<String> {
-    meta.labels.as_ref()?.get(T::GROUPED_BY?).cloned()
 }
 
 fn version(meta: &ObjectMeta) -> Option<u64> {

@@ -1,4 +1,4 @@
-//! What hub, agent and command line share: clients, TLS, logging, shutdown, backoff, clock, durable files.
+//! What hub, agent and command line share: clients, watches, TLS, logging, shutdown, backoff, clock, durable files.
 //! Nothing here knows what a TrainingJob is.
 pub mod answer;
 pub mod backoff;
@@ -8,7 +8,9 @@ pub mod clock;
 pub mod fence;
 pub mod files;
 pub mod kueue;
+pub mod mirror;
 pub mod offload;
+pub mod patience;
 pub mod persist;
 pub mod probes;
 pub mod sanitise;

@@ -283,7 +283,7 @@ fn wind_down(plan: &Plan, memory: Memory, outcome: Outcome, world: &World) -> De
     let clean = world.jobs.is_empty() && world.pods.is_empty();
     let phase = match outcome {
         // The hub takes a finished phase as proof that no worker of the unit can train any more.
-        _ if !is_quiet(world) => "Draining",
+        _ if !is_quiet(&world.jobs, &world.pods) => "Draining",
         Outcome::Stopped if !clean => "Draining",
         Outcome::Stopped => "Released",
         _ if clean && world.desired == Desired::Stop => "Released",
@@ -330,7 +330,7 @@ fn between(plan: &Plan, mut memory: Memory, world: &World) -> Decision {
         wake: Some(2),
         memory: memory.clone(),
     };
-    if !is_quiet(world) {
+    if !is_quiet(&world.jobs, &world.pods) {
         return decision;
     }
     if let Some(until) = memory.not_before.filter(|until| *until > world.now) {
@@ -409,9 +409,11 @@ fn starting(memory: &Memory) -> &'static str {
     if memory.last_failure.is_some() { "Restarting" } else { "Starting" }
 }
 
-/// Rule 1: a pod that is terminal but still listed cannot run again; a Job that is not being deleted may make pods.
-fn is_quiet(world: &World) -> bool {
-    world.jobs.iter().all(|job| job.deleting) && world.pods.iter().all(|pod| pod.terminal)
+/// Whether nothing can run. Rule 1: a pod that is terminal but still listed cannot run again; a Job that is not being deleted may
+/// make pods.
+#[must_use]
+pub fn is_quiet(jobs: &[Job], pods: &[Pod]) -> bool {
+    jobs.iter().all(|job| job.deleting) && pods.iter().all(|pod| pod.terminal)
 }
 
 /// Deletions of the Jobs and pods of the chosen attempts that are not on their way out yet. A pod that someone else

@@ -9,7 +9,8 @@ use muster_core::attempt::{Condition, Desired, Stop};
 use muster_core::envelope::Payload;
 use muster_proof::dsse::Envelope;
 
-use super::{Controller, IDLE, Next, TurnError, want};
+use super::object::want;
+use super::{Controller, IDLE, Next, TurnError};
 use crate::agent::fence::Floor;
 use crate::agent::state::UnitState;
 use crate::agent::status::Wanted;

@@ -7,6 +7,7 @@ use muster_core::recovery::Anew;
 use muster_proof::key::SigningKey;
 
 use super::*;
+use crate::agent::accept;
 use crate::agent::answers::Answers;
 use crate::agent::fake_gateway::{FakeGateway, tlog};
 use crate::agent::fence::Floor;

@@ -17,9 +17,9 @@ use tokio::sync::watch;
 
 use super::work::Work;
 use crate::gateway::access::Refusal;
-use crate::hub::patience::Patience;
 use crate::runtime::Shutdown;
 use crate::runtime::client::within;
+use crate::runtime::patience::Patience;
 use crate::store::Store;
 
 type Guarded = DeserializeGuard<WorkUnit>;

@@ -165,7 +165,7 @@ pub fn trains(unit: &WorkUnit) -> bool {
 
 /// All units with the job's label, those that audit it too.
 pub async fn all_units_of(ctx: &Context, job_uid: &str) -> Result<Vec<WorkUnit>, Error> {
-    let theirs = ctx.mirrors.units.of(&ctx.client, job_uid).await?;
+    let theirs = ctx.mirrors.units.of(&[job_uid]).await?;
     Ok(theirs.iter().map(|unit| unit.object.clone()).collect())
 }
 

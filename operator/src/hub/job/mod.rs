@@ -46,10 +46,10 @@ use super::error::Error;
 use super::kueue::{self, Gate, Stage};
 use super::ledger::grants;
 use super::ledger::records::why_over;
-use super::patience::{Patience, at_once};
 use super::units;
 use crate::runtime::Shutdown;
 use crate::runtime::client::within;
+use crate::runtime::patience::{Patience, at_once};
 use accept::Accepted;
 use gather::Gathered;
 

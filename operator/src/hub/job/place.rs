@@ -21,7 +21,7 @@ use crate::hub::ledger::records::{Who, why_over};
 use crate::hub::names::{MANAGER, provider_of};
 use crate::hub::queue::Turn;
 use crate::hub::site;
-use crate::runtime::client::{ClientError, within};
+use crate::runtime::client::{ClientError, is_refusal, within};
 use crate::runtime::offload::offload;
 
 /// Waits for the job's turn, and makes the unit where the queue says.
@@ -204,17 +204,12 @@ async fn create_once(ctx: &Context, unit: WorkUnit, job_uid: &str) -> Result<Wor
             if ours { Ok(found) } else { Err(Error::Foreign(format!("workunit {namespace}/{name}"))) }
         }
         Err(error) => {
-            if !is_refused(&error) {
+            if !matches!(&error, ClientError::Request { source, .. } if is_refusal(source)) {
                 ctx.mirrors.units.lost();
             }
             Err(error.into())
         }
     }
-}
-
-/// Whether the API server has said that nothing was done.
-fn is_refused(error: &ClientError) -> bool {
-    matches!(error, ClientError::Request { source, .. } if matches!(&**source, kube::Error::Api(status) if status.code < 500))
 }
 
 fn request(look: &Look<'_>) -> Request {

@@ -30,9 +30,9 @@ use super::apply;
 use super::context::Context;
 use super::error::Error;
 use super::names::MANAGER;
-use super::patience::Patience;
 use crate::runtime::client::within;
 use crate::runtime::kueue::{self, conditions};
+use crate::runtime::patience::Patience;
 use crate::runtime::{Shutdown, sanitise};
 pub use workload::Stage;
 

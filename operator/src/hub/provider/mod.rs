@@ -31,13 +31,13 @@ use super::apply::{self, Presence};
 use super::context::{Context, What};
 use super::error::Error;
 use super::job::gather;
-use super::mirror::Change;
 use super::names::{AGENTS_NAMESPACE, LEASE, provider_namespace, provider_of};
-use super::patience::{Patience, at_once};
 use super::site::Unit;
 use super::units;
 use crate::runtime::Shutdown;
 use crate::runtime::client::{ClientError, within};
+use crate::runtime::mirror::Change;
+use crate::runtime::patience::{Patience, at_once};
 use muster_core::provider::Pulse;
 
 type Guarded = DeserializeGuard<ComputeProvider>;
@@ -231,7 +231,7 @@ async fn remove(
 }
 
 async fn units_at(ctx: &Context, provider: &str) -> Result<Vec<Arc<Unit>>, Error> {
-    ctx.mirrors.units.in_namespace(&ctx.client, &provider_namespace(provider)).await
+    Ok(ctx.mirrors.units.in_namespace(&provider_namespace(provider)).await?)
 }
 
 /// `None` if there is no report object; `Err` inside if it does not parse.

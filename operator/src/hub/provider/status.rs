@@ -203,7 +203,6 @@ fn capacity(provider: &api::ComputeProvider, report: &api::ProviderReportStatus)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::mirror::Mirrored;
     use serde_json::json;
 
     fn provider(status: serde_json::Value) -> api::ComputeProvider {
@@ -378,7 +377,7 @@ mod tests {
     fn revoking_voids_what_it_has_and_a_restored_hub_voids_more() {
         let mut east = provider(json!({"minEpoch": 3}));
         let mut facts = Facts {
-            units: [4, 7].map(|epoch| Arc::new(Unit::keep(unit(epoch)))).to_vec(),
+            units: [4, 7].map(|epoch| Arc::new(Unit::from(unit(epoch)))).to_vec(),
             ..facts(Pulse::Fresh)
         };
         assert_eq!(render(&east, &facts, at(0)).0.min_epoch, Some(3));

@@ -10,7 +10,7 @@ use kube::{Api, Client, ResourceExt};
 use muster_api::names::labels;
 use muster_core::queue::WEIGHT;
 
-use crate::hub::patience::Patience;
+use crate::runtime::patience::Patience;
 
 /// The greatest one.
 pub const MOST: u32 = 1_000_000;

@@ -36,11 +36,11 @@ use muster_api::v1alpha1::{ComputeProvider, ProviderReport, Scheduling, WorkUnit
 use super::apply::{self, apply_as};
 use super::error::Error;
 use super::names::{AGENT_ROLE, AGENTS_NAMESPACE, LEASE, REGISTRAR, provider_namespace};
-use super::patience::Patience;
 use super::{incarnation, long_after};
 use crate::runtime::Shutdown;
 use crate::runtime::backoff::{Backoff, jitter_of};
 use crate::runtime::client::{Target, within};
+use crate::runtime::patience::Patience;
 use crate::runtime::probes;
 use upkeep::{Upkeep, Version};
 

@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicUsize;
 use axum::http::{Request, Response};
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Client;
 use kube::client::Body;
 use kube::runtime::watcher::Event;
 use serde_json::json;
@@ -15,19 +16,13 @@ use super::*;
 #[derive(Debug)]
 struct Kept(ConfigMap);
 
-impl Mirrored for Kept {
-    type Object = ConfigMap;
-    const RESOURCE: &'static str = "configmaps";
-    const GROUPED_BY: Option<&'static str> = Some("team");
-
-    fn keep(object: ConfigMap) -> Self {
+impl From<ConfigMap> for Kept {
+    fn from(object: ConfigMap) -> Self {
         Self(object)
     }
-
-    fn object(&self) -> &ConfigMap {
-        &self.0
-    }
 }
+
+type Maps = Mirror<ConfigMap, Kept>;
 
 fn map(name: &str, team: &str, version: u64) -> ConfigMap {
     let meta = json!({"namespace": "a", "name": name, "labels": {"team": team}, "resourceVersion": version.to_string()});
@@ -39,7 +34,7 @@ fn guard(map: ConfigMap) -> DeserializeGuard<ConfigMap> {
 }
 
 /// An API server that has these, and how often it was asked.
-fn server(maps: Vec<ConfigMap>) -> (Client, Arc<AtomicUsize>) {
+fn server(maps: Vec<ConfigMap>) -> (Maps, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = asked.clone();
     let service = service_fn(move |_: Request<Body>| {
@@ -49,17 +44,19 @@ fn server(maps: Vec<ConfigMap>) -> (Client, Arc<AtomicUsize>) {
         let answer = Response::new(Body::from(serde_json::to_vec(&list).unwrap()));
         async move { Ok::<_, Infallible>(answer) }
     });
-    (Client::new(service, "default"), asked)
+    let mirror = Mirror::new(Api::all(Client::new(service, "default"))).grouped_by("team");
+    (mirror, asked)
 }
 
-fn listed(maps: Vec<ConfigMap>) -> Mirror<Kept> {
-    let mirror = Mirror::default();
+/// Told of `maps` by a watch; asked, the server has `live`.
+fn listed(live: Vec<ConfigMap>, maps: Vec<ConfigMap>) -> (Maps, Arc<AtomicUsize>) {
+    let (mirror, asked) = server(live);
     mirror.take(Event::Init);
     for map in maps {
         mirror.take(Event::InitApply(guard(map)));
     }
     mirror.take(Event::InitDone);
-    mirror
+    (mirror, asked)
 }
 
 fn names(kept: Vec<Arc<Kept>>) -> Vec<String> {
@@ -68,27 +65,25 @@ fn names(kept: Vec<Arc<Kept>>) -> Vec<String> {
 
 #[tokio::test(start_paused = true)]
 async fn the_server_is_asked_until_the_watch_has_told_of_all() {
-    let (client, asked) = server(vec![map("live", "x", 4)]);
-    let mirror: Mirror<Kept> = Mirror::default();
+    let (mirror, asked) = server(vec![map("live", "x", 4)]);
     mirror.take(Event::Init);
     mirror.take(Event::InitApply(guard(map("one", "x", 5))));
-    assert_eq!(names(mirror.all(&client).await.unwrap()), ["live"], "half a list is none");
+    assert_eq!(names(mirror.all().await.unwrap()), ["live"], "half a list is none");
     mirror.take(Event::InitDone);
-    assert_eq!(names(mirror.all(&client).await.unwrap()), ["one"]);
+    assert_eq!(names(mirror.all().await.unwrap()), ["one"]);
     assert_eq!(asked.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn events_change_what_is_there() {
-    let (client, asked) = server(vec![]);
-    let mirror = listed(vec![map("one", "x", 5), map("two", "y", 6)]);
+    let (mirror, asked) = listed(vec![], vec![map("one", "x", 5), map("two", "y", 6)]);
     mirror.take(Event::Apply(guard(map("two", "x", 7))));
     mirror.take(Event::Apply(guard(map("three", "y", 8))));
     mirror.take(Event::Delete(guard(map("one", "x", 9))));
-    let of = |group| mirror.of(&client, group).map(|found| names(found.unwrap()));
+    let of = |group| mirror.of(&[group]).map(|found| names(found.unwrap()));
     assert_eq!((of("x").await, of("y").await), (vec!["two".to_owned()], vec!["three".to_owned()]));
-    assert_eq!(names(mirror.in_namespace(&client, "a").await.unwrap()), ["three", "two"]);
-    assert_eq!(names(mirror.in_namespace(&client, "").await.unwrap()), [""; 0]);
+    assert_eq!(names(mirror.in_namespace("a").await.unwrap()), ["three", "two"]);
+    assert_eq!(names(mirror.in_namespace("").await.unwrap()), [""; 0]);
     assert!(mirror.known("a", "one").is_none() && mirror.known("a", "two").is_some());
     let again = vec![map("three", "x", 8)];
     mirror.take(Event::Init);
@@ -104,22 +99,20 @@ async fn events_change_what_is_there() {
 
 #[tokio::test(start_paused = true)]
 async fn what_does_not_parse_is_not_there() {
-    let (client, _) = server(vec![]);
-    let mirror = listed(vec![map("one", "x", 5)]);
+    let (mirror, _) = listed(vec![], vec![map("one", "x", 5)]);
     let invalid = json!({"metadata": map("one", "x", 6).metadata, "data": 5});
     let invalid: DeserializeGuard<ConfigMap> = serde_json::from_value(invalid).unwrap();
     assert!(invalid.0.is_err());
     mirror.take(Event::Apply(invalid));
-    assert_eq!(names(mirror.of(&client, "x").await.unwrap()), [""; 0]);
+    assert_eq!(names(mirror.of(&["x"]).await.unwrap()), [""; 0]);
     assert_eq!(*mirror.told.borrow(), Some(6));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_read_waits_for_what_was_written() {
-    let (client, asked) = server(vec![map("live", "x", 8)]);
-    let mirror = listed(vec![map("one", "x", 5)]);
+    let (mirror, asked) = listed(vec![map("live", "x", 8)], vec![map("one", "x", 5)]);
     mirror.wrote(&map("two", "x", 8).metadata);
-    let read = mirror.of(&client, "x");
+    let read = mirror.of(&["x"]);
     tokio::pin!(read);
     assert!(futures::poll!(&mut read).is_pending());
     mirror.take(Event::Apply(guard(map("two", "x", 8))));
@@ -127,40 +120,38 @@ async fn a_read_waits_for_what_was_written() {
     assert_eq!(asked.load(Ordering::SeqCst), 0);
 
     mirror.wrote(&map("three", "x", 9).metadata);
-    assert_eq!(names(mirror.of(&client, "x").await.unwrap()), ["live"], "the watch brings nothing");
+    assert_eq!(names(mirror.of(&["x"]).await.unwrap()), ["live"], "the watch brings nothing");
     // A list that began after the write has it, whether it is still there or not.
     mirror.take(Event::Init);
     mirror.take(Event::InitDone);
-    assert_eq!(names(mirror.of(&client, "x").await.unwrap()), [""; 0]);
+    assert_eq!(names(mirror.of(&["x"]).await.unwrap()), [""; 0]);
     assert_eq!(asked.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_list_that_began_before_a_write_does_not_have_it() {
-    let (client, asked) = server(vec![map("live", "x", 8)]);
-    let mirror = listed(vec![map("one", "x", 5)]);
+    let (mirror, asked) = listed(vec![map("live", "x", 8)], vec![map("one", "x", 5)]);
     mirror.take(Event::Init);
     mirror.wrote(&map("two", "x", 8).metadata);
     mirror.take(Event::InitApply(guard(map("one", "x", 5))));
     mirror.take(Event::InitDone);
-    assert_eq!(names(mirror.of(&client, "x").await.unwrap()), ["live"]);
+    assert_eq!(names(mirror.of(&["x"]).await.unwrap()), ["live"]);
     assert_eq!(asked.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn after_a_lost_answer_the_server_is_asked_for_a_while() {
-    let (client, asked) = server(vec![map("live", "x", 8)]);
-    let mirror = listed(vec![map("one", "x", 5)]);
+    let (mirror, asked) = listed(vec![map("live", "x", 8)], vec![map("one", "x", 5)]);
     mirror.lost();
-    assert_eq!(names(mirror.all(&client).await.unwrap()), ["live"]);
+    assert_eq!(names(mirror.all().await.unwrap()), ["live"]);
     tokio::time::advance(DOUBTS).await;
-    assert_eq!(names(mirror.all(&client).await.unwrap()), ["one"]);
+    assert_eq!(names(mirror.all().await.unwrap()), ["one"]);
     assert_eq!(asked.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn whoever_listens_hears_of_every_change_once_it_is_here() {
-    let mirror = listed(vec![map("one", "x", 5), map("two", "x", 6)]);
+    let (mirror, _) = listed(vec![], vec![map("one", "x", 5), map("two", "x", 6)]);
     let mut changes = mirror.changes();
     let mut heard = || changes.next().now_or_never().flatten().map(|change| change.name);
     mirror.take(Event::Apply(guard(map("one", "x", 7))));

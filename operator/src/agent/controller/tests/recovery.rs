@@ -130,7 +130,7 @@ impl Scene {
     }
 
     async fn turn(&self, name: &str) {
-        self.world.controller.turn(&self.unit(name)).await.unwrap();
+        self.world.controller.turn(&self.unit(name), false).await.unwrap();
     }
 
     /// As the agent that starts again.

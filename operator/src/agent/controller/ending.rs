@@ -1,0 +1,66 @@
+//! Units of which nothing may stay: refused, or gone.
+use std::time::Duration;
+
+use muster_api::v1alpha1::{WorkUnit, WorkUnitPhase};
+use muster_core::attempt::{self, Condition, Desired};
+
+use super::object::want;
+use super::{Controller, IDLE, Next, TurnError};
+use crate::agent::state::UnitState;
+use crate::agent::status::Wanted;
+use crate::agent::units::Unit;
+use crate::agent::{accept, upload};
+
+impl Controller {
+    /// A unit that is refused, or gone before it was understood: nothing of it may stay.
+    pub(super) async fn clear(
+        &self,
+        unit: &Unit,
+        object: Option<&WorkUnit>,
+        state: &UnitState,
+        jobs: Vec<attempt::Job>,
+        pods: Vec<attempt::Pod>,
+    ) -> Result<Next, TurnError> {
+        let clean = jobs.is_empty() && pods.is_empty();
+        if let (Some(object), Some((reason, message))) = (object, &state.refused) {
+            let released = state.desired == Some(Desired::Stop) && clean;
+            let phase = if released { WorkUnitPhase::Released } else { WorkUnitPhase::Refused };
+            let reason = accept::known_reason(reason);
+            let refused = Condition { status: false, reason, message: message.clone() };
+            let children = Condition {
+                status: clean,
+                reason: if clean { "ChildrenGone" } else { "PodsTerminating" },
+                message: format!("{} pods, {} Jobs", pods.len(), jobs.len()),
+            };
+            let conditions = vec![
+                ("Accepted", refused.clone()),
+                ("Ready", Condition { reason: "Finished", ..refused }),
+                ("Released", children),
+            ];
+            let (uid, generation) = (state.uid.clone(), object.metadata.generation);
+            want(unit, Wanted { uid, generation, phase, conditions });
+        }
+        for job in jobs.iter().filter(|job| !job.deleting) {
+            self.member.delete_job(&job.name, &job.uid).await?;
+        }
+        for pod in pods.iter().filter(|pod| pod.grace.is_none()) {
+            self.member.delete_pod(&pod.name, &pod.uid).await?;
+        }
+        Ok(Next::Again(if clean { IDLE } else { Duration::from_secs(2) }))
+    }
+
+    pub(super) async fn forget(&self, unit: &Unit, state: &UnitState) -> Result<Next, TurnError> {
+        self.units.forget(unit.name())?;
+        // What goes on elsewhere may still be asked for there.
+        if state.continued_as.is_none() {
+            unit.forget_committed(state.earlier.iter().map(String::as_str).chain([unit.name()]))?;
+        }
+        self.units.changed.notify_one();
+        let starts = [state.rounds.start, state.payload.as_ref().and_then(|payload| payload.start)];
+        let manifests = state.checkpoints.iter().map(|commit| commit.manifest);
+        let manifests: Vec<_> =
+            manifests.chain(starts.into_iter().flatten().map(|start| start.manifest)).collect();
+        upload::remove_checkpoints(&self.units, &self.blobs, &manifests).await;
+        Ok(Next::Forget)
+    }
+}
