@@ -60,6 +60,12 @@ need_clusters() {
         die "the clusters do not run: make clusters ($(tail -n 1 "$LOGS/kubeconfig.log"))"
     admin hub get --raw /readyz >/dev/null || die "the hub's API server does not answer: make clusters"
 }
+# The image of `muster`: the agent, the hub, and what is beside it.
+agent_image() {
+    local image=${MUSTER_AGENT_IMAGE:-$(cat "$RUN/agent-image" 2>/dev/null)}
+    [ -n "$image" ] || die "no image of muster: scripts/image.sh builds and loads it"
+    printf '%s\n' "$image"
+}
 # The image that hub and agent agree on, by digest.
 trainer_image() {
     local image=${MUSTER_TRAINER_IMAGE:-$(cat "$RUN/trainer-image" 2>/dev/null)}

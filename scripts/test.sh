@@ -93,6 +93,11 @@ scenarios() {
     local log=$LOGS/test-e2e.log code=0 line
     # Tests alone do not leave every program where the scenarios look for it.
     check build cargo build --locked --workspace || return
+    if [ "$SUITE" = full ]; then
+        # As people install it; the short suite applies what the charts render to.
+        check helm "$here/go-tool.sh" helm || return
+        export MUSTER_INSTALL=helm
+    fi
     check claim "$here/stack.sh" claim || return
     check clusters make -s clusters || return
     check image env RUN_DIR="$RUN" "$here/image.sh" || return

@@ -73,7 +73,7 @@ class Muster:
         self.agents = Processes()
         self.environment = dict(
             MUSTER_BIN=str(programs), MUSTER_TRAINER_IMAGE=IMAGE, MUSTER_PROVIDERS=" ", MUSTER_HOST=HOST,
-            MUSTER_METRICS_LISTEN="127.0.0.1:18444",
+            MUSTER_METRICS_LISTEN="127.0.0.1:18444", MUSTER_INSTALL="processes",
         )
 
     def muster(self, *arguments):
@@ -180,6 +180,9 @@ class MultiKueue:
     def __init__(self, tuned=True):
         self.tuned = tuned
         self.name = "multikueue" if tuned else "multikueue-default"
+        if not tuned:
+            # Of 500 some would still wait when the observer gives up.
+            self.jobs = 100
         self.managers = Processes()
 
     def start(self):

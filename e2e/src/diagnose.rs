@@ -53,15 +53,18 @@ pub async fn dump(world: &World, scenario: &str) {
             }
         }
     }
-    for process in ["hub", "gateway"] {
-        let log = std::fs::read_to_string(world.run.join(format!("logs/{process}.log"))).unwrap_or_default();
+    for part in ["hub", "gateway"] {
+        let log = match world.stack(&["log", part, "1000"]).await {
+            Ok(output) => output.stdout,
+            Err(error) => error.to_string(),
+        };
         let lines: Vec<&str> = log.lines().collect();
-        println!("  --- the last lines of {process}'s log");
+        println!("  --- the last lines of {part}'s log");
         for line in &lines[lines.len().saturating_sub(15)..] {
             println!("  {line}");
         }
         kept.push_str(&format!(
-            "# log of {process}\n{}\n",
+            "# log of {part}\n{}\n",
             lines[lines.len().saturating_sub(1000)..].join("\n")
         ));
     }
