@@ -255,7 +255,7 @@ uninstall_hub() {
     wait_for 60 "pods of the hub to be gone" no_pods hub muster-system
     same 'persistentvolumeclaim/muster-gateway persistentvolumeclaim/muster-hub persistentvolumeclaim/muster-store' \
         "$(left hub muster-system deployments,services,secrets,serviceaccounts,roles,rolebindings,networkpolicies,poddisruptionbudgets,persistentvolumeclaims,pods)"
-    same '' "$(hub get clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings -o name | grep muster || true)"
+    same '' "$(hub get clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings,flowschemas -o name | grep muster || true)"
     same 'audits.muster.dev computeproviders.muster.dev providerreports.muster.dev trainingjobs.muster.dev workunits.muster.dev' \
         "$(hub get crds -o name | sed 's,.*/,,' | sort | paste -sd' ')"
     hub get trainingjob first --namespace team-a
