@@ -17,8 +17,10 @@ versitygw) package=github.com/versity/versitygw/cmd/versitygw version=v1.8.0 min
     ;;
 esac
 PATH=$PATH:/usr/local/go/bin
+module=${package%%/cmd/*}
+folder() { go mod download -json "$module@$version" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p'; }
 if [ "${2:-}" = --module ]; then
-    go mod download -json "${package%%/cmd/*}@$version" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p'
+    folder
     exit
 fi
 cache=${MUSTER_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/muster}/$tool
@@ -37,9 +39,9 @@ if [ ! -x "$binary" ]; then
     if [ ! -x "$binary" ]; then
         started=$SECONDS
         # The module proxy's checksum database vouches for the source: a version never changes.
-        GOBIN=$cache/$version/new CGO_ENABLED=0 go install -trimpath "$package@$version" >&2
-        mv "$cache/$version/new/${package##*/}" "$binary"
-        rmdir "$cache/$version/new"
+        # Not `go install`: that asks for the module's newest version, too, which a proxy may keep to itself.
+        (cd "$(folder)" && CGO_ENABLED=0 go build -trimpath -o "$binary.new" ".${package#"$module"}") >&2
+        mv "$binary.new" "$binary"
         echo "built $binary in $((SECONDS - started)) s" >&2
     fi
 fi
