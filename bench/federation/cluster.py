@@ -29,6 +29,10 @@ for name in ("CLUSTER_STATE", "CLUSTER_RUNTIME"):
 STATE = pathlib.Path(f"/var/lib/muster-{INSTANCE}")
 
 
+class Failure(Exception):
+    """What a person is told of, without a trace."""
+
+
 def call(*command, text=None, check=True, **more):
     """Runs a command; what it printed. Its words are shown if it fails."""
     done = subprocess.run(
@@ -41,7 +45,7 @@ def call(*command, text=None, check=True, **more):
         stderr=subprocess.PIPE,
     )
     if check and done.returncode != 0:
-        raise SystemExit(f"FAIL {' '.join(map(str, command))}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+        raise Failure(f"FAIL {' '.join(map(str, command))}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
     return done.stdout
 
 
@@ -75,7 +79,7 @@ def wait(what, seconds, done):
     until = time.monotonic() + seconds
     while not done():
         if time.monotonic() > until:
-            raise SystemExit(f"FAIL gave up waiting for {what} after {seconds} s")
+            raise Failure(f"FAIL gave up waiting for {what} after {seconds} s")
         time.sleep(0.2)
 
 
@@ -134,7 +138,7 @@ class Processes:
     def pids(self):
         for name, process in self.started.items():
             if process.poll() is not None:
-                raise SystemExit(f"FAIL {name} has ended with {process.returncode}; its log is {RUN}/logs/{name}.log")
+                raise Failure(f"FAIL {name} has ended with {process.returncode}; its log is {RUN}/logs/{name}.log")
         return {name: process.pid for name, process in self.started.items()}
 
 
