@@ -6,6 +6,7 @@ mod audits;
 mod bits;
 mod deletion;
 mod hostile_hub;
+mod idle;
 mod lifecycle;
 mod local;
 mod logs;
@@ -32,7 +33,7 @@ use crate::harness::Scenario;
 use crate::scenario;
 
 pub fn all() -> Vec<Scenario> {
-    [most(), audits::lies()].into_iter().flatten().collect()
+    [most(), idle::all(), audits::lies()].into_iter().flatten().collect()
 }
 
 fn most() -> Vec<Scenario> {
