@@ -2,7 +2,7 @@ use std::convert::Infallible;
 use std::sync::atomic::AtomicUsize;
 
 use axum::http::{Request, Response};
-use futures::FutureExt;
+use futures::FutureExt as _;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
 use kube::client::Body;
@@ -80,7 +80,7 @@ async fn events_change_what_is_there() {
     mirror.take(Event::Apply(guard(map("two", "x", 7))));
     mirror.take(Event::Apply(guard(map("three", "y", 8))));
     mirror.take(Event::Delete(guard(map("one", "x", 9))));
-    let of = |group| mirror.of(&[group]).map(|found| names(found.unwrap()));
+    let of = async |group| names(mirror.of(&[group]).await.unwrap());
     assert_eq!((of("x").await, of("y").await), (vec!["two".to_owned()], vec!["three".to_owned()]));
     assert_eq!(names(mirror.in_namespace("a").await.unwrap()), ["three", "two"]);
     assert_eq!(names(mirror.in_namespace("").await.unwrap()), [""; 0]);

@@ -4,6 +4,7 @@ use axum::extract::State as Shared;
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
+use muster_api::v1alpha1::WorkUnitPhase;
 use muster_core::attempt::Outcome;
 use muster_core::envelope::CheckpointRef;
 use muster_core::recovery::Anew;
