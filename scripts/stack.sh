@@ -100,7 +100,7 @@ part_serves() {
     esac
 }
 wait_part() { # wait_part PART: until it serves, or the end of its log
-    wait_for 90 "$1 to serve" part_serves "$1" || {
+    wait_for 180 "$1 to serve" part_serves "$1" || {
         part_log "$1" 20 >&2
         die "$1 did not come up"
     }

@@ -163,7 +163,8 @@ part_stop() { # part_stop PART SIGNAL
     fi
     scale_part "$1" 0
     [ ${#pids[@]} = 0 ] || kill -KILL "${pids[@]}" 2>/dev/null || true
-    wait_for 60 "$1 to be gone" part_gone "$1" || die "$1 does not end"
+    # After an outage of the API server it may take controllers a minute until they look again.
+    wait_for 180 "$1 to be gone" part_gone "$1" || die "$1 does not end"
     say "stopped $1"
 }
 part_runs() {

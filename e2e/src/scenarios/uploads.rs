@@ -311,7 +311,7 @@ async fn start(world: &World, store: &Path) -> Result<tokio::process::Child> {
     let at = |name: &str| world.run.join(name);
     let state = world.scratch.join("second-gateway");
     let _ = std::fs::remove_dir_all(&state);
-    change(world, "cp", &["-a", &at("gateway").to_string_lossy(), &state.to_string_lossy()]).await?;
+    change(world, "cp", &["-aH", &at("gateway").to_string_lossy(), &state.to_string_lossy()]).await?;
     let child = tokio::process::Command::new(&world.muster)
         .arg("gateway")
         .arg("--kubeconfig")
