@@ -274,6 +274,14 @@ class MultiKueue:
         self.managers.end()
 
 
+# What JobSet's webhook would set. Without it its manager ends in a panic.
+DEFAULTED = {
+    "successPolicy": {"operator": "All", "targetReplicatedJobs": []},
+    "startupPolicy": {"startupPolicyOrder": "AnyOrder"},
+    "network": {"enableDNSHostnames": False, "publishNotReadyAddresses": True},
+}
+
+
 class JobSet:
     """JobSet 0.12.0 on one member, where its objects are made, too. Without webhooks."""
 
@@ -308,10 +316,7 @@ class JobSet:
         return {
             "apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "metadata": {"name": name, "namespace": TENANT},
             "spec": {
-                # What its webhook would set.
-                "successPolicy": {"operator": "All", "targetReplicatedJobs": []},
-                "startupPolicy": {"startupPolicyOrder": "AnyOrder"},
-                "network": {"enableDNSHostnames": False, "publishNotReadyAddresses": True},
+                **DEFAULTED,
                 "replicatedJobs": [{"name": "workers", "replicas": 1, "groupName": "default", "template": {"spec": spec}}],
             },
         }
@@ -363,7 +368,14 @@ class Trainer(JobSet):
                 "apiVersion": "trainer.kubeflow.org/v1alpha1", "kind": "ClusterTrainingRuntime", "metadata": {"name": "plain"},
                 "spec": {
                     "mlPolicy": {"numNodes": 1},
-                    "template": {"spec": {"replicatedJobs": [{"name": "node", "template": {"metadata": step, "spec": {"template": pods}}}]}},
+                    "template": {
+                        "spec": {
+                            **DEFAULTED,
+                            "replicatedJobs": [
+                                {"name": "node", "template": {"metadata": step, "spec": {"completionMode": "Indexed", "template": pods}}}
+                            ],
+                        }
+                    },
                 },
             },
         )

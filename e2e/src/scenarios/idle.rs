@@ -116,7 +116,7 @@ async fn makes_room(world: &World, applied: &Value, owner: &Value, durable: i64)
 }
 
 async fn drained(world: &World) -> Result<Verdict> {
-    let mut wanted = job::lasting("drained", 2, 60);
+    let mut wanted = job::lasting("drained", 2, 40);
     wanted["spec"]["placement"] = json!({"providers": [EAST, WEST]});
     let applied = job::apply(world, &wanted).await?;
     job::wait_checkpoint(world, "drained", 20, 2 * MINUTE).await?;
