@@ -4,9 +4,8 @@
 One system is up at a time, on clusters with empty databases, in the order A B B A; no kubelets, no webhooks. The end point is the
 same for all: a neutral observer (bench/observer) sees the job's batch/v1 Job in a watch of a member. Writes
 bench/results/federation.json with every sample. ROUNDS how many pairs, JOBS how many jobs a burst has; SYSTEMS, by name, which are
-run; WRITES=0 leaves out the rounds in which writes are counted; PATIENCE how many seconds a burst may
-take; RESULTS another folder for what is written. Needs root. A round that
-fails is named and left out. Exits 1 then, and if a target is missed.
+run; WRITES=0 leaves out the round in which writes are counted; PATIENCE how many seconds a burst may take; RESULTS another folder
+for what is written. Needs root. A round that fails is named and left out. Exits 1 then, and if a target is missed.
 """
 
 import json
