@@ -45,7 +45,7 @@ def call(*command, text=None, check=True, **more):
         stderr=subprocess.PIPE,
     )
     if check and done.returncode != 0:
-        raise Failure(f"FAIL {' '.join(map(str, command))}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+        raise Failure(f"{' '.join(map(str, command))}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
     return done.stdout
 
 
@@ -79,7 +79,7 @@ def wait(what, seconds, done):
     until = time.monotonic() + seconds
     while not done():
         if time.monotonic() > until:
-            raise Failure(f"FAIL gave up waiting for {what} after {seconds} s")
+            raise Failure(f"gave up waiting for {what} after {seconds} s")
         time.sleep(0.2)
 
 
@@ -138,7 +138,7 @@ class Processes:
     def pids(self):
         for name, process in self.started.items():
             if process.poll() is not None:
-                raise Failure(f"FAIL {name} has ended with {process.returncode}; its log is {RUN}/logs/{name}.log")
+                raise Failure(f"{name} has ended with {process.returncode}; its log is {RUN}/logs/{name}.log")
         return {name: process.pid for name, process in self.started.items()}
 
 

@@ -21,7 +21,6 @@ from cluster import KUBECONFIG, MEMBERS, REPOSITORY, RUN, Failure, control_plane
 from systems import TENANT, JobSet, MultiKueue, Muster, MusterIdle, Trainer
 
 
-
 def number(name, default):
     text = os.environ.get(name, str(default))
     if not text.isdecimal() or not 1 <= int(text) <= 100_000:
