@@ -60,6 +60,8 @@ need_clusters() {
         die "the clusters do not run: make clusters ($(tail -n 1 "$LOGS/kubeconfig.log"))"
     admin hub get --raw /readyz >/dev/null || die "the hub's API server does not answer: make clusters"
 }
+# all_below FOLDER...: what all files there say, in one order, to be hashed
+all_below() { find "$@" -type f -print0 | sort -z | xargs -0 cat; }
 # The image of `muster`: the agent, the hub, and what is beside it.
 agent_image() {
     local image=${MUSTER_AGENT_IMAGE:-$(cat "$RUN/agent-image" 2>/dev/null)}

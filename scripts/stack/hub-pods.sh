@@ -101,7 +101,7 @@ hub_print() {
     {
         echo "$MUSTER_INSTALL"
         cat "$RUN/kubeconfig" "$HUB_FOLDER"/*
-        find "$REPO/manifests" "$REPO/charts/muster" -type f -print0 | sort -z | xargs -0 cat
+        all_below "$REPO/manifests" "$REPO/charts/muster"
     } | sha256sum | cut -c1-16
 }
 hub_is_installed() { # so, and nobody has taken a part away
@@ -146,19 +146,12 @@ part_start() {
     # Other arguments? Then all of it is installed anew.
     if hub_is_installed; then scale_part "$1" 1; else hub_install; fi
 }
-pids_of() { # pids_of PART: the nodes share this machine's kernel
-    local pid words
-    for pid in $(grep -lz '^/usr/bin/muster$' /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3); do
-        mapfile -d '' -t words <"/proc/$pid/cmdline" 2>/dev/null || continue
-        if [ "${words[1]:-}" = "$1" ] && grep -q "/hub/" "/proc/$pid/cgroup" 2>/dev/null; then echo "$pid"; fi
-    done
-}
 part_gone() { [ -z "$(admin hub get pods --namespace="$SYSTEM" -l "app.kubernetes.io/component=$1" -o name)" ]; }
 part_stop() { # part_stop PART SIGNAL
     local pids=()
     if [ "$2" = KILL ]; then
         # It stands still, so that it says nothing any more while its Deployment is told not to make another one.
-        mapfile -t pids < <(pids_of "$1")
+        mapfile -t pids < <(muster_in hub "$1")
         [ ${#pids[@]} = 0 ] || kill -STOP "${pids[@]}" 2>/dev/null || true
     fi
     scale_part "$1" 0

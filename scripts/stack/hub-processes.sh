@@ -19,8 +19,7 @@ hub_install() {
 }
 manifests_hash() {
     # Another cluster needs them again, even if they are the same.
-    { cat "$KUBECONFIG_ADMIN"; find "$REPO/manifests" "$REPO/crds" -type f -print0 | sort -z | xargs -0 cat; } |
-        sha256sum | cut -c1-16
+    { cat "$KUBECONFIG_ADMIN"; all_below "$REPO/manifests" "$REPO/crds"; } | sha256sum | cut -c1-16
 }
 part_start() {
     local image more=()

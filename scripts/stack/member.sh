@@ -97,8 +97,8 @@ agent_runs() { # agent_runs PROVIDER
 start_agent() { # start_agent PROVIDER
     local provider=$1 folder=$RUN/member-$1 print
     member_render "$provider" "$folder"
-    print=$({ echo "$MUSTER_INSTALL"; cat "$folder"/* "$RUN/kubeconfig"; find "$REPO/manifests/member" "$REPO/charts/muster-agent" -type f -print0 |
-        sort -z | xargs -0 cat; } | sha256sum | cut -c1-16)
+    print=$({ echo "$MUSTER_INSTALL"; cat "$folder"/* "$RUN/kubeconfig"; all_below "$REPO/manifests/member" "$REPO/charts/muster-agent"; } |
+        sha256sum | cut -c1-16)
     if [ "$(cat "$RUN/agent-$provider.applied" 2>/dev/null)" = "$print" ] && agent_runs "$provider"; then return; fi
     # The user of the image; on a real cluster the volume's driver sees to it.
     mkdir -p "$RUN/agent-$provider"
@@ -115,10 +115,7 @@ stop_agent() { # stop_agent PROVIDER SIGNAL
     admin "$provider" get deployment muster-agent --namespace="$LENT" >/dev/null 2>&1 || return 0
     admin "$provider" scale deployment muster-agent --namespace="$LENT" --replicas=0 >/dev/null
     if [ "$2" = KILL ]; then
-        # The nodes share this machine's kernel.
-        for pid in $(grep -lz '^/usr/bin/muster$' /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3); do
-            if grep -q "/$provider/" "/proc/$pid/cgroup" 2>/dev/null; then kill -KILL "$pid" 2>/dev/null || true; fi
-        done
+        for pid in $(muster_in "$provider"); do kill -KILL "$pid" 2>/dev/null || true; done
     fi
     wait_for 60 "the agent of $provider to be gone" agent_gone "$provider" || die "the agent of $provider does not end"
     say "stopped the agent of $provider"

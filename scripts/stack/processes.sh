@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Host processes of the stack. One pid file each: `pid start-time fingerprint`. Sourced by stack.sh.
+# Processes of the stack: those of this host, with one pid file each (`pid start-time fingerprint`), and those in the clusters' pods.
+# Sourced by stack.sh.
 start_time() { # of a pid, in clock ticks since boot: a pid alone may belong to somebody else by now
     local stat
     stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
@@ -61,4 +62,12 @@ launch() { # launch NAME COMMAND...: unless the same program with the same argum
 failed() { # failed NAME: the end of its log, then give up
     tail -n 20 "$LOGS/$1.log" >&2 || true
     die "$1 did not come up; its log is $LOGS/$1.log"
+}
+muster_in() { # muster_in CLUSTER [VERB]: pids of `muster` in its pods; the nodes share this machine's kernel
+    local pid words
+    for pid in $(grep -lz '^/usr/bin/muster$' /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3); do
+        mapfile -d '' -t words <"/proc/$pid/cmdline" 2>/dev/null || continue
+        [ -z "${2:-}" ] || [ "${words[1]:-}" = "$2" ] || continue
+        if grep -q "/$1/" "/proc/$pid/cgroup" 2>/dev/null; then echo "$pid"; fi
+    done
 }
