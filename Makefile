@@ -136,6 +136,10 @@ cuda: ## The CUDA kernels on this machine's GPU: every bit of the vectors
 bench-federation: ## Bursts of jobs to three members beside MultiKueue and JobSet; root, a quiet machine; writes bench/results/federation.json
 	@bench/federation/run.py
 
+.PHONY: bench-scale
+bench-scale: ## A hub with 1,000 providers and 10,000 jobs, for ten minutes; root, a quiet machine; writes bench/results/scale.json
+	@bench/federation/scale.py
+
 .PHONY: bench-gpu
 bench-gpu: ## Products and steps on this machine's GPU beside PyTorch; writes bench/results/gpu.json
 	@$${CUDA_PYTHON:-python3} bench/gpu.py

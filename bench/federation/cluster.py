@@ -49,6 +49,21 @@ def call(*command, text=None, check=True, **more):
     return done.stdout
 
 
+def programs(beside):
+    """What is released, the trainer beside it, for the auditor, and a program of the benchmark's own."""
+    if "MUSTER_BIN" in os.environ:
+        return pathlib.Path(os.environ["MUSTER_BIN"]).resolve()
+    command = f"cargo build --locked --release --package muster --package muster-trainer --package {beside}"
+    subprocess.run(command.split(), cwd=REPOSITORY, check=True)
+    return pathlib.Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target")).resolve() / "release"
+
+
+def hub_alone():
+    """From here on there are no members."""
+    MEMBERS.clear()
+    ENVIRONMENT["CLUSTERS"] = "hub"
+
+
 def up(audit=False):
     """New clusters, with empty databases, and no kubelets: nothing but control planes takes part."""
     down()

@@ -17,15 +17,9 @@ import subprocess
 import sys
 import time
 
-from cluster import KUBECONFIG, MEMBERS, REPOSITORY, RUN, Failure, control_planes, down, requests, up, usage, writes
+from cluster import KUBECONFIG, MEMBERS, REPOSITORY, RUN, Failure, control_planes, down, programs, requests, up, usage, writes
+from report import number, processor, row
 from systems import TENANT, JobSet, MultiKueue, Muster, MusterIdle, Trainer
-
-
-def number(name, default):
-    text = os.environ.get(name, str(default))
-    if not text.isdecimal() or not 1 <= int(text) <= 100_000:
-        raise SystemExit(f"FAIL {name}={text!r}: a whole number from 1 to 100000 is wanted")
-    return int(text)
 
 
 def switch(name, default):
@@ -37,16 +31,6 @@ def switch(name, default):
 
 ROUNDS, JOBS, WRITES = number("ROUNDS", 5), number("JOBS", 500), switch("WRITES", "1")
 PATIENCE = number("PATIENCE", 300)
-TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target")).resolve()
-
-
-def programs():
-    """What is released, the trainer beside it, for the auditor, and the observer."""
-    if "MUSTER_BIN" in os.environ:
-        return pathlib.Path(os.environ["MUSTER_BIN"]).resolve()
-    command = "cargo build --locked --release --package muster --package muster-trainer --package muster-observer"
-    subprocess.run(command.split(), cwd=REPOSITORY, check=True)
-    return TARGET / "release"
 
 
 def burst(system, programs, audit):
@@ -101,14 +85,6 @@ def of(rounds, system, audited=False):
 
 def per_second(rounds, system):
     return [found["summary"]["perSecond"] for found in of(rounds, system)]
-
-
-def row(name, value, unit, target, holds, peer=None, ratio=None):
-    digits = lambda number: None if number is None else float(f"{number:.4g}")
-    return {
-        "name": name, "value": digits(value), "unit": unit, "peer": peer, "ratio": digits(ratio), "target": target,
-        "holds": holds,
-    }
 
 
 def against(rounds, name, ours, theirs, least):
@@ -182,11 +158,6 @@ def rows_of(rounds):
     ]
 
 
-def processor():
-    with open("/proc/cpuinfo") as file:
-        return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-
-
 # There for one figure alone: a burst at the default of 20 requests a second takes minutes.
 ONCE = ("multikueue-default", "muster-idle")
 
@@ -207,7 +178,7 @@ def main():
     if os.geteuid() != 0:
         raise SystemExit("FAIL real clusters need root: sudo -E make bench-federation")
     (RUN / "logs").mkdir(parents=True, exist_ok=True)
-    built = programs()
+    built = programs("muster-observer")
     makers = {
         "muster": lambda: Muster(built),
         "multikueue": MultiKueue,

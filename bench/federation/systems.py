@@ -7,6 +7,7 @@ from cluster import (
 )
 
 TENANT = "team-a"
+HUB_METRICS = "127.0.0.1:18446"
 IMAGE = "muster.test/trainer@sha256:" + "ab" * 32
 
 
@@ -73,7 +74,7 @@ class Muster:
         self.agents = Processes()
         self.environment = dict(
             MUSTER_BIN=str(programs), MUSTER_TRAINER_IMAGE=IMAGE, MUSTER_PROVIDERS=" ", MUSTER_HOST=HOST,
-            MUSTER_METRICS_LISTEN="127.0.0.1:18444", MUSTER_INSTALL="processes",
+            MUSTER_METRICS_LISTEN="127.0.0.1:18444", MUSTER_HUB_METRICS_LISTEN=HUB_METRICS, MUSTER_INSTALL="processes",
         )
 
     def muster(self, *arguments):
@@ -85,13 +86,17 @@ class Muster:
             self.join(member, 9450 + number)
         for member in self.members:
             wait(f"provider {member}", 60, lambda: is_true("hub", "computeprovider", member, "Ready"))
-        apply("hub", namespace(TENANT))
+        self.tenant(TENANT)
+
+    def tenant(self, name, weight=1):
+        """A namespace with data."""
+        apply("hub", {**namespace(name), "metadata": {"name": name, "labels": {"muster.dev/weight": str(weight)}}})
         data = RUN / "data"
         if not data.exists():
             text = RUN / "text"
             text.write_bytes(bytes(range(97, 123)) * 200)
             self.muster("data", "prepare", "--out", data, text)
-        self.muster("data", "import", "--store", RUN / "store", f"{TENANT}/text", data, "--kubeconfig", kubeconfig_of("hub"))
+        self.muster("data", "import", "--store", RUN / "store", f"{name}/text", data, "--kubeconfig", kubeconfig_of("hub"))
 
     def join(self, member, port):
         apply(

@@ -3,6 +3,7 @@
 # have no nodes. Sourced by stack.sh.
 GATEWAY_URL=https://${MUSTER_GATEWAY_LISTEN:-$MUSTER_HOST:8443}
 METRICS_LISTEN=${MUSTER_METRICS_LISTEN:-127.0.0.1:8444}
+HUB_METRICS_LISTEN=${MUSTER_HUB_METRICS_LISTEN:-127.0.0.1:8446}
 
 hub_is_as_wanted() { alive hub && alive registrar && alive gateway && [ "$(cat "$RUN/applied" 2>/dev/null)" = "$(manifests_hash)" ]; }
 hub_install() {
@@ -33,7 +34,7 @@ part_start() {
         [ -z "${MUSTER_AUDIT_PATIENCE:-}" ] || more=(--audit-patience "$MUSTER_AUDIT_PATIENCE")
         # As a pod's uid would: the hub that follows goes on at once.
         launch hub "$MUSTER" hub --kubeconfig "$RUN/hub.kubeconfig" --store "$STORE" --state "$RUN/hub" \
-            --trainer-image "$image" --identity stack "${more[@]}"
+            --trainer-image "$image" --identity stack --metrics-listen "$HUB_METRICS_LISTEN" "${more[@]}"
         ;;
     registrar) launch registrar "$MUSTER" registrar --kubeconfig "$RUN/registrar.kubeconfig" ;;
     # Beside the hub: it signs with the hub's key and reads the hub's store.

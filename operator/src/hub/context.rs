@@ -13,9 +13,11 @@ use tokio::time::Instant;
 use super::audit::book::AuditBook;
 use super::error::Error;
 use super::events::Recorder;
+use super::job::resolutions::Resolutions;
 use super::kueue::Kueue;
 use super::ledger::Ledger;
 use super::ledger::follow::Follower;
+use super::metrics::Metrics;
 use super::names::MANAGER;
 use super::provider::leases::LeaseBook;
 use super::queue::Queue;
@@ -46,6 +48,8 @@ pub struct Context {
     pub audits: AuditBook,
     /// `NAME@sha256:...` of the trainer.
     pub image: Image,
+    /// What jobs' specs are.
+    pub resolutions: Resolutions,
     /// Objects as their watches tell of them.
     pub mirrors: Mirrors,
     /// Heartbeats as this process saw them.
@@ -60,6 +64,8 @@ pub struct Context {
     pub making: Keyed,
     /// What is remembered of objects between two looks; losing it costs a delay, never a decision.
     pub memory: Memory,
+    /// How long all of it takes.
+    pub metrics: Metrics,
     failures: Backoff<String>,
 }
 
@@ -83,11 +89,13 @@ impl Context {
             follower: Follower::default(),
             audits: AuditBook::default(),
             image,
+            resolutions: Resolutions::default(),
             leases: LeaseBook::default(),
             queue: Queue::default(),
             kueue: Kueue::default(),
             making: Keyed::default(),
             memory: Memory::default(),
+            metrics: Metrics::default(),
             failures: Backoff::new(Duration::from_millis(500), Duration::from_secs(60)),
         }
     }

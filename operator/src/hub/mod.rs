@@ -17,6 +17,7 @@
 //! | `recovery` | what agents still hold after that: continued, or stopped |
 //! | `ledger`, `log` | what is logged before it counts; the way to the log |
 //! | `apply`, `events`, `context`, `error`, `names`, `rbac` | what the controllers share |
+//! | `metrics` | what it measures of itself |
 //!
 //! Decisions live in `muster-core` and are pure. Nothing here trains, listens, or holds a member's credentials.
 pub(crate) mod apply;
@@ -31,6 +32,7 @@ mod kueue;
 mod leader;
 pub mod ledger;
 pub mod log;
+mod metrics;
 pub mod names;
 mod provider;
 mod publish;
@@ -61,6 +63,7 @@ use crate::store::{Location, Store};
 use context::Context;
 use leader::{Elector, Standing};
 use ledger::Ledger;
+use metrics::Metrics;
 use restore::Restore;
 use signer::Signer;
 use state::State;
@@ -115,7 +118,8 @@ pub async fn run(target: Target, args: HubArgs) -> anyhow::Result<()> {
     let asked = Shutdown::on_signals().context("cannot handle signals")?;
     let config = target.config().await?;
     let standing = Standing::default();
-    leader::probes(args.metrics_listen, standing.clone())?;
+    let metrics = Metrics::default();
+    metrics::serve(args.metrics_listen, standing.clone(), metrics.clone())?;
     let me = match &args.identity {
         Some(identity) => identity.clone(),
         None => leader::nobody_elses().context("no randomness")?,
@@ -135,7 +139,7 @@ pub async fn run(target: Target, args: HubArgs) -> anyhow::Result<()> {
                 );
                 continue;
             }
-            ended = lead(&config, &args, &fence, &asked) => ended,
+            ended = lead(&config, &args, (&fence, &metrics), &asked) => ended,
         };
         done.trigger();
         let (lost, elector) = keeps.await.context("the election")?;
@@ -149,9 +153,14 @@ pub async fn run(target: Target, args: HubArgs) -> anyhow::Result<()> {
 }
 
 /// One run after another, until a stop is asked for. Whether all that it had begun has ended.
-async fn lead(config: &Config, args: &HubArgs, fence: &Fence, asked: &Shutdown) -> anyhow::Result<bool> {
+async fn lead(
+    config: &Config,
+    args: &HubArgs,
+    term: (&Fence, &Metrics),
+    asked: &Shutdown,
+) -> anyhow::Result<bool> {
     loop {
-        match serve(config, args, fence, asked).await? {
+        match serve(config, args, term, asked).await? {
             ended @ (Ended::Asked | Ended::CutOff) => {
                 tracing::info!("hub stopped");
                 return Ok(matches!(ended, Ended::Asked));
@@ -161,7 +170,12 @@ async fn lead(config: &Config, args: &HubArgs, fence: &Fence, asked: &Shutdown) 
     }
 }
 
-async fn serve(config: &Config, args: &HubArgs, fence: &Fence, asked: &Shutdown) -> anyhow::Result<Ended> {
+async fn serve(
+    config: &Config,
+    args: &HubArgs,
+    (fence, metrics): (&Fence, &Metrics),
+    asked: &Shutdown,
+) -> anyhow::Result<Ended> {
     let shutdown = asked.child();
     let client = fenced_client_of(config.clone(), fence)?;
     let (state, keys) = State::open(&args.state)?;
@@ -171,7 +185,9 @@ async fn serve(config: &Config, args: &HubArgs, fence: &Fence, asked: &Shutdown)
     let signer = Arc::new(Signer::new(keys.signer().clone(), state.clone()));
     let way = ledger::way::Published::new(client.clone(), Some(fence.clone()));
     let ledger = Ledger::new(way, state.clone(), signer.clone());
-    let ctx = Arc::new(Context::new(client, store, (signer, state), ledger, args.trainer_image.clone()));
+    let mut ctx = Context::new(client, store, (signer, state), ledger, args.trainer_image.clone());
+    ctx.metrics = metrics.clone();
+    let ctx = Arc::new(ctx);
     let schedule = collector::Schedule {
         every: Duration::from_secs(args.gc_interval_seconds),
         grace: Duration::from_secs(args.gc_grace_seconds),

@@ -19,6 +19,7 @@ use super::apply::{self, Presence};
 use super::context::{Context, What};
 use super::error::Error;
 use super::job::{Jobs, ask, gather};
+use super::metrics;
 use crate::runtime::Shutdown;
 use crate::runtime::client::within;
 use crate::runtime::patience::{Patience, at_once};
@@ -106,6 +107,7 @@ pub async fn release(ctx: &Context, unit: &WorkUnit) -> Result<(), Error> {
 
 async fn reconcile(object: Arc<Guarded>, units: Arc<Units>) -> Result<Action, Error> {
     let ctx = &units.ctx;
+    let _timer = ctx.metrics.reconciles(metrics::Controller::Unit);
     let unit = match &object.0 {
         Ok(unit) => unit,
         Err(invalid) => {

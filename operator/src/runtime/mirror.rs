@@ -17,7 +17,7 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Shutdown;
@@ -52,7 +52,9 @@ pub struct Mirror<K, T = K> {
     grouped_by: Option<&'static str>,
     held: Mutex<Held<T>>,
     /// All that was written up to this resourceVersion is known; nothing is, before the first list.
-    told: watch::Sender<Option<u64>>,
+    told: Mutex<Option<u64>>,
+    /// The watch has told more. Whoever waits is woken in the order of their coming, which a channel of tokio's draws by lot.
+    tells: Notify,
     /// The newest resourceVersion that this process has written.
     written: AtomicU64,
     /// When an answer was lost.
@@ -85,7 +87,8 @@ where
             labelled: None,
             grouped_by: None,
             held: Mutex::default(),
-            told: watch::Sender::new(None),
+            told: Mutex::default(),
+            tells: Notify::new(),
             written: AtomicU64::new(0),
             lost: Mutex::new(None),
             listeners: Mutex::default(),
@@ -210,13 +213,24 @@ where
     /// Whether what is held is as new as what was written; waits a moment for that.
     async fn is_good(&self) -> bool {
         let lost = *self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.told.borrow().is_none() || lost.is_some_and(|lost| lost.elapsed() < DOUBTS) {
+        if self.told().is_none() || lost.is_some_and(|lost| lost.elapsed() < DOUBTS) {
             return false;
         }
         let written = self.written.load(Ordering::SeqCst);
-        let mut told = self.told.subscribe();
-        let there = told.wait_for(|told| told.is_some_and(|told| told >= written));
-        matches!(tokio::time::timeout(WAITS, there).await, Ok(Ok(_)))
+        let there = async {
+            loop {
+                let more = self.tells.notified();
+                if *self.told() >= Some(written) {
+                    return;
+                }
+                more.await;
+            }
+        };
+        tokio::time::timeout(WAITS, there).await.is_ok()
+    }
+
+    fn told(&self) -> MutexGuard<'_, Option<u64>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn list(
@@ -282,7 +296,10 @@ where
             }
         };
         if told.is_some() {
-            self.told.send_modify(|known| *known = (*known).max(told));
+            let mut known = self.told();
+            *known = (*known).max(told);
+            drop(known);
+            self.tells.notify_waiters();
         }
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         for change in changes {

@@ -48,7 +48,9 @@ fn tenants_get_their_shares() {
 
 #[test]
 fn a_schedule_is_the_same_every_time() {
-    let all = schedules(&calls(), &Fault::ALL, 10, 5);
+    let count = setting("MUSTER_SCHEDULES").unwrap_or(10);
+    let seed = setting("MUSTER_SEED").unwrap_or(5);
+    let all = schedules(&calls(), &Fault::ALL, count, seed);
     for schedule in &all {
         let (one, other) = (run(schedule, world::run), run(schedule, world::run));
         let differs = one.trace.iter().zip(&other.trace).position(|(one, other)| one != other);

@@ -56,7 +56,9 @@ pub async fn run(ctx: Arc<Context>, jobs: Jobs, least: Duration, shutdown: Shutd
     let mut audits = Audits::new(least);
     loop {
         let all = jobs.state();
-        let all: Vec<&TrainingJob> = all.iter().filter_map(|job| job.0.as_ref().ok()).collect();
+        let mut all: Vec<&TrainingJob> = all.iter().filter_map(|job| job.0.as_ref().ok()).collect();
+        // The cache has them in an order of its own.
+        all.sort_by_key(|job| (&job.metadata.namespace, &job.metadata.name));
         if let Err(error) = audits.pass(&ctx, &all).await {
             tracing::warn!(%error, "audits were not looked at, trying again");
         }

@@ -1,30 +1,21 @@
 //! Acceptance: what a schema cannot say is checked, names become digests, and the result is written down once.
-use std::collections::HashMap;
 use std::io::ErrorKind;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1 as core;
 use kube::runtime::controller::Action;
 use kube::{Api, ResourceExt};
-use muster_api::v1alpha1::{Resolved as ResolvedStatus, TrainingJobSpec, TrainingJobStatus};
+use muster_api::v1alpha1::{Resolved as ResolvedStatus, TrainingJobStatus};
 use muster_core::lifecycle::Audits;
 use muster_core::lifecycle::conditions::{self, Acceptance, Before, Pause, Stage, View};
-use muster_proof::Digest;
 use muster_trainer::dataset::Manifest;
 use muster_trainer::hf;
 
 use super::{CATALOGUE_AGAIN, LOG_AGAIN, LOG_UNAVAILABLE, Look, key, status};
 use crate::hub::error::Error;
 use crate::hub::ledger::grants;
-use crate::resolve::{self, Named, ResolveError, Resolved};
+use crate::resolve::{self, ResolveError};
 use crate::runtime::client::within;
-use crate::runtime::offload::offload;
 use crate::store::{Asset, Namespace};
-
-/// Resolutions by what they depend on. Genesis takes seconds for a large model; jobs of one YAML share it.
-static CACHE: LazyLock<Mutex<HashMap<Digest, Arc<Resolved>>>> = LazyLock::new(Mutex::default);
-/// A few recent ones are enough.
-const CACHE_AT_MOST: usize = 32;
 
 /// Says once that another controller has this job, and nothing ever after: its status is the other's.
 pub async fn not_managed(look: &Look<'_>) -> Result<Action, Error> {
@@ -75,7 +66,7 @@ pub async fn accept(look: &Look<'_>) -> Result<Accepted, Error> {
             found => found,
         },
     };
-    match resolve_cached(spec, manifest, held_out, init).await? {
+    match look.ctx.resolutions.of(spec, manifest, held_out, init).await? {
         Ok(resolved) => {
             // The blob first: whoever reads the digest in the status may ask for it.
             look.ctx.store.put_bytes(resolved.bytes.clone()).await?;
@@ -168,37 +159,6 @@ async fn living(look: &Look<'_>) -> Result<Option<Namespace>, Error> {
     let found = within("get namespace", api.get_metadata_opt(&name)).await?;
     let uid = found.and_then(|namespace| namespace.metadata.uid);
     Ok(uid.map(|uid| Namespace::new(&name, &uid)).transpose()?)
-}
-
-async fn resolve_cached(
-    spec: &TrainingJobSpec,
-    manifest: Manifest,
-    held_out: Option<Manifest>,
-    init: Option<hf::Manifest>,
-) -> Result<Result<Arc<Resolved>, ResolveError>, Error> {
-    let what = (&spec.model, &spec.data, &spec.training, &spec.init, &spec.assurance);
-    let parts = (what, &manifest, &held_out, &init);
-    let parts = serde_json::to_vec(&parts)?;
-    let key = Digest::of(&parts);
-    let cached = CACHE.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-    if let Some(found) = cached {
-        return Ok(Ok(found));
-    }
-    let spec = spec.clone();
-    let resolve = move || {
-        let named = Named { data: &manifest, held_out: held_out.as_ref(), init: init.as_ref() };
-        resolve::resolve(&spec, named)
-    };
-    let resolved = offload(resolve).await?;
-    Ok(resolved.map(|resolved| {
-        let resolved = Arc::new(resolved);
-        let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
-        if cache.len() >= CACHE_AT_MOST {
-            cache.clear();
-        }
-        cache.insert(key, resolved.clone());
-        resolved
-    }))
 }
 
 /// Logs the job.

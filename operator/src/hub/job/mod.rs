@@ -3,7 +3,7 @@
 //!
 //! | file | step |
 //! |---|---|
-//! | `accept` | names become digests, once |
+//! | `accept` | names become digests, once; `resolutions`: for jobs of one YAML together |
 //! | `gather` | what the API server and the store say, as facts |
 //! | `place` | a provider and a unit for the next epoch |
 //! | `unit` | the WorkUnit and its signed envelope, pure |
@@ -18,6 +18,7 @@ mod end;
 pub mod gather;
 mod news;
 pub mod place;
+pub mod resolutions;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -46,7 +47,7 @@ use super::error::Error;
 use super::kueue::{self, Gate, Stage};
 use super::ledger::grants;
 use super::ledger::records::why_over;
-use super::units;
+use super::{metrics, units};
 use crate::runtime::Shutdown;
 use crate::runtime::client::within;
 use crate::runtime::patience::{Patience, at_once};
@@ -103,6 +104,7 @@ fn key(object: &impl Resource) -> String {
 }
 
 async fn reconcile(object: Arc<Guarded>, ctx: Arc<Context>) -> Result<Action, Error> {
+    let _timer = ctx.metrics.reconciles(metrics::Controller::Job);
     let job = match &object.0 {
         Ok(job) => job,
         Err(invalid) => {

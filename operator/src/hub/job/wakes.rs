@@ -54,7 +54,9 @@ fn whose_providers(
         };
         let theirs =
             jobs.state_filter(|job| job.0.as_ref().ok().and_then(|job| job.status.as_ref()).is_some_and(has));
-        let theirs: Vec<_> = theirs.iter().map(|job| ObjectRef::from_obj(job.as_ref())).collect();
+        let mut theirs: Vec<_> = theirs.iter().map(|job| ObjectRef::from_obj(job.as_ref())).collect();
+        // The cache has them in an order of its own.
+        theirs.sort_by(|one, other| (&one.namespace, &one.name).cmp(&(&other.namespace, &other.name)));
         stream::iter(theirs)
     })
 }

@@ -11,22 +11,17 @@
 //! has a fence of its own, so that nothing of an earlier one is sent in a later.
 mod lease;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kube::Client;
 use muster_core::election::{Candidate, LEASE, RENEW_EVERY, RENEW_WITHIN, RETRY, Seen, Step, Term};
-use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
 
 use self::lease::Leases;
 use super::error::Error;
 use crate::runtime::Shutdown;
 use crate::runtime::fence::Fence;
-use crate::runtime::probes;
 
 /// Namespace and name of the Lease.
 pub const NAME: (&str, &str) = ("muster-system", "muster-hub");
@@ -50,26 +45,6 @@ impl Standing {
     pub fn leads(&self) -> bool {
         self.leads.load(Ordering::Relaxed)
     }
-}
-
-/// `/healthz`, `/readyz` and `/metrics` of a hub, whether it leads or stands by.
-///
-/// # Errors
-/// The address cannot be listened on.
-pub fn probes(address: Option<SocketAddr>, standing: Standing) -> anyhow::Result<()> {
-    let ready = standing.clone();
-    let ready = move || if ready.is_ready() { Ok(()) } else { Err("the API server has not answered yet") };
-    let text = move || {
-        let mut registry = Registry::with_prefix("muster_hub");
-        let leads = Gauge::<i64>::default();
-        leads.set(standing.leads().into());
-        registry.register("leads", "1 if this process is the one of several hubs that acts", leads);
-        let mut text = String::new();
-        // Writing to a String cannot fail.
-        let _ = encode(&mut text, &registry);
-        text
-    };
-    probes::start(address, Arc::new(ready), Arc::new(text))
 }
 
 /// A name that no other process has.

@@ -33,7 +33,7 @@ use super::error::Error;
 use super::job::gather;
 use super::names::{AGENTS_NAMESPACE, LEASE, provider_namespace, provider_of};
 use super::site::Unit;
-use super::units;
+use super::{metrics, units};
 use crate::runtime::Shutdown;
 use crate::runtime::client::{ClientError, within};
 use crate::runtime::mirror::Change;
@@ -103,6 +103,7 @@ fn error_policy(object: Arc<Guarded>, error: &Error, ctx: Arc<Context>) -> Actio
 
 async fn reconcile(object: Arc<Guarded>, ctx: Arc<Context>) -> Result<Action, Error> {
     let ctx = &*ctx;
+    let _timer = ctx.metrics.reconciles(metrics::Controller::Provider);
     // 1. What does not parse cannot be acted on; its next change wakes us.
     let provider = match &object.0 {
         Ok(provider) => provider,

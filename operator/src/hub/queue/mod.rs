@@ -147,6 +147,7 @@ impl Queue {
 
     /// Whoever calls holds `planning`.
     async fn plan(&self, ctx: &Context) -> Result<(), Error> {
+        let _timer = ctx.metrics.plans();
         let number = self.table().asked();
         if let Some(jobs) = self.jobs.get()
             && jobs.wait_until_ready().await.is_err()

@@ -105,7 +105,7 @@ async fn what_does_not_parse_is_not_there() {
     assert!(invalid.0.is_err());
     mirror.take(Event::Apply(invalid));
     assert_eq!(names(mirror.of(&["x"]).await.unwrap()), [""; 0]);
-    assert_eq!(*mirror.told.borrow(), Some(6));
+    assert_eq!(*mirror.told(), Some(6));
 }
 
 #[tokio::test(start_paused = true)]

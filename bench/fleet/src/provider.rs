@@ -1,0 +1,133 @@
+//! Providers: their keys, their Leases, what they lend.
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::Client;
+use muster::store::Store;
+use muster_api::v1alpha1::{ComputeProvider, ProviderReport};
+use muster_proof::Digest;
+use muster_proof::key::SigningKey;
+use muster_proof::records::{Payload as _, ProviderKey};
+use muster_proof::tlog::note::{Algorithm, KeyName, NoteKey, VerifierKey};
+use serde_json::{Value, json};
+
+/// Requests under way at once.
+const PARALLEL: usize = 16;
+/// The registrar makes what a provider needs; it is asked for so often.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// How all of them are.
+pub struct Fleet {
+    pub client: Client,
+    pub image: String,
+    pub renew: Duration,
+}
+
+impl Fleet {
+    /// Makes them, and returns once each renews its Lease.
+    pub async fn join(&self, count: usize, store: &Path) -> anyhow::Result<()> {
+        let identity = key("the fleet")?;
+        let connected = muster::hub::log::connect(&self.client, &identity, None).await;
+        let (_, log) = connected.context("the hub's log")?;
+        let log: VerifierKey = log.context("the gateway tells no log")?.parse().context("the log's key")?;
+        let origin = log.name().to_string();
+        let store = Arc::new(Store::open(store).await.context("--store")?);
+        let join = |number: usize| {
+            let (store, origin) = (store.clone(), origin.clone());
+            async move {
+                let name = name(number);
+                self.make(&name, &origin, &store).await.with_context(|| format!("provider {name}"))?;
+                self.begin(&name).await.with_context(|| format!("provider {name}"))
+            }
+        };
+        stream::iter(0..count).map(join).buffer_unordered(PARALLEL).try_collect::<()>().await
+    }
+
+    /// The object, and its key where the gateway would leave it.
+    async fn make(&self, name: &str, origin: &str, store: &Store) -> anyhow::Result<()> {
+        let (key, owner) = (key(name)?, format!("owner-{name}"));
+        let seed = *Digest::of(format!("witness of {name}").as_bytes()).as_bytes();
+        let witness = NoteKey::new(KeyName::new(name)?, Algorithm::CosignatureV1, seed);
+        let record = ProviderKey {
+            hub: origin.parse()?,
+            provider: name.parse()?,
+            owner: owner.parse()?,
+            key: key.public().clone(),
+            witness: witness.public().to_string().parse()?,
+        };
+        store.leave_key(name, record.sign(&key)?.to_json()?).await?;
+        let provider = json!({
+            "apiVersion": "muster.dev/v1alpha1", "kind": "ComputeProvider", "metadata": {"name": name},
+            "spec": {
+                "owner": owner, "trustTier": "Standard", "acceptedKeys": [{"fingerprint": key.public().key_id()}],
+                "quota": {"units": 4, "workers": 1},
+            },
+        });
+        let api: Api<ComputeProvider> = Api::all(self.client.clone());
+        api.create(&PostParams::default(), &serde_json::from_value(provider)?).await?;
+        Ok(())
+    }
+
+    /// Reports, and renews for as long as the process lives.
+    async fn begin(&self, name: &str) -> anyhow::Result<()> {
+        let namespace = format!("muster-p-{name}");
+        let reports: Api<ProviderReport> = Api::namespaced(self.client.clone(), &namespace);
+        while reports.get_metadata_opt("report").await?.is_none() {
+            tokio::time::sleep(LOOK).await;
+        }
+        report(&reports, &self.image, 1).await?;
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), &namespace);
+        let mut lease = None;
+        renew(&leases, &mut lease).await?;
+        let every = self.renew;
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(every).await;
+                if let Err(error) = renew(&leases, &mut lease).await {
+                    eprintln!("{namespace}: {error}");
+                    lease = None;
+                }
+            }
+        });
+        Ok(())
+    }
+}
+
+/// What a provider of one worker says of it.
+pub async fn report(api: &Api<ProviderReport>, image: &str, idle: u32) -> kube::Result<()> {
+    let status: Value = json!({"status": {
+        "observedAt": Timestamp::now(), "agentVersion": "0", "protocols": ["muster.unit/1"],
+        "devices": [{"class": "cpu", "workers": 1, "idle": idle}],
+        "accepts": {"images": [image], "arithmetic": ["f32-chain"], "containers": "Never"},
+    }});
+    api.patch_status("report", &PatchParams::default(), &Patch::Merge(&status)).await.map(drop)
+}
+
+/// At the version that was seen, as an agent does.
+async fn renew(api: &Api<Lease>, lease: &mut Option<Lease>) -> kube::Result<()> {
+    let mut next = match lease.take() {
+        Some(lease) => lease,
+        None => api.get("agent").await?,
+    };
+    let spec = next.spec.get_or_insert_default();
+    spec.holder_identity = Some("fleet".into());
+    spec.renew_time = Some(MicroTime(Timestamp::now()));
+    spec.lease_duration_seconds = Some(15);
+    *lease = Some(api.replace("agent", &PostParams::default(), &next).await?);
+    Ok(())
+}
+
+fn name(number: usize) -> String {
+    format!("p{number:04}")
+}
+
+fn key(name: &str) -> anyhow::Result<SigningKey> {
+    Ok(SigningKey::generate(*Digest::of(name.as_bytes()).as_bytes())?)
+}
