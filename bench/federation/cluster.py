@@ -176,18 +176,49 @@ def control_planes():
     return pids
 
 
-def writes(cluster, namespaces):
-    """Requests that changed something, from the audit log: by who and what."""
-    found = {}
+def audited(cluster):
+    """Requests that changed something, from the audit log."""
     with open(STATE / cluster / "log/audit.log") as file:
-        for line in file:
-            event = json.loads(line)
-            what = event.get("objectRef", {})
-            if event["verb"] in ("create", "update", "patch", "delete", "deletecollection") and event["responseStatus"].get("code", 500) < 300:
-                if what.get("namespace") in namespaces:
-                    resource = "/".join(filter(None, [what.get("resource"), what.get("subresource")]))
-                    user = event["user"]["username"].rsplit(":", 1)[-1]
-                    agent = event.get("userAgent", "").split("/")[0]
-                    key = f"{user} ({agent}) {event['verb']} {resource}"
-                    found[key] = found.get(key, 0) + 1
+        events = [json.loads(line) for line in file]
+    changes = ("create", "update", "patch", "delete", "deletecollection")
+    return [event for event in events if event["verb"] in changes and event["responseStatus"].get("code", 500) < 300]
+
+
+def resource(event):
+    what = event.get("objectRef", {})
+    return "/".join(filter(None, [what.get("resource"), what.get("subresource")]))
+
+
+def writes(cluster, namespaces):
+    """How often who has changed what."""
+    found = {}
+    for event in audited(cluster):
+        if event.get("objectRef", {}).get("namespace") in namespaces:
+            user = event["user"]["username"].rsplit(":", 1)[-1]
+            agent = event.get("userAgent", "").split("/")[0]
+            key = f"{user} ({agent}) {event['verb']} {resource(event)}"
+            found[key] = found.get(key, 0) + 1
     return found
+
+
+def until_dispatched(samples):
+    """Of Muster's jobs: how often the hub had changed the job and its unit when the agent made the unit's Job on the member."""
+    # A unit's name begins as its job's uid, and its Job's as its own.
+    made = {
+        event["objectRef"]["name"][:8]: event["requestReceivedTimestamp"]
+        for member in MEMBERS
+        for event in audited(member)
+        if event["verb"] == "create" and resource(event) == "jobs"
+    }
+    counts = {sample["uid"][:8]: 0 for sample in samples}
+    names = {sample["name"]: sample["uid"][:8] for sample in samples}
+    for event in audited("hub"):
+        name = event.get("objectRef", {}).get("name", "")
+        of = names.get(name) if resource(event).startswith("trainingjobs") else name[:8] if resource(event).startswith("workunits") else None
+        is_hub = event["user"]["username"].endswith(":muster-hub")
+        if is_hub and of in counts and event["requestReceivedTimestamp"] <= made.get(of, ""):
+            counts[of] += 1
+    # Without its unit no job has a Job.
+    if lost := [uid for uid, count in counts.items() if count == 0]:
+        raise Failure(f"the audit logs have nothing of {len(lost)} of {len(counts)} jobs before their Jobs, {lost[0]} the first")
+    return counts

@@ -163,7 +163,7 @@ def rows_of(found):
     for name in ("hub", "hub apiserver", "hub etcd", "gateway"):
         cores = (last["used"][name][1] - first["used"][name][1]) / max(last["at"] - first["at"], 1)
         rows.append(row(f"scale.cpu.{name.replace(' ', '.')}", cores, "processors, mean", None, True))
-    for name, what in (("accepted", "a job's request to its acceptance"), ("places", "the deletion of a job that trains to the next job's unit")):
+    for name, what in (("accepted", "a job's request to its acceptance"), ("places", "the deletion of a job that trains to the next unit at its provider")):
         times = sorted(found["end"][name])
         if times:
             rows.append(row(f"scale.{name}.median", statistics.median(times), f"s from {what}, median", None, True))

@@ -148,14 +148,16 @@ part_start() {
 }
 part_gone() { [ -z "$(admin hub get pods --namespace="$SYSTEM" -l "app.kubernetes.io/component=$1" -o name)" ]; }
 part_stop() { # part_stop PART SIGNAL
-    local pids=()
+    local pids=() told=1
     if [ "$2" = KILL ]; then
         # It stands still, so that it says nothing any more while its Deployment is told not to make another one.
         mapfile -t pids < <(muster_in hub "$1")
         [ ${#pids[@]} = 0 ] || kill -STOP "${pids[@]}" 2>/dev/null || true
     fi
-    scale_part "$1" 0
+    scale_part "$1" 0 || told=0
+    # Whatever the API server said: one that stands still would be there until its probe has had enough.
     [ ${#pids[@]} = 0 ] || kill -KILL "${pids[@]}" 2>/dev/null || true
+    [ "$told" = 1 ] || die "$1 is not to stop: its Deployment was not scaled"
     # After an outage of the API server it may take controllers a minute until they look again.
     wait_for 180 "$1 to be gone" part_gone "$1" || die "$1 does not end"
     say "stopped $1"

@@ -13,6 +13,8 @@ use kube::{Client, ResourceExt};
 use muster_api::v1alpha1::TrainingJob;
 use tokio::time::Instant;
 
+use crate::units::Units;
+
 /// Requests under way at once.
 const PARALLEL: usize = 16;
 
@@ -25,8 +27,7 @@ pub struct Jobs {
     known: Mutex<HashMap<Key, Job>>,
     /// Seconds from a request to the job's status that says that it is accepted.
     accepted: Mutex<Vec<f64>>,
-    /// Seconds from a request to delete one that trains to the next unit.
-    places: Mutex<Places>,
+    units: Arc<Units>,
 }
 
 /// Namespace and name.
@@ -36,19 +37,14 @@ type Key = (String, String);
 struct Job {
     made: Option<Instant>,
     is_accepted: bool,
-    trains: bool,
+    /// Whose it is.
+    provider: Option<String>,
     /// Its owner has had enough of it.
     goes: bool,
 }
 
-#[derive(Default)]
-struct Places {
-    freed: std::collections::VecDeque<Instant>,
-    took: Vec<f64>,
-}
-
 impl Jobs {
-    pub fn new(client: Client, template: String, tenants: Vec<String>) -> Self {
+    pub fn new(client: Client, template: String, tenants: Vec<String>, units: Arc<Units>) -> Self {
         Self {
             client,
             template,
@@ -56,7 +52,7 @@ impl Jobs {
             next: AtomicUsize::new(0),
             known: Mutex::default(),
             accepted: Mutex::default(),
-            places: Mutex::default(),
+            units,
         }
     }
 
@@ -69,11 +65,9 @@ impl Jobs {
         self.known().values().filter(|job| job.is_accepted).count()
     }
 
-    /// Seconds until jobs were accepted, and until a freed place was somebody's, since the beginning of the churn.
-    pub fn times(&self) -> (Vec<f64>, Vec<f64>) {
-        let lock = |times: &Mutex<Vec<f64>>| times.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner).took.clone();
-        (lock(&self.accepted), places)
+    /// Seconds from the request for a job to its acceptance, since the beginning of the churn.
+    pub fn times(&self) -> Vec<f64> {
+        self.accepted.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Follows them until the end of the process.
@@ -104,13 +98,7 @@ impl Jobs {
                 self.accepted.lock().unwrap_or_else(PoisonError::into_inner).push(took);
             }
         }
-        if !status.islands.is_empty() && !known.trains {
-            known.trains = true;
-            let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(freed) = places.freed.pop_front() {
-                places.took.push(freed.elapsed().as_secs_f64());
-            }
-        }
+        known.provider = status.islands.first().and_then(|island| island.provider.clone());
     }
 
     /// Makes so many.
@@ -139,16 +127,18 @@ impl Jobs {
             tokio::time::sleep(every).await;
             let found = {
                 let mut known = self.known();
-                let trains = known.iter_mut().filter(|(_, job)| job.trains && !job.goes);
-                let oldest = trains.min_by(|(a, _), (b, _)| a.cmp(b));
-                oldest.map(|(key, job)| {
+                let runs = |job: &Job| {
+                    !job.goes && job.provider.as_ref().is_some_and(|provider| self.units.runs_at(provider))
+                };
+                let first = known.iter_mut().filter(|(_, job)| runs(job)).min_by(|(a, _), (b, _)| a.cmp(b));
+                first.and_then(|(key, job)| {
                     job.goes = true;
-                    key.clone()
+                    Some((key.clone(), job.provider.clone()?))
                 })
             };
-            if let Some((namespace, name)) = found {
+            if let Some(((namespace, name), provider)) = found {
                 let api: Api<TrainingJob> = Api::namespaced(self.client.clone(), &namespace);
-                self.places.lock().unwrap_or_else(PoisonError::into_inner).freed.push_back(Instant::now());
+                self.units.frees(&provider);
                 api.delete(&name, &DeleteParams::default()).await.context("a job cannot be deleted")?;
             }
             self.make_one().await?;

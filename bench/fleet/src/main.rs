@@ -3,6 +3,7 @@
 //! until all are there, and from then on as many as are deleted.
 //!
 //! It prints a line of JSON when all are there, and one after so many seconds more; between the two others measure the hub.
+mod agent;
 mod jobs;
 mod provider;
 mod units;
@@ -79,7 +80,7 @@ async fn main() -> anyhow::Result<()> {
     fleet.join(args.providers, &args.store).await?;
     let units = Arc::new(Units::new(client.clone(), args.image, seconds(args.progress)));
     units.follow();
-    let jobs = Arc::new(Jobs::new(client, template, args.tenants));
+    let jobs = Arc::new(Jobs::new(client, template, args.tenants, units.clone()));
     jobs.follow();
     let began = Instant::now();
     jobs.make(args.jobs).await?;
@@ -108,7 +109,7 @@ async fn main() -> anyhow::Result<()> {
     );
     let counted = units.writes();
     jobs.churn(seconds(args.churn), seconds(args.seconds)).await?;
-    let (accepted, places) = jobs.times();
+    let (accepted, places) = (jobs.times(), units.times());
     println!(
         "{}",
         json!({

@@ -8,15 +8,17 @@ use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::Client;
+use kube::api::{Api, PostParams};
 use muster::store::Store;
 use muster_api::v1alpha1::{ComputeProvider, ProviderReport};
 use muster_proof::Digest;
 use muster_proof::key::SigningKey;
 use muster_proof::records::{Payload as _, ProviderKey};
 use muster_proof::tlog::note::{Algorithm, KeyName, NoteKey, VerifierKey};
-use serde_json::{Value, json};
+use serde_json::json;
+
+use crate::agent::Agent;
 
 /// Requests under way at once.
 const PARALLEL: usize = 16;
@@ -62,7 +64,6 @@ impl Fleet {
             key: key.public().clone(),
             witness: witness.public().to_string().parse()?,
         };
-        store.leave_key(name, record.sign(&key)?.to_json()?).await?;
         let provider = json!({
             "apiVersion": "muster.dev/v1alpha1", "kind": "ComputeProvider", "metadata": {"name": name},
             "spec": {
@@ -72,6 +73,8 @@ impl Fleet {
         });
         let api: Api<ComputeProvider> = Api::all(self.client.clone());
         api.create(&PostParams::default(), &serde_json::from_value(provider)?).await?;
+        // The hub drops the key of a provider that it does not know.
+        store.leave_key(name, record.sign(&key)?.to_json()?).await?;
         Ok(())
     }
 
@@ -82,15 +85,15 @@ impl Fleet {
         while reports.get_metadata_opt("report").await?.is_none() {
             tokio::time::sleep(LOOK).await;
         }
-        report(&reports, &self.image, 1).await?;
-        let leases: Api<Lease> = Api::namespaced(self.client.clone(), &namespace);
+        let agent = Agent::new(&self.client, &namespace);
+        report(&agent, &self.image, 1).await?;
         let mut lease = None;
-        renew(&leases, &mut lease).await?;
+        renew(&agent, &mut lease).await?;
         let every = self.renew;
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(every).await;
-                if let Err(error) = renew(&leases, &mut lease).await {
+                if let Err(error) = renew(&agent, &mut lease).await {
                     eprintln!("{namespace}: {error}");
                     lease = None;
                 }
@@ -101,26 +104,26 @@ impl Fleet {
 }
 
 /// What a provider of one worker says of it.
-pub async fn report(api: &Api<ProviderReport>, image: &str, idle: u32) -> kube::Result<()> {
-    let status: Value = json!({"status": {
+pub async fn report(agent: &Agent, image: &str, idle: u32) -> kube::Result<()> {
+    let status = json!({
         "observedAt": Timestamp::now(), "agentVersion": "0", "protocols": ["muster.unit/1"],
         "devices": [{"class": "cpu", "workers": 1, "idle": idle}],
         "accepts": {"images": [image], "arithmetic": ["f32-chain"], "containers": "Never"},
-    }});
-    api.patch_status("report", &PatchParams::default(), &Patch::Merge(&status)).await.map(drop)
+    });
+    agent.say::<ProviderReport>("report", &status).await
 }
 
-/// At the version that was seen, as an agent does.
-async fn renew(api: &Api<Lease>, lease: &mut Option<Lease>) -> kube::Result<()> {
-    let mut next = match lease.take() {
+/// At the version that was seen.
+async fn renew(agent: &Agent, lease: &mut Option<Lease>) -> kube::Result<()> {
+    let mut next: Lease = match lease.take() {
         Some(lease) => lease,
-        None => api.get("agent").await?,
+        None => agent.get("agent").await?,
     };
     let spec = next.spec.get_or_insert_default();
     spec.holder_identity = Some("fleet".into());
     spec.renew_time = Some(MicroTime(Timestamp::now()));
     spec.lease_duration_seconds = Some(15);
-    *lease = Some(api.replace("agent", &PostParams::default(), &next).await?);
+    *lease = Some(agent.replace(&next).await?);
     Ok(())
 }
 

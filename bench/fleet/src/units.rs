@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use jiff::Timestamp;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::Api;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Client, ResourceExt};
-use muster_api::v1alpha1::{Desired, ProviderReport, WorkUnit};
+use muster_api::v1alpha1::{Desired, WorkUnit};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
+use crate::agent::Agent;
 use crate::provider::report;
 
 /// From a unit to its workers, all of which are there after that.
@@ -27,8 +29,21 @@ pub struct Units {
     client: Client,
     image: String,
     progress: Duration,
-    known: Mutex<HashMap<String, Phase>>,
+    known: Mutex<HashMap<String, Known>>,
     writes: AtomicU64,
+    freed: Mutex<Freed>,
+}
+
+struct Known {
+    provider: String,
+    phase: Phase,
+}
+
+/// How soon providers whose job was deleted have another one.
+#[derive(Default)]
+struct Freed {
+    since: HashMap<String, Instant>,
+    took: Vec<f64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,12 +55,31 @@ enum Phase {
 
 impl Units {
     pub fn new(client: Client, image: String, progress: Duration) -> Self {
-        Self { client, image, progress, known: Mutex::default(), writes: AtomicU64::new(0) }
+        Self { client, image, progress, known: Mutex::default(), writes: AtomicU64::new(0), freed: Mutex::default() }
     }
 
     /// How many run.
     pub fn running(&self) -> usize {
-        self.known().values().filter(|phase| **phase == Phase::Runs).count()
+        self.known().values().filter(|known| known.phase == Phase::Runs).count()
+    }
+
+    /// Whether one runs at this provider.
+    pub fn runs_at(&self, provider: &str) -> bool {
+        self.known().values().any(|known| known.phase == Phase::Runs && known.provider == provider)
+    }
+
+    /// The job that this provider trains is about to be deleted.
+    pub fn frees(&self, provider: &str) {
+        self.freed().since.insert(provider.to_owned(), Instant::now());
+    }
+
+    /// Seconds from the request to delete a job that trains to the next unit at its provider.
+    pub fn times(&self) -> Vec<f64> {
+        self.freed().took.clone()
+    }
+
+    fn freed(&self) -> MutexGuard<'_, Freed> {
+        self.freed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How often a unit's status was written so far.
@@ -53,7 +87,7 @@ impl Units {
         self.writes.load(Ordering::Relaxed)
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<String, Phase>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -77,13 +111,20 @@ impl Units {
     fn saw(self: &Arc<Self>, unit: &WorkUnit) {
         let ends = unit.spec.desired != Desired::Run || unit.metadata.deletion_timestamp.is_some();
         let name = unit.name_any();
-        let before = self.known().get(&name).copied();
+        let before = self.known().get(&name).map(|known| known.phase);
         let next = match (before, ends) {
             (None, false) => Phase::Starts,
             (Some(Phase::Starts | Phase::Runs) | None, true) => Phase::Ends,
             _ => return,
         };
-        self.known().insert(name, next);
+        let provider = unit.namespace().unwrap_or_default().trim_start_matches("muster-p-").to_owned();
+        if next == Phase::Starts {
+            let mut freed = self.freed();
+            if let Some(since) = freed.since.remove(&provider) {
+                freed.took.push(since.elapsed().as_secs_f64());
+            }
+        }
+        self.known().insert(name, Known { provider, phase: next });
         let (units, unit) = (self.clone(), unit.clone());
         tokio::spawn(async move {
             match next {
@@ -101,7 +142,7 @@ impl Units {
             {
                 let mut known = self.known();
                 match known.get_mut(&unit.name_any()) {
-                    Some(phase) if *phase != Phase::Ends => *phase = Phase::Runs,
+                    Some(known) if known.phase != Phase::Ends => known.phase = Phase::Runs,
                     _ => return,
                 }
             }
@@ -125,22 +166,22 @@ impl Units {
     }
 
     async fn lends(&self, unit: &WorkUnit, idle: u32) {
-        let api: Api<ProviderReport> =
-            Api::namespaced(self.client.clone(), &unit.namespace().unwrap_or_default());
-        if let Err(error) = report(&api, &self.image, idle).await {
+        if let Err(error) = report(&self.agent(unit), &self.image, idle).await {
             eprintln!("report: {error}");
         }
     }
 
     async fn say(&self, unit: &WorkUnit, mut status: Value) {
         status["observedGeneration"] = json!(unit.metadata.generation);
-        let api: Api<WorkUnit> = Api::namespaced(self.client.clone(), &unit.namespace().unwrap_or_default());
-        let patch = json!({ "status": status });
         self.writes.fetch_add(1, Ordering::Relaxed);
-        match api.patch_status(&unit.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await {
+        match self.agent(unit).say::<WorkUnit>(&unit.name_any(), &status).await {
             Err(kube::Error::Api(gone)) if gone.code == 404 => {}
             Err(error) => eprintln!("{}: {error}", unit.name_any()),
-            Ok(_) => {}
+            Ok(()) => {}
         }
+    }
+
+    fn agent(&self, unit: &WorkUnit) -> Agent {
+        Agent::new(&self.client, &unit.namespace().unwrap_or_default())
     }
 }

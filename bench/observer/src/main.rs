@@ -63,6 +63,7 @@ struct Args {
 #[serde(rename_all = "camelCase")]
 struct Sample {
     name: String,
+    uid: String,
     /// When the request was sent, and when it was answered.
     sent: f64,
     answered: f64,
@@ -86,17 +87,16 @@ async fn main() -> anyhow::Result<()> {
     seen.is_listening(args.watch.len(), Duration::from_secs(30)).await?;
     let before = seen.count();
     let mut samples = submit(&args, client(&kubeconfig, &args.submit).await?, &template, began).await?;
-    let key = |sample: &(Sample, String)| if args.by_uid { sample.1.clone() } else { sample.0.name.clone() };
+    let key = |sample: &Sample| if args.by_uid { sample.uid.clone() } else { sample.name.clone() };
     let deadline = began + Duration::from_secs_f64(args.timeout);
     while Instant::now() < deadline && !samples.iter().all(|sample| seen.of(&key(sample)).is_some()) {
         seen.something(Duration::from_millis(200)).await;
     }
     for sample in &mut samples {
         if let Some((at, cluster)) = seen.of(&key(sample)) {
-            (sample.0.seen, sample.0.cluster) = (Some(at), Some(cluster));
+            (sample.seen, sample.cluster) = (Some(at), Some(cluster));
         }
     }
-    let samples: Vec<Sample> = samples.into_iter().map(|(sample, _)| sample).collect();
     println!("{}", json!({"summary": summary(&samples), "childrenBefore": before, "samples": samples}));
     if samples.iter().any(|sample| sample.seen.is_none()) {
         bail!("not every job has a child after {} s", args.timeout);
@@ -104,13 +104,13 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes all jobs. Each with its uid.
+/// Makes all jobs.
 async fn submit(
     args: &Args,
     client: Client,
     template: &str,
     began: Instant,
-) -> anyhow::Result<Vec<(Sample, String)>> {
+) -> anyhow::Result<Vec<Sample>> {
     let (slots, first) = (Arc::new(Semaphore::new(args.parallel.max(1))), Instant::now());
     let mut requests = Vec::new();
     for n in 0..args.count {
@@ -127,12 +127,9 @@ async fn submit(
             let made = api.create(&PostParams::default(), &object).await;
             drop(slot);
             let made = made.context("a job was refused")?;
-            let name = made.metadata.name.unwrap_or_default();
+            let (name, uid) = (made.metadata.name.unwrap_or_default(), made.metadata.uid.unwrap_or_default());
             let answered = began.elapsed().as_secs_f64();
-            anyhow::Ok((
-                Sample { name, sent, answered, seen: None, cluster: None },
-                made.metadata.uid.unwrap_or_default(),
-            ))
+            anyhow::Ok(Sample { name, uid, sent, answered, seen: None, cluster: None })
         }));
     }
     let mut samples = Vec::new();
@@ -186,7 +183,7 @@ mod tests {
     use super::*;
 
     fn sample(sent: f64, seen: Option<f64>) -> Sample {
-        Sample { name: "j".into(), sent, answered: sent, seen, cluster: seen.map(|_| "east".into()) }
+        Sample { name: "j".into(), uid: "u".into(), sent, answered: sent, seen, cluster: seen.map(|_| "east".into()) }
     }
 
     #[test]
