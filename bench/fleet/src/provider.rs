@@ -17,6 +17,7 @@ use muster_proof::key::SigningKey;
 use muster_proof::records::{Payload as _, ProviderKey};
 use muster_proof::tlog::note::{Algorithm, KeyName, NoteKey, VerifierKey};
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::agent::Agent;
 
@@ -24,6 +25,9 @@ use crate::agent::Agent;
 const PARALLEL: usize = 16;
 /// The registrar makes what a provider needs; it is asked for so often.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// Then it must have its rights.
+const WITHIN: Duration = Duration::from_secs(60);
 
 /// How all of them are.
 pub struct Fleet {
@@ -86,9 +90,20 @@ impl Fleet {
             tokio::time::sleep(LOOK).await;
         }
         let agent = Agent::new(&self.client, &namespace);
-        report(&agent, &self.image, 1).await?;
         let mut lease = None;
-        renew(&agent, &mut lease).await?;
+        let began = Instant::now();
+        // Its rights are made last, and an authorizer hears of them a moment later.
+        while let Err(error) = async {
+            report(&agent, &self.image, 1).await?;
+            renew(&agent, &mut lease).await
+        }
+        .await
+        {
+            if began.elapsed() > WITHIN {
+                return Err(error.into());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
         let every = self.renew;
         tokio::spawn(async move {
             loop {

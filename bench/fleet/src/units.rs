@@ -55,7 +55,14 @@ enum Phase {
 
 impl Units {
     pub fn new(client: Client, image: String, progress: Duration) -> Self {
-        Self { client, image, progress, known: Mutex::default(), writes: AtomicU64::new(0), freed: Mutex::default() }
+        Self {
+            client,
+            image,
+            progress,
+            known: Mutex::default(),
+            writes: AtomicU64::new(0),
+            freed: Mutex::default(),
+        }
     }
 
     /// How many run.

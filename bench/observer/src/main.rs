@@ -105,12 +105,7 @@ async fn main() -> anyhow::Result<()> {
 }
 
 /// Makes all jobs.
-async fn submit(
-    args: &Args,
-    client: Client,
-    template: &str,
-    began: Instant,
-) -> anyhow::Result<Vec<Sample>> {
+async fn submit(args: &Args, client: Client, template: &str, began: Instant) -> anyhow::Result<Vec<Sample>> {
     let (slots, first) = (Arc::new(Semaphore::new(args.parallel.max(1))), Instant::now());
     let mut requests = Vec::new();
     for n in 0..args.count {
@@ -183,7 +178,14 @@ mod tests {
     use super::*;
 
     fn sample(sent: f64, seen: Option<f64>) -> Sample {
-        Sample { name: "j".into(), uid: "u".into(), sent, answered: sent, seen, cluster: seen.map(|_| "east".into()) }
+        Sample {
+            name: "j".into(),
+            uid: "u".into(),
+            sent,
+            answered: sent,
+            seen,
+            cluster: seen.map(|_| "east".into()),
+        }
     }
 
     #[test]

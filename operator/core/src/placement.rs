@@ -3,6 +3,7 @@
 //! Pure: the hub fills [`Request`] and [`Candidate`]s from objects and acts on the [`Placement`]. Every rejection is kept,
 //! because "0/3 providers: 2 lack 2 idle workers, 1 not ready" is what a waiting person needs.
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 mod auditors;
 mod filters;
@@ -47,8 +48,10 @@ pub struct Request {
     pub convicted: BTreeSet<String>,
     /// Providers that failed or refused units of this very job, and how many: they come last, not never.
     pub failures: BTreeMap<String, u32>,
-    /// Providers that have something of the job already.
-    pub near: BTreeMap<String, Near>,
+    /// Providers that have checkpoints of the job.
+    pub checkpoints: BTreeSet<String>,
+    /// Providers that have its dataset: they train, or have trained a while ago, on the same. Shared by all that ask for it.
+    pub dataset: Arc<BTreeSet<String>>,
 }
 
 impl Request {
@@ -67,18 +70,21 @@ impl Request {
             max_price: None,
             convicted: BTreeSet::new(),
             failures: BTreeMap::new(),
-            near: BTreeMap::new(),
+            checkpoints: BTreeSet::new(),
+            dataset: Arc::default(),
         }
     }
-}
 
-/// What a provider has of a job, so that it need not be brought there. Ordered: more is later.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Near {
-    /// The dataset: it trains, or has trained a while ago, on the same.
-    Dataset,
-    /// The job's own checkpoints.
-    Checkpoints,
+    /// The same without what only orders those that could have it.
+    #[must_use]
+    pub fn unordered(&self) -> Self {
+        Self {
+            failures: BTreeMap::new(),
+            checkpoints: BTreeSet::new(),
+            dataset: Arc::default(),
+            ..self.clone()
+        }
+    }
 }
 
 /// Whether the hub may send new work to a provider, and if not, why.

@@ -113,15 +113,15 @@ impl Site {
     }
 
     /// Providers that have a dataset, by its manifest: a unit that is still there has had it.
-    pub fn datasets(&self) -> BTreeMap<&str, BTreeSet<&str>> {
-        let mut datasets: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    pub fn datasets(&self) -> BTreeMap<&str, Arc<BTreeSet<String>>> {
+        let mut datasets: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
         for unit in &self.units {
             let began = phase_of(&unit.object).is_some_and(|phase| phase != WorkUnitPhase::Refused);
             if let (Some(dataset), Some(provider), true) = (&unit.dataset, unit.provider(), began) {
-                datasets.entry(dataset).or_default().insert(provider);
+                datasets.entry(dataset).or_default().insert(provider.to_owned());
             }
         }
-        datasets
+        datasets.into_iter().map(|(dataset, providers)| (dataset, Arc::new(providers))).collect()
     }
 }
 

@@ -8,8 +8,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use kube::api::ListParams;
 use kube::core::DeserializeGuard;
-use kube::runtime::controller::{Action, Controller};
-use kube::runtime::watcher;
+use kube::runtime::controller::Action;
 use kube::{Api, ResourceExt};
 use muster_api::names::finalizers;
 use muster_api::v1alpha1::{Desired, TrainingJob, WorkUnit, WorkUnitPhase};
@@ -22,6 +21,7 @@ use super::job::{Jobs, ask, gather};
 use super::metrics;
 use crate::runtime::Shutdown;
 use crate::runtime::client::within;
+use crate::runtime::lean;
 use crate::runtime::patience::{Patience, at_once};
 
 type Guarded = DeserializeGuard<WorkUnit>;
@@ -44,7 +44,7 @@ pub async fn run(ctx: Arc<Context>, jobs: Jobs, shutdown: Shutdown) {
         () = shutdown.wait() => return,
         ready = jobs.wait_until_ready() => if ready.is_err() { return },
     }
-    Controller::new(Api::<Guarded>::all(ctx.client.clone()), watcher::Config::default())
+    lean::controller(Api::<Guarded>::all(ctx.client.clone()))
         .with_config(at_once())
         .trigger_backoff(Patience::default())
         .graceful_shutdown_on(shutdown.wait())

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::Shutdown;
 use super::client::{ClientError, REQUEST_TIMEOUT, within};
+use super::lean::lean;
 use super::patience::Patience;
 
 /// How long a read waits for the watch to bring what this process has written.
@@ -252,7 +253,8 @@ where
         meta.labels.as_ref()?.get(self.grouped_by?).cloned()
     }
 
-    fn entry(&self, guard: DeserializeGuard<K>) -> Option<Entry<T>> {
+    fn entry(&self, mut guard: DeserializeGuard<K>) -> Option<Entry<T>> {
+        lean(&mut guard);
         let group = self.group(guard.meta());
         Some(Entry { group, kept: Arc::new(T::from(guard.0.ok()?)) })
     }

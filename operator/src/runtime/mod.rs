@@ -8,6 +8,7 @@ pub mod clock;
 pub mod fence;
 pub mod files;
 pub mod kueue;
+pub mod lean;
 pub mod mirror;
 pub mod offload;
 pub mod patience;

@@ -13,7 +13,7 @@ type Score = fn(&Request, &Candidate, &Candidate) -> Ordering;
 const SCORES: &[Score] = &[
     |request, a, b| failures(request, a).cmp(&failures(request, b)),
     |_, a, b| band(b).cmp(&band(a)),
-    |request, a, b| request.near.get(&b.name).cmp(&request.near.get(&a.name)),
+    |request, a, b| near(request, b).cmp(&near(request, a)),
     |request, a, b| price(request, a).cmp(&price(request, b)),
     |request, a, b| b.free(&request.device_class).cmp(&a.free(&request.device_class)),
     |_, a, b| a.name.cmp(&b.name),
@@ -26,6 +26,14 @@ pub(super) fn compare(request: &Request, a: &Candidate, b: &Candidate) -> Orderi
 
 fn failures(request: &Request, candidate: &Candidate) -> u32 {
     request.failures.get(&candidate.name).copied().unwrap_or(0)
+}
+
+/// Whose way to the job's data is the shortest: its checkpoints are the largest part of it, and new ones are made all the time.
+fn near(request: &Request, candidate: &Candidate) -> u8 {
+    match request.checkpoints.contains(&candidate.name) {
+        true => 2,
+        false => request.dataset.contains(&candidate.name).into(),
+    }
 }
 
 /// Who has no record yet is not held to be worse than anybody.

@@ -164,9 +164,9 @@ fn each_score_counts_where_those_before_it_do_not_differ() {
     assert_eq!(chosen(&request, &a, &b), on("b"), "more free");
     a.devices.get_mut("cpu").unwrap().price = Some(100);
     assert_eq!(chosen(&request, &a, &b), on("a"), "names a price");
-    request.near.insert("b".into(), Near::Dataset);
+    request.dataset = Arc::new(BTreeSet::from(["b".to_owned()]));
     assert_eq!(chosen(&request, &a, &b), on("b"), "has the dataset");
-    request.near.insert("a".into(), Near::Checkpoints);
+    request.checkpoints.insert("a".into());
     assert_eq!(chosen(&request, &a, &b), on("a"), "has the checkpoints");
     a.reliability = Some(980);
     assert_eq!(chosen(&request, &a, &b), on("a"), "nearly as good as one without a record");

@@ -19,8 +19,10 @@ pub(super) struct Desk<'a> {
     promised: Workers<'a>,
     /// Workers and units that are on their way out and that nobody has been promised.
     leaving: BTreeMap<(String, String), Leaving>,
-    /// What was asked before in vain: most of ten thousand asks are alike.
-    refused: BTreeMap<(Request, &'a str, i32), String>,
+    /// By provider: places in `holdings`.
+    at: BTreeMap<&'a str, Vec<usize>>,
+    /// What was asked before in vain, by whom, at what priority, and whether that one had waited for long: most of ten thousand asks are alike.
+    refused: BTreeMap<(Request, &'a str, i32, bool), String>,
     /// How many of a tenant wait for room, by class.
     waiting: BTreeMap<(&'a str, String), usize>,
     /// Tenants that have a provider kept free for them, by class.
@@ -65,12 +67,16 @@ impl<'a> Desk<'a> {
             used: BTreeMap::new(),
             promised: BTreeMap::new(),
             leaving: BTreeMap::new(),
+            at: BTreeMap::new(),
             refused: BTreeMap::new(),
             waiting: BTreeMap::new(),
             kept: BTreeSet::new(),
             plan: Plan::default(),
         };
         desk.candidates.sort_by(|a, b| a.name.cmp(&b.name));
+        for (at, held) in desk.holdings.iter().enumerate() {
+            desk.at.entry(&held.provider).or_default().push(at);
+        }
         for (held, stays) in desk.holdings.iter().zip(&desk.stays) {
             if *stays {
                 let class = desk.used.entry(held.device_class.clone()).or_default();
@@ -123,18 +129,18 @@ impl<'a> Desk<'a> {
     /// Answers one ask.
     pub fn serve(&mut self, ask: &'a Ask) {
         let least = Request { workers: ask.size.min, ..ask.request.clone() };
-        let key = (least, ask.tenant.as_str(), ask.priority);
+        let key = (least.unordered(), ask.tenant.as_str(), ask.priority, ask.waited >= STARVES_AFTER);
         if let Some(message) = self.refused.get(&key).cloned() {
             return self.wait(ask, &message);
         }
-        let answer = match placement::place(&key.0, &self.candidates) {
+        let answer = match placement::place(&least, &self.candidates) {
             Placement::On { .. } => self.place(ask, ask.size.count),
             Placement::NoProviders => Answer::NoProviders,
-            Placement::NoneEligible { message } if placement::fits(&key.0, &self.candidates).is_empty() => {
+            Placement::NoneEligible { message } if placement::fits(&least, &self.candidates).is_empty() => {
                 Answer::NoneEligible { message }
             }
             Placement::NoneEligible { message } | Placement::NoCapacity { message } => {
-                match self.make_way(ask, &key.0) {
+                match self.make_way(ask, &least) {
                     Some(how) => return self.wait(ask, &format!("{message}; {how}")),
                     None => {
                         self.refused.insert(key, message.clone());
@@ -180,7 +186,8 @@ impl<'a> Desk<'a> {
     }
 
     fn candidate(&mut self, provider: &str) -> Option<&mut Candidate> {
-        self.candidates.iter_mut().find(|one| one.name == provider)
+        let at = self.candidates.binary_search_by(|one| one.name.as_str().cmp(provider)).ok()?;
+        self.candidates.get_mut(at)
     }
 
     /// These workers are spoken for.
@@ -265,11 +272,12 @@ impl<'a> Desk<'a> {
     /// Units of a provider that make way for an ask, as few as are needed; `None` if no rule lets it have enough.
     fn victims(&self, ask: &Ask, least: &Request, site: &Site) -> Option<Vec<usize>> {
         let class = &least.device_class;
-        let mut possible: Vec<usize> = (0..self.holdings.len())
+        let here = self.at.get(site.provider.as_str()).into_iter().flatten().copied();
+        let mut possible: Vec<usize> = here
             .filter(|at| {
                 let held = self.holdings[*at];
-                let here = self.stays[*at] && held.provider == site.provider && held.device_class == *class;
-                here && (held.tenant != ask.tenant || held.priority < ask.priority)
+                let stays = self.stays[*at] && held.device_class == *class;
+                stays && (held.tenant != ask.tenant || held.priority < ask.priority)
             })
             .collect();
         // Its own tenant's least important first, then of whoever has the most for its weight, then the youngest: what that has done

@@ -1,5 +1,5 @@
 use super::*;
-use crate::placement::{Availability, Device, Near, TrustTier};
+use crate::placement::{Availability, Device, TrustTier};
 
 mod steady;
 
@@ -223,8 +223,8 @@ fn a_provider_without_a_unit_left_is_full() {
 
 #[test]
 fn the_job_goes_back_to_its_checkpoints() {
-    let near = BTreeMap::from([("west".to_owned(), Near::Checkpoints)]);
-    let ask = Ask { request: Request { near, ..request(1) }, ..ask("a-1", 1) };
+    let checkpoints = BTreeSet::from(["west".to_owned()]);
+    let ask = Ask { request: Request { checkpoints, ..request(1) }, ..ask("a-1", 1) };
     let all = plan(&[ask], &[], &[provider("east", 8, &[]), provider("west", 2, &[])], &BTreeMap::new());
     assert!(matches!(&all.answers["a-1"], Answer::On { provider, .. } if provider == "west"));
 }

@@ -1,5 +1,5 @@
 //! A provider and a unit for the next epoch of a job.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kube::api::PostParams;
@@ -7,7 +7,7 @@ use kube::{Api, ResourceExt};
 use muster_api::v1alpha1::{TrainingJobSpec, WorkUnit, WorkUnitPhase};
 use muster_core::lifecycle::conditions::{NO_AUDITORS, Unplaced};
 use muster_core::lifecycle::{Audits, next_epoch};
-use muster_core::placement::{self, Availability, Candidate, Near, Request};
+use muster_core::placement::{self, Availability, Candidate, Request};
 use muster_core::queue::{Answer, Ask, Size};
 
 use super::gather::{self, Gathered};
@@ -101,7 +101,7 @@ fn ask(look: &Look<'_>, seen: &Gathered) -> Ask {
         // The queue knows.
         owed: false,
         size: size(&look.job.spec),
-        request: Request { failures: failures(seen), near: near(look, seen), ..request(look) },
+        request: Request { failures: failures(seen), checkpoints: checkpoints(look, seen), ..request(look) },
     }
 }
 
@@ -134,11 +134,11 @@ fn failures(seen: &Gathered) -> BTreeMap<String, u32> {
 }
 
 /// Who has checkpoints of the job: whoever had it last, and whoever had it a while ago.
-fn near(look: &Look<'_>, seen: &Gathered) -> BTreeMap<String, Near> {
+fn checkpoints(look: &Look<'_>, seen: &Gathered) -> BTreeSet<String> {
     let last = look.old().islands.into_iter().filter_map(|island| island.provider);
     let earlier = units(seen).filter(|unit| unit.status.as_ref().is_some_and(|it| it.checkpoint.is_some()));
     let earlier = earlier.filter_map(|unit| provider_of(&unit.namespace()?).map(str::to_owned));
-    last.chain(earlier).map(|provider| (provider, Near::Checkpoints)).collect()
+    last.chain(earlier).collect()
 }
 
 /// Nobody trains first what nobody can check. Once a job has begun, its audits say themselves what they lack.

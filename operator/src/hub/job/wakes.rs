@@ -12,17 +12,17 @@ use muster_api::v1alpha1::{Audit, Island, TrainingJobStatus};
 
 use super::{Guarded, Jobs};
 use crate::hub::context::Context;
+use crate::runtime::lean;
 
 /// The controller, not yet running, and its cache of jobs.
 pub fn controller(ctx: &Arc<Context>) -> (Controller<Guarded>, Jobs) {
     let client = ctx.client.clone();
-    let everything = watcher::Config::default;
-    let controller = Controller::new(Api::<Guarded>::all(client.clone()), everything());
+    let controller = lean::controller(Api::<Guarded>::all(client.clone()));
     let jobs = controller.store();
     ctx.queue.follow(controller.store());
     let controller = controller
         // What its audits have come to is in the book before it is in their objects.
-        .owns(Api::<DeserializeGuard<Audit>>::all(client), everything())
+        .owns(Api::<DeserializeGuard<Audit>>::all(client), watcher::Config::default())
         .reconcile_on(whose_units(ctx, jobs.clone()))
         .reconcile_on(whose_providers(ctx, jobs.clone()));
     (controller, jobs)

@@ -20,7 +20,7 @@ use futures::StreamExt;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::core::DeserializeGuard;
-use kube::runtime::controller::{Action, Controller};
+use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
@@ -36,6 +36,7 @@ use super::site::Unit;
 use super::{metrics, units};
 use crate::runtime::Shutdown;
 use crate::runtime::client::{ClientError, within};
+use crate::runtime::lean;
 use crate::runtime::mirror::Change;
 use crate::runtime::patience::{Patience, at_once};
 use muster_core::provider::Pulse;
@@ -59,7 +60,7 @@ pub async fn run(ctx: Arc<Context>, shutdown: Shutdown) {
     let client = ctx.client.clone();
     let ours = watcher::Config::default().labels(labels::PROVIDER);
     let leases = ctx.clone();
-    let controller = Controller::new(Api::<Guarded>::all(client.clone()), watcher::Config::default())
+    let controller = lean::controller(Api::<Guarded>::all(client.clone()))
         // Join tokens and claims.
         .watches(
             Api::<ConfigMap>::namespaced(client.clone(), AGENTS_NAMESPACE),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
-use muster_core::placement::{Candidate, Near};
+use muster_core::placement::Candidate;
 use muster_core::queue::{Ask, Holding, Size};
 
 use super::table::Table;
@@ -65,11 +65,8 @@ impl Input {
         }
         let datasets = site.datasets();
         for ask in &mut asks {
-            let there =
-                table.dataset(&ask.job).and_then(|dataset| datasets.get(dataset)).into_iter().flatten();
-            for provider in there {
-                ask.request.near.entry((*provider).to_owned()).or_insert(Near::Dataset);
-            }
+            let there = table.dataset(&ask.job).and_then(|dataset| datasets.get(dataset));
+            ask.request.dataset = there.cloned().unwrap_or_default();
         }
         let kept_jobs: BTreeSet<&str> = kept.iter().map(|held| held.job.as_str()).collect();
         let mut holdings = jobs.as_ref().map_or_else(Vec::new, |jobs| holdings(site, jobs, ctx.now()));

@@ -26,7 +26,7 @@ use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::ListParams;
 use kube::core::DeserializeGuard;
-use kube::runtime::controller::{Action, Controller};
+use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt};
@@ -41,7 +41,7 @@ use crate::runtime::Shutdown;
 use crate::runtime::backoff::{Backoff, jitter_of};
 use crate::runtime::client::{Target, within};
 use crate::runtime::patience::Patience;
-use crate::runtime::probes;
+use crate::runtime::{lean, probes};
 use upkeep::{Upkeep, Version};
 
 type Guarded = DeserializeGuard<ComputeProvider>;
@@ -105,7 +105,7 @@ pub async fn run(client: Client, shutdown: Shutdown) {
         upkeep: upkeep.clone(),
         failures: Backoff::new(Duration::from_millis(500), Duration::from_secs(30)),
     };
-    Controller::new(Api::<Guarded>::all(client.clone()), watcher::Config::default())
+    lean::controller(Api::<Guarded>::all(client.clone()))
         .watches(Api::<Namespace>::all(client.clone()), ours.clone(), made_for(&upkeep))
         .watches(Api::<RoleBinding>::all(client.clone()), ours.clone(), made_for(&upkeep))
         .watches(Api::<ServiceAccount>::namespaced(client, AGENTS_NAMESPACE), ours, made_for(&upkeep))

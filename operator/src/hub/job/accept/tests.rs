@@ -1,8 +1,10 @@
 //! Nothing is accepted or placed that the log does not have; over an API server in memory and a real log.
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use muster_api::v1alpha1::TrainingJob;
 use muster_core::lifecycle::{Deadline, Facts, Wish};
+use muster_proof::Digest;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
