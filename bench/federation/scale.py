@@ -25,7 +25,7 @@ from report import number, processor, row
 from systems import HUB_METRICS, IMAGE, Muster
 
 PROVIDERS, JOBS, SECONDS = number("PROVIDERS", 1000), number("JOBS", 10_000), number("SECONDS", 600)
-RENEW, PROGRESS, CHURN = number("RENEW", 5), number("PROGRESS", 30), number("CHURN", 2)
+RENEW, PROGRESS, CHURN = number("RENEW", 15), number("PROGRESS", 30), number("CHURN", 2)
 PATIENCE = number("PATIENCE", 3600)
 # With their weights.
 TENANTS = {"team-a": 1, "team-b": 2, "team-c": 3}

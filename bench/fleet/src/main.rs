@@ -47,9 +47,9 @@ struct Args {
     /// How many jobs there are at a time
     #[arg(long, default_value_t = 10_000)]
     jobs: usize,
-    /// Seconds between two renewals of a Lease
-    #[arg(long, default_value_t = 5.0)]
-    renew: f64,
+    /// Seconds between two renewals of a Lease, which lasts three times as long
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(4..=20))]
+    renew: u64,
     /// Seconds from one progress of a unit to the next
     #[arg(long, default_value_t = 30.0)]
     progress: f64,
@@ -76,7 +76,8 @@ async fn main() -> anyhow::Result<()> {
     let seconds = Duration::from_secs_f64;
     let until = Instant::now() + seconds(args.patience);
 
-    let fleet = Fleet { client: client.clone(), image: args.image.clone(), renew: seconds(args.renew) };
+    let fleet =
+        Fleet { client: client.clone(), image: args.image.clone(), renew: Duration::from_secs(args.renew) };
     fleet.join(args.providers, &args.store).await?;
     let units = Arc::new(Units::new(client.clone(), args.image, seconds(args.progress)));
     units.follow();

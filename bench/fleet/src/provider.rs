@@ -72,7 +72,7 @@ impl Fleet {
             "apiVersion": "muster.dev/v1alpha1", "kind": "ComputeProvider", "metadata": {"name": name},
             "spec": {
                 "owner": owner, "trustTier": "Standard", "acceptedKeys": [{"fingerprint": key.public().key_id()}],
-                "quota": {"units": 4, "workers": 1},
+                "quota": {"units": 4, "workers": 1}, "leaseDurationSeconds": 3 * self.renew.as_secs(),
             },
         });
         let api: Api<ComputeProvider> = Api::all(self.client.clone());
@@ -137,7 +137,6 @@ async fn renew(agent: &Agent, lease: &mut Option<Lease>) -> kube::Result<()> {
     let spec = next.spec.get_or_insert_default();
     spec.holder_identity = Some("fleet".into());
     spec.renew_time = Some(MicroTime(Timestamp::now()));
-    spec.lease_duration_seconds = Some(15);
     *lease = Some(agent.replace(&next).await?);
     Ok(())
 }

@@ -21,8 +21,12 @@ use super::units::locked;
 use crate::runtime::Shutdown;
 use crate::runtime::files::{self, Access};
 
-/// How often the Lease is renewed.
-const RENEW: Duration = Duration::from_secs(5);
+/// A Lease is renewed three times while it lasts, so that two renewals may be lost.
+const RENEWALS: u32 = 3;
+/// How long it lasts, unless the hub's admin says otherwise (`spec.leaseDurationSeconds` of the ComputeProvider).
+const LASTS: i32 = 15;
+/// No renewal comes later than this after the one before it: contact with the hub is measured by them.
+const LATEST: Duration = Duration::from_secs(20);
 /// One request may take this long; the next renewal must not wait for it.
 pub const TIMEOUT: Duration = Duration::from_secs(4);
 /// Name of our Lease, made by the hub.
@@ -222,13 +226,14 @@ pub async fn renew(api: Api<Lease>, holder: String, contact: Arc<Contact>, shutd
     let mut silent = false;
     loop {
         let turn = renew_once(&api, &holder, &mut lease);
-        match tokio::time::timeout(TIMEOUT, turn).await {
+        let pause = match tokio::time::timeout(TIMEOUT, turn).await {
             Ok(Ok(())) => {
                 contact.heard();
                 if std::mem::take(&mut silent) {
                     tracing::info!("the hub answers again");
                     contact.back.notify_one();
                 }
+                pause_of(lease.as_ref())
             }
             failed => {
                 lease = None;
@@ -239,14 +244,22 @@ pub async fn renew(api: Api<Lease>, holder: String, contact: Arc<Contact>, shutd
                     };
                     tracing::warn!(%error, "the hub does not answer; units go on within their grace");
                 }
+                pause_of(None)
             }
-        }
+        };
         tokio::select! {
             biased;
             () = shutdown.wait() => return,
-            () = tokio::time::sleep(RENEW) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
+}
+
+/// From one renewal to the next.
+fn pause_of(lease: Option<&Lease>) -> Duration {
+    let lasts = lease.and_then(|lease| lease.spec.as_ref()?.lease_duration_seconds).unwrap_or(LASTS);
+    let lasts = Duration::from_secs(u64::try_from(lasts).unwrap_or(0));
+    (lasts / RENEWALS).clamp(Duration::from_secs(1), LATEST)
 }
 
 /// Replaces the Lease at the resourceVersion we saw: two agents of one provider would notice each other.
@@ -272,7 +285,7 @@ async fn renew_once(api: &Api<Lease>, holder: &str, lease: &mut Option<Lease>) -
         spec.lease_transitions = Some(spec.lease_transitions.unwrap_or(0).saturating_add(1));
     }
     spec.renew_time = Some(now);
-    spec.lease_duration_seconds = Some(15);
+    spec.lease_duration_seconds.get_or_insert(LASTS);
     next.spec = Some(spec);
     *lease = Some(api.replace(LEASE, &PostParams::default(), &next).await?);
     Ok(())
@@ -289,6 +302,8 @@ fn is_of_status_alone(before: &WorkUnit, after: &WorkUnit) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::coordination::v1::LeaseSpec;
+
     use super::*;
 
     #[test]
@@ -315,6 +330,16 @@ mod tests {
         }
         let unnumbered = unit(serde_json::json!({"uid": "a"}), "Accepted");
         assert!(!is_of_status_alone(&unnumbered, &unnumbered));
+    }
+
+    #[test]
+    fn a_longer_lease_is_renewed_less_often() {
+        let pause = |seconds: Option<i32>| {
+            let spec = LeaseSpec { lease_duration_seconds: seconds, ..LeaseSpec::default() };
+            pause_of(Some(&Lease { spec: Some(spec), ..Lease::default() })).as_secs()
+        };
+        assert_eq!([None, Some(15), Some(45), Some(3600), Some(-7)].map(pause), [5, 5, 15, 20, 1]);
+        assert_eq!(pause_of(None), Duration::from_secs(5));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::runtime::controller::Action;
 use kube::{Api, Client};
 use muster_api::names::labels;
@@ -18,7 +19,7 @@ use super::kueue::Kueue;
 use super::ledger::Ledger;
 use super::ledger::follow::Follower;
 use super::metrics::Metrics;
-use super::names::MANAGER;
+use super::names::{AGENTS_NAMESPACE, MANAGER};
 use super::provider::leases::LeaseBook;
 use super::queue::Queue;
 use super::signer::Signer;
@@ -138,6 +139,8 @@ pub struct Mirrors {
     pub providers: Mirror<ComputeProvider>,
     /// What their agents report.
     pub reports: Mirror<ProviderReport>,
+    /// Records of joins, by their provider.
+    pub joins: Mirror<ConfigMap>,
 }
 
 impl Mirrors {
@@ -146,6 +149,9 @@ impl Mirrors {
             units: Mirror::new(Api::all(client.clone())).grouped_by(labels::JOB_UID),
             providers: Mirror::new(Api::all(client.clone())),
             reports: Mirror::new(Api::all(client.clone())),
+            joins: Mirror::new(Api::namespaced(client.clone(), AGENTS_NAMESPACE))
+                .labelled(labels::PROVIDER.to_owned())
+                .grouped_by(labels::PROVIDER),
         }
     }
 
@@ -155,6 +161,7 @@ impl Mirrors {
             self.units.follow(shutdown.clone()),
             self.providers.follow(shutdown.clone()),
             self.reports.follow(shutdown.clone()),
+            self.joins.follow(shutdown.clone()),
         );
     }
 }

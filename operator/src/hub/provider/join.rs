@@ -1,10 +1,10 @@
 //! The records of a provider's join: what an admin and the gateway have written into muster-agents, as facts for
 //! `muster_core::provider::join`, and the one write that may follow.
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::ListParams;
 use kube::{Api, ResourceExt};
-use muster_api::names::labels;
 use muster_api::v1alpha1::ComputeProvider;
 use muster_core::provider::join::{self as core, Admission, Claim, Facts, Pin, Pinned, Token, Was};
 use serde::de::DeserializeOwned;
@@ -15,8 +15,7 @@ use crate::hub::apply;
 use crate::hub::context::Context;
 use crate::hub::error::Error;
 use crate::hub::events::News;
-use crate::hub::names::{AGENTS_NAMESPACE, AUTO_ACCEPTED};
-use crate::runtime::client::within;
+use crate::hub::names::AUTO_ACCEPTED;
 use crate::wire::join_record::{self as wire, TokenRecord};
 
 /// What the namespace has of one provider.
@@ -26,25 +25,36 @@ pub struct Records {
     claims: Vec<Claim>,
 }
 
-/// Reads them, live.
-pub async fn records(ctx: &Context, provider: &ComputeProvider) -> Result<Records, Error> {
-    let api: Api<ConfigMap> = Api::namespaced(ctx.client.clone(), AGENTS_NAMESPACE);
-    let mine = ListParams::default().labels(&format!("{}={}", labels::PROVIDER, provider.name_any()));
-    let list = within("list configmaps in muster-agents", api.list(&mine)).await?;
-    Ok(of(list.items, provider))
+/// How old they may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Age {
+    /// As a watch tells of them.
+    Told,
+    /// Asked for now: what follows from them is for good.
+    Now,
+}
+
+/// Reads them.
+pub async fn records(ctx: &Context, provider: &ComputeProvider, age: Age) -> Result<Records, Error> {
+    let (joins, mine) = (&ctx.mirrors.joins, provider.name_any());
+    let maps = match age {
+        Age::Told => joins.of(&[&mine]).await?,
+        Age::Now => joins.list_of(&[&mine]).await?,
+    };
+    Ok(of(maps.iter().map(Arc::as_ref), provider))
 }
 
 /// Sorts them out. What belongs to an earlier provider of the same name, has a name of its own or does not parse counts
 /// for nothing.
-fn of(maps: Vec<ConfigMap>, provider: &ComputeProvider) -> Records {
+fn of<'a>(maps: impl IntoIterator<Item = &'a ConfigMap>, provider: &ComputeProvider) -> Records {
     let name = provider.name_any();
     let uid = provider.metadata.uid.as_deref().unwrap_or_default();
     let mut records = Records::default();
     for map in maps.into_iter().filter(|map| wire::is_of(map, uid)) {
         let found = map.name_any();
         if found == wire::token_name(&name) {
-            records.token = read::<TokenRecord>(&map).map(token);
-        } else if let Some(claim) = found.strip_prefix("claim-").and_then(|_| read::<wire::Claim>(&map)) {
+            records.token = read::<TokenRecord>(map).map(token);
+        } else if let Some(claim) = found.strip_prefix("claim-").and_then(|_| read::<wire::Claim>(map)) {
             // The name is what makes a token single-use, so it must be the right one.
             if found == wire::claim_name(&name, &claim.token_hash) {
                 records.claims.push(self::claim(&claim));
@@ -181,7 +191,7 @@ mod tests {
     #[test]
     fn records_become_facts_and_the_rest_counts_for_nothing() {
         let east = provider(json!({}), Value::Null);
-        let good = of(vec![token_map(None, "Auto"), claim_map(&claim_name(), "u-2")], &east);
+        let good = of(&[token_map(None, "Auto"), claim_map(&claim_name(), "u-2")], &east);
         assert_eq!(good.token.as_ref().map(|token| token.accept), Some(core::Accept::Auto));
         assert_eq!(good.claims.iter().map(|claim| claim.key).collect::<Vec<_>>(), [Digest::of(b"k")]);
 
@@ -205,14 +215,14 @@ mod tests {
                 ),
             ),
         ] {
-            assert_eq!(of(vec![map], &east), Records::default(), "{why}");
+            assert_eq!(of(&[map], &east), Records::default(), "{why}");
         }
     }
 
     #[test]
     fn a_promise_is_kept_in_one_write_and_noted() {
         let records = |provider: &ComputeProvider| {
-            of(vec![token_map(Some("u-2"), "Auto"), claim_map(&claim_name(), "u-2")], provider)
+            of(&[token_map(Some("u-2"), "Auto"), claim_map(&claim_name(), "u-2")], provider)
         };
         let now = "2026-11-22T19:02:00Z".parse().unwrap();
         let hash = Digest::of(b"t").to_string();

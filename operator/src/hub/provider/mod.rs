@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use k8s_openapi::api::core::v1::Namespace;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
@@ -31,7 +31,7 @@ use super::apply::{self, Presence};
 use super::context::{Context, What};
 use super::error::Error;
 use super::job::gather;
-use super::names::{AGENTS_NAMESPACE, LEASE, provider_namespace, provider_of};
+use super::names::{LEASE, provider_namespace, provider_of};
 use super::site::Unit;
 use super::{metrics, units};
 use crate::runtime::Shutdown;
@@ -39,6 +39,7 @@ use crate::runtime::client::{ClientError, within};
 use crate::runtime::lean;
 use crate::runtime::mirror::Change;
 use crate::runtime::patience::{Patience, at_once};
+use join::Age;
 use muster_core::provider::Pulse;
 
 type Guarded = DeserializeGuard<ComputeProvider>;
@@ -62,10 +63,11 @@ pub async fn run(ctx: Arc<Context>, shutdown: Shutdown) {
     let leases = ctx.clone();
     let controller = lean::controller(Api::<Guarded>::all(client.clone()))
         // Join tokens and claims.
-        .watches(
-            Api::<ConfigMap>::namespaced(client.clone(), AGENTS_NAMESPACE),
-            ours.clone(),
-            |map: ConfigMap| map.labels().get(labels::PROVIDER).map(|name| ObjectRef::new(name)),
+        .reconcile_on(
+            ctx.mirrors
+                .joins
+                .changes()
+                .filter_map(|change| ready(change.group.map(|name| ObjectRef::new(&name)))),
         )
         // A heartbeat matters only when it changes the verdict; `Action::requeue` notices when it stops.
         .watches(Api::<Lease>::all(client.clone()), ours, move |lease: Lease| {
@@ -135,9 +137,14 @@ async fn reconcile(object: Arc<Guarded>, ctx: Arc<Context>) -> Result<Action, Er
     ctx.memory.mark(&memory, What::Looked);
     // 4. A key that its admin promised to accept. This patch wakes us again, too.
     let facts = facts(ctx, provider, units_at(ctx, &name).await?).await?;
-    if let Some(pin) = &facts.admission.pin {
-        join::pin(ctx, &api, provider, pin).await?;
-        return Ok(Action::await_change());
+    if facts.admission.pin.is_some() {
+        let records = join::records(ctx, provider, Age::Now).await?;
+        if let Some(pin) = &join::admission(provider, &records, ctx.now()).pin {
+            join::pin(ctx, &api, provider, pin).await?;
+            return Ok(Action::await_change());
+        }
+        // Taken back a moment ago; the watch will tell.
+        return Ok(Action::requeue(LOOK_EVERY));
     }
     // 5. Its status.
     let (new, again) = status::render(provider, &facts, ctx.now());
@@ -155,7 +162,7 @@ async fn facts(
     provider: &ComputeProvider,
     units: Vec<Arc<Unit>>,
 ) -> Result<status::Facts, Error> {
-    let records = join::records(ctx, provider).await?;
+    let records = join::records(ctx, provider, Age::Told).await?;
     Ok(status::Facts {
         units,
         report: report(ctx, &provider.name_any()).await?,
@@ -237,11 +244,15 @@ async fn units_at(ctx: &Context, provider: &str) -> Result<Vec<Arc<Unit>>, Error
 }
 
 /// `None` if there is no report object; `Err` inside if it does not parse.
-async fn report(ctx: &Context, provider: &str) -> Result<Option<Result<ProviderReport, String>>, Error> {
+async fn report(ctx: &Context, provider: &str) -> Result<Option<Result<Arc<ProviderReport>, String>>, Error> {
+    if let Some(known) = ctx.mirrors.reports.known(&provider_namespace(provider), REPORT) {
+        return Ok(Some(Ok(known)));
+    }
+    // None, or one that does not parse, or none that the watch has told of.
     let api: Api<DeserializeGuard<ProviderReport>> =
         Api::namespaced(ctx.client.clone(), &provider_namespace(provider));
     match within("get providerreport", api.get_opt(REPORT)).await {
-        Ok(found) => Ok(found.map(|guard| guard.0.map_err(|invalid| invalid.error))),
+        Ok(found) => Ok(found.map(|guard| guard.0.map(Arc::new).map_err(|invalid| invalid.error))),
         Err(ClientError::Request { source, .. }) if apply::is_code(&source, &[404]) => Ok(None),
         Err(error) => Err(error.into()),
     }

@@ -24,7 +24,7 @@ pub struct Facts {
     /// WorkUnits in its namespace.
     pub units: Vec<Arc<Unit>>,
     /// Its report, if there is one, or why it does not parse.
-    pub report: Option<Result<api::ProviderReport, String>>,
+    pub report: Option<Result<Arc<api::ProviderReport>, String>>,
     /// Its heartbeat, and how long the verdict holds.
     pub pulse: (Pulse, Option<Duration>),
     /// Whether its agent is let in.
@@ -74,7 +74,7 @@ fn finished(unit: &api::WorkUnit) -> bool {
 }
 
 fn judge(
-    report: Option<&Result<api::ProviderReport, String>>,
+    report: Option<&Result<Arc<api::ProviderReport>, String>>,
 ) -> (Report, Option<&api::ProviderReportStatus>) {
     match report {
         Some(Err(why)) => (Report::Invalid(why.clone()), None),
@@ -239,7 +239,7 @@ mod tests {
         };
         Facts {
             units: vec![],
-            report: Some(Ok(report())),
+            report: Some(Ok(Arc::new(report()))),
             pulse: (pulse, None),
             admission,
             floor: 1,

@@ -1,5 +1,5 @@
 //! The objects that the registrar makes for a provider. Pure; written by server-side apply.
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{RoleBinding, RoleRef, Subject};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -72,7 +72,14 @@ impl Objects {
                     ..Default::default()
                 }]),
             },
-            lease: Lease { metadata: meta(LEASE, Some(home.clone())), spec: None },
+            lease: Lease {
+                metadata: meta(LEASE, Some(home.clone())),
+                // Its agent keeps time by it.
+                spec: Some(LeaseSpec {
+                    lease_duration_seconds: Some(provider.spec.lease_duration_seconds),
+                    ..Default::default()
+                }),
+            },
             report: json!({
                 "apiVersion": "muster.dev/v1alpha1",
                 "kind": "ProviderReport",
