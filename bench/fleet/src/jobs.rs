@@ -101,9 +101,13 @@ impl Jobs {
         known.provider = status.islands.first().and_then(|island| island.provider.clone());
     }
 
-    /// Makes so many.
-    pub async fn make(&self, count: usize) -> anyhow::Result<()> {
-        let all = stream::iter(0..count).map(|_| self.make_one());
+    /// Makes so many, at most `rate` of them a second.
+    pub async fn make(&self, count: usize, rate: f64) -> anyhow::Result<()> {
+        let began = Instant::now();
+        let all = stream::iter(0..count).map(|number| async move {
+            tokio::time::sleep_until(began + Duration::from_secs_f64(number as f64 / rate)).await;
+            self.make_one().await
+        });
         all.buffer_unordered(PARALLEL).try_collect().await
     }
 

@@ -47,6 +47,9 @@ struct Args {
     /// How many jobs there are at a time
     #[arg(long, default_value_t = 10_000)]
     jobs: usize,
+    /// Jobs made a second until all are there
+    #[arg(long, default_value_t = 15.0)]
+    rate: f64,
     /// Seconds between two renewals of a Lease, which lasts three times as long
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(4..=20))]
     renew: u64,
@@ -84,7 +87,7 @@ async fn main() -> anyhow::Result<()> {
     let jobs = Arc::new(Jobs::new(client, template, args.tenants, units.clone()));
     jobs.follow();
     let began = Instant::now();
-    jobs.make(args.jobs).await?;
+    jobs.make(args.jobs, args.rate).await?;
     let made = began.elapsed();
     let trains = args.providers.min(args.jobs);
     loop {

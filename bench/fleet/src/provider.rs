@@ -57,7 +57,7 @@ impl Fleet {
     }
 
     /// The object, and its key where the gateway would leave it.
-    async fn make(&self, name: &str, origin: &str, store: &Store) -> anyhow::Result<()> {
+    async fn make(&self, name: &str, origin: &str, store: &Arc<Store>) -> anyhow::Result<()> {
         let (key, owner) = (key(name)?, format!("owner-{name}"));
         let seed = *Digest::of(format!("witness of {name}").as_bytes()).as_bytes();
         let witness = NoteKey::new(KeyName::new(name)?, Algorithm::CosignatureV1, seed);
@@ -77,8 +77,14 @@ impl Fleet {
         });
         let api: Api<ComputeProvider> = Api::all(self.client.clone());
         api.create(&PostParams::default(), &serde_json::from_value(provider)?).await?;
-        // The hub drops the key of a provider that it does not know.
-        store.leave_key(name, record.sign(&key)?.to_json()?).await?;
+        // As an agent does: the hub drops the key of a provider that it does not know yet.
+        let (record, name, store) = (record.sign(&key)?.to_json()?, name.to_owned(), store.clone());
+        tokio::spawn(async move {
+            while let Err(error) = announced(&store, &name, &record).await {
+                eprintln!("{name}: {error:#}");
+                tokio::time::sleep(LOOK).await;
+            }
+        });
         Ok(())
     }
 
@@ -116,6 +122,15 @@ impl Fleet {
         });
         Ok(())
     }
+}
+
+/// Leaves a key again and again until the hub has logged it.
+async fn announced(store: &Store, name: &str, record: &[u8]) -> anyhow::Result<()> {
+    while store.provider_keys(name).await?.logged.is_empty() {
+        store.leave_key(name, record.to_vec()).await?;
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
 }
 
 /// What a provider of one worker says of it.

@@ -175,9 +175,7 @@ fn availability(found: &ComputeProvider, now: Timestamp) -> Availability {
     if provider::scheduling(found, now) != Scheduling::Enabled {
         return Availability::Cordoned;
     }
-    let conditions = found.status.as_ref().map_or(&[][..], |status| &status.conditions);
-    let ready = conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
-    if ready { Availability::Ready } else { Availability::NotReady }
+    if provider::is_ready(found) { Availability::Ready } else { Availability::NotReady }
 }
 
 fn devices(

@@ -33,6 +33,15 @@ const DOUBTS: Duration = Duration::from_secs(2 * REQUEST_TIMEOUT.as_secs());
 /// Namespace, empty for what has none, and name.
 type Key = (String, String);
 
+/// How old what is read may be, for whoever has the choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Age {
+    /// As the watch tells of it.
+    Told,
+    /// Asked for now: what follows from it is for good, or a watch that hangs must not hide it for ever.
+    Now,
+}
+
 /// An object was made, has changed, or is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {

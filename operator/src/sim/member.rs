@@ -30,6 +30,7 @@ const TICK: Duration = Duration::from_secs(5);
 /// One member.
 pub struct Member {
     pub name: &'static str,
+    key: SigningKey,
     /// It does not reach the hub.
     pub cut: Cell<bool>,
     /// Its next attempt fails.
@@ -77,6 +78,7 @@ impl Member {
     pub fn new(name: &'static str) -> Self {
         Self {
             name,
+            key: identity(name),
             cut: Cell::new(false),
             fails: Cell::new(false),
             sticks: Cell::new(false),
@@ -96,8 +98,7 @@ impl Member {
         let lease = json!({"spec": {"renewTime": format!("{now:.6}"), "holderIdentity": self.name, "leaseDurationSeconds": 15}});
         world.update(("coordination.k8s.io", "leases"), Some(&namespace), LEASE, Half::Main, &lease);
         self.report(world);
-        let units =
-            world.all("workunits").into_iter().filter(|unit| unit["metadata"]["namespace"] == *namespace);
+        let units = world.in_namespace("workunits", &namespace).into_iter();
         let units: Vec<WorkUnit> = units.map(|unit| serde_json::from_value(unit).unwrap()).collect();
         self.units
             .borrow_mut()
@@ -115,8 +116,7 @@ impl Member {
     /// What it lends.
     fn report(&self, world: &World) {
         let namespace = self.namespace();
-        let is_mine = |report: &Value| report["metadata"]["namespace"] == *namespace;
-        let Some(report) = world.all("providerreports").into_iter().find(is_mine) else { return };
+        let Some(report) = world.in_namespace("providerreports", &namespace).pop() else { return };
         if report["status"]["devices"].is_array() {
             return;
         }
@@ -253,7 +253,7 @@ impl Member {
             key: key.public().clone(),
         };
         // One of a provider that was revoked is refused, and then so is the commit.
-        let _ = world.log.append(binding.sign(&identity(self.name)).unwrap()).await;
+        let _ = world.log.append(binding.sign(&self.key).unwrap()).await;
         key
     }
 
@@ -271,10 +271,10 @@ impl Member {
             return;
         }
         let last = u64::try_from(audit.last_step).unwrap();
-        let (key, nonce) = (identity(self.name), Nonce::new([9; 32]));
+        let (key, nonce) = (&self.key, Nonce::new([9; 32]));
         let seal = audit_seal(&audit.assignment, &key.key_id(), &right(last), &records(), &nonce);
         // One that was given up in the meantime is refused.
-        let sealed = AuditSeal { audit: audit.assignment, seal }.sign(&key).unwrap();
+        let sealed = AuditSeal { audit: audit.assignment, seal }.sign(key).unwrap();
         let _ = world.log.append(sealed).await;
         self.replayed.borrow_mut().insert(audit.assignment, last);
         self.say(world, unit, &json!({"phase": "Succeeded", "attempt": 1}));
@@ -282,11 +282,11 @@ impl Member {
 
     /// Shows what it has sealed, as far as it may.
     async fn open(&self, world: &World) {
-        let key = identity(self.name);
+        let key = &self.key;
         let due = world.log.shown.due(&self.name.parse().unwrap());
         for commit in due.openings {
             let opening = Opening { commit, record_root: records(), salt: Nonce::new([5; 32]) };
-            let _ = world.log.append(opening.sign(&key).unwrap()).await;
+            let _ = world.log.append(opening.sign(key).unwrap()).await;
         }
         for audit in due.answers {
             let Some(last) = self.replayed.borrow().get(&audit).copied() else { continue };
@@ -296,7 +296,7 @@ impl Member {
                 record_root: records(),
                 nonce: Nonce::new([9; 32]),
             };
-            let _ = world.log.append(opening.sign(&key).unwrap()).await;
+            let _ = world.log.append(opening.sign(key).unwrap()).await;
         }
     }
 }

@@ -197,6 +197,13 @@ impl World {
         })
     }
 
+    /// The same, of one namespace.
+    pub fn in_namespace(&self, resource: &str, namespace: &str) -> Vec<Value> {
+        let kind = format!("muster.dev/{resource}");
+        self.server
+            .read(|objects| objects.of(&kind, Some(namespace)).map(|(_, object)| object.clone()).collect())
+    }
+
     /// The job, while it is there.
     pub fn the_job(&self) -> Option<Value> {
         self.all("trainingjobs").into_iter().find(|job| job["metadata"]["uid"] == self.job.as_str())

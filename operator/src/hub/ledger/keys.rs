@@ -12,24 +12,35 @@ use muster_proof::Digest;
 use muster_proof::dsse::Envelope;
 use muster_proof::records::fields::ProviderName;
 use muster_proof::records::{KeyRevocation, Payload, ProviderKey};
+use tokio::time::Instant;
 
 use super::LedgerError;
 use crate::hub::context::Context;
 use crate::hub::error::Error;
 use crate::runtime::Shutdown;
 use crate::runtime::client::within;
+use crate::runtime::mirror::Age;
 use crate::store::keys::{MAX_RECORD, ProviderKeys};
 
 /// A revocation is in the log five seconds later at the latest.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// What a watch tells of providers is believed for so long: then all of them are asked for.
+const BELIEVED: Duration = Duration::from_secs(30);
+
 /// Looks again and again until shutdown.
 pub async fn run(ctx: &Context, shutdown: Shutdown) {
+    let mut asked: Option<Instant> = None;
     loop {
-        if let Err(error) = look(ctx).await {
-            tracing::warn!(%error, "providers' keys are not all in the log yet, trying again");
-            if planted!("keys-once") {
-                return;
+        let age = if asked.is_some_and(|at| at.elapsed() < BELIEVED) { Age::Told } else { Age::Now };
+        match look(ctx, age).await {
+            Ok(()) if age == Age::Now => asked = Some(Instant::now()),
+            Ok(()) => {}
+            Err(error) => {
+                tracing::warn!(%error, "providers' keys are not all in the log yet, trying again");
+                if planted!("keys-once") {
+                    return;
+                }
             }
         }
         tokio::select! {
@@ -44,21 +55,21 @@ pub async fn run(ctx: &Context, shutdown: Shutdown) {
 ///
 /// # Errors
 /// API server, store or log.
-pub async fn look(ctx: &Context) -> Result<(), Error> {
-    let api: Api<DeserializeGuard<ComputeProvider>> = Api::all(ctx.client.clone());
-    let all = within("list computeproviders", api.list(&ListParams::default())).await?;
-    let mut there: BTreeMap<String, Option<Provider>> = BTreeMap::new();
-    for found in all.items {
-        // What does not parse is not known to be out.
-        let provider = found.0.as_ref().ok().map(provider);
-        there.insert(found.name_any(), provider);
-    }
+pub async fn look(ctx: &Context, age: Age) -> Result<(), Error> {
+    // The names first: a key is left after its provider was made, which would be missed the other way round.
+    let names = ctx.store.providers_with_keys().await?;
+    let there = providers(ctx, age).await?;
     let mut failed = None;
-    for name in ctx.store.providers_with_keys().await? {
-        let provider = match there.get(&name) {
-            Some(None) => continue,
-            Some(Some(provider)) => Some(provider),
-            None => None,
+    for name in names {
+        let found = match there.get(&name) {
+            None if age == Age::Told => asked_for(ctx, &name).await?,
+            found => found.cloned().unwrap_or(Found::Gone),
+        };
+        let provider = match &found {
+            // What does not parse is not known to be out.
+            Found::Unread => continue,
+            Found::There(provider) => Some(provider),
+            Found::Gone => None,
         };
         if let Err(error) = settle(ctx, &name, provider).await {
             tracing::debug!(provider = name, %error, "its keys are not settled");
@@ -66,6 +77,38 @@ pub async fn look(ctx: &Context) -> Result<(), Error> {
         }
     }
     failed.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// What became of a provider that has keys.
+#[derive(Debug, Clone)]
+enum Found {
+    There(Provider),
+    /// It does not parse.
+    Unread,
+    Gone,
+}
+
+impl From<DeserializeGuard<ComputeProvider>> for Found {
+    fn from(found: DeserializeGuard<ComputeProvider>) -> Self {
+        found.0.as_ref().map_or(Self::Unread, |found| Self::There(provider(found)))
+    }
+}
+
+async fn providers(ctx: &Context, age: Age) -> Result<BTreeMap<String, Found>, Error> {
+    if age == Age::Told {
+        let told = ctx.mirrors.providers.all().await?;
+        return Ok(told.iter().map(|found| (found.name_any(), Found::There(provider(found)))).collect());
+    }
+    let api: Api<DeserializeGuard<ComputeProvider>> = Api::all(ctx.client.clone());
+    let all = within("list computeproviders", api.list(&ListParams::default())).await?;
+    Ok(all.items.into_iter().map(|found| (found.name_any(), found.into())).collect())
+}
+
+/// A watch tells of none that does not parse, and perhaps not yet of one that was made a moment ago.
+async fn asked_for(ctx: &Context, name: &str) -> Result<Found, Error> {
+    let api: Api<DeserializeGuard<ComputeProvider>> = Api::all(ctx.client.clone());
+    let found = within("get computeprovider", api.get_opt(name)).await?;
+    Ok(found.map_or(Found::Gone, Found::from))
 }
 
 fn provider(found: &ComputeProvider) -> Provider {

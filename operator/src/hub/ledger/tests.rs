@@ -2,7 +2,9 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use axum::extract::State as Shared;
+use axum::extract::{Path, State as Shared};
+use axum::http::StatusCode;
+use axum::routing::get;
 use axum::{Json, Router};
 use kube::Client;
 use muster_api::v1alpha1::{JobCheckpoint, Resolved, TrainingJob};
@@ -19,6 +21,7 @@ use super::*;
 use crate::hub::context::Context;
 use crate::hub::job::unit::Logged;
 use crate::hub::state::{Change, rotate};
+use crate::runtime::mirror::Age;
 use crate::store::testing::checkpoint;
 use crate::store::{Granted, Noted, Store};
 
@@ -66,6 +69,19 @@ async fn list(Shared(providers): Shared<Arc<Mutex<Vec<Value>>>>) -> Json<Value> 
     Json(json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items}))
 }
 
+async fn get_one(
+    Shared(providers): Shared<Arc<Mutex<Vec<Value>>>>,
+    Path(name): Path<String>,
+) -> (StatusCode, Json<Value>) {
+    let found = providers.lock().unwrap().iter().find(|one| one["metadata"]["name"] == *name).cloned();
+    let gone =
+        json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404, "message": ""});
+    match found {
+        Some(found) => (StatusCode::OK, Json(found)),
+        None => (StatusCode::NOT_FOUND, Json(gone)),
+    }
+}
+
 impl Site {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -74,7 +90,9 @@ impl Site {
         let signer = Arc::new(Signer::new(keys.signer().clone(), state.clone()));
         let store = Arc::new(Store::open(dir.path().join("store").as_path()).await.unwrap());
         let providers: Arc<Mutex<Vec<Value>>> = Arc::default();
-        let client = Client::new(Router::new().fallback(list).with_state(providers.clone()), "default");
+        let one = "/apis/muster.dev/v1alpha1/computeproviders/{name}";
+        let server = Router::new().route(one, get(get_one)).fallback(list).with_state(providers.clone());
+        let client = Client::new(server, "default");
         let image = format!("muster-trainer@{}", Digest::of(b"image")).parse().unwrap();
         let ledger = Ledger::new(To(log.clone()), state.clone(), signer.clone());
         let ctx = Context::new(client, store, (signer, state), ledger, image);
@@ -193,24 +211,24 @@ async fn a_key_is_countersigned_and_revoked_when_it_is_not_accepted_any_more() {
     site.ctx.store.leave_key("east", own_record("east", "acme").to_json().unwrap()).await.unwrap();
     // Nobody accepts it yet.
     site.provider("Enabled", &[]);
-    keys::look(&site.ctx).await.unwrap();
+    keys::look(&site.ctx, Age::Now).await.unwrap();
     assert!(!site.ctx.ledger.knows("east") && site.log.size() == 0, "nothing was to be said");
     site.provider("Enabled", &[key]);
     site.ctx.store.leave_key("east", own_record("east", "acme").to_json().unwrap()).await.unwrap();
     for _ in 0..2 {
-        keys::look(&site.ctx).await.unwrap();
+        keys::look(&site.ctx, Age::Told).await.unwrap();
         assert!(site.ctx.ledger.knows("east"));
         assert_eq!(site.kinds(0), ["hubkeys", "provider-key"]);
     }
     site.ctx.store.leave_key("east", own_record("east", "acme").to_json().unwrap()).await.unwrap();
-    keys::look(&site.ctx).await.unwrap();
+    keys::look(&site.ctx, Age::Told).await.unwrap();
     assert_eq!(site.log.size(), 2, "the same record again is the same entry");
     site.job().await;
     site.grant(1, None).await.unwrap();
     let size = site.log.size();
     site.provider("Revoked", &[key]);
     for _ in 0..2 {
-        keys::look(&site.ctx).await.unwrap();
+        keys::look(&site.ctx, Age::Told).await.unwrap();
         assert!(!site.ctx.ledger.knows("east"));
         assert_eq!(site.kinds(size), ["key-revocation"]);
     }
@@ -219,7 +237,7 @@ async fn a_key_is_countersigned_and_revoked_when_it_is_not_accepted_any_more() {
     // Of another owner, or rubbish: it does not wait for ever.
     for bad in [own_record("east", "evil").to_json().unwrap(), b"rubbish".to_vec()] {
         site.ctx.store.leave_key("east", bad).await.unwrap();
-        keys::look(&site.ctx).await.unwrap();
+        keys::look(&site.ctx, Age::Told).await.unwrap();
         assert_eq!(site.ctx.store.provider_keys("east").await.unwrap().pending, None);
     }
 }
@@ -229,13 +247,13 @@ async fn a_provider_that_is_gone_takes_its_keys_with_it() {
     let site = Site::new().await;
     site.provider("Enabled", &[identity("east").key_id()]);
     site.ctx.store.leave_key("east", own_record("east", "acme").to_json().unwrap()).await.unwrap();
-    keys::look(&site.ctx).await.unwrap();
+    keys::look(&site.ctx, Age::Told).await.unwrap();
     site.providers.lock().unwrap().clear();
     site.log.down.store(true, Ordering::SeqCst);
-    keys::look(&site.ctx).await.unwrap_err();
+    keys::look(&site.ctx, Age::Told).await.unwrap_err();
     assert!(!site.ctx.ledger.knows("east"), "nothing new goes there, whatever the log says");
     site.log.down.store(false, Ordering::SeqCst);
-    keys::look(&site.ctx).await.unwrap();
+    keys::look(&site.ctx, Age::Told).await.unwrap();
     assert_eq!(site.kinds(0), ["hubkeys", "provider-key", "key-revocation"]);
 }
 

@@ -16,6 +16,7 @@ use crate::hub::context::Context;
 use crate::hub::error::Error;
 use crate::hub::events::News;
 use crate::hub::names::AUTO_ACCEPTED;
+use crate::runtime::mirror::Age;
 use crate::wire::join_record::{self as wire, TokenRecord};
 
 /// What the namespace has of one provider.
@@ -23,15 +24,6 @@ use crate::wire::join_record::{self as wire, TokenRecord};
 pub struct Records {
     token: Option<Token>,
     claims: Vec<Claim>,
-}
-
-/// How old they may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Age {
-    /// As a watch tells of them.
-    Told,
-    /// Asked for now: what follows from them is for good.
-    Now,
 }
 
 /// Reads them.

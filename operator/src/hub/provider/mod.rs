@@ -10,7 +10,7 @@ mod join;
 pub mod leases;
 mod status;
 
-pub use status::{CONNECTED, devices, scheduling, worker_quota};
+pub use status::{CONNECTED, devices, is_ready, scheduling, worker_quota};
 
 use std::future::{Ready, ready};
 use std::sync::Arc;
@@ -37,9 +37,8 @@ use super::{metrics, units};
 use crate::runtime::Shutdown;
 use crate::runtime::client::{ClientError, within};
 use crate::runtime::lean;
-use crate::runtime::mirror::Change;
+use crate::runtime::mirror::{Age, Change};
 use crate::runtime::patience::{Patience, at_once};
-use join::Age;
 use muster_core::provider::Pulse;
 
 type Guarded = DeserializeGuard<ComputeProvider>;

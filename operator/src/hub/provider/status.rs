@@ -174,6 +174,12 @@ fn is_about_joining(reason: &str) -> bool {
         .contains(&reason)
 }
 
+/// Whether it can be used, as its status says.
+pub fn is_ready(provider: &api::ComputeProvider) -> bool {
+    let conditions = provider.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
 /// The provider's devices by class as they may be used, each class once.
 pub fn devices(report: &api::ProviderReportStatus) -> Vec<(String, Lent, Option<i64>)> {
     let number = |n: i32| u32::try_from(n).unwrap_or(0);

@@ -36,7 +36,7 @@ use muster_api::v1alpha1::{ComputeProvider, ProviderReport, Scheduling, WorkUnit
 use super::apply::{self, apply_as};
 use super::error::Error;
 use super::names::{AGENT_ROLE, AGENTS_NAMESPACE, LEASE, REGISTRAR, provider_namespace};
-use super::{incarnation, long_after};
+use super::{incarnation, long_after, provider};
 use crate::runtime::Shutdown;
 use crate::runtime::backoff::{Backoff, jitter_of};
 use crate::runtime::client::{Target, within};
@@ -48,8 +48,11 @@ type Guarded = DeserializeGuard<ComputeProvider>;
 
 /// A provider that leaves is looked at again after this: its last unit's end wakes nobody here.
 const LEAVING_AGAIN: Duration = Duration::from_secs(2);
-/// Lease and report are not watched (they change all the time); that they are there is looked at so often.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// Lease and report are not watched (they change all the time); that they are there is looked at so often. Without them a provider is
+/// soon not Ready, and then each news of it is a reason to look.
+const LOOK_AGAIN: Duration = Duration::from_secs(300);
+/// The same for one that is not Ready.
+const MISSED_AGAIN: Duration = Duration::from_secs(60);
 
 struct Registrar {
     client: Client,
@@ -163,8 +166,13 @@ impl Registrar {
         if provider.metadata.deletion_timestamp.is_some() {
             return self.leave(provider, &name).await;
         }
-        if !planted!("lease-not-missed") && !self.is_whole(&name).await? {
-            self.upkeep.changed(&name);
+        let ready = provider::is_ready(provider);
+        let may_lack = !ready || self.upkeep.whole_since(&name).is_none_or(|age| age >= LOOK_AGAIN);
+        if may_lack && !planted!("lease-not-missed") {
+            match self.is_whole(&name).await? {
+                true => self.upkeep.is_whole(&name),
+                false => self.upkeep.changed(&name),
+            }
         }
         let uid = provider.uid().unwrap_or_default();
         let generation = provider.metadata.generation.unwrap_or(0);
@@ -173,7 +181,7 @@ impl Registrar {
             self.ensure(provider, &name).await?;
             self.upkeep.done(&version, ticket);
         }
-        Ok(Action::requeue(LOOK_AGAIN))
+        Ok(Action::requeue(if ready { LOOK_AGAIN } else { MISSED_AGAIN }))
     }
 
     /// Whether what is not watched is there.

@@ -1,6 +1,9 @@
 //! Counts changes of what was made for a provider, so that it is put right only after something happened to it.
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -14,6 +17,8 @@ struct Tended {
     changes: u64,
     /// Uid and generation of the provider and number of changes when all was last applied.
     applied: Option<(String, i64, u64)>,
+    /// When what is not watched was seen to be there.
+    whole: Option<Instant>,
 }
 
 /// A provider's spec at one time.
@@ -47,6 +52,18 @@ impl Upkeep {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let applied = Some((version.uid.to_owned(), version.generation, ticket));
         seen.entry(version.provider.to_owned()).or_default().applied = applied;
+    }
+
+    /// What is not watched is there.
+    pub fn is_whole(&self, provider: &str) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.entry(provider.to_owned()).or_default().whole = Some(Instant::now());
+    }
+
+    /// How long ago that was seen.
+    pub fn whole_since(&self, provider: &str) -> Option<Duration> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(seen.get(provider)?.whole?.elapsed())
     }
 
     /// The provider is gone.
