@@ -27,6 +27,8 @@ from systems import HUB_METRICS, IMAGE, Muster
 PROVIDERS, JOBS, SECONDS = number("PROVIDERS", 1000), number("JOBS", 10_000), number("SECONDS", 600)
 RENEW, PROGRESS, CHURN = number("RENEW", 15), number("PROGRESS", 30), number("CHURN", 2)
 PATIENCE = number("PATIENCE", 3600)
+# Smaller ones have no target: nothing is known from them of this size.
+FULL = PROVIDERS >= 1000 and JOBS >= 10_000 and SECONDS >= 600
 # With their weights.
 TENANTS = {"team-a": 1, "team-b": 2, "team-c": 3}
 
@@ -151,14 +153,19 @@ def event(fleet, name):
     return found
 
 
+def aim(value, most):
+    """Target, and whether it holds."""
+    return (f"<= {most}", value <= most) if FULL else (None, True)
+
+
 def rows_of(found):
     rows = []
     for name in ("Job", "Provider", "Unit"):
         p99 = found["p99"].get(f"muster_hub_reconcile_duration {name}")
         if p99 is not None:
-            rows.append(row(f"scale.reconcile.{name.lower()}.p99", p99, "s, one look at an object, 99th percentile", "<= 1", p99 <= 1))
+            rows.append(row(f"scale.reconcile.{name.lower()}.p99", p99, "s, one look at an object, 99th percentile", *aim(p99, 1)))
     highest = found["highestRssMiB"]
-    rows.append(row("scale.hub.rss", highest, "MiB, highest resident set of the hub's process since its start", "<= 400", highest <= 400))
+    rows.append(row("scale.hub.rss", highest, "MiB, highest resident set of the hub's process since its start", *aim(highest, 400)))
     first, last = found["samples"][0], found["samples"][-1]
     for name in ("hub", "hub apiserver", "hub etcd", "gateway"):
         cores = (last["used"][name][1] - first["used"][name][1]) / max(last["at"] - first["at"], 1)
@@ -181,18 +188,22 @@ def main():
         found = measure(built)
     except Failure as failure:
         raise SystemExit(f"FAIL {failure}")
+    save(found, load)
     rows = rows_of(found)
+    for one in rows:
+        print("ok  " if one["holds"] else "MISS", one["name"], one["value"], one["unit"], "target", one["target"])
+    return 0 if all(one["holds"] for one in rows) else 1
+
+
+def save(found, load):
     machine = {
         "cpu": processor(), "threads": len(os.sched_getaffinity(0)), "loadBefore": load, "providers": PROVIDERS, "jobs": JOBS,
         "seconds": SECONDS, "renewSeconds": RENEW, "progressSeconds": PROGRESS, "churnSeconds": CHURN,
     }
     results = pathlib.Path(os.environ.get("RESULTS", REPOSITORY / "bench/results"))
     results.mkdir(parents=True, exist_ok=True)
-    (results / "scale.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    (results / "scale.json").write_text(json.dumps({"machine": machine, "rows": rows_of(found)}, indent=1) + "\n")
     (results / "scale.samples.json").write_text(json.dumps(found) + "\n")
-    for one in rows:
-        print("ok  " if one["holds"] else "MISS", one["name"], one["value"], one["unit"], "target", one["target"])
-    return 0 if all(one["holds"] for one in rows) else 1
 
 
 if __name__ == "__main__":

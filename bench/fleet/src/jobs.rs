@@ -10,7 +10,7 @@ use kube::api::{Api, DeleteParams, PostParams};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Client, ResourceExt};
-use muster_api::v1alpha1::TrainingJob;
+use muster_api::v1alpha1::{TrainingJob, TrainingJobPhase};
 use tokio::time::Instant;
 
 use crate::units::Units;
@@ -98,7 +98,10 @@ impl Jobs {
                 self.accepted.lock().unwrap_or_else(PoisonError::into_inner).push(took);
             }
         }
-        known.provider = status.islands.first().and_then(|island| island.provider.clone());
+        // One that waits again still names where it was.
+        let trains = status.phase == Some(TrainingJobPhase::Running);
+        let island = status.islands.first().filter(|_| trains);
+        known.provider = island.and_then(|island| island.provider.clone());
     }
 
     /// Makes so many, at most `rate` of them a second.
