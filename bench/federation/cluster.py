@@ -117,6 +117,12 @@ def requests(cluster):
     return counted
 
 
+def more(before, after):
+    """What was counted since, the most frequent first."""
+    since = {name: count - before.get(name, 0) for name, count in after.items()}
+    return dict(sorted(((name, count) for name, count in since.items() if count > 0), key=lambda one: -one[1]))
+
+
 def kubeconfig_of(cluster):
     """A file that has this cluster alone, for an administrator."""
     path = RUN / f"{cluster}.admin.kubeconfig"

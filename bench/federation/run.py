@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-from cluster import KUBECONFIG, MEMBERS, REPOSITORY, RUN, Failure, control_planes, down, programs, requests, until_dispatched, up, usage, writes
+from cluster import KUBECONFIG, MEMBERS, REPOSITORY, RUN, Failure, control_planes, down, more, programs, requests, until_dispatched, up, usage, writes
 from report import number, processor, row
 from systems import TENANT, JobSet, MultiKueue, Muster, MusterIdle, Trainer
 
@@ -68,12 +68,6 @@ def burst(system, programs, audit):
     finally:
         system.stop()
         down()
-
-
-def more(before, after):
-    """What was counted since, the most frequent first."""
-    since = {name: count - before.get(name, 0) for name, count in after.items()}
-    return dict(sorted(((name, count) for name, count in since.items() if count > 0), key=lambda one: -one[1]))
 
 
 def median(values):

@@ -20,7 +20,7 @@ import threading
 import time
 import urllib.request
 
-from cluster import REPOSITORY, RUN, Failure, control_planes, down, hub_alone, kubeconfig_of, programs, requests, up, usage
+from cluster import REPOSITORY, RUN, Failure, control_planes, down, hub_alone, kubeconfig_of, more, programs, requests, up, usage
 from report import number, processor, row
 from systems import HUB_METRICS, IMAGE, Muster
 
@@ -126,14 +126,13 @@ def measure(built):
         before, asked = histograms(), requests("hub")
         watched = Watched(pids)
         end = event(fleet, "end")
-        samples, took, now = watched.stop(), since(before, histograms()), requests("hub")
-        asked = {what: count - asked.get(what, 0) for what, count in now.items() if count > asked.get(what, 0)}
+        samples, took = watched.stop(), since(before, histograms())
         return {
             "warm": warm, "end": end, "samples": samples, "highestRssMiB": rss(pids["hub"], "VmHWM"),
             "took": {name: {str(bound): count for bound, count in counts.items()} for name, counts in took.items()},
             "p99": {name: quantile(counts, 0.99) for name, counts in took.items()},
             "p50": {name: quantile(counts, 0.5) for name, counts in took.items()},
-            "requests": dict(sorted(asked.items(), key=lambda one: -one[1])),
+            "requests": more(asked, requests("hub")),
         }
     finally:
         if fleet and fleet.poll() is None:
@@ -188,22 +187,24 @@ def main():
         found = measure(built)
     except Failure as failure:
         raise SystemExit(f"FAIL {failure}")
-    save(found, load)
-    rows = rows_of(found)
+    rows = save(found, load)
     for one in rows:
         print("ok  " if one["holds"] else "MISS", one["name"], one["value"], one["unit"], "target", one["target"])
     return 0 if all(one["holds"] for one in rows) else 1
 
 
 def save(found, load):
+    """Writes the results; their rows."""
+    rows = rows_of(found)
     machine = {
         "cpu": processor(), "threads": len(os.sched_getaffinity(0)), "loadBefore": load, "providers": PROVIDERS, "jobs": JOBS,
         "seconds": SECONDS, "renewSeconds": RENEW, "progressSeconds": PROGRESS, "churnSeconds": CHURN,
     }
     results = pathlib.Path(os.environ.get("RESULTS", REPOSITORY / "bench/results"))
     results.mkdir(parents=True, exist_ok=True)
-    (results / "scale.json").write_text(json.dumps({"machine": machine, "rows": rows_of(found)}, indent=1) + "\n")
+    (results / "scale.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
     (results / "scale.samples.json").write_text(json.dumps(found) + "\n")
+    return rows
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ use crate::runtime::client::within;
 use crate::runtime::mirror::Age;
 use crate::store::keys::{MAX_RECORD, ProviderKeys};
 
-/// A revocation is in the log five seconds later at the latest.
+/// A revocation is in the log five seconds later at the latest; later than that, up to `BELIEVED`, only if the watch of providers hangs.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// What a watch tells of providers is believed for so long: then all of them are asked for.
