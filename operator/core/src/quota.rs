@@ -140,15 +140,12 @@ pub fn of_unit(payload: &Payload) -> Amounts {
     worker.into_iter().map(|(name, each)| (name, each.saturating_mul(payload.workers.into()))).collect()
 }
 
-/// Adds up.
-#[must_use]
-pub fn sum(all: impl IntoIterator<Item = Amounts>) -> Amounts {
-    let mut total = Amounts::new();
-    for (name, amount) in all.into_iter().flatten() {
+/// Adds `more` to `total`.
+pub fn add(total: &mut Amounts, more: &Amounts) {
+    for (name, amount) in more {
         let sum = total.entry(name).or_insert(0);
-        *sum = sum.saturating_add(amount);
+        *sum = sum.saturating_add(*amount);
     }
-    total
 }
 
 #[cfg(test)]
@@ -192,8 +189,13 @@ mod tests {
         let worker = of_worker("600m", "1Gi").unwrap();
         assert_eq!(limits.room(&Amounts::new(), &worker), Some(2), "two of 700m in 2 cores");
         assert_eq!(limits.room(&worker, &worker), Some(1));
-        assert_eq!(limits.room(&sum([worker.clone(), worker.clone(), worker.clone()]), &worker), Some(0));
-        let two = sum([worker.clone(), worker.clone()]);
+        let times = |count| {
+            let mut total = Amounts::new();
+            (0..count).for_each(|_| add(&mut total, &worker));
+            total
+        };
+        assert_eq!(limits.room(&times(3), &worker), Some(0));
+        let two = times(2);
         assert_eq!(limits.refuse(&Amounts::new(), &two), None);
         let text = limits.refuse(&worker, &two).unwrap();
         assert!(text.contains("1400m of requests.cpu") && text.contains("has 2,"), "{text}");

@@ -87,7 +87,7 @@ async fn judge(
     {
         return Err(Refusal::LogInconsistent(why));
     }
-    let highest = units.highest_epoch(payload).await;
+    let highest = units.highest_epoch(payload);
     let now = Timestamp::now();
     payload.check_policy(&Policy {
         log: measure.witness.origin(),

@@ -1,7 +1,8 @@
 //! Jobs and pods of units, as watches of the member tell of them: a unit is looked at ten times while its workers start, and would list both each time.
 //!
 //! Two watches are two stories: that a Job is gone says nothing of a pod that the other watch has not told of yet. So whatever would be taken as proof
-//! that nothing runs any more is not known here, and has to be asked for.
+//! that nothing runs any more is not known here, and has to be asked for. That nothing has been made of a unit that this agent has never begun is known:
+//! what an earlier agent made is in the lists that both watches start from, and a Job's name is taken once.
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,15 @@ use crate::runtime::mirror::{Change, Mirror};
 
 /// Lists may take this long.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is remembered of units.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Past {
+    /// No Job was ever made of them, or none that is remembered.
+    None,
+    /// There were attempts.
+    Begun,
+}
 
 /// What is observed of an object; nothing, if it is none of ours.
 struct Seen<T>(Option<T>);
@@ -62,7 +72,7 @@ impl Children {
         let wake = async {
             while let Some(change) = changes.next().await {
                 let Change { group: Some(name), .. } = change else { continue };
-                if let Some(unit) = units.serving(&name).await {
+                if let Some(unit) = units.serving(&name) {
                     unit.wake.notify_one();
                 }
             }
@@ -75,11 +85,11 @@ impl Children {
         }
     }
 
-    /// Those of these units, as the watches told; `None` if they told too little, or that nothing runs.
-    pub async fn told(&self, units: &[&str]) -> Option<(Vec<Job>, Vec<Pod>)> {
+    /// Those of these units, as the watches told; `None` if they told too little, or that nothing runs any more.
+    pub async fn told(&self, units: &[&str], past: Past) -> Option<(Vec<Job>, Vec<Pod>)> {
         let jobs = seen(&self.jobs.known_of(units).await?);
         let pods = seen(&self.pods.known_of(units).await?);
-        (!is_quiet(&jobs, &pods)).then_some((jobs, pods))
+        (past == Past::None || !is_quiet(&jobs, &pods)).then_some((jobs, pods))
     }
 
     /// Those of these units, asked for now.

@@ -10,6 +10,7 @@ mod reasons;
 mod recovery;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -25,6 +26,7 @@ use muster_core::envelope::Payload;
 use muster_core::policy::Logs;
 
 use super::answers::Answers;
+use super::children::Past;
 use super::fence::Fence;
 use super::hub::{Contact, Look, View};
 use super::hub_blobs::HubBlobs;
@@ -41,6 +43,7 @@ use super::{status, upload};
 use crate::runtime::blobdir::BlobDir;
 use crate::runtime::{Shutdown, backoff};
 use object::{plan, remember, say};
+use turn::{Next, Told, TurnError};
 
 /// What all units share.
 #[derive(Debug)]
@@ -79,23 +82,6 @@ pub struct Controller {
     pub shutdown: Shutdown,
     /// Units with a task.
     pub running: Mutex<HashSet<String>>,
-}
-
-/// Why a turn did not finish; it is taken again.
-#[derive(Debug, thiserror::Error)]
-enum TurnError {
-    #[error(transparent)]
-    Member(#[from] MemberError),
-    #[error("state directory: {0}")]
-    State(#[from] std::io::Error),
-}
-
-/// What comes after a turn.
-enum Next {
-    /// Another turn, at the latest after this.
-    Again(Duration),
-    /// The unit is gone and nothing of it is left.
-    Forget,
 }
 
 /// The longest sleep without a reason: everything is checked this often even if no watch said anything.
@@ -140,17 +126,27 @@ impl Controller {
 
     async fn turns(&self, unit: &Arc<Unit>) {
         let mut failures = 0;
-        let (mut woken, mut listed) = (false, Instant::now());
+        // By what has made the unit known.
+        let (mut woken, mut listed, mut asks) = (true, Instant::now(), false);
         loop {
             // A watch that hangs tells nothing, while the relay and the hub go on waking.
-            let heard = woken && failures == 0 && listed.elapsed() < IDLE;
-            if !heard {
+            let told = match woken {
+                _ if asks || failures > 0 || listed.elapsed() >= IDLE => Told::Nothing,
+                true => Told::News,
+                false => Told::Before,
+            };
+            if told == Told::Nothing {
                 listed = Instant::now();
             }
-            let pause = match self.turn(unit, heard).await {
+            asks = false;
+            let pause = match self.turn(unit, told).await {
                 Ok(Next::Again(pause)) => {
                     failures = 0;
                     pause
+                }
+                Ok(Next::Listed) => {
+                    asks = true;
+                    continue;
                 }
                 Ok(Next::Forget) => {
                     tracing::info!(unit = unit.name(), "unit is gone");
@@ -173,8 +169,7 @@ impl Controller {
         }
     }
 
-    /// `heard`: something has changed, and the watches tell what. Otherwise nothing that they told is believed.
-    async fn turn(&self, unit: &Arc<Unit>, heard: bool) -> Result<Next, TurnError> {
+    async fn turn(&self, unit: &Arc<Unit>, told: Told) -> Result<Next, TurnError> {
         // 1. What the hub wants, if it can be known.
         let look = self.view.look(&self.hub, unit.name()).await;
         let object = match &look {
@@ -196,7 +191,7 @@ impl Controller {
             unit.forget_committed([unit.name()])?;
         }
         let mut state = unit.state().await;
-        let heir = self.units.heir(unit.name()).await.map(|heir| heir.name().to_owned());
+        let heir = self.units.heir(unit.name()).map(|heir| heir.name().to_owned());
         if let Some(heir) = state.continued_as.clone().or(heir) {
             return self.rest(unit, object, &state, &heir).await;
         }
@@ -220,9 +215,19 @@ impl Controller {
         state = self.orphan(unit, is_unknown).await?;
         // 3. What there is.
         let names: Vec<&str> = state.earlier.iter().map(String::as_str).chain([unit.name()]).collect();
-        let told = if heard { self.member.children.told(&names).await } else { None };
-        let (jobs, pods) = match told {
-            Some(told) => told,
+        // An agent that lost its state may be told by the hub that there was an attempt.
+        let said = object.and_then(|object| object.status.as_ref()?.attempt).unwrap_or(0);
+        let has_begun = state.gone || state.memory.attempt > 0 || said > 0 || !state.earlier.is_empty();
+        let past = if has_begun { Past::Begun } else { Past::None };
+        let may_run = state.payload.is_some() && state.refused.is_none();
+        let known = match told {
+            Told::News => self.member.children.told(&names, past).await,
+            Told::Before if may_run => self.member.children.told(&names, past).await,
+            Told::Before | Told::Nothing => None,
+        };
+        let told = if known.is_some() { told } else { Told::Nothing };
+        let (jobs, pods) = match known {
+            Some(known) => known,
             None => self.member.children.listed(&names).await?,
         };
         if state.gone && jobs.is_empty() && pods.is_empty() {
@@ -230,7 +235,7 @@ impl Controller {
         }
         match state.payload.clone() {
             Some(payload) if state.refused.is_none() => {
-                self.attend(unit, object, state, &payload, jobs, pods).await
+                self.attend(unit, object, state, &payload, (told, jobs, pods)).await
             }
             // Not known yet: nothing is started and nothing is stopped.
             None if state.refused.is_none() && !state.gone => Ok(Next::Again(Duration::from_secs(2))),
@@ -245,8 +250,7 @@ impl Controller {
         object: Option<&WorkUnit>,
         state: UnitState,
         payload: &Payload,
-        mut jobs: Vec<attempt::Job>,
-        pods: Vec<attempt::Pod>,
+        (told, mut jobs, pods): (Told, Vec<attempt::Job>, Vec<attempt::Pod>),
     ) -> Result<Next, TurnError> {
         self.explain_missing_pods(payload, &mut jobs, &pods).await;
         let known_attempt = object.and_then(|object| object.status.as_ref()?.attempt).unwrap_or(0);
@@ -265,14 +269,17 @@ impl Controller {
                 standing: if failed.durable { Standing::Logged } else { Standing::Waits },
             }),
             known_attempt: i64::from(known_attempt),
-            waits_for: self.waits_for(payload).await,
+            waits_for: self.waits_for(payload),
             jobs,
             pods,
         };
         let plan = plan(payload);
         let decision = decide(&plan, &state.memory, &world);
-        self.keep_logs(&plan, &state.memory, &decision, &world).await;
         let news = decision.memory != state.memory;
+        if told == Told::Before && (news || !decision.actions.is_empty()) {
+            return Ok(Next::Listed);
+        }
+        self.keep_logs(&plan, &state.memory, &decision, &world).await;
         if news {
             tracing::info!(
                 unit = unit.name(), phase = decision.phase, attempt = decision.memory.attempt,
@@ -304,8 +311,12 @@ impl Controller {
         for action in &decision.actions {
             self.act(unit, &state.uid, payload, action).await?;
         }
-        if news || !decision.actions.is_empty() {
-            return Ok(Next::Again(Duration::from_millis(if news { 50 } else { 1000 })));
+        if !decision.actions.is_empty() {
+            // The watch tells what has come of them; this is for the case that it does not.
+            return Ok(Next::Again(Duration::from_secs(1)));
+        }
+        if news {
+            return Ok(Next::Again(Duration::from_millis(50)));
         }
         let wake = decision.wake.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
         Ok(Next::Again(wake.unwrap_or(IDLE).min(IDLE)))

@@ -18,7 +18,7 @@
 //! | [`upload`], [`status`], [`report`] | what the hub gets |
 //! | [`quota`] | what the member's ResourceQuotas leave |
 //! | [`logs`], [`streams`], [`kept`] | workers' logs: at the member, for who asks, of attempts that failed |
-//! | [`state`], [`units`] | what survives a restart |
+//! | [`state`], [`units`], `brief` | what survives a restart; what units ask of each other |
 //! | `cheat` | lies, in builds that are made to tell some |
 //! | [`rbac`], [`doctor`] | the agent's rights on the member; what is missing |
 //!
@@ -26,6 +26,7 @@
 
 pub mod accept;
 pub mod answers;
+mod brief;
 #[cfg(feature = "cheats")]
 mod cheat;
 pub mod children;

@@ -12,9 +12,8 @@ use muster_api::names::REPORT;
 use muster_api::v1alpha1::{
     Accepts, Arithmetic, Containers, Devices, LogHead, ProviderReport, ProviderReportStatus, Replays,
 };
-use muster_core::envelope::Payload;
 use muster_core::policy::ProviderPolicy;
-use muster_core::quota::{Amounts, of_unit, sum};
+use muster_core::quota::Amounts;
 use tokio::time::Instant;
 
 use super::DEVICE_CLASS;
@@ -59,13 +58,13 @@ pub async fn run(
             }
             quotas.len()
         });
-        let holding = units.holding("").await;
+        let holding = units.holding("");
         let offer = Offer {
             policy: policies.current(),
             problem: policies.problem(),
             closed: policies.closed(Timestamp::now()),
-            in_use: holding.iter().map(|unit| unit.workers).sum(),
-            room: room(&policies, &holding),
+            in_use: holding.workers,
+            room: room(&policies, &holding.amounts),
             nodes: policies.on_nodes(),
             log: witness.standing(),
         };
@@ -191,11 +190,10 @@ fn consistency(log: &Standing) -> (&'static str, &'static str, String) {
 }
 
 /// Counted in workers of the size that the provider names; without one, a quota on the number of pods still counts.
-fn room(policies: &Policies, holding: &[Payload]) -> Option<i64> {
+fn room(policies: &Policies, held: &Amounts) -> Option<i64> {
     let policy = policies.current();
-    let held = sum(holding.iter().map(of_unit));
     let pod = Amounts::from([("pods", 1000)]);
-    policies.quota().room(&held, policy.worker().unwrap_or(&pod))
+    policies.quota().room(held, policy.worker().unwrap_or(&pod))
 }
 
 fn compose(

@@ -11,6 +11,7 @@ use muster_proof::Digest;
 use muster_proof::dsse::Envelope;
 use tokio::sync::{Notify, watch};
 
+use super::brief::{Brief, Held};
 use super::commits::{Committed, Ended};
 use super::state::{StateDir, UnitState};
 use super::status::Wanted;
@@ -42,6 +43,8 @@ pub struct Unit {
     born: Instant,
     dir: Arc<StateDir>,
     state: tokio::sync::Mutex<UnitState>,
+    /// Of the state.
+    brief: Mutex<Brief>,
     progress: Mutex<Option<Progress>>,
     /// When this process first saw it orphaned, and for how long it had been by then.
     orphaned: Mutex<Option<(Instant, Duration)>>,
@@ -67,6 +70,7 @@ impl Unit {
             name: name.to_owned(),
             born: Instant::now(),
             dir,
+            brief: Mutex::new(Brief::of(&state)),
             state: tokio::sync::Mutex::new(state),
             progress: Mutex::new(None),
             orphaned: Mutex::new(None),
@@ -117,6 +121,7 @@ impl Unit {
         let (dir, name, save) = (self.dir.clone(), self.name.clone(), changed.clone());
         // A save is two fsyncs: not on the runtime's threads.
         tokio::task::spawn_blocking(move || dir.save(&name, &save)).await.map_err(io::Error::other)??;
+        *locked(&self.brief) = Brief::of(&changed);
         *state = changed;
         Ok(answer)
     }
@@ -257,38 +262,21 @@ impl Units {
         Ok(())
     }
 
-    /// The units that hold or will hold capacity, but for the unit `except`.
-    pub async fn holding(&self, except: &str) -> Vec<Payload> {
-        let mut holding = Vec::new();
-        for unit in self.all() {
-            if unit.name == except {
-                continue;
-            }
-            let state = unit.state().await;
-            let holds = state.memory.attempt > 0 && state.memory.outcome.is_none();
-            // A unit that is over may still have pods; its Job's pods are few seconds from gone and the scheduler
-            // keeps the peace meanwhile.
-            if holds && state.continued_as.is_none() {
-                holding.extend(state.payload);
-            }
+    /// What units hold or will hold, but for the unit `except`.
+    #[must_use]
+    pub fn holding(&self, except: &str) -> Held {
+        let mut all = Held::default();
+        for (_, unit) in locked(&self.units).iter().filter(|(name, _)| *name != except) {
+            locked(&unit.brief).add_to(&mut all);
         }
-        holding
+        all
     }
 
     /// The highest epoch known of what this unit is about, whatever became of it: of the island, of an audit of the assignment.
-    pub async fn highest_epoch(&self, of: &Payload) -> i64 {
-        let about = |payload: &Payload| {
-            (payload.audit.map(|it| it.assignment), payload.job_uid.clone(), payload.island)
-        };
-        let mut highest = 0;
-        for unit in self.all() {
-            if let Some(payload) = unit.state().await.payload
-                && about(&payload) == about(of)
-            {
-                highest = highest.max(payload.epoch);
-            }
-        }
-        highest
+    #[must_use]
+    pub fn highest_epoch(&self, of: &Payload) -> i64 {
+        let units = locked(&self.units);
+        units.values().filter_map(|unit| locked(&unit.brief).epoch_of(of)).max().unwrap_or(0)
     }
 }
 
@@ -305,24 +293,23 @@ pub enum Handed {
 
 impl Units {
     /// The unit that goes on in place of the one of this name, if one does.
-    pub async fn heir(&self, name: &str) -> Option<Arc<Unit>> {
-        for unit in self.all() {
-            let state = unit.state.lock().await;
-            if state.earlier.iter().any(|earlier| earlier == name) {
-                // Of several restores the last counts: what continues the heir continues this one, too.
-                let next = state.continued_as.as_deref().and_then(|next| self.get(next));
-                return next.or_else(|| Some(unit.clone()));
-            }
-        }
-        None
+    #[must_use]
+    pub fn heir(&self, name: &str) -> Option<Arc<Unit>> {
+        let units = locked(&self.units);
+        let continues = |unit: &Unit| {
+            let brief = locked(&unit.brief);
+            let does = brief.earlier.iter().any(|earlier| earlier == name);
+            does.then(|| brief.continued_as.clone())
+        };
+        let (next, unit) = units.values().find_map(|unit| Some((continues(unit)?, unit)))?;
+        // Of several restores the last counts: what continues the heir continues this one, too.
+        next.and_then(|next| units.get(&next)).or(Some(unit)).cloned()
     }
 
     /// Whose Jobs and pods they are that bear this unit's name.
-    pub async fn serving(&self, name: &str) -> Option<Arc<Unit>> {
-        match self.heir(name).await {
-            Some(heir) => Some(heir),
-            None => self.get(name),
-        }
+    #[must_use]
+    pub fn serving(&self, name: &str) -> Option<Arc<Unit>> {
+        self.heir(name).or_else(|| self.get(name))
     }
 
     /// Lets `heir` go on where `unit` is: attempts, rounds, checkpoints and pods are its own from now on. Both
@@ -355,6 +342,9 @@ impl Units {
         let saved = move || saves.iter().try_for_each(|(name, state)| dir.save(name, state));
         tokio::task::spawn_blocking(saved).await.map_err(io::Error::other)??;
         heir.durable.send_replace(next.newest_durable().map_or(0, |commit| commit.step));
+        // Theirs first that goes on: at no moment is it nobody's.
+        *locked(&heir.brief) = Brief::of(&next);
+        *locked(&unit.brief) = Brief::of(&shell);
         (*new, *old) = (next, shell);
         if let Some(progress) = unit.progress() {
             heir.report(progress);

@@ -103,7 +103,7 @@ impl World {
 
     /// Names of the Jobs and pods that are told of.
     async fn told(&self) -> Option<Vec<String>> {
-        let (jobs, pods) = self.member.children.told(&[UNIT]).await?;
+        let (jobs, pods) = self.member.children.told(&[UNIT], Past::Begun).await?;
         Some(jobs.into_iter().map(|job| job.name).chain(pods.into_iter().map(|pod| pod.name)).collect())
     }
 
@@ -125,7 +125,9 @@ async fn what_was_made_is_told_of_and_nothing_is_listed() {
     (0..2).for_each(|rank| world.pod(rank));
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(world.told().await.unwrap(), [JOB, &format!("{JOB}-0"), &format!("{JOB}-1")]);
-    assert_eq!(world.member.children.told(&["other"]).await, None);
+    assert_eq!(world.member.children.told(&["other"], Past::Begun).await, None);
+    let fresh = world.member.children.told(&["other"], Past::None).await.unwrap();
+    assert_eq!((fresh.0.len(), fresh.1.len()), (0, 0), "nothing was ever made of it");
     assert_eq!(world.listed(), [""; 0]);
 }
 

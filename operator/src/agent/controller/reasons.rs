@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use muster_api::v1alpha1::WorkUnit;
 use muster_core::attempt::Stop;
 use muster_core::envelope::{Payload, Refusal};
-use muster_core::quota::{of_unit, of_worker, sum};
+use muster_core::quota::{of_unit, of_worker};
 use muster_proof::dsse::Envelope;
 
 use super::{Controller, diligence};
@@ -101,7 +101,7 @@ impl Controller {
         {
             return stop("Superseded", why.clone());
         }
-        let highest = self.units.highest_epoch(payload).await;
+        let highest = self.units.highest_epoch(payload);
         if highest > payload.epoch {
             let (epoch, what) = (payload.epoch, if payload.is_audit() { "audit" } else { "island" });
             return stop(
@@ -127,15 +127,13 @@ impl Controller {
     }
 
     /// All workers must fit at once: half a unit only takes room.
-    pub(super) async fn waits_for(&self, payload: &Payload) -> Option<String> {
-        let holding = self.units.holding(&payload.name).await;
-        let in_use: i64 = holding.iter().map(|unit| unit.workers).sum();
-        let idle = self.policies.current().workers() - in_use;
+    pub(super) fn waits_for(&self, payload: &Payload) -> Option<String> {
+        let held = self.units.holding(&payload.name);
+        let idle = self.policies.current().workers() - held.workers;
         if idle < payload.workers {
             return Some(format!("waits for {} idle workers, {} are", payload.workers, idle.max(0)));
         }
-        let held = sum(holding.iter().map(of_unit));
-        let over = self.policies.quota().refuse(&held, &of_unit(payload));
+        let over = self.policies.quota().refuse(&held.amounts, &of_unit(payload));
         over.map(|why| format!("waits: {why}")).or_else(|| self.waits_for_nodes(payload))
     }
 }

@@ -1,0 +1,72 @@
+//! What other units ask of a unit, at each of their turns: kept beside its state, so that nobody waits until that is on the disk, and
+//! nobody copies it.
+use muster_core::envelope::Payload;
+use muster_core::quota::{Amounts, add, of_unit};
+use muster_proof::Digest;
+
+use super::state::UnitState;
+
+/// The island, or the audit of this assignment.
+type About = (Option<Digest>, String, i64);
+
+/// What units hold of what is lent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Workers.
+    pub workers: i64,
+    /// What they are counted as.
+    pub amounts: Amounts,
+}
+
+/// See the module. Made of a state that is saved.
+#[derive(Debug, Default)]
+pub struct Brief {
+    about: Option<About>,
+    epoch: i64,
+    held: Option<Held>,
+    /// The units that this one continues.
+    pub earlier: Vec<String>,
+    /// The unit that goes on in place of this one.
+    pub continued_as: Option<String>,
+}
+
+fn about(payload: &Payload) -> About {
+    (payload.audit.map(|it| it.assignment), payload.job_uid.clone(), payload.island)
+}
+
+impl Brief {
+    /// Of a unit.
+    #[must_use]
+    pub fn of(state: &UnitState) -> Self {
+        let holds = state.memory.attempt > 0 && state.memory.outcome.is_none();
+        let payload = state.payload.as_ref();
+        // A unit that is over may still have pods; its Job's pods are few seconds from gone and the scheduler keeps the peace
+        // meanwhile.
+        let holder = payload.filter(|_| holds && state.continued_as.is_none());
+        Self {
+            about: payload.map(about),
+            epoch: payload.map_or(0, |payload| payload.epoch),
+            held: holder.map(|payload| Held { workers: payload.workers, amounts: of_unit(payload) }),
+            earlier: state.earlier.clone(),
+            continued_as: state.continued_as.clone(),
+        }
+    }
+
+    /// Its epoch, if it is about the same as this payload.
+    #[must_use]
+    pub fn epoch_of(&self, payload: &Payload) -> Option<i64> {
+        let (audit, job, island) = self.about.as_ref()?;
+        let same = *island == payload.island
+            && *job == payload.job_uid
+            && *audit == payload.audit.map(|it| it.assignment);
+        same.then_some(self.epoch)
+    }
+
+    /// Adds what it holds or will hold.
+    pub fn add_to(&self, all: &mut Held) {
+        if let Some(held) = &self.held {
+            all.workers += held.workers;
+            add(&mut all.amounts, &held.amounts);
+        }
+    }
+}
