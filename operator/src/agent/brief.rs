@@ -70,3 +70,47 @@ impl Brief {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use muster_core::attempt::Outcome;
+
+    use super::*;
+    use crate::agent::testing::{audit, payload};
+
+    fn held(change: impl FnOnce(&mut UnitState)) -> Held {
+        let mut state = UnitState { payload: Some(payload()), ..UnitState::default() };
+        state.memory.attempt = 1;
+        change(&mut state);
+        let mut all = Held { workers: 5, amounts: Amounts::from([("pods", 5)]) };
+        Brief::of(&state).add_to(&mut all);
+        all
+    }
+
+    #[test]
+    fn a_unit_holds_from_its_first_attempt_to_its_end() {
+        let before = Held { workers: 5, amounts: Amounts::from([("pods", 5)]) };
+        let holds = held(|_| {});
+        let mut want = of_unit(&payload());
+        add(&mut want, &before.amounts);
+        assert_eq!(holds, Held { workers: 5 + payload().workers, amounts: want });
+        assert_eq!(held(|state| state.memory.attempt = 0), before, "it waits");
+        assert_eq!(held(|state| state.memory.outcome = Some(Outcome::Failed)), before, "it is over");
+        assert_eq!(
+            held(|state| state.continued_as = Some("heir".to_owned())),
+            before,
+            "its pods are another's"
+        );
+        assert_eq!(held(|state| state.payload = None), before, "nothing was accepted");
+    }
+
+    #[test]
+    fn an_epoch_is_of_one_island_or_one_audit() {
+        let brief = Brief::of(&UnitState { payload: Some(payload()), ..UnitState::default() });
+        assert_eq!(brief.epoch_of(&payload()), Some(payload().epoch));
+        assert_eq!(brief.epoch_of(&Payload { island: payload().island + 1, ..payload() }), None);
+        assert_eq!(brief.epoch_of(&Payload { job_uid: "other".to_owned(), ..payload() }), None);
+        assert_eq!(brief.epoch_of(&audit()), None);
+        assert_eq!(Brief::of(&UnitState::default()).epoch_of(&payload()), None);
+    }
+}
