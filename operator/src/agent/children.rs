@@ -72,7 +72,7 @@ impl Children {
         let wake = async {
             while let Some(change) = changes.next().await {
                 let Change { group: Some(name), .. } = change else { continue };
-                if let Some(unit) = units.serving(&name) {
+                if let Some(unit) = units.serving(&name).await {
                     unit.wake.notify_one();
                 }
             }

@@ -186,7 +186,7 @@ async fn adopt(controller: &Arc<Controller>) {
         match controller.member.unit_names().await {
             Ok(names) => {
                 for name in names {
-                    let serving = controller.units.serving(&name);
+                    let serving = controller.units.serving(&name).await;
                     controller.touch(serving.as_ref().map_or(&name, |unit| unit.name()));
                 }
                 return;

@@ -307,9 +307,11 @@ impl Units {
     }
 
     /// Whose Jobs and pods they are that bear this unit's name.
-    #[must_use]
-    pub fn serving(&self, name: &str) -> Option<Arc<Unit>> {
-        self.heir(name).or_else(|| self.get(name))
+    pub async fn serving(&self, name: &str) -> Option<Arc<Unit>> {
+        let unit = self.heir(name).or_else(|| self.get(name))?;
+        // One that is being handed over at this moment is locked until that is done, and another's then.
+        let next = unit.state.lock().await.continued_as.clone();
+        next.and_then(|next| self.get(&next)).or(Some(unit))
     }
 
     /// Lets `heir` go on where `unit` is: attempts, rounds, checkpoints and pods are its own from now on. Both

@@ -75,7 +75,7 @@ async fn worker(relay: &Relay, headers: &HeaderMap) -> Answer<(Worker, Arc<Unit>
             ReviewError::Refused(_) => said(StatusCode::UNAUTHORIZED, &error.to_string()),
             ReviewError::Unavailable(_) => said(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
         })?;
-    let unit = relay.units.serving(&worker.unit);
+    let unit = relay.units.serving(&worker.unit).await;
     let unit = unit.ok_or_else(|| said(StatusCode::GONE, "the unit is gone"))?;
     let state = unit.state().await;
     let workers = state.payload.as_ref().map_or(0, |payload| payload.workers);

@@ -239,7 +239,7 @@ async fn a_forgotten_unit_trains_on_and_is_continued_without_a_touch_of_its_pods
     assert_eq!(state.rounds, before.rounds, "who asks again hears the same");
     let durable: Vec<_> = state.checkpoints.iter().map(|commit| (commit.step, commit.durable)).collect();
     assert_eq!(durable, [(20, true), (40, true)]);
-    assert_eq!(scene.world.controller.units.serving(OLD).unwrap().name(), NEW);
+    assert_eq!(scene.world.controller.units.serving(OLD).await.unwrap().name(), NEW);
     // 4. Nobody looks after the old name any more: not when it goes, not when a watch names it once more, and not the
     //    agent that starts again.
     scene.turn(OLD).await;
