@@ -203,7 +203,7 @@ impl Join<'_> {
             uid,
             ..Default::default()
         };
-        self.gateway.recorder.tell(&about, &news, self.now).await;
+        self.gateway.recorder.tell(&about, &news, self.now);
     }
 }
 

@@ -206,6 +206,7 @@ impl Gateway {
             self.providers.follow(self.client.clone(), stop()),
             self.hub.follow(self.client.clone(), stop()),
             bound::sweep(&self, stop()),
+            self.recorder.run(&shutdown),
         );
     }
 }

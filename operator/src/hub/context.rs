@@ -28,6 +28,7 @@ use super::state::State;
 use crate::runtime::Shutdown;
 use crate::runtime::backoff::{Backoff, jitter_of};
 use crate::runtime::clock;
+use crate::runtime::joint::Joint;
 use crate::runtime::mirror::Mirror;
 use crate::store::Store;
 
@@ -57,6 +58,8 @@ pub struct Context {
     pub leases: LeaseBook,
     /// Tells people.
     pub recorder: Recorder,
+    /// The uids of the namespaces that live by these names; `None` where none does.
+    pub namespaces: Joint<Option<String>>,
     /// Which job trains where.
     pub queue: Queue,
     /// Whose turn it is in Kueue, where a job asks for that.
@@ -92,6 +95,7 @@ impl Context {
             image,
             resolutions: Resolutions::default(),
             leases: LeaseBook::default(),
+            namespaces: Joint::default(),
             queue: Queue::default(),
             kueue: Kueue::default(),
             making: Keyed::default(),

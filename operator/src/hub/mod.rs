@@ -244,13 +244,19 @@ pub(crate) async fn everything(
             recovery::follow(&ctx, stop()),
         );
     };
-    let (went_back, ..) = tokio::join!(
-        restore.run(stop()),
-        ctx.mirrors.follow(&shutdown),
-        publish::run(client, state, signer, stop()),
-        provider::run(ctx.clone(), stop()),
-        ledger::keys::run(&ctx, stop()),
-        jobs,
-    );
-    went_back
+    // All others may have something to tell until they have ended.
+    let all_ended = Shutdown::manual();
+    let all = async {
+        let (went_back, ..) = tokio::join!(
+            restore.run(stop()),
+            ctx.mirrors.follow(&shutdown),
+            publish::run(client, state, signer, stop()),
+            provider::run(ctx.clone(), stop()),
+            ledger::keys::run(&ctx, stop()),
+            jobs,
+        );
+        all_ended.trigger();
+        went_back
+    };
+    tokio::join!(all, ctx.recorder.run(&all_ended)).0
 }

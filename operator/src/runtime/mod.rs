@@ -7,6 +7,7 @@ pub mod client;
 pub mod clock;
 pub mod fence;
 pub mod files;
+pub mod joint;
 pub mod kueue;
 pub mod lean;
 pub mod mirror;

@@ -156,8 +156,12 @@ async fn found_or_told<M>(
 async fn living(look: &Look<'_>) -> Result<Option<Namespace>, Error> {
     let name = look.job.namespace().unwrap_or_default();
     let api: Api<core::Namespace> = Api::all(look.ctx.client.clone());
-    let found = within("get namespace", api.get_metadata_opt(&name)).await?;
-    let uid = found.and_then(|namespace| namespace.metadata.uid);
+    // A watch may lag behind the job, and know only the earlier one.
+    let living = async || {
+        let found = within("get namespace", api.get_metadata_opt(&name)).await?;
+        Ok::<_, Error>(found.and_then(|namespace| namespace.metadata.uid))
+    };
+    let uid = look.ctx.namespaces.ask(&name, living).await?;
     Ok(uid.map(|uid| Namespace::new(&name, &uid)).transpose()?)
 }
 

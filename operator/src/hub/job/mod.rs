@@ -166,12 +166,12 @@ impl<'a> Look<'a> {
                 step = new.progress.as_ref().map(|progress| progress.step),
                 "job"
             );
-            self.tell(old, new).await;
+            self.tell(old, new);
         }
         Ok(written.is_some())
     }
 
-    async fn tell(&self, old: &TrainingJobStatus, new: &TrainingJobStatus) {
+    fn tell(&self, old: &TrainingJobStatus, new: &TrainingJobStatus) {
         let object = self.job.object_ref(&());
         for item in news::between(old, new) {
             let steady = item.reason == news::CHECKPOINT_SAVED;
@@ -182,7 +182,7 @@ impl<'a> Look<'a> {
             if steady {
                 self.ctx.memory.mark(&self.uid, What::CheckpointEvent);
             }
-            self.ctx.recorder.tell(&object, &item, self.ctx.now()).await;
+            self.ctx.recorder.tell(&object, &item, self.ctx.now());
         }
     }
 }

@@ -113,7 +113,7 @@ pub async fn pin(
         tracing::info!(provider = name, %key, "accepted, as its join token promised");
         let message = format!("key {key} was accepted: its join token was made with --auto-accept");
         let object = kube::Resource::object_ref(provider, &());
-        ctx.recorder.tell(&object, &News::normal("KeyPinned", message), ctx.now()).await;
+        ctx.recorder.tell(&object, &News::normal("KeyPinned", message), ctx.now());
     }
     Ok(())
 }

@@ -36,7 +36,7 @@ async fn an_honest_job_settles_and_then_succeeds() {
     let audits = status.audits.unwrap();
     assert_eq!((audits.matched, audits.faults, audits.open), (audits.drawn, Some(0), Some(0)));
     assert!(audits.drawn >= Some(3), "the first, the last, and one of the window");
-    assert_eq!(site.events().iter().filter(|reason| *reason == "RolledBack").count(), 0);
+    assert_eq!(site.events().await.iter().filter(|reason| *reason == "RolledBack").count(), 0);
     site.look().await;
 }
 
@@ -64,7 +64,8 @@ async fn a_fault_takes_the_job_back_and_it_ends_right_elsewhere() {
     for part in ["provider east", "interval 2", &index] {
         assert!(progressing.message.contains(part), "{}", progressing.message);
     }
-    assert!(site.events().contains(&"RolledBack".to_owned()), "{:?}", site.events());
+    let events = site.events().await;
+    assert!(events.contains(&"RolledBack".to_owned()), "{events:?}");
     assert_eq!(site.ctx.store.checkpoint(UID, 60).await.unwrap(), None, "forgotten");
     assert!(!site.ctx.store.noted_end(UID).await.unwrap());
     let epoch = status.islands[0].epoch.unwrap();

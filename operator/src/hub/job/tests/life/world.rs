@@ -15,6 +15,7 @@ use crate::hub::ledger::testing::{Local, To, commit_of, failure_of, identity, lo
 use crate::hub::ledger::{Ledger, grants};
 use crate::hub::signer::Signer;
 use crate::hub::state::State;
+use crate::runtime::Shutdown;
 use crate::store::Store;
 
 pub const PATH: &str = "/apis/muster.dev/v1alpha1/namespaces/team-a/trainingjobs/kjv-gpt";
@@ -266,7 +267,10 @@ impl Site {
         self.kinds().into_iter().filter(|it| *it == kind).count()
     }
 
-    pub fn events(&self) -> Vec<String> {
+    pub async fn events(&self) -> Vec<String> {
+        let over = Shutdown::manual();
+        over.trigger();
+        self.ctx.recorder.run(&over).await;
         self.api.all("events").iter().map(|event| event["reason"].as_str().unwrap().to_owned()).collect()
     }
 }
