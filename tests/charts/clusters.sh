@@ -218,7 +218,7 @@ not_done_yet() {
     fi
 }
 upgrade_under_a_job() {
-    submit upgraded 400
+    submit upgraded 1600
     wait_for 120 "job upgraded to have a checkpoint" beyond upgraded 10
     hub_release upgrade --set log.format=text,hub.gcIntervalSeconds=300
     agent_release upgrade --set resources.limits.memory=500Mi
@@ -228,7 +228,7 @@ upgrade_under_a_job() {
     same 0 "$(tenant get trainingjob upgraded -o json | jq '.status.restarts // 0')"
 }
 rollback_under_a_job() {
-    submit rolled 400
+    submit rolled 1600
     wait_for 120 "job rolled to have a checkpoint" beyond rolled 10
     refuses 'deadline exceeded' hub_release upgrade --timeout 15s --set image.digest="sha256:$(printf '1%.0s' {1..64})"
     helm_on hub rollback muster --namespace muster-system --wait --timeout 180s

@@ -102,7 +102,7 @@ waits_for_its_queue() {
     ends_like_local early
 }
 one_at_a_time() {
-    queued one 200
+    queued one 800
     wait_for 60 "job one to train" beyond one 10
     queued two 40
     wait_for 30 "job two to wait for quota" says two Suspended "insufficient unused quota"

@@ -1,7 +1,7 @@
 //! The structural part of what the API server asks of an object by the schema of its CustomResourceDefinition: types, bounds, patterns,
 //! required and unknown fields. Rules in CEL are kube's to ask.
 use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use regex::Regex;
 use serde_json::{Map, Value};
@@ -179,13 +179,13 @@ fn check_string(schema: &Value, text: &str, path: &mut Path, out: &mut Vec<Strin
 const DATE_TIME: &str = r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])[Tt ]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)$";
 
 /// A pattern of a schema, compiled once. One that is no regular expression would be a fault of the schema; the API server refuses
-/// such a definition.
-fn compiled(pattern: &str) -> Option<Regex> {
-    static KNOWN: RwLock<BTreeMap<String, Option<Regex>>> = RwLock::new(BTreeMap::new());
+/// such a definition. Shared, not cloned: each clone would build its automata anew at its first match.
+fn compiled(pattern: &str) -> Option<Arc<Regex>> {
+    static KNOWN: RwLock<BTreeMap<String, Option<Arc<Regex>>>> = RwLock::new(BTreeMap::new());
     if let Some(known) = KNOWN.read().unwrap_or_else(PoisonError::into_inner).get(pattern) {
         return known.clone();
     }
-    let regex = Regex::new(pattern).ok();
+    let regex = Regex::new(pattern).ok().map(Arc::new);
     KNOWN.write().unwrap_or_else(PoisonError::into_inner).insert(pattern.to_owned(), regex.clone());
     regex
 }

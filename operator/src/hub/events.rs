@@ -137,7 +137,16 @@ impl Recorder {
         }
         let (severity, reason) = (news.severity, news.reason.clone());
         let object = object.clone();
-        waiting.items.push_back(Item { key, object, severity, reason, message, count: 1, first: now, last: now });
+        waiting.items.push_back(Item {
+            key,
+            object,
+            severity,
+            reason,
+            message,
+            count: 1,
+            first: now,
+            last: now,
+        });
         drop(waiting);
         self.told.notify_one();
     }
@@ -198,7 +207,8 @@ impl Recorder {
         let (name, count, result) = match sent.remove(&item.key) {
             Some(Sent { name, count, .. }) => {
                 let count = count.saturating_add(item.count);
-                let patch = json!({"count": count, "lastTimestamp": time(item.last), "message": item.message});
+                let patch =
+                    json!({"count": count, "lastTimestamp": time(item.last), "message": item.message});
                 let patch = Patch::Merge(&patch);
                 let params = PatchParams::default();
                 let result = within("patch event", events.patch(&name, &params, &patch)).await;

@@ -93,7 +93,11 @@ mod tests {
         assert_eq!(seen, [0, 1, 1, 1, 2], "nobody is given what was asked for before they came");
         assert_eq!(ask("a", 0).await, 3, "nor what was asked for long ago");
         assert_eq!(join_all([ask("b", 0), ask("c", 0)]).await, [4, 5], "each key has its own");
-        assert_eq!(joint.answers.lock().unwrap().len(), 2, "of the past nothing is kept but what the last ask found");
+        assert_eq!(
+            joint.answers.lock().unwrap().len(),
+            2,
+            "of the past nothing is kept but what the last ask found"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -37,7 +37,7 @@ pub struct Gathered {
     pub facts: Facts,
     /// How it stands with Kueue, if it has to do with it.
     pub gate: Option<Gate>,
-    /// Unit of the highest epoch.
+    /// Unit of the highest epoch ever used, while it exists.
     pub current: Option<WorkUnit>,
     /// Units of lower epochs that still exist.
     pub older: Vec<WorkUnit>,
@@ -68,8 +68,9 @@ pub async fn gather(look: &Look<'_>) -> Result<Gathered, Error> {
     let void_below = book.as_ref().and_then(|book| book.rollback.as_ref()).map_or(0, |undone| undone.epoch);
     let mut counting = units.iter().filter(|unit| unit.spec.epoch >= void_below);
     let checkpoint_pending = counting.any(|unit| names_newer(unit, checkpoint.as_ref()));
-    let current = units.pop();
     let known_epoch = status.islands.iter().filter_map(|island| island.epoch).max().unwrap_or(0);
+    // One that outlives its successor, as its member is silent for longer, does not come back for that.
+    let current = units.pop_if(|unit| unit.spec.epoch >= known_epoch);
     let last_epoch = current.as_ref().map_or(0, |unit| unit.spec.epoch).max(known_epoch);
     let rollback = audits::pending(ctx, &look.uid, book.as_deref(), last_epoch).await?;
     let (unit, member_gone_in, stalls_in) = match &current {

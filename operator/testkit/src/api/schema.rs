@@ -5,7 +5,7 @@ use std::fmt;
 
 use kube::core::cel::{CompiledSchema, Validator, apply_defaults, compile_schema};
 use muster_api::check;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::answer::Refused;
 
@@ -13,12 +13,32 @@ use super::answer::Refused;
 pub struct Schema {
     pub raw: Value,
     rules: CompiledSchema,
+    /// Those of a change that leaves the spec, and of one that leaves the status as it was: what has not changed is not asked about
+    /// again (KEP-4008, ratcheting), but for rules about the whole object.
+    of_status: CompiledSchema,
+    of_spec: CompiledSchema,
 }
 
 impl Schema {
     #[must_use]
     pub fn new(raw: Value) -> Self {
-        Self { rules: compile_schema(&raw), raw }
+        let without = |half: &str| {
+            let mut schema = raw.clone();
+            if let Some(half) = schema["properties"].get_mut(half) {
+                // Whatever it is, for it was let in.
+                *half = json!({"x-kubernetes-preserve-unknown-fields": true});
+            }
+            compile_schema(&schema)
+        };
+        Self { rules: compile_schema(&raw), of_status: without("spec"), of_spec: without("status"), raw }
+    }
+
+    fn rules(&self, object: &Value, old: Option<&Value>) -> &CompiledSchema {
+        match old {
+            Some(old) if old["spec"] == object["spec"] => &self.of_status,
+            Some(old) if old["status"] == object["status"] => &self.of_spec,
+            _ => &self.rules,
+        }
     }
 }
 
@@ -37,7 +57,7 @@ pub fn finish(schema: &Schema, object: &mut Value, old: Option<&Value>, name: &s
     *object = apply_defaults(&schema.raw, object);
     let mut problems = check::structure(&schema.raw, object);
     if problems.is_empty()
-        && let Err(errors) = Validator::new().validate_compiled(&schema.rules, object, old)
+        && let Err(errors) = Validator::new().validate_compiled(schema.rules(object, old), object, old)
     {
         problems.extend(
             errors.iter().map(|error| format!("{}: Invalid value: {}", error.field_path, error.message)),

@@ -91,6 +91,24 @@ async fn a_fault_takes_the_job_back_and_it_ends_right_elsewhere() {
 }
 
 #[tokio::test]
+async fn a_unit_that_outlives_its_successor_does_not_come_back() {
+    let mut site = Site::new(&PROVIDERS).await;
+    site.pass().await;
+    site.look().await;
+    site.train(1, 0..3).await;
+    site.say(1, "Succeeded", 60);
+    site.look().await;
+    site.audit(false_loss).await;
+    let epoch = site.look().await.islands[0].epoch.unwrap();
+    assert!(epoch > 1);
+    // The first one's member is silent, so it stays; the second is let go.
+    site.remove(u64::try_from(epoch).unwrap());
+    let status = site.look().await;
+    assert_eq!(site.unit(1)["spec"]["desired"], "Stop");
+    assert_eq!(status.islands[0].epoch, Some(epoch + 1), "another one goes on, and not the first");
+}
+
+#[tokio::test]
 async fn nobody_trains_what_nobody_can_audit() {
     let mut site = Site::new(&[("east", "acme"), ("east-two", "acme")]).await;
     site.pass().await;

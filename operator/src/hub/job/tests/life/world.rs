@@ -205,10 +205,7 @@ impl Site {
     /// It has ended so.
     pub fn say_not_finite(&self, epoch: u64) {
         self.say(epoch, "Failed", 46);
-        let unit = self.unit(epoch);
-        let namespace = unit["metadata"]["namespace"].as_str().unwrap();
-        let name = unit["metadata"]["name"].as_str().unwrap();
-        let path = format!("/apis/muster.dev/v1alpha1/namespaces/{namespace}/workunits/{name}");
+        let path = path_of(&self.unit(epoch));
         let said = json!({"attempt": 1, "rank": 0, "exitCode": 65, "reason": "NonFinite",
             "message": "worker 0: step 47: the gradient norm is not finite"});
         self.api.change(&path, &json!({"status": {"lastFailure": said}}));
@@ -246,14 +243,17 @@ impl Site {
         units.iter().find(is).unwrap_or_else(|| panic!("no unit of epoch {epoch} in {units:?}")).clone()
     }
 
+    /// The unit of `epoch` is there no more.
+    pub fn remove(&self, epoch: u64) {
+        let gone = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": []}});
+        self.api.change(&path_of(&self.unit(epoch)), &gone);
+    }
+
     pub fn say(&self, epoch: u64, phase: &str, step: u64) {
-        let unit = self.unit(epoch);
-        let namespace = unit["metadata"]["namespace"].as_str().unwrap();
-        let path = format!(
-            "/apis/muster.dev/v1alpha1/namespaces/{namespace}/workunits/{}",
-            unit["metadata"]["name"].as_str().unwrap()
+        self.api.change(
+            &path_of(&self.unit(epoch)),
+            &json!({"status": {"phase": phase, "attempt": 1, "step": step}}),
         );
-        self.api.change(&path, &json!({"status": {"phase": phase, "attempt": 1, "step": step}}));
     }
 
     pub fn kinds(&self) -> Vec<&'static str> {
@@ -273,6 +273,11 @@ impl Site {
         self.ctx.recorder.run(&over).await;
         self.api.all("events").iter().map(|event| event["reason"].as_str().unwrap().to_owned()).collect()
     }
+}
+
+fn path_of(unit: &Value) -> String {
+    let part = |name: &str| unit["metadata"][name].as_str().unwrap();
+    format!("/apis/muster.dev/v1alpha1/namespaces/{}/workunits/{}", part("namespace"), part("name"))
 }
 
 /// What a unit of this epoch has sealed: the first one lies about the losses of the last interval, if auditors say so.
