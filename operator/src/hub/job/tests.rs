@@ -6,9 +6,10 @@ use muster_proof::Digest;
 use muster_proof::key::SigningKey;
 use serde_json::{Value, json};
 
+use super::act::{Succession, succession};
 use super::gather::{Gathered, payload, unit_facts};
 use super::unit::{Logged, Particulars, render};
-use super::{Acted, Succession, news, status, succession};
+use super::{Acted, news, status};
 use crate::hub::signer::Identity;
 
 mod audits;

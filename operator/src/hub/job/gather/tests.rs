@@ -3,7 +3,10 @@ use muster_proof::Digest;
 use muster_trainer::checkpoint::{FILES, FileEntry, Manifest};
 use serde_json::{Value, json};
 
+use super::unit::tenure;
 use super::*;
+use crate::hub::provider::scheduling;
+use muster_core::lifecycle::Tenure;
 
 const JOB: &str = "4f2a9c1b-0000-4000-8000-000000000000";
 
