@@ -30,6 +30,8 @@ use crate::runtime::{Shutdown, sanitise};
 const LOG_CONSISTENT: &str = "LogConsistent";
 /// How often the agent looks.
 const LOOK: Duration = Duration::from_secs(5);
+/// From one look to the next, if units change one after the other.
+const GAP: Duration = Duration::from_secs(1);
 /// Nothing but a change is written before this has passed, and then only if something changed.
 const INTERVAL: Duration = Duration::from_secs(30);
 /// How often the agent looks whether its report still stands: somebody may have removed the object, and the hub made it
@@ -48,6 +50,7 @@ pub async fn run(
     let mut writer = Writer::new(api);
     let mut version: Option<String> = None;
     loop {
+        let began = Instant::now();
         writer.check().await;
         if version.is_none() {
             version = member.version().await.ok();
@@ -70,10 +73,14 @@ pub async fn run(
         };
         let status = compose(&offer, version.as_deref(), quotas, writer.written.as_ref());
         writer.write(status).await;
+        let changed = async {
+            units.changed.notified().await;
+            tokio::time::sleep_until(began + GAP).await;
+        };
         tokio::select! {
             biased;
             () = shutdown.wait() => return,
-            () = units.changed.notified() => {}
+            () = changed => {}
             () = tokio::time::sleep(LOOK) => {}
         }
     }

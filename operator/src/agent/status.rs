@@ -20,8 +20,10 @@ use crate::runtime::{Shutdown, backoff, sanitise};
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 /// A new checkpoint is written at most this often: short intervals are for tests. Everything else is written at once.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(2);
-/// What a phase waits for changes in steps that follow one another: after one of them, the next ones together. A new phase does not wait.
-const WAITING_INTERVAL: Duration = Duration::from_secs(1);
+/// What a unit waits for before it runs is told once it has waited a while: in most cases it runs by then. A new phase does not wait.
+const WAITING_INTERVAL: Duration = Duration::from_secs(5);
+/// Conditions of a unit that runs change in steps that follow one another: after one of them, the next ones together.
+const CONDITIONS_INTERVAL: Duration = Duration::from_secs(1);
 /// A unit that is accepted is on its way to something else, in most cases at once: both are one write.
 const ACCEPTED_FOR: Duration = Duration::from_millis(300);
 /// While the object that is seen is not the one that was decided on, this often.
@@ -179,7 +181,11 @@ fn patience(before: &WorkUnitStatus, after: &WorkUnitStatus) -> Duration {
     }
     let is_same_phase = same.phase == before.phase && same.observed_generation == before.observed_generation;
     same.conditions.clone_from(&before.conditions);
-    if is_same_phase && same == *before { WAITING_INTERVAL } else { Duration::ZERO }
+    match is_same_phase && same == *before {
+        false => Duration::ZERO,
+        true if before.phase == Some(WorkUnitPhase::Running) => CONDITIONS_INTERVAL,
+        true => WAITING_INTERVAL,
+    }
 }
 
 /// Writes a unit's status until it is forgotten. `read` gives the object as last seen; nothing is written before it is.

@@ -19,10 +19,10 @@ use crate::runtime::sanitise::line;
 
 /// Repeats within this time are folded.
 const FOLD: Duration = Duration::from_secs(600);
-/// From one event to the next, when many wait: half of the writes that a hub may make in a second.
-const EVERY: Duration = Duration::from_millis(100);
+/// From one event to the next, when many wait: a quarter of the writes that a hub may make in a second.
+const EVERY: Duration = Duration::from_millis(200);
 /// So many are sent one right after the other, if none were for a while.
-const BURST: u32 = 50;
+const BURST: u32 = 25;
 /// What waits beyond these pushes out what waits longest.
 const MAX_WAITING: usize = 1000;
 /// At the end the rest is sent for so long.

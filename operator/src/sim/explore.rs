@@ -67,7 +67,7 @@ fn a_schedule_is_the_same_every_time() {
 
 #[test]
 fn many() {
-    let count = setting("MUSTER_SCHEDULES").unwrap_or(60);
+    let count = setting("MUSTER_SCHEDULES").unwrap_or(100);
     let seed = setting("MUSTER_SEED").unwrap_or(1);
     let summary = explore(&schedules(&calls(), &Fault::ALL, count, seed), threads(), 20, world::run);
     println!("{summary}");

@@ -81,7 +81,9 @@ fn a_patch_has_only_what_changed_and_times_of_transitions() {
     let second = compose(&first, &wanted(WorkUnitPhase::Running, true), &state, None, at(150));
     assert_eq!(patience(&first, &second), Duration::ZERO);
     let ready = compose(&first, &wanted(WorkUnitPhase::Starting, true), &state, None, at(100));
-    assert_eq!(patience(&first, &ready), WAITING_INTERVAL, "what a phase waits for");
+    assert_eq!(patience(&first, &ready), WAITING_INTERVAL, "what it waits for before it runs");
+    let unready = compose(&second, &wanted(WorkUnitPhase::Running, false), &state, None, at(160));
+    assert_eq!(patience(&second, &unready), CONDITIONS_INTERVAL);
     let changes = difference(Some(&first), &second);
     let paths: Vec<_> = changes.iter().map(|change| change["path"].as_str().unwrap()).collect();
     assert_eq!(paths, ["/status/conditions", "/status/phase"]);
