@@ -154,7 +154,8 @@ impl Recorder {
     /// Sends what is told until `shutdown`; then what is left, as far as [`LAST_WORDS`] reach.
     pub async fn run(&self, shutdown: &Shutdown) {
         let mut sent = HashMap::new();
-        let mut due = Instant::now();
+        let unused = |now: Instant| now.checked_sub(EVERY * BURST).unwrap_or(now);
+        let mut due = unused(Instant::now());
         loop {
             let Some(item) = self.next() else {
                 tokio::select! {
@@ -164,8 +165,7 @@ impl Recorder {
                 }
             };
             // Generic cell rate algorithm (ITU-T I.371): what was not used of the last seconds may be used at once.
-            let now = Instant::now();
-            due = due.max(now.checked_sub(EVERY * BURST).unwrap_or(now)) + EVERY;
+            due = due.max(unused(Instant::now())) + EVERY;
             tokio::select! {
                 biased;
                 () = shutdown.wait() => {
@@ -254,3 +254,6 @@ fn render(reporter: &str, item: &Item) -> Event {
         ..Default::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

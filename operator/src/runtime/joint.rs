@@ -53,7 +53,7 @@ impl<V: Clone> Joint<V> {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         // An answer that nobody waits for is too old for whoever comes.
         answers.retain(|_, answer| Arc::strong_count(answer) > 1);
-        answers.entry(key.to_owned()).or_insert_with(Arc::default).clone()
+        answers.entry(key.to_owned()).or_default().clone()
     }
 }
 
