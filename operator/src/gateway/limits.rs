@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::access::Refusal;
+use crate::runtime::bucket::{Bucket, Rate};
 
 /// Requests that one caller may have open; answers that stream count until they end.
 pub const AT_ONCE: usize = 64;
@@ -16,52 +17,12 @@ const REVIEWS_AT_ONCE: usize = 4;
 /// Callers that are remembered. Beyond it new ones are turned away until an idle one is forgotten.
 const MAX_KNOWN: usize = 8192;
 
-/// How many requests come in, and how many at once.
-#[derive(Debug, Clone, Copy)]
-pub struct Rate {
-    every: Duration,
-    burst: u32,
-}
-
-impl Rate {
-    const fn per_second(number: u32, burst: u32) -> Self {
-        Self { every: Duration::from_nanos(1_000_000_000 / number as u64), burst }
-    }
-}
-
 /// Of a provider or a user.
 pub const KNOWN: Rate = Rate::per_second(50, 200);
 /// Of the hub, whose records of many jobs come one by one.
 pub const HUB: Rate = Rate::per_second(200, 400);
 /// Of an address.
 pub const STRANGER: Rate = Rate::per_second(5, 20);
-
-/// A bucket of requests, kept as the moment at which it will be full again (GCRA).
-#[derive(Debug, Default)]
-pub struct Bucket {
-    full_at: Duration,
-}
-
-impl Bucket {
-    /// Takes one at `now`, a time on any clock that does not go back.
-    ///
-    /// # Errors
-    /// It is empty: how long until it is not.
-    pub fn take(&mut self, rate: Rate, now: Duration) -> Result<(), Duration> {
-        let full_at = self.full_at.max(now) + rate.every;
-        match (full_at - now).checked_sub(rate.every * rate.burst) {
-            Some(wait) if !wait.is_zero() => Err(wait),
-            _ => {
-                self.full_at = full_at;
-                Ok(())
-            }
-        }
-    }
-
-    fn is_full(&self, now: Duration) -> bool {
-        self.full_at <= now
-    }
-}
 
 /// What one caller has taken.
 #[derive(Debug)]

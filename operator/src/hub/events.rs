@@ -14,15 +14,14 @@ use tokio::time::Instant;
 
 use super::apply::time;
 use crate::runtime::Shutdown;
+use crate::runtime::bucket::{Bucket, Rate};
 use crate::runtime::client::within;
 use crate::runtime::sanitise::line;
 
 /// Repeats within this time are folded.
 const FOLD: Duration = Duration::from_secs(600);
-/// From one event to the next, when many wait: a quarter of the writes that a hub may make in a second.
-const EVERY: Duration = Duration::from_millis(200);
-/// So many are sent one right after the other, if none were for a while.
-const BURST: u32 = 25;
+/// How many are sent: a quarter of the writes that a hub may make in a second.
+const RATE: Rate = Rate::per_second(5, 25);
 /// What waits beyond these pushes out what waits longest.
 const MAX_WAITING: usize = 1000;
 /// At the end the rest is sent for so long.
@@ -154,8 +153,7 @@ impl Recorder {
     /// Sends what is told until `shutdown`; then what is left, as far as [`LAST_WORDS`] reach.
     pub async fn run(&self, shutdown: &Shutdown) {
         let mut sent = HashMap::new();
-        let unused = |now: Instant| now.checked_sub(EVERY * BURST).unwrap_or(now);
-        let mut due = unused(Instant::now());
+        let (mut bucket, began) = (Bucket::default(), Instant::now());
         loop {
             let Some(item) = self.next() else {
                 tokio::select! {
@@ -164,15 +162,18 @@ impl Recorder {
                     () = self.told.notified() => continue,
                 }
             };
-            // Generic cell rate algorithm (ITU-T I.371): what was not used of the last seconds may be used at once.
-            due = due.max(unused(Instant::now())) + EVERY;
+            let paced = async {
+                while let Err(wait) = bucket.take(RATE, began.elapsed()) {
+                    tokio::time::sleep(wait).await;
+                }
+            };
             tokio::select! {
                 biased;
                 () = shutdown.wait() => {
                     self.waiting().items.push_front(item);
                     break;
                 }
-                () = tokio::time::sleep_until(due) => {}
+                () = paced => {}
             }
             self.send(item, &mut sent).await;
         }

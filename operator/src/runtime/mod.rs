@@ -3,6 +3,7 @@
 pub mod answer;
 pub mod backoff;
 pub mod blobdir;
+pub mod bucket;
 pub mod client;
 pub mod clock;
 pub mod fence;

@@ -9,6 +9,9 @@ use serde_json::Value;
 
 use super::*;
 
+/// From one event to the next, when many wait.
+const EVERY: Duration = Duration::from_millis(200);
+
 /// An API server that takes whatever comes, and when it came.
 #[derive(Clone, Default)]
 struct Taken(Arc<Mutex<Vec<(Instant, Method, Value)>>>);
