@@ -16,6 +16,7 @@ use reqwest::{Method, StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tower::{BoxError, Layer, ServiceExt};
@@ -139,7 +140,7 @@ impl Remote {
         let layer = config.auth_layer().map_err(|error| match error {
             kube::Error::Auth(error) => no_token(&error),
             other => {
-                ClientError::Build { url: config.cluster_url.to_string(), source: Box::new(other) }.into()
+                ClientError::Build { url: config.cluster_url.to_string(), source: Arc::new(other) }.into()
             }
         })?;
         layer.map(Credential::Kubeconfig).ok_or_else(needs_token)

@@ -94,11 +94,13 @@ impl Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+
     use serde_json::{Value, json};
 
     fn refused(code: u16, details: Value) -> Error {
         let status = json!({"code": code, "reason": "Invalid", "message": "m", "details": details});
-        let source = Box::new(kube::Error::Api(Box::new(serde_json::from_value(status).unwrap_or_default())));
+        let source = Arc::new(kube::Error::Api(Box::new(serde_json::from_value(status).unwrap_or_default())));
         Error::Api(ClientError::Request { what: "patch".into(), source })
     }
 

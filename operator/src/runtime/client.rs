@@ -5,7 +5,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 use tower::BoxError;
 use tower::util::BoxService;
@@ -26,8 +26,8 @@ pub struct Target {
     pub context: Option<String>,
 }
 
-/// Why there is no client.
-#[derive(Debug, thiserror::Error)]
+/// Why there is no client, or no answer.
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum ClientError {
     /// The file is missing, is not a kubeconfig, or lacks the context.
     #[error("kubeconfig {path}: {source}; name another with --kubeconfig or --context")]
@@ -36,11 +36,11 @@ pub enum ClientError {
         path: String,
         /// kube's reason.
         #[source]
-        source: Box<kube::config::KubeconfigError>,
+        source: Arc<kube::config::KubeconfigError>,
     },
     /// Neither a kubeconfig nor a pod's ServiceAccount was found.
     #[error("no cluster is configured: {0}; name a kubeconfig with --kubeconfig")]
-    Infer(#[source] Box<kube::config::InferConfigError>),
+    Infer(#[source] Arc<kube::config::InferConfigError>),
     /// The configuration was read, but no client could be made of it (a broken certificate, for example).
     #[error("cannot make a client for {url}: {source}")]
     Build {
@@ -48,7 +48,7 @@ pub enum ClientError {
         url: String,
         /// kube's reason.
         #[source]
-        source: Box<kube::Error>,
+        source: Arc<kube::Error>,
     },
     /// A request did not finish in time.
     #[error("{what}: no answer within {seconds} s")]
@@ -65,7 +65,7 @@ pub enum ClientError {
         what: String,
         /// kube's reason.
         #[source]
-        source: Box<kube::Error>,
+        source: Arc<kube::Error>,
     },
 }
 
@@ -94,7 +94,7 @@ impl Target {
         let options = KubeConfigOptions { context: self.context.clone(), ..Default::default() };
         let kubeconfig_error = |source| ClientError::Kubeconfig {
             path: self.kubeconfig.as_ref().map_or("(default)".into(), |p| p.display().to_string()),
-            source: Box::new(source),
+            source: Arc::new(source),
         };
         let mut config = match &self.kubeconfig {
             Some(path) => {
@@ -104,7 +104,7 @@ impl Target {
             None if self.context.is_some() => {
                 Config::from_kubeconfig(&options).await.map_err(kubeconfig_error)?
             }
-            None => Config::infer().await.map_err(|e| ClientError::Infer(Box::new(e)))?,
+            None => Config::infer().await.map_err(|e| ClientError::Infer(Arc::new(e)))?,
         };
         harden(&mut config);
         Ok(config)
@@ -155,7 +155,7 @@ fn build(config: Config) -> Result<Client, ClientError> {
 fn builder(config: Config) -> Result<ClientBuilder<GenericService>, ClientError> {
     install_crypto();
     let url = config.cluster_url.to_string();
-    ClientBuilder::try_from(config).map_err(|source| ClientError::Build { url, source: Box::new(source) })
+    ClientBuilder::try_from(config).map_err(|source| ClientError::Build { url, source: Arc::new(source) })
 }
 
 /// What kube lays its own layers around.
@@ -185,7 +185,7 @@ pub async fn within<T>(
 ) -> Result<T, ClientError> {
     match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(source)) => Err(ClientError::Request { what: what.into(), source: Box::new(source) }),
+        Ok(Err(source)) => Err(ClientError::Request { what: what.into(), source: Arc::new(source) }),
         Err(_) => Err(ClientError::Timeout { what: what.into(), seconds: REQUEST_TIMEOUT.as_secs() }),
     }
 }

@@ -22,11 +22,9 @@ impl<V> Default for Joint<V> {
 }
 
 impl<V: Clone> Joint<V> {
-    /// What `request` answers for `key`, be it this one or that of somebody else who began it after this call.
-    ///
-    /// # Errors
-    /// Those of the own request. An error of another's is not this caller's.
-    pub async fn ask<E>(&self, key: &str, request: impl AsyncFnOnce() -> Result<V, E>) -> Result<V, E> {
+    /// What `request` answers for `key`, be it this one or that of somebody else who began it after this call. A failure is
+    /// an answer, too: else each would wait in turn for a server that is away.
+    pub async fn ask(&self, key: &str, request: impl AsyncFnOnce() -> V) -> V {
         let answer = self.of(key);
         let mine = {
             let mut state = answer.state();
@@ -39,14 +37,14 @@ impl<V: Clone> Joint<V> {
             if let (_, includes, Some(value)) = &*state
                 && *includes >= mine
             {
-                return Ok(value.clone());
+                return value.clone();
             }
             state.0
         };
-        let value = request().await?;
+        let value = request().await;
         let mut state = answer.state();
         (state.1, state.2) = (all, Some(value.clone()));
-        Ok(value)
+        value
     }
 
     fn of(&self, key: &str) -> Arc<Answer<V>> {
@@ -85,9 +83,9 @@ mod tests {
             let request = async || {
                 let number = requests.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(Duration::from_millis(100)).await;
-                Ok::<_, ()>(number)
+                number
             };
-            joint.ask(key, request).await.unwrap()
+            joint.ask(key, request).await
         };
         let seen = join_all([ask("a", 0), ask("a", 10), ask("a", 50), ask("a", 90), ask("a", 150)]).await;
         assert_eq!(seen, [0, 1, 1, 1, 2], "nobody is given what was asked for before they came");
@@ -101,16 +99,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_error_is_only_for_who_asked() {
+    async fn a_failure_is_waited_for_once() {
         let joint = Joint::default();
         let ask = async |result: Result<u32, u32>| {
             let request = async || {
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_secs(10)).await;
                 result
             };
             joint.ask("a", request).await
         };
+        let began = tokio::time::Instant::now();
         let seen = join_all([ask(Err(1)), ask(Err(2)), ask(Ok(3)), ask(Err(4))]).await;
-        assert_eq!(seen, [Err(1), Err(2), Ok(3), Ok(3)]);
+        assert_eq!(seen, [Err(1), Err(2), Err(2), Err(2)]);
+        assert_eq!(began.elapsed().as_secs(), 20);
+        assert_eq!(ask(Ok(5)).await, Ok(5), "and is no answer to those who come later");
     }
 }
