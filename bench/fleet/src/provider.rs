@@ -137,7 +137,7 @@ async fn announced(store: &Store, name: &str, record: &[u8]) -> anyhow::Result<(
 pub async fn report(agent: &Agent, image: &str, idle: u32) -> kube::Result<()> {
     let status = json!({
         "observedAt": Timestamp::now(), "agentVersion": "0", "protocols": ["muster.unit/1"],
-        "devices": [{"class": "cpu", "workers": 1, "idle": idle}],
+        "devices": [{"class": "cpu", "workers": 1, "idle": idle, "inUse": 1 - idle}],
         "accepts": {"images": [image], "arithmetic": ["f32-chain"], "containers": "Never"},
     });
     agent.say::<ProviderReport>("report", &status).await

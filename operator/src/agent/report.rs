@@ -256,6 +256,7 @@ fn compose(
             workers,
             // What the member cannot confirm is not offered.
             idle: if known == "True" { idle } else { 0 },
+            in_use: Some(i32::try_from(offer.in_use).unwrap_or(i32::MAX).clamp(0, 100_000)),
             price: None,
             price_valid_until: None,
         }],

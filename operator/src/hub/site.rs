@@ -188,19 +188,21 @@ fn devices(
         let same = |unit: &&&Unit| unit.device_class.as_ref().is_none_or(|its| its == class);
         living.iter().filter(same).filter(|unit| counts(&unit.object)).map(|unit| unit.workers()).sum()
     };
-    provider::devices(report)
-        .into_iter()
-        .map(|(class, lent, price)| {
-            let device = Device {
-                workers: lent.workers.min(quota),
-                idle: lent.idle,
-                assigned: in_class(&class, |_| true),
-                pending: in_class(&class, pending),
-                price,
-            };
-            (class, device)
-        })
-        .collect()
+    let device = |found: provider::Devices| {
+        let assigned = in_class(&found.class, |_| true);
+        let device = Device {
+            workers: found.lent.workers.min(quota),
+            idle: found.lent.idle,
+            assigned,
+            // Nothing is subtracted twice: or others would wait, or be interrupted, beside idle workers.
+            pending: found
+                .in_use
+                .map_or_else(|| in_class(&found.class, pending), |counted| assigned.saturating_sub(counted)),
+            price: found.price,
+        };
+        (found.class, device)
+    };
+    provider::devices(report).into_iter().map(device).collect()
 }
 
 fn phase_of(unit: &WorkUnit) -> Option<WorkUnitPhase> {
@@ -212,7 +214,7 @@ pub fn ended(unit: &WorkUnit) -> bool {
     phase_of(unit).is_some_and(WorkUnitPhase::is_finished)
 }
 
-/// Not running yet, so the report cannot have counted it.
+/// Not running yet: an agent that does not say what it has counted may not have counted it.
 fn pending(unit: &WorkUnit) -> bool {
     !matches!(phase_of(unit), Some(WorkUnitPhase::Running | WorkUnitPhase::Draining))
 }
@@ -220,4 +222,52 @@ fn pending(unit: &WorkUnit) -> bool {
 /// Whether its agent was asked to end it, at whatever moment.
 pub fn leaves(unit: &WorkUnit) -> bool {
     unit.spec.desired != Desired::Run || unit.metadata.deletion_timestamp.is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn unit(workers: u32, phase: &str) -> Unit {
+        let object = json!({
+            "apiVersion": "muster.dev/v1alpha1", "kind": "WorkUnit", "metadata": {"name": "u"},
+            "spec": {
+                "kind": "Train", "jobUID": "4f2a9c1b-0000-4000-8000-000000000000", "island": 0, "epoch": 1, "workers": workers,
+                "envelope": {"payloadType": "t", "payload": "", "signatures": []}, "desired": "Run",
+            },
+            "status": {"phase": phase, "attempt": 1},
+        });
+        let object: WorkUnit = serde_json::from_value(object).unwrap();
+        Unit { device_class: Some("cpu".into()), dataset: None, object }
+    }
+
+    /// Of a provider that lends 12 workers.
+    fn free(report: &Value, units: &[Unit]) -> u32 {
+        let provider = json!({
+            "apiVersion": "muster.dev/v1alpha1", "kind": "ComputeProvider", "metadata": {"name": "east"},
+            "spec": {"owner": "acme", "quota": {"units": 100, "workers": 12}},
+        });
+        let report = json!({"devices": [report]});
+        let (provider, report) = (serde_json::from_value(provider), serde_json::from_value(report));
+        let living: Vec<&Unit> = units.iter().collect();
+        devices(&provider.unwrap(), &report.unwrap(), &living)["cpu"].free()
+    }
+
+    #[test]
+    fn what_a_report_has_counted_is_not_subtracted_again() {
+        let units = [unit(4, "Running"), unit(4, "Starting")];
+        let report =
+            |idle: u32, in_use: u32| json!({"class": "cpu", "workers": 12, "idle": idle, "inUse": in_use});
+        assert_eq!(free(&report(4, 8), &units), 4, "the agent has begun both");
+        assert_eq!(free(&report(8, 4), &units), 4, "it has not begun the second one");
+        assert_eq!(free(&report(12, 0), &units), 4, "nor told of the first");
+        assert_eq!(free(&report(2, 8), &units), 2, "its owner needs two");
+        assert_eq!(free(&report(3, 4), &units), 0, "its owner needs five");
+        assert_eq!(free(&report(8, 4), &units[..1]), 8);
+        assert_eq!(free(&report(4, 8), &units[..1]), 4, "one that is over is still in the report");
+        let silent = json!({"class": "cpu", "workers": 12, "idle": 4});
+        assert_eq!(free(&silent, &units), 0, "who does not say may not have counted what starts");
+    }
 }

@@ -91,6 +91,10 @@ pub struct Devices {
     /// Workers that fit now.
     #[schemars(range(min = 0, max = 100_000))]
     pub idle: i32,
+    /// Workers of the hub's units that `idle` leaves out: begun, and not over yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100_000))]
+    pub in_use: Option<i32>,
     /// Micro-credits per 10^9 operations of the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = schema::MAX_INTEGER))]

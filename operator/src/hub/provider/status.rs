@@ -180,14 +180,25 @@ pub fn is_ready(provider: &api::ComputeProvider) -> bool {
     conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
+/// What a report says of one class of devices.
+pub struct Devices {
+    pub class: String,
+    pub lent: Lent,
+    /// Workers of the hub's units that `lent.idle` leaves out, if it says that.
+    pub in_use: Option<u32>,
+    pub price: Option<i64>,
+}
+
 /// The provider's devices by class as they may be used, each class once.
-pub fn devices(report: &api::ProviderReportStatus) -> Vec<(String, Lent, Option<i64>)> {
+pub fn devices(report: &api::ProviderReportStatus) -> Vec<Devices> {
     let number = |n: i32| u32::try_from(n).unwrap_or(0);
-    report
-        .devices
-        .iter()
-        .map(|d| (line(&d.class, 63), Lent { workers: number(d.workers), idle: number(d.idle) }, d.price))
-        .collect()
+    let of = |found: &api::Devices| Devices {
+        class: line(&found.class, 63),
+        lent: Lent { workers: number(found.workers), idle: number(found.idle) },
+        in_use: found.in_use.map(number),
+        price: found.price,
+    };
+    report.devices.iter().map(of).collect()
 }
 
 /// The quota of workers as a limit.
@@ -196,7 +207,7 @@ pub fn worker_quota(provider: &api::ComputeProvider) -> Option<u32> {
 }
 
 fn capacity(provider: &api::ComputeProvider, report: &api::ProviderReportStatus) -> api::Capacity {
-    let lent: Vec<_> = devices(report).into_iter().map(|(class, lent, _)| (class, lent)).collect();
+    let lent: Vec<_> = devices(report).into_iter().map(|found| (found.class, found.lent)).collect();
     let capped = core::capacity(&lent, worker_quota(provider));
     api::Capacity {
         text: Some(capped.text()),
