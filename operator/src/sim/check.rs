@@ -173,7 +173,7 @@ fn history(world: &World, schedule: &Schedule) -> Vec<String> {
     );
     let trains = units.iter().filter(|(name, (mine, _))| *mine && !name.contains("-a")).count();
     let (least, most) = match world.story.then {
-        Then::Nothing | Then::Deleted => (1, 1),
+        Then::Nothing | Then::Deleted | Then::Deaf => (1, 1),
         // It may be another one that makes way.
         Then::Shares | Then::Crowd | Then::Weights => (1, 2),
         _ => (2, 2),

@@ -41,6 +41,8 @@ pub enum Then {
     Lost,
     /// So it is, and comes back after 60 s, with pods that know nothing of it.
     Returns,
+    /// All members are cut off for 40 s, and its own is the last that comes back.
+    Deaf,
     /// Its unit fails once.
     Fails,
     /// The first interval was wrong. It is the one that is always replayed.
@@ -64,7 +66,7 @@ pub enum Then {
 }
 
 /// All of them.
-pub const ALL: [Story; 18] = [
+pub const ALL: [Story; 19] = [
     story("plain", "None", 2, Then::Nothing),
     story("audited", "Gold", 4, Then::Nothing),
     story("suspended", "None", 2, Then::Suspended),
@@ -74,6 +76,7 @@ pub const ALL: [Story; 18] = [
     story("leaves", "None", 2, Then::Leaves),
     story("lost", "None", 2, Then::Lost),
     story("returns", "Silver", 4, Then::Returns),
+    story("deaf", "None", 3, Then::Deaf),
     story("fails", "None", 2, Then::Fails),
     story("lies", "Gold", 5, Then::Lies),
     story("deleted", "Silver", 3, Then::Deleted),
@@ -137,6 +140,17 @@ pub async fn play(world: &World) {
             world.cut(&trains, true);
             tokio::time::sleep(Duration::from_secs(60)).await;
             world.cut(&trains, false);
+        }
+        Then::Deaf => {
+            let (own, others): (Vec<&str>, Vec<&str>) =
+                world.members.iter().map(|member| member.name).partition(|name| *name == trains);
+            let all = own.iter().chain(&others);
+            all.for_each(|name| world.cut(name, true));
+            tokio::time::sleep(Duration::from_secs(40)).await;
+            for name in others.iter().chain(&own) {
+                world.cut(name, false);
+                tokio::time::sleep(Duration::from_secs(3)).await;
+            }
         }
         Then::Fails => world.fail_once(&trains),
         Then::Deleted => world.delete("trainingjobs", Some("team-a"), "kjv-gpt"),

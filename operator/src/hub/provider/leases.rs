@@ -1,21 +1,27 @@
 //! Heartbeats: the moments at which this process saw agents' leases change, on its own monotonic clock.
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use muster_core::provider::{LeaseWatch, Pulse};
 use tokio::time::Instant;
 
+use super::hearing::Hearing;
+
+/// Whatever an agent writes into its lease, it is heard of more often than this.
+const LONGEST: Duration = Duration::from_secs(60);
+
 /// See the module.
 pub struct LeaseBook {
     start: Instant,
     seen: Mutex<HashMap<String, (LeaseWatch, Pulse)>>,
+    hearing: Mutex<Hearing>,
 }
 
 impl Default for LeaseBook {
     fn default() -> Self {
-        Self { start: Instant::now(), seen: Mutex::default() }
+        Self { start: Instant::now(), seen: Mutex::default(), hearing: Mutex::default() }
     }
 }
 
@@ -26,11 +32,14 @@ impl LeaseBook {
         let spec = lease.spec.as_ref();
         // The text only: whether it moved is all that counts, the agent's clock is its own.
         let mark = spec.and_then(|spec| spec.renew_time.as_ref()).map(|time| format!("{:?}", time.0));
+        let lasts = seconds(spec.and_then(|spec| spec.lease_duration_seconds).unwrap_or(0));
         let now = self.start.elapsed();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match seen.get_mut(provider) {
             Some((watch, pulse)) => {
-                watch.saw(mark, now);
+                if watch.saw(mark, now) {
+                    self.hearing().heard(lasts.min(LONGEST), now);
+                }
                 *pulse != Pulse::Fresh
             }
             None => {
@@ -43,7 +52,7 @@ impl LeaseBook {
     /// How alive the provider looks, and how long that holds without news. Before the first look at its lease nothing can
     /// be said.
     pub fn pulse(&self, provider: &str, lease_seconds: i32) -> (Pulse, Option<Duration>) {
-        let duration = Duration::from_secs(u64::try_from(lease_seconds).unwrap_or(15));
+        let duration = seconds(lease_seconds);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((watch, last)) = seen.get_mut(provider) else {
             return (Pulse::TooEarly, Some(duration));
@@ -51,6 +60,15 @@ impl LeaseBook {
         let (pulse, holds) = watch.pulse(duration, self.start.elapsed());
         *last = pulse;
         (pulse, holds)
+    }
+
+    /// How long this hub has still to hear from others before a provider's silence is its own, if its lease lasts for so many seconds.
+    pub fn too_early(&self, lease_seconds: i32) -> Option<Duration> {
+        self.hearing().too_early(seconds(lease_seconds), self.start.elapsed())
+    }
+
+    fn hearing(&self) -> MutexGuard<'_, Hearing> {
+        self.hearing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The API server did not answer: nobody's silence up to now counts.
@@ -67,6 +85,10 @@ impl LeaseBook {
     pub fn forget(&self, provider: &str) {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).remove(provider);
     }
+}
+
+fn seconds(seconds: i32) -> Duration {
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(15))
 }
 
 #[cfg(test)]

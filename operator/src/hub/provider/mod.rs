@@ -5,12 +5,14 @@
 //! |---|---|
 //! | `join` | the records of its join; pins a key that was promised to be accepted |
 //! | `leases` | heartbeats by the hub's own clock |
+//! | `hearing` | whether anybody is heard of at all |
 //! | `status` | the status, pure but for the look at the lease |
+mod hearing;
 mod join;
 pub mod leases;
 mod status;
 
-pub use status::{CONNECTED, devices, is_ready, scheduling, worker_quota};
+pub use status::{CONNECTED, Devices, devices, is_ready, scheduling, worker_quota};
 
 use std::future::{Ready, ready};
 use std::sync::Arc;
