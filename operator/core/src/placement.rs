@@ -9,6 +9,7 @@ mod auditors;
 mod filters;
 mod scores;
 
+use auditors::Auditors;
 pub use auditors::can_be_audited;
 use filters::{FITS, Filter, ROOM};
 
@@ -44,6 +45,8 @@ pub struct Request {
     pub regions: Vec<String>,
     /// Highest price the job pays; `None` = any.
     pub max_price: Option<i64>,
+    /// Where somebody of another owner must be there who could audit what is trained: the providers that may audit, empty for all.
+    pub audited_by: Option<Vec<String>>,
     /// Providers that a verdict has convicted in this job.
     pub convicted: BTreeSet<String>,
     /// Providers that failed or refused units of this very job, and how many: they come last, not never.
@@ -68,6 +71,7 @@ impl Request {
             exclude_owners: Vec::new(),
             regions: Vec::new(),
             max_price: None,
+            audited_by: None,
             convicted: BTreeSet::new(),
             failures: BTreeMap::new(),
             checkpoints: BTreeSet::new(),
@@ -109,7 +113,7 @@ pub struct Device {
     pub idle: u32,
     /// Workers of this class the hub has sent here and that have not ended.
     pub assigned: u32,
-    /// The part of `assigned` that does not run yet, so that `idle` cannot have seen it.
+    /// The part of `assigned` that `idle` may not have seen yet.
     pub pending: u32,
     /// Its price, if it names one.
     pub price: Option<i64>,
@@ -202,6 +206,8 @@ pub enum Rejection {
     Arithmetic(String),
     /// Does not have the trainer image on its allow-list.
     Image,
+    /// Nobody of another owner could audit what it trains.
+    Unaudited,
     /// Lends fewer workers in all than asked.
     Fewer(u32),
     /// Quota of units used up.
@@ -227,6 +233,9 @@ impl Rejection {
             Self::NoDeviceClass(class) => format!("{} no {class} devices", verb("has", "have")),
             Self::Arithmetic(name) => format!("{} not offer {name}", verb("does", "do")),
             Self::Image => format!("{} not allow the trainer image", verb("does", "do")),
+            Self::Unaudited => {
+                format!("{} nobody of another owner to audit {}", verb("has", "have"), verb("it", "them"))
+            }
             Self::Fewer(n) => format!("{} fewer than {n} workers in all", verb("lends", "lend")),
             Self::UnitQuota => format!("{} quota of units left", verb("has no", "have no")),
             Self::Idle(1) => format!("{} 1 idle worker", verb("lacks", "lack")),
@@ -285,9 +294,11 @@ fn sift_by<'a>(filters: &[&[Filter]], request: &Request, candidates: &'a [Candid
     let mut rejections: BTreeMap<Rejection, usize> = BTreeMap::new();
     let mut eligible: Vec<&Candidate> = Vec::new();
     let convicted = convicted_owners(request, candidates);
+    let auditors = Auditors::of(request, candidates);
     for candidate in candidates {
         let checked = filters.iter().copied().flatten().try_for_each(|filter| filter(request, candidate));
-        match checked.and_then(|()| not_of(&convicted, candidate)) {
+        let checked = checked.and_then(|()| not_of(&convicted, candidate));
+        match checked.and_then(|()| auditors.check(candidate)) {
             Ok(()) => eligible.push(candidate),
             Err(why) => *rejections.entry(why).or_default() += 1,
         }

@@ -50,6 +50,8 @@ pub struct Ask {
     pub waited: Duration,
     /// Others have been asked to make way for it ([`Plan::owed`]): what they leave is not for anybody else.
     pub owed: bool,
+    /// It has a unit with a silent member, which it keeps if nobody else has room: nobody is interrupted for it, and nothing kept.
+    pub moves: bool,
     /// How many workers it can do with.
     pub size: Size,
     /// What it needs of its provider; its `workers` are those of `size`.
@@ -77,6 +79,8 @@ pub struct Holding {
     pub age: Duration,
     /// Whether it has been asked to leave.
     pub leaves: bool,
+    /// What a unit with more workers would need of the provider, if its job can do with more: its next one is a new one.
+    pub grows: Option<Request>,
 }
 
 /// What becomes of an ask.

@@ -64,9 +64,10 @@ pub fn compose(
     // An agent that has lost its memory does not take back what it has said.
     let restarted = i32::try_from(state.memory.restarted).unwrap_or(i32::MAX);
     status.restarts = Some(restarted.max(before.restarts.unwrap_or(0)));
-    if let Some(progress) = progress
-        && progress.step >= before.step.unwrap_or(0)
-    {
+    if let Some(progress) = progress.filter(|progress| Some(progress.step) < before.step) {
+        // Steps are trained once more after a restart: how far it was stays said, and that it gets on shows in the time.
+        status.progress_time = Some(Time(whole(progress.time)));
+    } else if let Some(progress) = progress {
         status.step = Some(progress.step);
         // What a replay computes is its auditor's secret until it is opened.
         status.loss = (!state.is_audit()).then(|| progress.loss.clone());

@@ -27,6 +27,7 @@ use super::site::Unit;
 use super::state::State;
 use crate::runtime::Shutdown;
 use crate::runtime::backoff::{Backoff, jitter_of};
+use crate::runtime::client::ClientError;
 use crate::runtime::clock;
 use crate::runtime::joint::Joint;
 use crate::runtime::mirror::Mirror;
@@ -59,7 +60,7 @@ pub struct Context {
     /// Tells people.
     pub recorder: Recorder,
     /// The uids of the namespaces that live by these names; `None` where none does.
-    pub namespaces: Joint<Option<String>>,
+    pub namespaces: Joint<Result<Option<String>, ClientError>>,
     /// Which job trains where.
     pub queue: Queue,
     /// Whose turn it is in Kueue, where a job asks for that.
@@ -214,8 +215,15 @@ impl Keyed {
 #[derive(Debug, Default)]
 pub struct Memory {
     moments: Mutex<HashMap<(String, What), Instant>>,
-    marks: Mutex<HashMap<String, (u64, Instant)>>,
+    marks: Mutex<HashMap<String, Standstill>>,
     written: Mutex<HashMap<String, u64>>,
+}
+
+/// What an object was seen to be, and since when.
+#[derive(Debug)]
+struct Standstill {
+    mark: ([u64; 3], Instant),
+    reached: (u64, Instant),
 }
 
 /// What happened.
@@ -252,14 +260,20 @@ impl Memory {
         moments.entry((object.to_owned(), what)).or_insert_with(Instant::now).elapsed()
     }
 
-    /// For how long an object's mark has been this one, as far as this process saw.
-    pub fn unchanged(&self, object: &str, mark: u64) -> Duration {
+    /// For how long an object's mark has been this one, and for how long it has got no further than `reached`, as far as this
+    /// process saw.
+    pub fn unchanged(&self, object: &str, mark: [u64; 3], reached: u64) -> (Duration, Duration) {
+        let now = Instant::now();
         let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = marks.entry(object.to_owned()).or_insert_with(|| (mark, Instant::now()));
-        if known.0 != mark {
-            *known = (mark, Instant::now());
+        let fresh = || Standstill { mark: (mark, now), reached: (reached, now) };
+        let known = marks.entry(object.to_owned()).or_insert_with(fresh);
+        if known.mark.0 != mark {
+            known.mark = (mark, now);
         }
-        known.1.elapsed()
+        if known.reached.0 < reached {
+            known.reached = (reached, now);
+        }
+        (known.mark.1.elapsed(), known.reached.1.elapsed())
     }
 
     /// This hub could not see for a while, this object or (`None`) any: that nothing has changed meanwhile is not known.
@@ -303,16 +317,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_stays_the_same_gets_old() {
         let memory = Memory::default();
-        assert_eq!(memory.unchanged("unit", 1), Duration::ZERO);
+        let seconds = |mark: u64, reached| {
+            let (same, no_further) = memory.unchanged("unit", [mark, 0, 0], reached);
+            (same.as_secs(), no_further.as_secs())
+        };
+        assert_eq!(seconds(1, 7), (0, 0));
         tokio::time::advance(Duration::from_secs(5)).await;
-        assert_eq!(memory.unchanged("unit", 1), Duration::from_secs(5));
-        assert_eq!(memory.unchanged("unit", 2), Duration::ZERO);
+        assert_eq!(seconds(1, 7), (5, 5));
+        assert_eq!(seconds(2, 6), (0, 5), "something else happens, and it gets no further");
+        assert_eq!(seconds(2, 8), (0, 0));
         tokio::time::advance(Duration::from_secs(5)).await;
         memory.blind(None);
-        assert_eq!(memory.unchanged("unit", 2), Duration::ZERO, "who knows");
-        memory.forget("unit");
+        assert_eq!(seconds(2, 8), (0, 0), "who knows");
         tokio::time::advance(Duration::from_secs(5)).await;
-        assert_eq!(memory.unchanged("unit", 2), Duration::ZERO);
+        memory.forget("unit");
+        assert_eq!(seconds(2, 8), (0, 0));
     }
 
     #[test]

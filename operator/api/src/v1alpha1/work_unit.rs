@@ -168,7 +168,7 @@ pub struct WorkUnitStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000))]
     pub restarts: Option<i32>,
-    /// Last finished step.
+    /// Furthest step that was finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = schema::MAX_STEPS))]
     pub step: Option<i64>,
@@ -184,7 +184,7 @@ pub struct WorkUnitStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = schema::MAX_INTEGER))]
     pub tokens_per_second: Option<i64>,
-    /// When the step was reported.
+    /// When a step was reported last, be it one that is trained again after a restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress_time: Option<Time>,
     /// The newest checkpoint that the gateway has recorded. Its step never decreases.

@@ -364,8 +364,8 @@ fn progressing(view: &View<'_>) -> Option<Condition> {
     }
     if unit.member != Member::Connected {
         let message = format!(
-            "{} does not renew its lease and nobody else can have the job now; it may go on training until its \
-             grace ends; elsewhere {resumes}",
+            "{} does not renew its lease, and the job is with nobody else; it may go on training until its grace ends; \
+             elsewhere {resumes}",
             unit.provider
         );
         return no("DisconnectedWithinGrace", message);

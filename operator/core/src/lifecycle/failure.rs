@@ -52,10 +52,20 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// Whether it wants something of a unit that its agent would try again on the spot.
+    pub(super) fn interferes(&self) -> bool {
+        matches!(self.action, Action::FailJob | Action::Move)
+    }
+
     pub(super) fn matches(&self, failure: &Failure) -> bool {
         self.on_reasons.contains(&failure.reason)
             || failure.exit_code.is_some_and(|code| self.on_exit_codes.contains(&code))
     }
+}
+
+/// Ends a unit although nothing has failed: the provider takes back what it lends, or only lends it for a while.
+fn is_taken_back(failure: &Failure) -> bool {
+    ["ProviderStopped", "MaxRuntime", "Expired"].contains(&failure.reason.as_str())
 }
 
 /// What follows from a failure.
@@ -115,6 +125,7 @@ pub fn judge(failure: &Failure, rules: &[Rule]) -> Verdict {
             failure,
             "it needs the same memory anywhere; raise spec.workers.resources.memory or workers.count in a new TrainingJob",
         ),
+        _ if is_taken_back(failure) => Verdict::AgainFree,
         _ => Verdict::Again,
     }
 }

@@ -306,7 +306,11 @@ pub fn decide(facts: &Facts) -> Decision {
     if let (Some(stall), Wish::Run) = (unit.stall, facts.wish) {
         return retry(facts, unit, stalled(unit, stall));
     }
-    // 10. It lives: a wish, the provider's leaving, other jobs or another number of workers end it with its interval.
+    // 10. An attempt has failed, its agent tries again, and the tenant wants it otherwise.
+    if let (Some(failure), Wish::Run) = (ruled_out(facts, unit), facts.wish) {
+        return retry(facts, unit, failure);
+    }
+    // 11. It lives: a wish, the provider's leaving, other jobs or another number of workers end it with its interval.
     let asked = match (facts.wish, unit.tenure) {
         (_, Tenure::Ends | Tenure::Revoked) => Desired::Stop,
         // Nothing will come of waiting for the end of the interval.
@@ -316,6 +320,14 @@ pub fn decide(facts: &Facts) -> Decision {
         (Wish::Run, Tenure::Keeps) => Desired::Run,
     };
     Decision { desired: Some(asked.max(unit.desired)), next: Next::Wait }
+}
+
+/// What a unit's last attempt ended of, or its pods wait for, if the first rule that matches it lets it not go on there.
+fn ruled_out(facts: &Facts, unit: &Unit) -> Option<Failure> {
+    let interferes = |failure: &&Failure| {
+        facts.rules.iter().find(|rule| rule.matches(failure)).is_some_and(Rule::interferes)
+    };
+    [&unit.failure, &unit.waiting].into_iter().flatten().find(interferes).cloned()
 }
 
 fn stalled(unit: &Unit, stall: Stall) -> Failure {
@@ -370,15 +382,16 @@ fn stop_before(facts: &Facts, rollback: &Rollback) -> Option<Desired> {
 /// Where a unit of a silent member goes. A move that the job's policy would not count or allow once the member is given up
 /// is not made before either.
 fn move_away(facts: &Facts, unit: &Unit) -> Option<Next> {
-    let training = unit.desired == Desired::Run && facts.wish == Wish::Run;
-    if unit.member != Member::Away || !training {
+    let may_train = unit.desired != Desired::Stop && facts.wish == Wish::Run;
+    if unit.member != Member::Away || !may_train {
         return None;
     }
     let after = by_hub("MemberLost", format!("{} does not renew its lease", unit.provider));
     let restarts = match failure::judge(&after, &facts.rules) {
         Verdict::Permanent { .. } => return None,
-        Verdict::Again => unit.restarts().saturating_add(1),
-        Verdict::AgainFree => unit.restarts(),
+        Verdict::Again if unit.desired == Desired::Run => unit.restarts().saturating_add(1),
+        // It was about to go anyway.
+        Verdict::Again | Verdict::AgainFree => unit.restarts(),
     };
     (restarts <= facts.max_restarts).then_some(Next::Move { restarts, after })
 }
@@ -395,8 +408,12 @@ fn after_revocation(facts: &Facts, unit: &Unit) -> Decision {
 
 /// The current unit will train no more.
 fn after_end(facts: &Facts, unit: &Unit) -> Decision {
-    let asked_to_stop = unit.desired != Desired::Run && unit.member != Member::Gone;
-    if asked_to_stop {
+    let asked_to = match unit.desired {
+        Desired::Run => false,
+        Desired::Drain => true,
+        Desired::Stop => unit.member != Member::Gone,
+    };
+    if asked_to {
         return Decision { desired: Some(Desired::Stop), next: again(facts, unit.restarts(), None) };
     }
     retry(facts, unit, unless_unlogged(facts, why_ended(facts, unit)))

@@ -99,8 +99,12 @@ fn a_unit_of_a_silent_member_goes_elsewhere_if_it_may() {
     assert_eq!(next(fails), Next::Wait);
     assert_eq!(next(Facts { max_restarts: 0, ..facts(Some(away.clone())) }), Next::Wait);
     assert_eq!(next(Facts { wish: Wish::Suspend, ..facts(Some(away.clone())) }), Next::Wait);
-    let asked = Unit { desired: Desired::Drain, ..away };
-    assert_eq!(next(facts(Some(asked))), Next::Wait);
+    // Who was about to leave need not be waited for either, and its loss is none.
+    let leaving = Unit { desired: Desired::Drain, ..away.clone() };
+    assert!(matches!(next(facts(Some(leaving.clone()))), Next::Move { restarts: 0, .. }));
+    let given_up = Unit { member: Member::Gone, ..leaving };
+    assert_eq!(next(facts(Some(given_up))), Next::Place { restarts: 0, after: None });
+    assert_eq!(next(facts(Some(Unit { desired: Desired::Stop, ..away }))), Next::Wait);
 }
 
 #[test]
@@ -212,6 +216,41 @@ fn rules_of_the_tenant_come_first() {
     assert_eq!(reason_of(&next(failed(137, "OOMKilled"))), "FailJobRule");
     assert!(matches!(next(failed(143, "Evicted")).next, Next::Place { restarts: 0, .. }));
     assert!(matches!(next(failed(65, "Error")).next, Next::Place { restarts: 1, .. }));
+}
+
+#[test]
+fn a_rule_counts_for_a_unit_whose_agent_tries_again() {
+    let rule = |reason: &str, action| Rule {
+        name: "mine".into(),
+        on_reasons: vec![reason.into()],
+        on_exit_codes: vec![],
+        action,
+    };
+    let evicted = Unit { failure: died(143, "Evicted"), attempt: 2, free: 1, ..unit(UnitPhase::Starting) };
+    let decided = |action, unit: &Unit| {
+        let rules = vec![rule("OOMKilled", Action::FailJob), rule("Evicted", action)];
+        decide(&Facts { rules, ..facts(Some(unit.clone())) })
+    };
+    assert_eq!(reason_of(&decided(Action::FailJob, &evicted)), "FailJobRule");
+    let moved = decided(Action::Move, &evicted);
+    assert_eq!(moved.desired, Some(Desired::Stop));
+    assert!(matches!(moved.next, Next::Place { restarts: 1, after: Some(_) }));
+    for action in [Action::Restart, Action::RestartFree] {
+        assert_eq!(decided(action, &evicted).next, Next::Wait, "that is what its agent does");
+    }
+    let pulls = Unit { waiting: died(0, "Evicted"), failure: None, ..evicted.clone() };
+    assert_eq!(reason_of(&decided(Action::FailJob, &pulls)), "FailJobRule", "as ImagePullFailed is said");
+    let away = Unit { member: Member::Away, ..evicted };
+    assert!(matches!(decided(Action::Move, &away).next, Next::Move { .. }), "it is looked after first");
+}
+
+#[test]
+fn what_a_provider_takes_back_is_nobodys_failure() {
+    for reason in ["ProviderStopped", "MaxRuntime", "Expired"] {
+        let ended = Unit { failure: died(143, reason), attempt: 2, ..failed(69, reason) };
+        let next = decide(&facts(Some(ended))).next;
+        assert!(matches!(next, Next::Place { restarts: 1, after: Some(_) }), "{reason}: {next:?}");
+    }
 }
 
 #[test]

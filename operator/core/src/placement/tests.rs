@@ -244,3 +244,30 @@ fn who_could_audit_is_of_another_owner() {
     let message = can_be_audited(&convicted, &[], &[west, two], "acme").unwrap_err();
     assert!(message.contains("1 convicted of a fault in this job, 1 of an owner"), "{message}");
 }
+
+#[test]
+fn a_job_goes_where_another_owner_can_audit_it() {
+    let of = |name: &str, owner: &str| Candidate { owner: owner.into(), ..candidate(name, 8) };
+    let audited = |by: &[&str]| Request {
+        audited_by: Some(by.iter().map(ToString::to_string).collect()),
+        ..request(2)
+    };
+    let (east, west) = (of("east", "acme"), of("west", "globex"));
+    let alone = [east.clone(), of("east-two", "acme")];
+    let no = |request: &Request, all: &[Candidate]| {
+        assert_eq!(fits(request, all), Vec::<&Candidate>::new(), "so nobody makes way for it either");
+        let Placement::NoneEligible { message } = place(request, all) else { panic!() };
+        message
+    };
+    assert_eq!(no(&audited(&[]), &alone), "0/2 providers: 2 have nobody of another owner to audit them");
+    let all = [east.clone(), west.clone()];
+    assert_eq!(place(&audited(&[]), &all), on("east"));
+    // Only west may audit, so west does not train.
+    assert_eq!(place(&audited(&["west"]), &all), on("east"));
+    assert_eq!(place(&audited(&["east"]), &all), on("west"));
+    let away = Candidate { availability: Availability::NotReady, ..west };
+    assert_eq!(
+        no(&audited(&[]), &[east, away]),
+        "0/2 providers: 1 not ready, 1 has nobody of another owner to audit it"
+    );
+}

@@ -139,6 +139,9 @@ impl<'a> Desk<'a> {
             Placement::NoneEligible { message } if placement::fits(&least, &self.candidates).is_empty() => {
                 Answer::NoneEligible { message }
             }
+            Placement::NoneEligible { message } | Placement::NoCapacity { message } if ask.moves => {
+                Answer::NoCapacity { message }
+            }
             Placement::NoneEligible { message } | Placement::NoCapacity { message } => {
                 match self.make_way(ask, &least) {
                     Some(how) => return self.wait(ask, &format!("{message}; {how}")),
@@ -362,7 +365,10 @@ impl<'a> Desk<'a> {
         let mut grows: Vec<usize> = (0..self.holdings.len())
             .filter(|at| {
                 let held = self.holdings[*at];
-                self.stays[*at] && held.device_class == class && held.age >= GROWS_AFTER
+                self.stays[*at]
+                    && held.device_class == class
+                    && held.age >= GROWS_AFTER
+                    && held.grows.is_some()
             })
             .collect();
         grows.sort_by(|a, b| {
@@ -371,10 +377,19 @@ impl<'a> Desk<'a> {
         });
         for at in grows {
             let held = self.holdings[at];
+            if !self.takes_more(held) {
+                continue;
+            }
             if let Some(workers) = self.more(&held.provider, class, held.workers, held.size) {
                 self.plan.leave.insert(held.job.clone(), Leave::Resized { workers });
             }
         }
+    }
+
+    /// Whether its provider would have another unit of its job: one that is cordoned keeps what it has, and no more.
+    fn takes_more(&self, held: &Holding) -> bool {
+        let fits = |next| placement::fits(next, &self.candidates).iter().any(|one| one.name == held.provider);
+        held.grows.as_ref().is_some_and(fits)
     }
 
     /// How many it can have instead of `workers`, if that is of use; taken at once.

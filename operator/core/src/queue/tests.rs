@@ -17,6 +17,7 @@ pub(super) fn ask(name: &str, workers: u32) -> Ask {
         made: made.parse().unwrap(),
         waited: Duration::ZERO,
         owed: false,
+        moves: false,
         size: Size::fixed(workers),
         request: request(workers),
     }
@@ -33,6 +34,7 @@ pub(super) fn held(name: &str, provider: &str, workers: u32) -> Holding {
         size: Size::fixed(workers),
         age: Duration::from_secs(3600),
         leaves: false,
+        grows: Some(request(1)),
     }
 }
 
@@ -227,4 +229,36 @@ fn the_job_goes_back_to_its_checkpoints() {
     let ask = Ask { request: Request { checkpoints, ..request(1) }, ..ask("a-1", 1) };
     let all = plan(&[ask], &[], &[provider("east", 8, &[]), provider("west", 2, &[])], &BTreeMap::new());
     assert!(matches!(&all.answers["a-1"], Answer::On { provider, .. } if provider == "west"));
+}
+
+#[test]
+fn a_move_interrupts_nobody_and_keeps_nothing() {
+    let holdings = [held("b-1", "east", 2), held("b-2", "east", 2)];
+    let asked = on_east(4, &[ask("a-1", 2)], &holdings);
+    assert_eq!(leaves(&asked), ["b-1"], "a job without a provider is made room for");
+    let moves = Ask { moves: true, ..ask("a-1", 2) };
+    let plan = on_east(4, std::slice::from_ref(&moves), &holdings);
+    assert_eq!(leaves(&plan), [""; 0]);
+    assert_eq!(message(&plan, "a-1"), "0/1 providers: 1 lacks 2 idle workers");
+    assert!(plan.owed.is_empty());
+    // One that asks the same way, and has none, is not put off by that answer.
+    let plan = on_east(4, &[moves.clone(), ask("a-2", 2)], &holdings);
+    assert_eq!(leaves(&plan), ["b-1"]);
+    let plan = on_east(4, &[moves], &holdings[..1]);
+    assert_eq!(placed(&plan), ["a-1"], "what is idle it gets");
+}
+
+#[test]
+fn nobody_grows_where_nothing_new_goes() {
+    let size = Size { min: 1, count: 2, max: 8, shards: 8 };
+    let small = Holding { size, ..held("a-1", "east", 2) };
+    let grown = |held: &Holding, change: fn(&mut Candidate)| {
+        let mut east = provider("east", 8, std::slice::from_ref(held));
+        change(&mut east);
+        !plan(&[], std::slice::from_ref(held), &[east], &BTreeMap::new()).leave.is_empty()
+    };
+    assert!(grown(&small, |_| ()));
+    assert!(!grown(&small, |east| east.availability = Availability::Cordoned));
+    assert!(!grown(&small, |east| east.images.clear()), "a new unit would not be allowed");
+    assert!(!grown(&Holding { grows: None, ..small }, |_| ()));
 }

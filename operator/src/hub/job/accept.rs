@@ -159,7 +159,7 @@ async fn living(look: &Look<'_>) -> Result<Option<Namespace>, Error> {
     // A watch may lag behind the job, and know only the earlier one.
     let living = async || {
         let found = within("get namespace", api.get_metadata_opt(&name)).await?;
-        Ok::<_, Error>(found.and_then(|namespace| namespace.metadata.uid))
+        Ok(found.and_then(|namespace| namespace.metadata.uid))
     };
     let uid = look.ctx.namespaces.ask(&name, living).await?;
     Ok(uid.map(|uid| Namespace::new(&name, &uid)).transpose()?)

@@ -64,22 +64,17 @@ pub(super) async fn act(look: &Look<'_>, seen: &Gathered, decision: &Decision) -
             // Neither a revoked provider nor a convicted one gets the job again, so going on at once cannot spin.
             let unit = unit.filter(|unit| unit.tenure != Tenure::Revoked && seen.facts.rollback.is_none());
             if let (Some(unit), Some(_)) = (unit, after) {
-                let wait = Duration::from_secs(lifecycle::failure::restart_delay_seconds(*restarts));
+                // Those that do not count are not begun again in one breath either.
+                let failed = place::failures(seen).values().sum::<u32>().max(*restarts);
+                let wait = Duration::from_secs(lifecycle::failure::restart_delay_seconds(failed));
                 let age = look.ctx.memory.first(&unit.name, What::UnitEnded);
                 if age < wait {
                     return Ok(Acted::Delayed(wait - age));
                 }
             }
-            place::place(look, seen, *restarts).await
+            place::place(look, seen, *restarts, false).await
         }
-        Next::Move { restarts, .. } => match place::place(look, seen, *restarts).await? {
-            Acted::Unplaced(why) => {
-                look.ctx.queue.withdraw(&look.uid);
-                tracing::debug!(job = key(look.job), reason = why.reason, message = why.message, "stays");
-                Ok(Acted::Stays)
-            }
-            acted => Ok(acted),
-        },
+        Next::Move { restarts, .. } => move_on(look, seen, *restarts).await,
         Next::Settle if planted!("settles-forever") => Ok(Acted::Nothing),
         Next::Settle => settle(look, seen).await,
         Next::Finish(Outcome::Failed { reason, .. }) => {
@@ -87,6 +82,28 @@ pub(super) async fn act(look: &Look<'_>, seen: &Gathered, decision: &Decision) -
             Ok(Acted::Nothing)
         }
         Next::Wait | Next::Rest | Next::RollBack | Next::Finish(_) => Ok(Acted::Nothing),
+    }
+}
+
+/// To another provider that has room, unless all of them were silent a moment ago.
+async fn move_on(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Acted, Error> {
+    let ctx = look.ctx;
+    let provider = match &seen.current {
+        Some(unit) => gather::provider(ctx, unit).await?,
+        None => None,
+    };
+    let lease = provider.map_or(0, |provider| provider.spec.lease_duration_seconds);
+    if let Some(wait) = ctx.leases.too_early(lease) {
+        ctx.queue.withdraw(&look.uid);
+        return Ok(Acted::Awaits(wait));
+    }
+    match place::place(look, seen, restarts, true).await? {
+        Acted::Unplaced(why) => {
+            ctx.queue.withdraw(&look.uid);
+            tracing::debug!(job = key(look.job), reason = why.reason, message = why.message, "stays");
+            Ok(Acted::Stays)
+        }
+        acted => Ok(acted),
     }
 }
 

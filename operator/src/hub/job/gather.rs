@@ -1,4 +1,5 @@
 //! What the API server and the store say about a job right now, as facts for the decision.
+mod stall;
 mod unit;
 
 pub use unit::{member, payload, unit_facts};
@@ -8,9 +9,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::{Api, ResourceExt};
-use muster_api::v1alpha1::{self as api, ComputeProvider, JobCheckpoint, TrainingJob, WorkUnit};
+use muster_api::v1alpha1::{self as api, ComputeProvider, JobCheckpoint, WorkUnit};
 use muster_core::audits::JobAudits;
-use muster_core::lifecycle::{Action, Deadline, Facts, Member, Rule, Stall, Unit, UnitPhase, Wish};
+use muster_core::lifecycle::{Action, Deadline, Facts, Rule, Wish};
 
 use unit::condition;
 
@@ -22,9 +23,6 @@ use crate::hub::ledger::grants;
 use crate::hub::names::provider_of;
 use crate::runtime::client::within;
 use crate::store::{Noted, Store, Whole};
-
-/// What an agent times by itself is left to it for so much longer.
-const AGENT_FIRST: Duration = Duration::from_secs(60);
 
 /// Everything one look needs.
 pub struct Gathered {
@@ -73,7 +71,8 @@ pub async fn gather(look: &Look<'_>) -> Result<Gathered, Error> {
             let provider = provider(ctx, unit).await?;
             let (member, gone_in) = member(unit, provider.as_deref(), now);
             let mut facts = unit_facts(unit, provider.as_deref(), member, now);
-            let stalls_in = stall(ctx, job, &mut facts);
+            let progress = unit.status.as_ref().and_then(|status| status.progress_time.as_ref());
+            let stalls_in = stall::stall(&ctx.memory, job, &mut facts, progress.map(|at| at.0));
             (Some(facts), gone_in, stalls_in)
         }
         None => (None, None, None),
@@ -120,31 +119,6 @@ pub async fn gather(look: &Look<'_>) -> Result<Gathered, Error> {
         member_gone_in,
         stalls_in,
     })
-}
-
-/// Whether the unit does not get on, by the hub's own clock since it first saw it as it is; else how long it may stay like that.
-fn stall(ctx: &Context, job: &TrainingJob, unit: &mut Unit) -> Option<Duration> {
-    if unit.member != Member::Connected {
-        // When it comes back, its heartbeat may be here before what it has done meanwhile.
-        ctx.memory.blind(Some(&unit.name));
-    }
-    if unit.phase.ended() || unit.member != Member::Connected || planted!("stuck-for-ever") {
-        return None;
-    }
-    let policy = &job.spec.failure_policy;
-    let seconds = |seconds: i32| Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-    let runs = matches!(unit.phase, UnitPhase::Running | UnitPhase::Draining);
-    let (stall, limit) = match runs {
-        true => (Stall::NoStep, seconds(policy.progress_deadline_seconds)),
-        // Its agent measures the same, from a little later, and says more about it.
-        false => (Stall::NotStarted, seconds(policy.schedule_timeout_seconds) + AGENT_FIRST),
-    };
-    // A step takes a unit on, and so does another attempt; how its agent names what it does before the first one does not.
-    let mark = u64::from(unit.attempt) << 40 | u64::from(runs) << 39 | unit.step.min((1 << 39) - 1);
-    let age = ctx.memory.unchanged(&unit.name, mark);
-    let left = limit.checked_sub(age).filter(|left| !left.is_zero());
-    unit.stall = left.is_none().then_some(stall);
-    left
 }
 
 /// The units that train the job, in whatever namespace.

@@ -25,14 +25,23 @@ use crate::runtime::client::{ClientError, is_refusal, within};
 use crate::runtime::offload::offload;
 
 /// Waits for the job's turn, and makes the unit where the queue says.
-pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Acted, Error> {
+///
+/// `moves`: from a silent member, where it stays if nobody else has room.
+///
+/// # Errors
+/// What the API server, the store or the log say.
+pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32, moves: bool) -> Result<Acted, Error> {
     let ctx = look.ctx;
     if seen.facts.audits == Audits::Unknown {
         // A verdict may have undone what the job would start from. The log is read in a moment.
         ctx.audits.wake();
         return Ok(Acted::Awaits(audits::SOON));
     }
-    let Turn { answer, candidates } = ctx.queue.turn(ctx, look.job, ask(look, seen)).await?;
+    let Turn { answer, candidates } = ctx.queue.turn(ctx, look.job, Ask { moves, ..ask(look, seen) }).await?;
+    if moves && is_back(seen, &candidates) {
+        ctx.queue.withdraw(&look.uid);
+        return Ok(Acted::Stays);
+    }
     let (provider, min_epoch, workers) = match answer {
         Answer::On { provider, min_epoch, workers } => (provider, min_epoch, workers),
         Answer::NoProviders => {
@@ -47,13 +56,14 @@ pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Ac
         {
             return Ok(unplaced(LOG_UNAVAILABLE, message));
         }
-        Answer::NoneEligible { message } => return Ok(unplaced("NoneEligible", message)),
+        Answer::NoneEligible { message } => {
+            return Ok(match nobody_audits(look, seen, &candidates) {
+                Some(why) => unplaced(NO_AUDITORS, why),
+                None => unplaced("NoneEligible", message),
+            });
+        }
     };
     let owner = candidates.iter().find(|it| it.name == provider).map_or("", |it| it.owner.as_str());
-    if let Err(message) = auditable(look, seen, &candidates, owner) {
-        ctx.queue.withdraw(&look.uid);
-        return Ok(unplaced(NO_AUDITORS, message));
-    }
     // One job must not get two units.
     let _only_one = ctx.making.of(&look.uid).await;
     let units = gather::units_of(ctx, &look.uid).await?;
@@ -87,6 +97,14 @@ pub async fn place(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Ac
     Ok(Acted::Placed(Box::new(unit)))
 }
 
+/// Whether the member that the job was to leave is heard of again: the news of that is on its way to the job, and its unit is as good as
+/// any other one would be.
+fn is_back(seen: &Gathered, candidates: &[Candidate]) -> bool {
+    let own = seen.facts.unit.as_ref().map(|unit| unit.provider.as_str());
+    let found = candidates.iter().find(|it| Some(it.name.as_str()) == own);
+    found.is_some_and(|it| it.availability == Availability::Ready)
+}
+
 /// What the job wants, for the queue.
 fn ask(look: &Look<'_>, seen: &Gathered) -> Ask {
     let meta = &look.job.metadata;
@@ -100,8 +118,14 @@ fn ask(look: &Look<'_>, seen: &Gathered) -> Ask {
         waited: waited.and_then(|waited| Duration::try_from(waited).ok()).unwrap_or_default(),
         // The queue knows.
         owed: false,
+        moves: false,
         size: size(&look.job.spec),
-        request: Request { failures: failures(seen), checkpoints: checkpoints(look, seen), ..request(look) },
+        request: Request {
+            failures: failures(seen),
+            checkpoints: checkpoints(look, seen),
+            audited_by: audited_by(look, seen),
+            ..request(look)
+        },
     }
 }
 
@@ -123,7 +147,7 @@ fn units(seen: &Gathered) -> impl Iterator<Item = &WorkUnit> {
 }
 
 /// By provider, how many of the job's units did not do what they were asked to.
-fn failures(seen: &Gathered) -> BTreeMap<String, u32> {
+pub(super) fn failures(seen: &Gathered) -> BTreeMap<String, u32> {
     let mut failures = BTreeMap::new();
     for unit in units(seen).filter(|unit| failed(unit)) {
         if let Some(provider) = provider_of(&unit.namespace().unwrap_or_default()) {
@@ -142,18 +166,20 @@ fn checkpoints(look: &Look<'_>, seen: &Gathered) -> BTreeSet<String> {
 }
 
 /// Nobody trains first what nobody can check. Once a job has begun, its audits say themselves what they lack.
-fn auditable(
-    look: &Look<'_>,
-    seen: &Gathered,
-    candidates: &[Candidate],
-    trainer: &str,
-) -> Result<(), String> {
+fn audited_by(look: &Look<'_>, seen: &Gathered) -> Option<Vec<String>> {
     let has_begun = seen.last_epoch > 0;
     if has_begun || !audits::is_audited(look.job) || look.ctx.audits.has_hub_auditor() {
-        return Ok(());
+        return None;
     }
-    let allowed = &look.job.spec.assurance.auditors;
-    placement::can_be_audited(&request(look), allowed, candidates, trainer)
+    Some(look.job.spec.assurance.auditors.clone())
+}
+
+/// Why nobody can have the job, if it is that nobody could audit it.
+fn nobody_audits(look: &Look<'_>, seen: &Gathered, candidates: &[Candidate]) -> Option<String> {
+    let allowed = audited_by(look, seen)?;
+    let least = Request { workers: size(&look.job.spec).min, ..request(look) };
+    let trainer = *placement::fits(&least, candidates).first()?;
+    placement::can_be_audited(&least, &allowed, candidates, &trainer.owner).err()
 }
 
 fn unplaced(reason: &str, message: String) -> Acted {
@@ -213,7 +239,17 @@ async fn create_once(ctx: &Context, unit: WorkUnit, job_uid: &str) -> Result<Wor
 }
 
 fn request(look: &Look<'_>) -> Request {
-    let spec = &look.job.spec;
+    Request {
+        convicted: audits::book(look.ctx, look.job, &look.uid)
+            .filter(|_| !planted!("convicted-again"))
+            .map(|book| book.convicted.clone())
+            .unwrap_or_default(),
+        ..wanted(look.ctx, &look.job.spec)
+    }
+}
+
+/// What the tenant wants of a provider, and what the next unit would run.
+pub fn wanted(ctx: &Context, spec: &TrainingJobSpec) -> Request {
     let workers = u32::try_from(spec.workers.count).unwrap_or(u32::MAX);
     let arithmetic = spec.training.arithmetic.as_str();
     Request {
@@ -222,11 +258,7 @@ fn request(look: &Look<'_>) -> Request {
         exclude_owners: spec.placement.exclude_owners.clone(),
         regions: spec.placement.regions.clone(),
         max_price: spec.placement.max_price,
-        convicted: audits::book(look.ctx, look.job, &look.uid)
-            .filter(|_| !planted!("convicted-again"))
-            .map(|book| book.convicted.clone())
-            .unwrap_or_default(),
-        ..Request::of(workers, &spec.workers.device_class, arithmetic, &look.ctx.image.digest)
+        ..Request::of(workers, &spec.workers.device_class, arithmetic, &ctx.image.digest)
     }
 }
 

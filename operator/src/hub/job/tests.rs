@@ -26,7 +26,7 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_795_374_000 + second).unwrap()
 }
 
-fn job(status: &TrainingJobStatus) -> TrainingJob {
+pub(super) fn job(status: &TrainingJobStatus) -> TrainingJob {
     serde_json::from_value(json!({
         "apiVersion": "muster.dev/v1alpha1", "kind": "TrainingJob",
         "metadata": {"name": "kjv-gpt", "namespace": "team-a", "uid": UID, "generation": 1},

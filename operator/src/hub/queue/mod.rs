@@ -157,7 +157,7 @@ impl Queue {
         // What is promised may become a unit, and no promise any more, after the units are read.
         let made = self.table().made_so_far();
         let site = Site::read(ctx).await?;
-        let jobs = plan::jobs(self.jobs.get());
+        let jobs = plan::jobs(ctx, self.jobs.get());
         let input = plan::Input::new(ctx, (&site, made), &jobs, &self.weights.all(), &mut self.table());
         let plan = muster_core::queue::plan(&input.asks, &input.holdings, &input.candidates, &input.weights);
         let woken = self.table().conclude(number, plan, &input, &jobs);

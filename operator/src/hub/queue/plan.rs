@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
-use muster_core::placement::Candidate;
+use muster_core::placement::{Candidate, Request};
 use muster_core::queue::{Ask, Holding, Size};
 
 use super::table::Table;
@@ -20,20 +20,25 @@ pub(super) struct Job {
     tenant: String,
     priority: i32,
     size: Size,
+    /// See [`Holding::grows`].
+    grows: Option<Request>,
 }
 
 /// All jobs by uid; `None` where nobody follows them.
-pub(super) fn jobs(cache: Option<&Jobs>) -> Option<BTreeMap<String, Job>> {
+pub(super) fn jobs(ctx: &Context, cache: Option<&Jobs>) -> Option<BTreeMap<String, Job>> {
     let all = cache?.state();
     let parsed = all.iter().filter_map(|guarded| guarded.0.as_ref().ok());
     let job = |job: &muster_api::v1alpha1::TrainingJob| {
+        let size = place::size(&job.spec);
+        let is_elastic = size.max > size.min;
         Some((
             job.uid()?,
             Job {
                 object: wake(job),
                 tenant: job.namespace()?,
                 priority: job.spec.priority,
-                size: place::size(&job.spec),
+                size,
+                grows: is_elastic.then(|| Request { workers: size.min, ..place::wanted(ctx, &job.spec) }),
             },
         ))
     };
@@ -100,6 +105,7 @@ fn holdings(site: &Site, jobs: &BTreeMap<String, Job>, now: Timestamp) -> Vec<Ho
             size: job.size,
             age: age.unwrap_or_default(),
             leaves: site::leaves(&unit.object),
+            grows: job.grows.clone(),
         })
     };
     living.filter_map(holding).collect()

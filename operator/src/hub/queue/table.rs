@@ -233,6 +233,8 @@ pub(super) fn holding(ask: &Ask, provider: &str, workers: u32) -> Holding {
         size: Size::fixed(workers),
         age: Duration::ZERO,
         leaves: false,
+        // It is only about to begin.
+        grows: None,
     }
 }
 

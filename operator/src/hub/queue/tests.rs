@@ -15,6 +15,7 @@ fn ask(job: &str) -> Ask {
         made: 0,
         waited: Duration::ZERO,
         owed: false,
+        moves: false,
         size: Size::fixed(2),
         request: Request::of(2, "cpu", "f32-chain", "sha256:55"),
     }

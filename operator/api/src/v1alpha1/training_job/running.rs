@@ -180,16 +180,19 @@ pub struct Budget {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct FailurePolicy {
-    /// Fails the job after so many restarts. RestartFree and evictions do not count.
+    /// Fails the job after so many restarts. What does not count: RestartFree, evictions, and what a provider takes back or lends for no
+    /// longer.
     #[schemars(range(min = 0, max = 10_000))]
     pub max_restarts: i32,
-    /// All workers run within so many seconds, or the unit goes back to placement.
+    /// All workers run within so many seconds, or the unit goes back to placement, to another provider if one can have it.
     #[schemars(range(min = 10, max = 604_800))]
     pub schedule_timeout_seconds: i32,
-    /// No new step for so many seconds moves the unit to another provider.
+    /// No step for so many seconds sends the unit to another provider if one can have it. Three times as long if it only has a checkpoint
+    /// left to upload, or trains steps again after a restart and gets no further than it was.
     #[schemars(range(min = 30, max = 86_400))]
     pub progress_deadline_seconds: i32,
-    /// The first rule that matches a failure decides. None matches: Restart.
+    /// The first rule that matches a failure decides, be it of a unit or of one attempt of it. None matches: the agent makes another
+    /// attempt, at most three in a row without a new checkpoint after the job's own faults, then it is Restart.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[schemars(transform = schema::map_by("name"))]
@@ -259,12 +262,12 @@ pub enum FailureReason {
 /// What is done about a failure.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureAction {
-    /// A new attempt on the same provider; counts.
+    /// Another attempt; once its agent has given the unit up, a new epoch. Counts.
     Restart,
-    /// A new attempt on the same provider; does not count.
+    /// The same, but the new epoch does not count.
     RestartFree,
-    /// A new epoch on another provider.
+    /// A new epoch after the first such failure, on another provider if one can have it. Counts.
     Move,
-    /// The job fails.
+    /// The job fails after the first such failure.
     FailJob,
 }

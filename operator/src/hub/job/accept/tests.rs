@@ -240,7 +240,9 @@ async fn nothing_is_placed_where_no_key_is_in_the_log() {
         member_gone_in: None,
         stalls_in: None,
     };
-    let Acted::Unplaced(why) = place::place(&look, &seen, 0).await.unwrap() else { panic!("it is placed") };
+    let Acted::Unplaced(why) = place::place(&look, &seen, 0, false).await.unwrap() else {
+        panic!("it is placed")
+    };
     assert_eq!(why.reason, LOG_UNAVAILABLE);
     assert!(why.message.contains("1 has no key in the log yet"), "{}", why.message);
 }
