@@ -42,7 +42,7 @@ use super::witness::Witness;
 use super::{status, upload};
 use crate::runtime::blobdir::BlobDir;
 use crate::runtime::{Shutdown, backoff};
-use object::{plan, remember, say};
+use object::{plan, remember, say, seen};
 use turn::{Next, Told, TurnError};
 
 /// What all units share.
@@ -172,12 +172,19 @@ impl Controller {
     async fn turn(&self, unit: &Arc<Unit>, told: Told) -> Result<Next, TurnError> {
         // 1. What the hub wants, if it can be known.
         let look = self.view.look(&self.hub, unit.name()).await;
-        let object = match &look {
-            Look::Object(object) => Some(&**object),
-            _ => None,
-        };
+        let next = self.steps(unit, &look, told).await;
+        if let Err(TurnError::State(_)) = &next
+            && let Err(error) = self.end_unremembered(unit, &look).await
+        {
+            tracing::warn!(unit = unit.name(), %error, "pods that may have to end are still there");
+        }
+        next
+    }
+
+    async fn steps(&self, unit: &Arc<Unit>, look: &Look, told: Told) -> Result<Next, TurnError> {
+        let object = seen(look);
         let is_unknown = matches!(look, Look::Gone);
-        let gone = is_unknown && !self.is_forgotten(&unit.state().await);
+        let gone = self.is_gone(look, &unit.state().await);
         let replaced = unit
             .update(|state| {
                 let before = state.uid.clone();
@@ -214,7 +221,7 @@ impl Controller {
         }
         state = self.orphan(unit, is_unknown).await?;
         // 3. What there is.
-        let names: Vec<&str> = state.earlier.iter().map(String::as_str).chain([unit.name()]).collect();
+        let names = state.names(unit.name());
         // An agent that lost its state may be told by the hub that there was an attempt.
         let said = object.and_then(|object| object.status.as_ref()?.attempt).unwrap_or(0);
         let has_begun = state.gone || state.memory.attempt > 0 || said > 0 || !state.earlier.is_empty();

@@ -82,15 +82,21 @@ impl Controller {
         }
     }
 
+    /// A reason to end everything, whatever is known of it.
+    pub(super) fn stop_of_all(&self) -> Option<Stop> {
+        let revoked = || self.session.is_revoked().then(|| "the hub has revoked this provider".to_owned());
+        match self.policies.stopped() {
+            Some(message) => Some(Stop { reason: "ProviderStopped", message }),
+            None => revoked().map(|message| Stop { reason: "Revoked", message }),
+        }
+    }
+
     /// A reason of our own to end the unit.
     pub(super) async fn stop(&self, unit: &Unit, state: &UnitState, payload: &Payload) -> Option<Stop> {
         let stop = |reason, message| Some(Stop { reason, message });
         // The provider's own word first, then what voids the unit, then what is only late.
-        if let Some(message) = self.policies.stopped() {
-            return stop("ProviderStopped", message);
-        }
-        if self.session.is_revoked() {
-            return stop("Revoked", "the hub has revoked this provider".to_owned());
+        if let Some(all) = self.stop_of_all() {
+            return Some(all);
         }
         if let Some(since) = state.orphaned {
             if let Some(end) = self.end_of_orphan(unit, state, payload, since) {
