@@ -204,16 +204,15 @@ impl Controller {
         }
         // 2. Whether we want it too.
         if let (None, None, Some(object)) = (&state.payload, &state.refused, object) {
-            let Some(verdict) = self.judge(unit, object).await else {
-                return Ok(Next::Again(Duration::from_secs(2)));
-            };
-            match verdict {
-                Ok((payload, envelope)) => {
+            match self.judge(unit, object).await {
+                // It cannot be said yet. What it has here is looked at all the same.
+                None => {}
+                Some(Ok((payload, envelope))) => {
                     if self.take(unit, payload, envelope).await?.is_none() {
                         return Ok(Next::Again(recovery::NOT_NOW));
                     }
                 }
-                Err(refusal) => {
+                Some(Err(refusal)) => {
                     let refused = (refusal.reason().to_owned(), refusal.to_string());
                     unit.update(|state| state.refused = Some(refused)).await?;
                 }
@@ -244,8 +243,7 @@ impl Controller {
             Some(payload) if state.refused.is_none() => {
                 self.attend(unit, object, state, &payload, (told, jobs, pods)).await
             }
-            // Not known yet: nothing is started and nothing is stopped.
-            None if state.refused.is_none() && !state.gone => Ok(Next::Again(Duration::from_secs(2))),
+            None if state.refused.is_none() && !state.gone => self.await_payload(unit, &jobs, &pods).await,
             _ => self.clear(unit, object, &state, jobs, pods).await,
         }
     }

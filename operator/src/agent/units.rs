@@ -7,12 +7,13 @@ pub use handover::Handed;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use muster_core::envelope::Payload;
 use muster_proof::Digest;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use super::brief::{Brief, Held};
 use super::commits::{Committed, Ended};

@@ -1,8 +1,8 @@
 //! Units of which nothing may stay: refused, gone, or such that must end before anything else is known or can be remembered of them.
 use std::time::Duration;
 
-use muster_api::v1alpha1::{WorkUnit, WorkUnitPhase};
-use muster_core::attempt::{self, Condition, Desired};
+use muster_api::v1alpha1::{Placement, WorkUnit, WorkUnitPhase};
+use muster_core::attempt::{self, Condition, Desired, Stop};
 
 use super::object::{remember, seen, want};
 use super::{Controller, IDLE, Next, TurnError};
@@ -12,6 +12,12 @@ use crate::agent::state::UnitState;
 use crate::agent::status::Wanted;
 use crate::agent::units::Unit;
 use crate::agent::{accept, upload};
+
+/// As a job has it that does not say. What the unit's own job says, nobody can know.
+fn grace_of_unknown() -> Duration {
+    let seconds = Placement::default().disconnect_grace_seconds;
+    Duration::from_secs(u64::from(seconds.unsigned_abs()))
+}
 
 impl Controller {
     /// A unit that is refused, or gone before it was understood: nothing of it may stay.
@@ -44,6 +50,29 @@ impl Controller {
         }
         self.remove(&jobs, &pods).await?;
         Ok(Next::Again(if clean { IDLE } else { Duration::from_secs(2) }))
+    }
+
+    /// A unit of which nothing is known but what it has on the member: an agent that lost its state finds such, and only the hub knows
+    /// what they are. Nothing is started, and nothing is stopped but by who may stop everything, or because the hub has not said
+    /// anything for as long as a unit may go on without it.
+    pub(super) async fn await_payload(
+        &self,
+        unit: &Unit,
+        jobs: &[attempt::Job],
+        pods: &[attempt::Pod],
+    ) -> Result<Next, TurnError> {
+        let grace = grace_of_unknown();
+        let late = || {
+            let message = format!("nobody has said what it is for {} s", grace.as_secs());
+            (unit.age() > grace).then_some(Stop { reason: "GraceExpired", message })
+        };
+        let is_there = !jobs.is_empty() || !pods.is_empty();
+        if let Some(stop) = self.stop_of_all().or_else(late).filter(|_| is_there) {
+            let (reason, why) = (stop.reason, stop.message);
+            tracing::warn!(unit = unit.name(), reason, why, "pods of a unit that is not known are ended");
+            self.remove(jobs, pods).await?;
+        }
+        Ok(Next::Again(Duration::from_secs(2)))
     }
 
     async fn remove(&self, jobs: &[attempt::Job], pods: &[attempt::Pod]) -> Result<(), MemberError> {

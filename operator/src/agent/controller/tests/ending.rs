@@ -3,10 +3,17 @@ use muster_core::attempt::Outcome;
 
 use super::scene::{Clusters, listed, member};
 use super::*;
+use crate::agent::before_join;
 
 /// An agent whose unit runs.
 async fn running(policy: &str) -> (World, Clusters, Arc<Unit>) {
-    let (clusters, client) = member();
+    running_at(policy, member()).await
+}
+
+async fn running_at(
+    policy: &str,
+    (clusters, client): (Clusters, kube::Client),
+) -> (World, Clusters, Arc<Unit>) {
     let world = World::over(policy, client).await;
     world.controller.view.show(&[listed(&payload(), &world.key)]);
     let unit = world.controller.units.ensure(&payload().name);
@@ -80,4 +87,71 @@ async fn on_a_full_disk_nothing_else_is_done() {
     disk.mend();
     world.controller.turn(&unit, Told::Nothing).await.unwrap();
     assert_eq!(unit.state().await.memory.attempt, 2);
+}
+
+/// An agent that has lost its state, beside workers that an earlier one has started. The hub does not say what they are.
+async fn forgetful() -> (World, Clusters, Arc<Unit>) {
+    let (clusters, client) = member();
+    let (before, _, _) = running_at("offer: {workers: 2}", (clusters.clone(), client.clone())).await;
+    drop(before);
+    let world = World::over("offer: {workers: 2}", client).await;
+    let unit = world.controller.units.ensure(&payload().name);
+    world.controller.turn(&unit, Told::Nothing).await.unwrap();
+    assert_eq!(left(&clusters), 3, "nothing is stopped by who only does not know");
+    (world, clusters, unit)
+}
+
+#[tokio::test]
+async fn pods_of_a_unit_that_is_not_known_end_when_lending_is_stopped() {
+    let (world, clusters, unit) = forgetful().await;
+    switch::stop(world.dir.path()).unwrap();
+    world.switch.look();
+    world.controller.turn(&unit, Told::Nothing).await.unwrap();
+    assert_eq!(left(&clusters), 0);
+
+    let (world, clusters, unit) = forgetful().await;
+    world.gateway.change(|hub| hub.refuses = Some((403, "Revoked")));
+    world.controller.session.learn(&world.controller.session.heartbeat().await.unwrap_err());
+    world.controller.turn(&unit, Told::Nothing).await.unwrap();
+    assert_eq!(left(&clusters), 0);
+}
+
+/// The hub's list is there, and whether the unit is good cannot be said: its signer is not known, and nobody answers.
+#[tokio::test]
+async fn nor_do_they_wait_for_a_verdict() {
+    let (world, clusters, unit) = forgetful().await;
+    let stranger = SigningKey::generate([2; 32]).unwrap();
+    world.controller.view.show(&[listed(&payload(), &stranger)]);
+    switch::stop(world.dir.path()).unwrap();
+    world.switch.look();
+    world.controller.turn(&unit, Told::Nothing).await.unwrap();
+    assert_eq!((left(&clusters), unit.state().await.refused), (0, None));
+}
+
+#[tokio::test]
+async fn pods_of_a_unit_that_nobody_knows_have_a_grace() {
+    let (world, clusters, unit) = forgetful().await;
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(890)).await;
+    tokio::time::resume();
+    world.controller.turn(&unit, Told::Nothing).await.unwrap();
+    assert_eq!(left(&clusters), 3);
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(20)).await;
+    tokio::time::resume();
+    world.controller.turn(&unit, Told::Nothing).await.unwrap();
+    assert_eq!(left(&clusters), 0);
+}
+
+#[tokio::test]
+async fn the_off_switch_holds_before_the_join() {
+    let (world, clusters, _) = running("offer: {workers: 2}").await;
+    let (_, client) = scene::member_of(clusters.clone());
+    let member = Member::to_end(client, "muster-lent");
+    before_join::obey(&member, &world.controller.policies).await;
+    assert_eq!(left(&clusters), 3);
+    switch::stop(world.dir.path()).unwrap();
+    world.switch.look();
+    before_join::obey(&member, &world.controller.policies).await;
+    assert_eq!(left(&clusters), 0);
 }

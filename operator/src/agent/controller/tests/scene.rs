@@ -25,7 +25,11 @@ pub type Clusters = Arc<Mutex<Cluster>>;
 
 /// The member, and a client of it.
 pub fn member() -> (Clusters, kube::Client) {
-    let clusters = Clusters::default();
+    member_of(Clusters::default())
+}
+
+/// The same, of one that is there.
+pub fn member_of(clusters: Clusters) -> (Clusters, kube::Client) {
     let router = Router::new().fallback(answer).with_state(clusters.clone());
     (clusters, kube::Client::new(router, "default"))
 }
@@ -41,10 +45,11 @@ async fn answer(Shared(clusters): Shared<Clusters>, method: Method, uri: Uri, bo
     let mut cluster = locked(&clusters);
     let (path, name) = (uri.path(), uri.path().rsplit('/').next().unwrap_or_default());
     let of_units = |all: &[Value]| {
-        let query = uri.query().unwrap_or_default().replace("%2C", ",");
+        let query =
+            uri.query().unwrap_or_default().replace("%2C", ",").replace("%2F", "/").replace("%3D", "=");
         let unit = |item: &Value| item["metadata"]["labels"]["muster.dev/unit"].as_str().unwrap().to_owned();
-        // Of some units, or of all.
-        let is_asked = |item: &&Value| !query.contains("muster.dev/unit") || query.contains(&unit(item));
+        let is_of_some = ["muster.dev/unit=", "muster.dev/unit+in+"].iter().any(|part| query.contains(part));
+        let is_asked = |item: &&Value| !is_of_some || query.contains(&unit(item));
         let items: Vec<&Value> = all.iter().filter(is_asked).collect();
         Json(
             json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items}),
