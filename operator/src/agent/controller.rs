@@ -261,10 +261,13 @@ impl Controller {
         let known_attempt = object.and_then(|object| object.status.as_ref()?.attempt).unwrap_or(0);
         let progress = unit.progress().filter(|progress| progress.attempt == state.memory.attempt);
         let rounds_now = (state.rounds.attempt == state.memory.attempt).then_some(&state.rounds);
+        let stop = self.stop(unit, &state, payload).await;
+        // Units that hold nothing yet ask one after the other, or two would take the same idle workers.
+        let claim = if state.memory.attempt == 0 { Some(self.units.claims.lock().await) } else { None };
         let world = World {
             now: Timestamp::now(),
             desired: state.desired.unwrap_or(Desired::Run),
-            stop: self.stop(unit, &state, payload).await,
+            stop,
             checkpoint_step: state.checkpoint_step(),
             ends: state.ends(),
             step: progress.map_or(0, |progress| progress.step),
@@ -303,6 +306,7 @@ impl Controller {
                 true
             })
             .await?;
+        drop(claim);
         // Handed over while we looked: what was decided is another unit's to decide.
         if !is_ours {
             return Ok(Next::Again(Duration::ZERO));

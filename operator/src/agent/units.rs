@@ -218,6 +218,8 @@ pub struct Units {
     units: Mutex<BTreeMap<String, Arc<Unit>>>,
     /// Wakes the report: the idle workers may be others than before.
     pub changed: Notify,
+    /// Held from the look at what is idle until what a unit takes of it can be seen by the others.
+    pub claims: tokio::sync::Mutex<()>,
 }
 
 impl Units {
@@ -232,7 +234,12 @@ impl Units {
             .into_iter()
             .map(|(name, state)| (name.clone(), Arc::new(Unit::new(&name, dir.clone(), state))))
             .collect();
-        Ok(Self { dir, units: Mutex::new(units), changed: Notify::new() })
+        Ok(Self {
+            dir,
+            units: Mutex::new(units),
+            changed: Notify::new(),
+            claims: tokio::sync::Mutex::default(),
+        })
     }
 
     /// A known unit.

@@ -24,6 +24,7 @@ use crate::runtime::client::client_of;
 mod ending;
 mod recovery;
 mod scene;
+mod waiting;
 
 struct World {
     dir: tempfile::TempDir,
