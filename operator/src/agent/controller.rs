@@ -264,8 +264,9 @@ impl Controller {
         let stop = self.stop(unit, &state, payload).await;
         // Units that hold nothing yet ask one after the other, or two would take the same idle workers.
         let claim = if state.memory.attempt == 0 { Some(self.units.claims.lock().await) } else { None };
+        let now = Timestamp::now();
         let world = World {
-            now: Timestamp::now(),
+            now,
             desired: state.desired.unwrap_or(Desired::Run),
             stop,
             checkpoint_step: state.checkpoint_step(),
@@ -277,7 +278,8 @@ impl Controller {
                 standing: if failed.durable { Standing::Logged } else { Standing::Waits },
             }),
             known_attempt: i64::from(known_attempt),
-            waits_for: self.waits_for(payload),
+            waits_for: self.waits_for(payload, state.memory.attempt, now),
+            withdrawn: self.withdrawn(payload),
             jobs,
             pods,
         };

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::end::{describe, most_telling};
 use super::{
     Attempts, Class, Desired, End, FailedStep, Failure, Job, MAX_FRUITLESS, MAX_OUT_OF_MEMORY, Memory,
-    Obstacle, Outcome, Plan, Pod, PodState, Reason, Standing, World,
+    Obstacle, Outcome, Plan, Pod, PodState, Reason, Standing, Stop, World,
 };
 
 /// What a pod of a doomed attempt gets between SIGTERM and SIGKILL. Not 0: that would take the object away before the
@@ -74,6 +74,9 @@ pub fn decide(plan: &Plan, memory: &Memory, world: &World) -> Decision {
     if memory.outcome.is_none() {
         conclude(plan, &mut memory, world);
     }
+    if memory.outcome.is_none() {
+        withdraw(&mut memory, world);
+    }
     match memory.outcome {
         Some(outcome) => wind_down(plan, memory, outcome, world),
         None if memory.attempt == 0 || memory.over => between(plan, memory, world),
@@ -109,15 +112,7 @@ fn recover(memory: &mut Memory, world: &World) {
 /// Sets the outcome or ends the attempt if there is a reason to.
 fn conclude(plan: &Plan, memory: &mut Memory, world: &World) {
     if let Some(stop) = &world.stop {
-        memory.last_failure = Some(Failure {
-            attempt: memory.attempt,
-            rank: None,
-            exit_code: None,
-            reason: stop.reason.to_owned(),
-            message: stop.message.clone(),
-        });
-        memory.outcome = Some(Outcome::Failed);
-        return;
+        return end_unit(memory, stop);
     }
     if world.desired == Desired::Stop {
         memory.outcome = Some(Outcome::Stopped);
@@ -136,6 +131,28 @@ fn conclude(plan: &Plan, memory: &mut Memory, world: &World) {
         && (memory.attempt == 0 || memory.over || !memory.ran)
     {
         memory.outcome = Some(Outcome::Stopped);
+    }
+}
+
+fn end_unit(memory: &mut Memory, stop: &Stop) {
+    memory.last_failure = Some(Failure {
+        attempt: memory.attempt,
+        rank: None,
+        exit_code: None,
+        reason: stop.reason.to_owned(),
+        message: stop.message.clone(),
+    });
+    memory.outcome = Some(Outcome::Failed);
+}
+
+/// Ends a unit of which nothing more may be started and nothing runs: it waits, is between two attempts, or its Job is not made or
+/// is suspended.
+fn withdraw(memory: &mut Memory, world: &World) {
+    let Some(stop) = &world.withdrawn else { return };
+    let is_made = |job: &Job| job.attempt == memory.attempt && job.suspended.is_none();
+    let runs = memory.attempt > 0 && !memory.over && (memory.ran || world.jobs.iter().any(is_made));
+    if !runs {
+        end_unit(memory, stop);
     }
 }
 

@@ -1,5 +1,7 @@
 use super::*;
 
+mod withdrawn;
+
 fn plan() -> Plan {
     Plan {
         unit: "u-0-1".to_owned(),
@@ -28,6 +30,7 @@ fn world(now: i64) -> World {
         failed: None,
         known_attempt: 0,
         waits_for: None,
+        withdrawn: None,
         jobs: vec![],
         pods: vec![],
     }

@@ -27,7 +27,80 @@ async fn two_units_that_come_together_do_not_take_the_same_workers() {
     let (first, second) = tokio::join!(first, second);
     assert!(first.is_ok() && second.is_ok());
     assert_eq!(locked(&clusters).jobs.len(), 1);
-    let waits = units[1].wanted.borrow().clone().unwrap();
-    let waits = waits.conditions.into_iter().find(|(kind, _)| *kind == "Scheduled").unwrap().1;
-    assert_eq!(waits.message, "waits for 2 idle workers, 0 are");
+    assert_eq!(scheduled(&units[1]), "waits for 2 idle workers, 0 are");
+}
+
+/// What is said of its start.
+fn scheduled(unit: &Unit) -> String {
+    let wanted = unit.wanted.borrow().clone().unwrap();
+    wanted.conditions.into_iter().find(|(kind, _)| *kind == "Scheduled").unwrap().1.message
+}
+
+/// The provider writes another policy.
+fn lend(world: &World, policy: &str) {
+    std::fs::write(world.dir.path().join("policy.yaml"), policy).unwrap();
+    assert!(world.controller.policies.reread());
+}
+
+/// A window of an hour, half a day from now.
+fn closed_now() -> String {
+    let at = |hours| {
+        let then = Timestamp::now().checked_add(jiff::SignedDuration::from_hours(hours)).unwrap();
+        then.strftime("%H:%M").to_string()
+    };
+    let (from, to) = (at(12), at(13));
+    format!(
+        "offer: {{workers: 2, calendar: [{{days: [Mon, Tue, Wed, Thu, Fri, Sat, Sun], from: '{from}', to: '{to}'}}]}}"
+    )
+}
+
+#[tokio::test]
+async fn a_unit_that_waited_does_not_begin_when_the_calendar_has_closed() {
+    let (clusters, client) = member();
+    let world = World::over("offer: {workers: 2}", client).await;
+    let units = taken(&world, &[&payload()]).await;
+    let images = format!("images: ['{}']", payload().image);
+    lend(&world, &format!("{images}\n{}", closed_now()));
+    world.controller.turn(&units[0], Told::Nothing).await.unwrap();
+    assert_eq!(locked(&clusters).jobs.len(), 0);
+    assert!(
+        scheduled(&units[0]).starts_with("waits: the provider lends again from"),
+        "{}",
+        scheduled(&units[0])
+    );
+    // What has begun goes on, also after an attempt that failed.
+    lend(&world, &format!("{images}\noffer: {{workers: 2}}"));
+    world.controller.turn(&units[0], Told::Nothing).await.unwrap();
+    lend(&world, &format!("{images}\n{}", closed_now()));
+    world.controller.turn(&units[0], Told::Nothing).await.unwrap();
+    let (jobs, pods) = {
+        let mut cluster = locked(&clusters);
+        (std::mem::take(&mut cluster.jobs).len(), std::mem::take(&mut cluster.pods).len())
+    };
+    assert_eq!((jobs, pods), (1, 2));
+    world.controller.turn(&units[0], Told::Nothing).await.unwrap();
+    assert_eq!((locked(&clusters).jobs.len(), units[0].state().await.memory.attempt), (1, 2));
+}
+
+#[tokio::test]
+async fn no_attempt_begins_with_an_image_or_for_a_tenant_that_is_lent_to_no_more() {
+    let other = payload().image.replace("muster-trainer", "another");
+    for (policy, reason) in [
+        (format!("images: ['{other}']\noffer: {{workers: 2}}"), "ImageNotAllowed"),
+        (
+            format!("images: ['{}']\ntenants: [team-b]\noffer: {{workers: 2}}", payload().image),
+            "TenantNotAllowed",
+        ),
+    ] {
+        let (clusters, client) = member();
+        let world = World::over("offer: {workers: 2}", client).await;
+        let units = taken(&world, &[&payload()]).await;
+        lend(&world, &policy);
+        world.controller.turn(&units[0], Told::Nothing).await.unwrap();
+        assert_eq!(locked(&clusters).jobs.len(), 0, "{reason}");
+        let failure = units[0].state().await.memory.last_failure.unwrap();
+        assert_eq!(failure.reason, reason);
+        let wanted = units[0].wanted.borrow().clone().unwrap();
+        assert_eq!(wanted.phase, api::WorkUnitPhase::Failed, "so that the hub places it anew");
+    }
 }
