@@ -238,6 +238,8 @@ pub struct World {
     pub known_attempt: i64,
     /// What the unit must wait for before it may start, if anything: capacity, or the hours in which is lent.
     pub waits_for: Option<String>,
+    /// Why the member has not taken the attempt's Job, if it was asked and has not.
+    pub refused_create: Option<String>,
     /// Why nothing more may be started of it, if so: what it needs is lent no more. What runs goes on.
     pub withdrawn: Option<Stop>,
     /// Jobs with this unit's labels.

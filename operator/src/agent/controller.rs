@@ -39,7 +39,7 @@ use super::session::Session;
 use super::state::UnitState;
 use super::units::{Unit, Units, locked};
 use super::witness::Witness;
-use super::{status, upload};
+use super::{observe, status, upload};
 use crate::runtime::blobdir::BlobDir;
 use crate::runtime::{Shutdown, backoff};
 use object::{plan, remember, say, seen};
@@ -279,6 +279,7 @@ impl Controller {
             }),
             known_attempt: i64::from(known_attempt),
             waits_for: self.waits_for(payload, state.memory.attempt, now),
+            refused_create: unit.refused_create(state.memory.attempt),
             withdrawn: self.withdrawn(payload),
             jobs,
             pods,
@@ -358,7 +359,10 @@ impl Controller {
                     unit.update(|state| state.refused = refused).await?;
                     unit.wake.notify_one();
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    unit.refuse_create(*attempt, observe::job_problem(&error.said()));
+                    return Err(error.into());
+                }
             },
             Action::DeleteJob { name, uid } => self.member.delete_job(name, uid).await?,
             Action::DeletePod { name, uid } => self.member.delete_pod(name, uid).await?,

@@ -46,6 +46,17 @@ pub enum MemberError {
     Foreign(String),
 }
 
+impl MemberError {
+    /// What the API server said, without what it was asked.
+    #[must_use]
+    pub fn said(&self) -> String {
+        match self {
+            Self::Api { source, .. } if let kube::Error::Api(status) = &**source => status.message.clone(),
+            other => other.to_string(),
+        }
+    }
+}
+
 /// A client for one namespace.
 pub struct Member {
     client: Client,

@@ -47,6 +47,8 @@ pub struct Unit {
     /// Of the state.
     brief: Mutex<Brief>,
     progress: Mutex<Option<Progress>>,
+    /// By attempt: why the member has not taken its Job.
+    refused_create: Mutex<Option<(i64, String)>>,
     /// When this process first saw it orphaned, and for how long it had been by then.
     orphaned: Mutex<Option<(Instant, Duration)>>,
     /// Wakes the controller: something happened that may change its decision.
@@ -74,6 +76,7 @@ impl Unit {
             brief: Mutex::new(Brief::of(&state)),
             state: tokio::sync::Mutex::new(state),
             progress: Mutex::new(None),
+            refused_create: Mutex::new(None),
             orphaned: Mutex::new(None),
             wake: Notify::new(),
             committed: Notify::new(),
@@ -203,6 +206,17 @@ impl Unit {
     /// What was reported was not about this object.
     pub fn forget_progress(&self) {
         *locked(&self.progress) = None;
+    }
+
+    /// Why the member has not taken the Job of this attempt, if it was asked in vain.
+    #[must_use]
+    pub fn refused_create(&self, attempt: i64) -> Option<String> {
+        locked(&self.refused_create).as_ref().filter(|(of, _)| *of == attempt).map(|(_, why)| why.clone())
+    }
+
+    /// The member has not taken the Job of this attempt.
+    pub fn refuse_create(&self, attempt: i64, why: String) {
+        *locked(&self.refused_create) = Some((attempt, why));
     }
 
     /// Takes a report. Steps of one attempt may go back: a new round starts from an older checkpoint.

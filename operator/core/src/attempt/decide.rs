@@ -233,7 +233,8 @@ fn conclude_attempt(plan: &Plan, memory: &mut Memory, world: &World) {
     }
     // 6. It does not get started.
     if !memory.ran && remaining(plan, memory, world.now) == Some(0) {
-        let why = obstacle(job, &pods).map_or_else(String::new, |obstacle| format!(": {}", obstacle.message));
+        let why = obstacle(world, job, &pods)
+            .map_or_else(String::new, |obstacle| format!(": {}", obstacle.message));
         memory.last_failure = Some(Failure {
             attempt: memory.attempt,
             rank: None,
@@ -395,7 +396,7 @@ fn during(plan: &Plan, memory: Memory, world: &World) -> Decision {
     let scheduled = if memory.ran {
         Condition { status: true, reason: "AllRunning", message: workers.clone() }
     } else {
-        let obstacle = obstacle(job, &pods)
+        let obstacle = obstacle(world, job, &pods)
             .unwrap_or_else(|| Obstacle { reason: "Starting", message: format!("{workers} run") });
         Condition { status: false, reason: obstacle.reason, message: obstacle.message }
     };
@@ -462,9 +463,10 @@ fn released(world: &World) -> Condition {
     Condition { status: false, reason: "PodsTerminating", message }
 }
 
-/// What keeps the attempt from starting: the Job's own trouble first, then the lowest rank's.
-fn obstacle(job: Option<&Job>, pods: &[&Pod]) -> Option<Obstacle> {
-    if let Some(message) = job.and_then(|job| job.failed_create.clone()) {
+/// What keeps the attempt from starting: that there is no Job, then the Job's own trouble, then the lowest rank's.
+fn obstacle(world: &World, job: Option<&Job>, pods: &[&Pod]) -> Option<Obstacle> {
+    let refused = job.map_or(&world.refused_create, |job| &job.failed_create);
+    if let Some(message) = refused.clone() {
         let security = message.contains("PodSecurity");
         let reason = if security { "PodSecurityRejected" } else { "Unschedulable" };
         return Some(Obstacle { reason, message });

@@ -104,3 +104,20 @@ async fn no_attempt_begins_with_an_image_or_for_a_tenant_that_is_lent_to_no_more
         assert_eq!(wanted.phase, api::WorkUnitPhase::Failed, "so that the hub places it anew");
     }
 }
+
+#[tokio::test]
+async fn a_job_that_the_member_refuses_says_why() {
+    let (clusters, client) = member();
+    let world = World::over("offer: {workers: 2}", client).await;
+    let units = taken(&world, &[&payload()]).await;
+    let denied = "admission webhook \"owner.example\" denied the request: no Jobs by night";
+    locked(&clusters).refuses.extend([denied; 2]);
+    for _ in 0..2 {
+        assert!(world.controller.turn(&units[0], Told::Nothing).await.is_err());
+    }
+    assert_eq!(scheduled(&units[0]), format!("the member has not taken the Job: {denied}"));
+    for _ in 0..3 {
+        world.controller.turn(&units[0], Told::Nothing).await.unwrap();
+    }
+    assert_eq!(scheduled(&units[0]), "2/2 workers");
+}
