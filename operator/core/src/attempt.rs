@@ -11,6 +11,7 @@
 //! 3. the job's own faults stop a unit quickly ([`Class::Permanent`], or a few attempts without a new checkpoint),
 //!    the world's faults (evictions, kills, lost nodes) are met with another attempt.
 
+mod conclude;
 mod decide;
 mod end;
 #[cfg(test)]
