@@ -109,7 +109,7 @@ mod tests {
         assert!(switch.look() && !switch.is_stopped());
         std::fs::create_dir_all(dir.path().join("stopped/in the way")).unwrap();
         let full = stop(dir.path()).unwrap_err().to_string();
-        assert!(full.contains("stopped: write") && full.contains("`stop: true`"), "{full}");
+        assert!(full.contains("cannot write") && full.contains("`stop: true`"), "{full}");
         assert!(stop(&dir.path().join("none")).unwrap_err().to_string().contains("--state"));
     }
 }
