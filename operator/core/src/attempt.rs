@@ -11,6 +11,7 @@
 //! 3. the job's own faults stop a unit quickly ([`Class::Permanent`], or a few attempts without a new checkpoint),
 //!    the world's faults (evictions, kills, lost nodes) are met with another attempt.
 
+mod conclude;
 mod decide;
 mod end;
 #[cfg(test)]
@@ -191,7 +192,7 @@ pub enum Outcome {
 /// A reason of the agent's own to end the unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stop {
-    /// `GraceExpired`, `Expired`, `Superseded`, `ForeignObject`.
+    /// `GraceExpired`, `Expired`, `Superseded`, `ImageNotAllowed` and so on.
     pub reason: &'static str,
     /// For people.
     pub message: String,
@@ -236,8 +237,12 @@ pub struct World {
     pub failed: Option<FailedStep>,
     /// The newest attempt number that the hub's status knows, for an agent that lost its state.
     pub known_attempt: i64,
-    /// What the unit must wait for before it may start, if anything: capacity.
+    /// What the unit must wait for before it may start, if anything: capacity, or the hours in which is lent.
     pub waits_for: Option<String>,
+    /// Why the member has not taken the attempt's Job, if it was asked and has not.
+    pub refused_create: Option<String>,
+    /// Why nothing more may be started of it, if so: what it needs is lent no more. What runs goes on.
+    pub withdrawn: Option<Stop>,
     /// Jobs with this unit's labels.
     pub jobs: Vec<Job>,
     /// Pods with this unit's labels.

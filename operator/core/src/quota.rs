@@ -9,13 +9,18 @@ use crate::sidecar;
 /// Amounts of what is counted, in thousandths of its unit (a core, a byte, a pod).
 pub type Amounts = BTreeMap<&'static str, i128>;
 
+/// A unit has one Job at a time, whatever its size.
+const JOBS: &str = "count/jobs.batch";
+
 /// What this module counts, by the names that quotas use. `cpu` and `memory` in a quota mean the requests.
-const COUNTED: [(&str, &str); 7] = [
+const COUNTED: [(&str, &str); 9] = [
     ("requests.cpu", "requests.cpu"),
     ("limits.cpu", "limits.cpu"),
     ("requests.memory", "requests.memory"),
     ("limits.memory", "limits.memory"),
     ("pods", "pods"),
+    ("count/pods", "pods"),
+    (JOBS, JOBS),
     ("cpu", "requests.cpu"),
     ("memory", "requests.memory"),
 ];
@@ -82,9 +87,14 @@ impl Limits {
         }
     }
 
-    /// How many more workers of this size fit beside what is `held`; `None` if no quota says.
+    /// How many more workers of this size fit beside what is `held`, none if there may be no Job more for them; `None` if no
+    /// quota says.
     #[must_use]
     pub fn room(&self, held: &Amounts, worker: &Amounts) -> Option<i64> {
+        let jobs = held.get(JOBS).copied().unwrap_or(0).saturating_add(1000);
+        if self.0.get(JOBS).is_some_and(|hard| jobs > *hard) {
+            return Some(0);
+        }
         let fit = self.0.iter().filter_map(|(name, hard)| {
             let each = worker.get(name).copied().filter(|each| *each > 0)?;
             let left = hard - held.get(name).copied().unwrap_or(0);
@@ -137,7 +147,10 @@ pub fn of_worker(cpu: &str, memory: &str) -> Option<Amounts> {
 #[must_use]
 pub fn of_unit(payload: &Payload) -> Amounts {
     let worker = of_worker(&payload.resources.cpu, &payload.resources.memory).unwrap_or_default();
-    worker.into_iter().map(|(name, each)| (name, each.saturating_mul(payload.workers.into()))).collect()
+    let mut unit: Amounts =
+        worker.into_iter().map(|(name, each)| (name, each.saturating_mul(payload.workers.into()))).collect();
+    unit.insert(JOBS, 1000);
+    unit
 }
 
 /// Adds `more` to `total`.
@@ -182,7 +195,7 @@ mod tests {
         limits.add([
             ("requests.cpu", "4"),
             ("pods", "32"),
-            ("count/jobs.batch", "1"),
+            ("count/jobs.batch", "8"),
             ("limits.memory", "?"),
         ]);
         limits.add([("cpu", "2")]);
@@ -199,5 +212,24 @@ mod tests {
         assert_eq!(limits.refuse(&Amounts::new(), &two), None);
         let text = limits.refuse(&worker, &two).unwrap();
         assert!(text.contains("1400m of requests.cpu") && text.contains("has 2,"), "{text}");
+    }
+
+    #[test]
+    fn jobs_and_pods_are_counted_as_objects_too() {
+        let worker = of_worker("600m", "1Gi").unwrap();
+        let mut limits = Limits::default();
+        limits.add([("count/jobs.batch", "2")]);
+        let unit = || Amounts::from([("count/jobs.batch", 1000)]);
+        let mut held = unit();
+        assert_eq!((limits.room(&held, &worker), limits.refuse(&held, &unit())), (None, None), "one more");
+        add(&mut held, &unit());
+        assert_eq!(limits.room(&held, &worker), Some(0), "workers without a Job are none");
+        let text = limits.refuse(&held, &unit()).unwrap();
+        assert!(
+            text.contains("needs 1 of count/jobs.batch") && text.contains("of which 2 are lent"),
+            "{text}"
+        );
+        limits.add([("count/pods", "3"), ("pods", "5")]);
+        assert_eq!(limits.room(&unit(), &worker), Some(3));
     }
 }

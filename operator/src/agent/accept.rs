@@ -3,6 +3,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use muster_api::v1alpha1::{WorkUnit, WorkUnitKind};
 use muster_core::envelope::{Mirror, Payload, Policy, Refusal, open};
+use muster_core::policy::ProviderPolicy;
 use muster_core::quota::{Amounts, of_unit};
 use muster_proof::dsse::Envelope;
 
@@ -89,7 +90,18 @@ async fn judge(
     }
     let highest = units.highest_epoch(payload);
     let now = Timestamp::now();
-    payload.check_policy(&Policy {
+    payload.check_policy(&terms(measure, &policy, highest, now))?;
+    // More than there is in all can never start. What only others hold now is waited for.
+    let never = measure.policies.quota().refuse(&Amounts::new(), &of_unit(payload));
+    match never.or_else(|| measure.policies.closed(now)) {
+        Some(why) if !continues(units, payload).await => Err(Refusal::OverQuota(why)),
+        _ => Ok(()),
+    }
+}
+
+/// What is lent, and to whom.
+fn terms<'a>(measure: Measure<'a>, policy: &'a ProviderPolicy, highest: i64, now: Timestamp) -> Policy<'a> {
+    Policy {
         log: measure.witness.origin(),
         images: policy.images(),
         tenants: policy.tenants(),
@@ -100,13 +112,16 @@ async fn judge(
         min_epoch: highest.max(measure.floor.min_epoch),
         incarnation: measure.floor.incarnation,
         now,
-    })?;
-    // More than there is in all can never start. What only others hold now is waited for.
-    let never = measure.policies.quota().refuse(&Amounts::new(), &of_unit(payload));
-    match never.or_else(|| measure.policies.closed(now)) {
-        Some(why) if !continues(units, payload).await => Err(Refusal::OverQuota(why)),
-        _ => Ok(()),
     }
+}
+
+/// Whether what a unit needs that was taken is still lent to it.
+///
+/// # Errors
+/// What is not.
+pub fn still_lent(measure: Measure<'_>, payload: &Payload) -> Result<(), Refusal> {
+    let policy = measure.policies.current();
+    payload.check_lent(&terms(measure, &policy, payload.epoch, Timestamp::now()))
 }
 
 /// Whether the unit goes on with the pods of one that is here.

@@ -92,6 +92,7 @@ mod tests {
         let before = Held { workers: 5, amounts: Amounts::from([("pods", 5)]) };
         let holds = held(|_| {});
         let mut want = of_unit(&payload());
+        assert_eq!(want["count/jobs.batch"], 1000, "of the unit, not of each worker");
         add(&mut want, &before.amounts);
         assert_eq!(holds, Held { workers: 5 + payload().workers, amounts: want });
         assert_eq!(held(|state| state.memory.attempt = 0), before, "it waits");

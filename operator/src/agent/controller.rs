@@ -39,10 +39,10 @@ use super::session::Session;
 use super::state::UnitState;
 use super::units::{Unit, Units, locked};
 use super::witness::Witness;
-use super::{status, upload};
+use super::{observe, status, upload};
 use crate::runtime::blobdir::BlobDir;
 use crate::runtime::{Shutdown, backoff};
-use object::{plan, remember, say};
+use object::{plan, remember, say, seen};
 use turn::{Next, Told, TurnError};
 
 /// What all units share.
@@ -172,12 +172,19 @@ impl Controller {
     async fn turn(&self, unit: &Arc<Unit>, told: Told) -> Result<Next, TurnError> {
         // 1. What the hub wants, if it can be known.
         let look = self.view.look(&self.hub, unit.name()).await;
-        let object = match &look {
-            Look::Object(object) => Some(&**object),
-            _ => None,
-        };
+        let next = self.steps(unit, &look, told).await;
+        if let Err(TurnError::State(_)) = &next
+            && let Err(error) = self.end_unremembered(unit, &look).await
+        {
+            tracing::warn!(unit = unit.name(), %error, "pods that may have to end are still there");
+        }
+        next
+    }
+
+    async fn steps(&self, unit: &Arc<Unit>, look: &Look, told: Told) -> Result<Next, TurnError> {
+        let object = seen(look);
         let is_unknown = matches!(look, Look::Gone);
-        let gone = is_unknown && !self.is_forgotten(&unit.state().await);
+        let gone = self.is_gone(look, &unit.state().await);
         let replaced = unit
             .update(|state| {
                 let before = state.uid.clone();
@@ -197,16 +204,15 @@ impl Controller {
         }
         // 2. Whether we want it too.
         if let (None, None, Some(object)) = (&state.payload, &state.refused, object) {
-            let Some(verdict) = self.judge(unit, object).await else {
-                return Ok(Next::Again(Duration::from_secs(2)));
-            };
-            match verdict {
-                Ok((payload, envelope)) => {
+            match self.judge(unit, object).await {
+                // It cannot be said yet. What it has here is looked at all the same.
+                None => {}
+                Some(Ok((payload, envelope))) => {
                     if self.take(unit, payload, envelope).await?.is_none() {
                         return Ok(Next::Again(recovery::NOT_NOW));
                     }
                 }
-                Err(refusal) => {
+                Some(Err(refusal)) => {
                     let refused = (refusal.reason().to_owned(), refusal.to_string());
                     unit.update(|state| state.refused = Some(refused)).await?;
                 }
@@ -214,7 +220,7 @@ impl Controller {
         }
         state = self.orphan(unit, is_unknown).await?;
         // 3. What there is.
-        let names: Vec<&str> = state.earlier.iter().map(String::as_str).chain([unit.name()]).collect();
+        let names = state.names(unit.name());
         // An agent that lost its state may be told by the hub that there was an attempt.
         let said = object.and_then(|object| object.status.as_ref()?.attempt).unwrap_or(0);
         let has_begun = state.gone || state.memory.attempt > 0 || said > 0 || !state.earlier.is_empty();
@@ -237,8 +243,7 @@ impl Controller {
             Some(payload) if state.refused.is_none() => {
                 self.attend(unit, object, state, &payload, (told, jobs, pods)).await
             }
-            // Not known yet: nothing is started and nothing is stopped.
-            None if state.refused.is_none() && !state.gone => Ok(Next::Again(Duration::from_secs(2))),
+            None if state.refused.is_none() && !state.gone => self.await_payload(unit, &jobs, &pods).await,
             _ => self.clear(unit, object, &state, jobs, pods).await,
         }
     }
@@ -256,10 +261,14 @@ impl Controller {
         let known_attempt = object.and_then(|object| object.status.as_ref()?.attempt).unwrap_or(0);
         let progress = unit.progress().filter(|progress| progress.attempt == state.memory.attempt);
         let rounds_now = (state.rounds.attempt == state.memory.attempt).then_some(&state.rounds);
+        let stop = self.stop(unit, &state, payload).await;
+        // Units that hold nothing yet ask one after the other, or two would take the same idle workers.
+        let claim = if state.memory.attempt == 0 { Some(self.units.claims.lock().await) } else { None };
+        let now = Timestamp::now();
         let world = World {
-            now: Timestamp::now(),
+            now,
             desired: state.desired.unwrap_or(Desired::Run),
-            stop: self.stop(unit, &state, payload).await,
+            stop,
             checkpoint_step: state.checkpoint_step(),
             ends: state.ends(),
             step: progress.map_or(0, |progress| progress.step),
@@ -269,7 +278,9 @@ impl Controller {
                 standing: if failed.durable { Standing::Logged } else { Standing::Waits },
             }),
             known_attempt: i64::from(known_attempt),
-            waits_for: self.waits_for(payload),
+            waits_for: self.waits_for(payload, state.memory.attempt, now),
+            refused_create: unit.refused_create(state.memory.attempt),
+            withdrawn: self.withdrawn(payload),
             jobs,
             pods,
         };
@@ -298,6 +309,7 @@ impl Controller {
                 true
             })
             .await?;
+        drop(claim);
         // Handed over while we looked: what was decided is another unit's to decide.
         if !is_ours {
             return Ok(Next::Again(Duration::ZERO));
@@ -347,7 +359,10 @@ impl Controller {
                     unit.update(|state| state.refused = refused).await?;
                     unit.wake.notify_one();
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    unit.refuse_create(*attempt, observe::job_problem(&error.said()));
+                    return Err(error.into());
+                }
             },
             Action::DeleteJob { name, uid } => self.member.delete_job(name, uid).await?,
             Action::DeletePod { name, uid } => self.member.delete_pod(name, uid).await?,

@@ -46,6 +46,17 @@ pub enum MemberError {
     Foreign(String),
 }
 
+impl MemberError {
+    /// What the API server said, without what it was asked.
+    #[must_use]
+    pub fn said(&self) -> String {
+        match self {
+            Self::Api { source, .. } if let kube::Error::Api(status) = &**source => status.message.clone(),
+            other => other.to_string(),
+        }
+    }
+}
+
 /// A client for one namespace.
 pub struct Member {
     client: Client,
@@ -67,6 +78,19 @@ impl Member {
     #[must_use]
     pub fn new(client: Client, patient: Client, site: Site) -> Self {
         Self { children: Children::new(&client, &site.namespace), client, patient, site }
+    }
+
+    /// Where things can be ended and nothing is made: before it is known who we are.
+    #[must_use]
+    pub fn to_end(client: Client, namespace: &str) -> Self {
+        let nothing = String::new;
+        let site = Site {
+            namespace: namespace.to_owned(),
+            audience: nothing(),
+            relay_url: nothing(),
+            relay_ca: nothing(),
+        };
+        Self::new(client.clone(), client, site)
     }
 
     fn api<K>(&self) -> Api<K>
@@ -168,12 +192,36 @@ impl Member {
     /// # Errors
     /// [`MemberError`].
     pub async fn unit_names(&self) -> Result<BTreeSet<String>, MemberError> {
-        let ours = ListParams::default().labels(&format!("{}={MANAGED_BY}", labels::MANAGED_BY));
+        let (jobs, pods) = self.of_units().await?;
+        let names = jobs.iter().map(unit_of).chain(pods.iter().map(unit_of));
+        Ok(names.flatten().collect())
+    }
+
+    /// Jobs and pods of all units.
+    async fn of_units(&self) -> Result<(Vec<Job>, Vec<Pod>), MemberError> {
+        let ours =
+            ListParams::default().labels(&format!("{}={MANAGED_BY},{}", labels::MANAGED_BY, labels::UNIT));
         let (jobs, pods) = (self.api::<Job>(), self.api::<Pod>());
         let (jobs, pods) =
             tokio::try_join!(within("list jobs", jobs.list(&ours)), within("list pods", pods.list(&ours)))?;
-        let names = jobs.iter().map(unit_of).chain(pods.iter().map(unit_of));
-        Ok(names.flatten().collect())
+        Ok((jobs.items, pods.items))
+    }
+
+    /// Ends whatever there is of any unit, and says how much that was.
+    ///
+    /// # Errors
+    /// [`MemberError`].
+    pub async fn end_all(&self) -> Result<usize, MemberError> {
+        let (jobs, pods) = self.of_units().await?;
+        let of_job = |job: &Job| (job.name_any(), job.uid().unwrap_or_default());
+        for (name, uid) in jobs.iter().filter(|job| job.metadata.deletion_timestamp.is_none()).map(of_job) {
+            self.delete_job(&name, &uid).await?;
+        }
+        let of_pod = |pod: &Pod| (pod.name_any(), pod.uid().unwrap_or_default());
+        for (name, uid) in pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).map(of_pod) {
+            self.delete_pod(&name, &uid).await?;
+        }
+        Ok(jobs.len() + pods.len())
     }
 
     /// Version of the member's Kubernetes.

@@ -6,6 +6,7 @@
 //! | [`controller`] | one task per unit: dereference, validate, observe, decide, apply, say |
 //! | [`accept`], [`policy`], [`switch`] | envelope, mirror; what the provider lends, and its off switch |
 //! | [`identity`], [`pin`], [`join`], [`membership`] | who we are, whom we believe, and how that began |
+//! | `before_join` | the off switch, while nothing else is known |
 //! | [`session`], [`gateway`], [`heartbeat`] | tokens, the gateway's endpoints, what the hub declares void |
 //! | [`hub_keys`], [`fence`] | whose signatures count, which epochs still do; both only move forward |
 //! | [`children`] | Jobs and pods as the watches of the member tell of them |
@@ -26,6 +27,7 @@
 
 pub mod accept;
 pub mod answers;
+mod before_join;
 mod brief;
 #[cfg(feature = "cheats")]
 mod cheat;

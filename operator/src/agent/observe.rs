@@ -174,13 +174,23 @@ fn obstacle(
 /// Why a Job cannot make its pods, from its FailedCreate event, without the pod's name, which changes with every try.
 #[must_use]
 pub fn create_problem(said: &str) -> String {
+    refused("pods cannot be made", "ask for less in spec.workers, or lend more", said)
+}
+
+/// Why a Job was not made, from what the API server said.
+#[must_use]
+pub fn job_problem(said: &str) -> String {
+    refused("the member has not taken the Job", "lend more", said)
+}
+
+fn refused(what: &str, for_quota: &str, said: &str) -> String {
     let why = said.split_once(" is forbidden: ").map_or(said, |(_, why)| why);
     let remedy = if why.starts_with("exceeded quota") {
-        "ask for less in spec.workers, or lend more (ResourceQuota on the member); "
+        format!("{for_quota} (ResourceQuota on the member); ")
     } else {
-        ""
+        String::new()
     };
-    sanitise::line(&format!("pods cannot be made: {remedy}{why}"), 2 * MESSAGE)
+    sanitise::line(&format!("{what}: {remedy}{why}"), 2 * MESSAGE)
 }
 
 /// Of a suspended Job where Kueue's API is not served.
@@ -322,6 +332,13 @@ mod tests {
         assert_eq!(create_problem(quota), want);
         let security = "Error creating: pods \"u\" is forbidden: violates PodSecurity \"restricted:latest\": seccompProfile";
         assert!(create_problem(security).contains("made: violates PodSecurity"));
+        let jobs = "jobs.batch \"u-0-1-1\" is forbidden: exceeded quota: muster-objects, requested: count/jobs.batch=1";
+        let want = "the member has not taken the Job: lend more (ResourceQuota on the member); exceeded quota: muster-objects, \
+                    requested: count/jobs.batch=1";
+        assert_eq!(job_problem(jobs), want);
+        let long =
+            job_problem(&format!("admission webhook denied the request: \u{1b}[31m{}", "x".repeat(1000)));
+        assert!(long.contains("denied the request: [31mx") && long.chars().count() <= 2 * MESSAGE, "{long}");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use super::state::StateDir;
 use super::streams::Streams;
 use super::switch::Switch;
 use super::units::Units;
-use super::{AgentArgs, joined, relay_address, report, upload};
+use super::{AgentArgs, before_join, joined, relay_address, report, upload};
 use crate::runtime::Shutdown;
 use crate::runtime::blobdir::BlobDir;
 use crate::runtime::client::{Target, install_crypto};
@@ -59,8 +59,15 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     let units = Arc::new(Units::open(state_dir)?);
     let contact = Arc::new(Contact::open(args.join.state.join("contact")));
     let kept = Arc::new(KeptLogs::open(&args.join.state)?);
-    // 3. Who we are, and whom we talk to.
-    let presence = Presence::of(&args.join, &shutdown).await?;
+    tokio::spawn(policies.clone().follow(units.clone(), shutdown.clone()));
+    // 3. Who we are, and whom we talk to. That may take as long as the gateway likes, or end the process.
+    let left = Member::to_end(client.clone(), &args.member.namespace);
+    before_join::obey(&left, &policies).await;
+    let presence = tokio::select! {
+        biased;
+        never = before_join::go_on(&left, &policies) => match never {},
+        presence = Presence::of(&args.join, &shutdown) => presence?,
+    };
     let Presence { identity, membership, session, witness, namespace, hub } = &presence;
     let trusted = Arc::new(HubKeys::open(&args.join.state)?);
     let fence = Arc::new(Fence::open(&args.join.state)?);
@@ -123,7 +130,6 @@ async fn serve(args: AgentArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     );
     tokio::spawn(session.clone().keep(shutdown.clone()));
     tokio::spawn(obey(session.clone(), units.clone(), shutdown.clone()));
-    tokio::spawn(policies.clone().follow(units.clone(), shutdown.clone()));
     tokio::spawn(policies.observed().follow(client, policies.clone(), units.clone(), shutdown.clone()));
     tokio::spawn(sweep(units.clone(), blobs, answers.clone(), shutdown.clone()));
     tokio::spawn({

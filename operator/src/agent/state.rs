@@ -159,6 +159,12 @@ impl UnitState {
             && self.continued_as.is_none()
     }
 
+    /// The names that Jobs and pods of the unit of this name may have.
+    #[must_use]
+    pub fn names<'a>(&'a self, name: &'a str) -> Vec<&'a str> {
+        self.earlier.iter().map(String::as_str).chain([name]).collect()
+    }
+
     /// The newest committed checkpoint.
     #[must_use]
     pub fn newest(&self) -> Option<&Commit> {

@@ -57,10 +57,18 @@ impl Switch {
 /// Stops the agent of `state`, running or not.
 ///
 /// # Errors
-/// Any error of the file system; the directory must be there.
+/// Any error of the file system; the directory must be there. The text says how to stop without it.
 pub fn stop(state: &Path) -> io::Result<()> {
     exists(state)?;
-    files::write_atomic(&state.join(FILE), Timestamp::now().to_string().as_bytes(), Access::Private)
+    let written =
+        files::write_atomic(&state.join(FILE), Timestamp::now().to_string().as_bytes(), Access::Private);
+    written.map_err(|error| {
+        let text = format!(
+            "{error}; nothing is stopped: make room or make it writable, or set `stop: true` in the agent's policy file, which \
+             needs no state directory"
+        );
+        io::Error::new(error.kind(), text)
+    })
 }
 
 /// Undoes [`stop`]; says whether it was stopped.
@@ -99,6 +107,9 @@ mod tests {
         assert!(Switch::open(dir.path()).is_stopped());
         assert!(resume(dir.path()).unwrap() && !resume(dir.path()).unwrap());
         assert!(switch.look() && !switch.is_stopped());
+        std::fs::create_dir_all(dir.path().join("stopped/in the way")).unwrap();
+        let full = stop(dir.path()).unwrap_err().to_string();
+        assert!(full.contains("cannot write") && full.contains("`stop: true`"), "{full}");
         assert!(stop(&dir.path().join("none")).unwrap_err().to_string().contains("--state"));
     }
 }

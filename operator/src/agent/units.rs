@@ -7,12 +7,13 @@ pub use handover::Handed;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use muster_core::envelope::Payload;
 use muster_proof::Digest;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use super::brief::{Brief, Held};
 use super::commits::{Committed, Ended};
@@ -46,6 +47,8 @@ pub struct Unit {
     /// Of the state.
     brief: Mutex<Brief>,
     progress: Mutex<Option<Progress>>,
+    /// By attempt: why the member has not taken its Job.
+    refused_create: Mutex<Option<(i64, String)>>,
     /// When this process first saw it orphaned, and for how long it had been by then.
     orphaned: Mutex<Option<(Instant, Duration)>>,
     /// Wakes the controller: something happened that may change its decision.
@@ -73,6 +76,7 @@ impl Unit {
             brief: Mutex::new(Brief::of(&state)),
             state: tokio::sync::Mutex::new(state),
             progress: Mutex::new(None),
+            refused_create: Mutex::new(None),
             orphaned: Mutex::new(None),
             wake: Notify::new(),
             committed: Notify::new(),
@@ -204,6 +208,17 @@ impl Unit {
         *locked(&self.progress) = None;
     }
 
+    /// Why the member has not taken the Job of this attempt, if it was asked in vain.
+    #[must_use]
+    pub fn refused_create(&self, attempt: i64) -> Option<String> {
+        locked(&self.refused_create).as_ref().filter(|(of, _)| *of == attempt).map(|(_, why)| why.clone())
+    }
+
+    /// The member has not taken the Job of this attempt.
+    pub fn refuse_create(&self, attempt: i64, why: String) {
+        *locked(&self.refused_create) = Some((attempt, why));
+    }
+
     /// Takes a report. Steps of one attempt may go back: a new round starts from an older checkpoint.
     pub fn report(&self, progress: Progress) {
         *locked(&self.progress) = Some(progress);
@@ -217,6 +232,8 @@ pub struct Units {
     units: Mutex<BTreeMap<String, Arc<Unit>>>,
     /// Wakes the report: the idle workers may be others than before.
     pub changed: Notify,
+    /// Held from the look at what is idle until what a unit takes of it can be seen by the others.
+    pub claims: tokio::sync::Mutex<()>,
 }
 
 impl Units {
@@ -231,7 +248,12 @@ impl Units {
             .into_iter()
             .map(|(name, state)| (name.clone(), Arc::new(Unit::new(&name, dir.clone(), state))))
             .collect();
-        Ok(Self { dir, units: Mutex::new(units), changed: Notify::new() })
+        Ok(Self {
+            dir,
+            units: Mutex::new(units),
+            changed: Notify::new(),
+            claims: tokio::sync::Mutex::default(),
+        })
     }
 
     /// A known unit.

@@ -1,5 +1,7 @@
 use super::*;
 
+mod withdrawn;
+
 fn plan() -> Plan {
     Plan {
         unit: "u-0-1".to_owned(),
@@ -28,6 +30,8 @@ fn world(now: i64) -> World {
         failed: None,
         known_attempt: 0,
         waits_for: None,
+        refused_create: None,
+        withdrawn: None,
         jobs: vec![],
         pods: vec![],
     }
@@ -324,6 +328,21 @@ fn what_does_not_start_says_why_and_times_out() {
     let mut refused = world(5);
     refused.jobs = vec![Job { failed_create: Some("violates PodSecurity \"restricted\"".into()), ..job(1) }];
     assert_eq!(decide(&plan(), &memory, &refused).scheduled.unwrap().reason, "PodSecurityRejected");
+}
+
+/// No Job that could say why: its creation was refused.
+#[test]
+fn a_job_that_the_member_refuses_says_why_and_times_out() {
+    let memory = Memory { created: false, ran: false, ..running(1, 0) };
+    let refused = |now| World { refused_create: Some("denied by policy x".into()), ..world(now) };
+    let early = decide(&plan(), &memory, &refused(5));
+    assert_eq!(early.actions, [Action::Create { attempt: 1 }]);
+    let scheduled = early.scheduled.unwrap();
+    assert_eq!((scheduled.reason, scheduled.message.as_str()), ("Unschedulable", "denied by policy x"));
+    let late = decide(&plan(), &memory, &refused(60)).memory.last_failure.unwrap();
+    assert_eq!(late.message, "0 of 2 workers ran after 60 s: denied by policy x");
+    let made = World { jobs: vec![job(1)], ..refused(5) };
+    assert_eq!(decide(&plan(), &memory, &made).scheduled.unwrap().message, "0/2 workers run");
 }
 
 #[test]

@@ -187,15 +187,7 @@ impl Payload {
         if self.log != policy.log {
             return Err(Refusal::OtherLog { got: self.log.clone(), want: policy.log.to_owned() });
         }
-        if !policy.images.contains(&self.image) {
-            return Err(Refusal::ImageNotAllowed(self.image.clone()));
-        }
-        if policy.tenants.is_some_and(|tenants| !tenants.contains(&self.tenant)) {
-            return Err(Refusal::TenantNotAllowed);
-        }
-        if self.kind == Kind::Audit && !policy.audits {
-            return Err(Refusal::AuditsNotOffered);
-        }
+        self.check_lent(policy)?;
         if !policy.arithmetic.contains(&self.arithmetic.as_str()) {
             return Err(Refusal::ArithmeticUnsupported(self.arithmetic.clone()));
         }
@@ -213,6 +205,23 @@ impl Payload {
         }
         if policy.now > self.not_after {
             return Err(Refusal::Expired(self.not_after));
+        }
+        Ok(())
+    }
+
+    /// Asks the part of the policy that a provider may change while the unit waits for its next attempt.
+    ///
+    /// # Errors
+    /// The first refusal, as [`Self::check_policy`].
+    pub fn check_lent(&self, policy: &Policy<'_>) -> Result<(), Refusal> {
+        if !policy.images.contains(&self.image) {
+            return Err(Refusal::ImageNotAllowed(self.image.clone()));
+        }
+        if policy.tenants.is_some_and(|tenants| !tenants.contains(&self.tenant)) {
+            return Err(Refusal::TenantNotAllowed);
+        }
+        if self.kind == Kind::Audit && !policy.audits {
+            return Err(Refusal::AuditsNotOffered);
         }
         Ok(())
     }

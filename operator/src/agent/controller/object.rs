@@ -4,9 +4,18 @@ use muster_api::v1alpha1::{self as api, WorkUnit, WorkUnitPhase};
 use muster_core::attempt::{self, Attempts, Condition, Decision, Desired, Plan};
 use muster_core::envelope::Payload;
 
+use crate::agent::hub::Look;
 use crate::agent::state::{Commit, UnitState};
 use crate::agent::status::Wanted;
 use crate::agent::units::Unit;
+
+/// The object, if there is one.
+pub(super) fn seen(look: &Look) -> Option<&WorkUnit> {
+    match look {
+        Look::Object(object) => Some(object),
+        Look::Gone | Look::Unknown => None,
+    }
+}
 
 /// Takes over what the object says; what the hub has once asked for stays asked for.
 pub(super) fn remember(state: &mut UnitState, object: Option<&WorkUnit>, gone: bool) {

@@ -20,6 +20,16 @@ use crate::log::client::HttpLog;
 const NEWS: Duration = Duration::from_secs(6);
 
 impl Controller {
+    fn measure(&self) -> Measure<'_> {
+        Measure {
+            provider: &self.provider,
+            policies: &self.policies,
+            keys: &self.trusted,
+            floor: self.fence.floor(),
+            witness: &self.witness,
+        }
+    }
+
     /// Whether the unit is taken; `None` while that cannot be said. A refusal is final, so a signer that is not known is
     /// first looked for in the hub's newest set of keys: the unit may be quicker here than the news of a rotation.
     pub(super) async fn judge(
@@ -28,15 +38,7 @@ impl Controller {
         object: &WorkUnit,
     ) -> Option<Result<(Payload, Envelope), Refusal>> {
         for refreshed in [false, true] {
-            let floor = self.fence.floor();
-            let measure = Measure {
-                provider: &self.provider,
-                policies: &self.policies,
-                keys: &self.trusted,
-                floor,
-                witness: &self.witness,
-            };
-            let refusal = match accept::accept(measure, &self.units, object).await {
+            let refusal = match accept::accept(self.measure(), &self.units, object).await {
                 Ok((payload, envelope)) => {
                     let log = HttpLog::new(self.session.clone());
                     match diligence::check(&log, &payload, &self.provider).await {
@@ -82,15 +84,21 @@ impl Controller {
         }
     }
 
+    /// A reason to end everything, whatever is known of it.
+    pub(super) fn stop_of_all(&self) -> Option<Stop> {
+        let revoked = || self.session.is_revoked().then(|| "the hub has revoked this provider".to_owned());
+        match self.policies.stopped() {
+            Some(message) => Some(Stop { reason: "ProviderStopped", message }),
+            None => revoked().map(|message| Stop { reason: "Revoked", message }),
+        }
+    }
+
     /// A reason of our own to end the unit.
     pub(super) async fn stop(&self, unit: &Unit, state: &UnitState, payload: &Payload) -> Option<Stop> {
         let stop = |reason, message| Some(Stop { reason, message });
         // The provider's own word first, then what voids the unit, then what is only late.
-        if let Some(message) = self.policies.stopped() {
-            return stop("ProviderStopped", message);
-        }
-        if self.session.is_revoked() {
-            return stop("Revoked", "the hub has revoked this provider".to_owned());
+        if let Some(all) = self.stop_of_all() {
+            return Some(all);
         }
         if let Some(since) = state.orphaned {
             if let Some(end) = self.end_of_orphan(unit, state, payload, since) {
@@ -126,8 +134,17 @@ impl Controller {
         stop("MaxRuntime", overrun)
     }
 
-    /// All workers must fit at once: half a unit only takes room.
-    pub(super) fn waits_for(&self, payload: &Payload) -> Option<String> {
+    /// Why no attempt more may begin of a unit that was taken.
+    pub(super) fn withdrawn(&self, payload: &Payload) -> Option<Stop> {
+        let refusal = accept::still_lent(self.measure(), payload).err()?;
+        Some(Stop { reason: refusal.reason(), message: refusal.to_string() })
+    }
+
+    /// All workers must fit at once: half a unit only takes room. A unit that has not begun waits for the hours in which is lent.
+    pub(super) fn waits_for(&self, payload: &Payload, attempt: i64, now: Timestamp) -> Option<String> {
+        if let Some(closed) = self.policies.closed(now).filter(|_| attempt == 0) {
+            return Some(format!("waits: {closed}"));
+        }
         let held = self.units.holding(&payload.name);
         let idle = self.policies.current().workers() - held.workers;
         if idle < payload.workers {

@@ -12,6 +12,7 @@ use muster_proof::dsse::Envelope;
 use super::object::want;
 use super::{Controller, IDLE, Next, TurnError};
 use crate::agent::fence::Floor;
+use crate::agent::hub::Look;
 use crate::agent::state::UnitState;
 use crate::agent::status::Wanted;
 use crate::agent::units::{Handed, Unit};
@@ -24,9 +25,14 @@ impl Controller {
     /// Whether the hub's word that it does not have the unit is no proof that it wants it to end. A unit is asked to stop
     /// before its object goes; one that is not was forgotten. Unless nobody has heard of us for longer than the grace: then
     /// it was let go.
-    pub(super) fn is_forgotten(&self, state: &UnitState) -> bool {
+    fn is_forgotten(&self, state: &UnitState) -> bool {
         let grace = state.payload.as_ref().map_or(0, |payload| payload.disconnect_grace_seconds);
         state.is_living() && self.contact.before() <= Duration::from_secs(grace.unsigned_abs())
+    }
+
+    /// Whether the hub has let the unit go.
+    pub(super) fn is_gone(&self, look: &Look, state: &UnitState) -> bool {
+        matches!(look, Look::Gone) && !self.is_forgotten(state)
     }
 
     /// Remembers since when the hub does not know or count the unit, or that it does again.

@@ -21,7 +21,10 @@ use crate::agent::{join, pin};
 use crate::log::client::HttpLog;
 use crate::runtime::client::client_of;
 
+mod ending;
 mod recovery;
+mod scene;
+mod waiting;
 
 struct World {
     dir: tempfile::TempDir,

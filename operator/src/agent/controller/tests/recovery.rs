@@ -1,16 +1,12 @@
 //! A restored hub that has forgotten a unit which runs: turn by turn, with a member and a hub in memory.
-use axum::body::Bytes;
-use axum::extract::State as Shared;
-use axum::http::{Method, StatusCode, Uri};
-use axum::response::{IntoResponse, Response};
-use axum::{Json, Router};
 use muster_api::v1alpha1::WorkUnitPhase;
 use muster_core::attempt::Outcome;
 use muster_core::envelope::CheckpointRef;
 use muster_core::recovery::Anew;
 use muster_proof::Digest;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::scene::{Clusters, listed, member};
 use super::*;
 use crate::agent::heartbeat::Pulse;
 use crate::agent::state::Commit;
@@ -18,70 +14,6 @@ use crate::wire::gateway::Recovered;
 
 const OLD: &str = "4f2a9c1b-0-1";
 const NEW: &str = "4f2a9c1b-0-1001";
-
-/// Jobs and pods of the member. The hub's API knows no unit: what it lists the view is shown.
-#[derive(Default)]
-struct Cluster {
-    jobs: Vec<Value>,
-    pods: Vec<Value>,
-    deleted: Vec<String>,
-}
-
-type Clusters = Arc<Mutex<Cluster>>;
-
-async fn answer(Shared(clusters): Shared<Clusters>, method: Method, uri: Uri, body: Bytes) -> Response {
-    let mut cluster = locked(&clusters);
-    let (path, name) = (uri.path(), uri.path().rsplit('/').next().unwrap_or_default());
-    let of_units = |all: &[Value]| {
-        let query = uri.query().unwrap_or_default().replace("%2C", ",");
-        let is_asked =
-            |item: &&Value| query.contains(item["metadata"]["labels"]["muster.dev/unit"].as_str().unwrap());
-        let items: Vec<&Value> = all.iter().filter(is_asked).collect();
-        Json(
-            json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items}),
-        )
-    };
-    match (method.as_str(), path) {
-        ("GET", path) if path.ends_with("/jobs") => of_units(&cluster.jobs).into_response(),
-        ("GET", path) if path.ends_with("/pods") => of_units(&cluster.pods).into_response(),
-        ("GET", path) if path.ends_with("/events") => of_units(&[]).into_response(),
-        ("POST", path) if path.ends_with("/jobs") => {
-            let mut job: Value = serde_json::from_slice(&body).unwrap();
-            let name = job["metadata"]["name"].as_str().unwrap().to_owned();
-            job["metadata"]["uid"] = json!(format!("uid-of-{name}"));
-            job["metadata"]["creationTimestamp"] = json!("2026-11-23T19:00:00Z");
-            for rank in 0..2 {
-                cluster.pods.push(pod(&format!("{name}-{rank}"), rank, &job["metadata"]["labels"]));
-            }
-            cluster.jobs.push(job.clone());
-            Json(job).into_response()
-        }
-        ("DELETE", _) => {
-            let name = name.to_owned();
-            cluster.jobs.retain(|job| job["metadata"]["name"] != name.as_str());
-            cluster.pods.retain(|pod| pod["metadata"]["name"] != name.as_str());
-            cluster.deleted.push(name);
-            Json(json!({"kind": "Status", "apiVersion": "v1", "status": "Success"})).into_response()
-        }
-        _ => {
-            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "not found",
-                "reason": "NotFound", "code": 404});
-            (StatusCode::NOT_FOUND, Json(status)).into_response()
-        }
-    }
-}
-
-/// A worker that trains.
-fn pod(name: &str, rank: i64, labels: &Value) -> Value {
-    json!({
-        "metadata": {"name": name, "uid": format!("uid-of-{name}"), "labels": labels,
-            "annotations": {"batch.kubernetes.io/job-completion-index": rank.to_string()}},
-        "spec": {"containers": [{"name": "trainer", "image": "t"}]},
-        "status": {"phase": "Running",
-            "containerStatuses": [{"name": "trainer", "ready": true, "restartCount": 0, "image": "t", "imageID": "",
-                "state": {"running": {"startedAt": "2026-11-23T19:00:00Z"}}}]},
-    })
-}
 
 /// An agent with [`OLD`] running, and a hub that is about to be restored.
 struct Scene {
@@ -91,9 +23,8 @@ struct Scene {
 
 impl Scene {
     async fn new(old: &Payload) -> Self {
-        let clusters = Clusters::default();
-        let router = Router::new().fallback(answer).with_state(clusters.clone());
-        let world = World::over("offer: {workers: 2}", kube::Client::new(router, "default")).await;
+        let (clusters, client) = member();
+        let world = World::over("offer: {workers: 2}", client).await;
         let scene = Self { world, clusters };
         scene.world.controller.view.show(&[scene.object(old)]);
         for _ in 0..4 {
@@ -121,9 +52,7 @@ impl Scene {
     }
 
     fn object(&self, payload: &Payload) -> WorkUnit {
-        let mut object = sign(payload, &self.world.key);
-        object.metadata.uid = Some(format!("uid-of-{}", payload.name));
-        object
+        listed(payload, &self.world.key)
     }
 
     fn unit(&self, name: &str) -> Arc<Unit> {
