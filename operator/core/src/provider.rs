@@ -38,12 +38,14 @@ impl LeaseWatch {
         Self { mark, since: now, renewed: None }
     }
 
-    /// Another look. A changed mark is a renewal, whatever time it names.
-    pub fn saw(&mut self, mark: Option<String>, now: Duration) {
-        if mark.is_some() && mark != self.mark {
+    /// Another look; whether it was renewed since the last one. A changed mark is a renewal, whatever time it names.
+    pub fn saw(&mut self, mark: Option<String>, now: Duration) -> bool {
+        let is_renewed = mark.is_some() && mark != self.mark;
+        if is_renewed {
             self.mark = mark;
             self.renewed = Some(now);
         }
+        is_renewed
     }
 
     /// This hub could not see until `now` (the API server was away): silence up to here says nothing, since agents could

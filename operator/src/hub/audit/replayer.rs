@@ -48,7 +48,9 @@ impl Replayer {
         let renewed = lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref());
         let mark = renewed.map(|time| format!("{:?}", time.0));
         match &mut self.watch {
-            Some(watch) => watch.saw(mark, now),
+            Some(watch) => {
+                watch.saw(mark, now);
+            }
             None => self.watch = Some(LeaseWatch::new(mark, now)),
         }
         let pulse = self.watch.as_ref().map(|watch| watch.pulse(RENEWED_WITHIN, now).0);
