@@ -90,7 +90,7 @@ impl JoinArgs {
         }
         match join::join(&self.state, identity, &token, join::Patience::Once, shutdown).await {
             Ok(membership) => Ok(membership),
-            Err(error @ JoinError::Stopped) => Err(error.into()),
+            Err(error @ (JoinError::Stopped | JoinError::Between(_))) => Err(error.into()),
             Err(error) => {
                 tracing::warn!(%error, "the new join token is of no use; going on as before");
                 Ok(known)
