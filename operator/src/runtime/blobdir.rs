@@ -300,8 +300,11 @@ impl BlobDir {
     }
 
     /// Answers `PUT`: 201 stored, 200 was there, else the error's code.
-    pub async fn answer_put(&self, digest: &Digest, body: Body, max: u64) -> Response {
-        let mut body = body.into_data_stream();
+    pub async fn answer_put<S, E>(&self, digest: &Digest, mut body: S, max: u64) -> Response
+    where
+        S: Stream<Item = Result<Bytes, E>> + Unpin,
+        E: std::fmt::Display,
+    {
         let answer = match self.put(digest, &mut body, max).await {
             Ok(Stored::New) => StatusCode::CREATED.into_response(),
             Ok(Stored::Existing) => StatusCode::OK.into_response(),

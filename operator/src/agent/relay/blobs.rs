@@ -10,6 +10,7 @@ use muster_proof::inputs::Inputs;
 use muster_trainer::{checkpoint, dataset, hf};
 
 use super::Relay;
+use super::asked::unless_stalled;
 use crate::agent::hub_blobs::HubError;
 use crate::agent::state::UnitState;
 use crate::agent::units::{Unit, locked};
@@ -112,7 +113,7 @@ impl Relay {
 
     /// Answers PUT.
     pub(super) async fn take_blob(&self, digest: &Digest, body: Body) -> Response {
-        self.blobs.answer_put(digest, body, MAX_BLOB).await
+        self.blobs.answer_put(digest, unless_stalled(body), MAX_BLOB).await
     }
 
     /// Whether the unit's envelope, or its current start, leads to this blob.

@@ -36,6 +36,7 @@ mod continued;
 mod failures;
 mod joining;
 mod keys;
+mod limits;
 mod uploads;
 
 const UNIT: &str = "4f2a9c1b-0-1";
@@ -347,38 +348,6 @@ async fn an_attempt_that_is_over_hears_so() {
     let (waiting, ()) = tokio::join!(waiting, ending);
     assert_eq!(waiting.status(), StatusCode::GONE);
     assert_eq!(agent.get("pod-0", "/v1/rounds/1").await.status(), StatusCode::GONE);
-}
-
-#[tokio::test]
-async fn bodies_are_closed_and_capped() {
-    let (_world, agent) = World::new().await;
-    let bad = [
-        ("/v1/rounds/1/join", json!({"address": "10.0.0.1:1", "extra": 1}), "extra"),
-        ("/v1/rounds/1/join", json!({"address": "nowhere"}), "socket address"),
-        ("/v1/rounds/1/join", json!({"address": "10.0.0.1:1"}), "publicKey"),
-        ("/v1/rounds/1/join", json!({"address": "10.0.0.1:1", "publicKey": "MFkw"}), "P-256 public key"),
-        ("/v1/progress", json!({"step": 101, "loss": "1", "tokensPerSecond": 1}), "step"),
-        ("/v1/progress", json!({"step": 1, "loss": "\u{1b}[31m", "tokensPerSecond": 1}), "loss"),
-        ("/v1/checkpoints", json!({"step": 20}), "manifest"),
-        (
-            "/v1/checkpoints",
-            json!({"step": 20, "manifest": Digest::of(b"m"), "stateRoot": Digest::of(b"s")}),
-            "commit",
-        ),
-    ];
-    for (path, body, want) in bad {
-        let answer = agent.ask("pod-0", Method::POST, path, Some(body)).await;
-        assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{path}");
-        let text = answer.text().await.unwrap();
-        assert!(text.contains(want), "{path}: {text}");
-    }
-    let long = json!({ "address": "x".repeat(100_000) });
-    let answer = agent.ask("pod-0", Method::POST, "/v1/rounds/1/join", Some(long)).await;
-    assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
-    // The records of a long interval are as long, and no other body.
-    let long = json!({ "step": "x".repeat(1_000_000) });
-    let answer = agent.ask("pod-0", Method::POST, "/v1/checkpoints", Some(long)).await;
-    assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]
