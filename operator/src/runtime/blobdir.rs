@@ -249,6 +249,16 @@ impl BlobDir {
         absent(fs::remove_file(self.path(digest)).await).map(|_| ())
     }
 
+    /// Bytes that are free on its volume, and bytes that the volume has.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub fn space(&self) -> io::Result<(u64, u64)> {
+        let volume = rustix::fs::statvfs(&self.root)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(volume.f_frsize);
+        Ok((bytes(volume.f_bavail), bytes(volume.f_blocks)))
+    }
+
     /// The blobs that were stored longer ago than `age`.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 //! | `asked` | who asks, before anything that it says is read |
 //! | [`rounds`] | rendezvous, start checkpoint, list of peers |
 //! | [`blobs`] | the cache, read through from the hub; what a pod may read |
+//! | `puts` | what a pod may put |
 //! | [`terms`], [`checkpoints`] | what a commit must say, and what a checkpoint must satisfy |
 //! | `failures` | the same of a step that is not finite |
 //! | [`bindings`] | the bound key as a record of the log |
@@ -18,6 +19,7 @@ pub mod blobs;
 pub mod checkpoints;
 mod failures;
 pub mod identity;
+mod puts;
 pub mod rounds;
 mod routes;
 pub mod terms;
@@ -56,6 +58,7 @@ pub struct Relay {
     kept: Kept,
     flights: blobs::Flights,
     bodies: asked::Bodies,
+    puts: puts::Puts,
 }
 
 /// What the relay signs with, and what it hides with.
@@ -83,7 +86,7 @@ impl Relay {
     ) -> Arc<Self> {
         let Secrets { signer, identity, salts, answers } = secrets;
         let (kept, flights) = (Kept::default(), blobs::Flights::default());
-        let bodies = asked::Bodies::default();
+        let (bodies, puts) = (asked::Bodies::default(), puts::Puts::default());
         Arc::new(Self {
             units,
             blobs,
@@ -96,6 +99,7 @@ impl Relay {
             kept,
             flights,
             bodies,
+            puts,
         })
     }
 

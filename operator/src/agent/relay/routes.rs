@@ -172,11 +172,12 @@ async fn head_blob(
 async fn put_blob(
     State(relay): State<Arc<Relay>>,
     Path(hex): Path<String>,
-    _: Who,
+    who: Who,
     request: Request,
 ) -> Answer {
     let digest = digest(&hex)?;
-    Ok(relay.take_blob(&digest, request.into_body()).await)
+    let (parts, body) = request.into_parts();
+    relay.take_blob(&who, digest, &parts.headers, body).await
 }
 
 #[derive(Debug, Deserialize)]

@@ -89,7 +89,7 @@ impl World {
     async fn new() -> (Self, Agent) {
         let world = Self { dir: tempfile::tempdir().unwrap(), hub: Arc::default(), pods: Arc::default() };
         let mut payload = payload();
-        payload.spec = world.hub.insert(b"spec");
+        payload.spec = world.hub.insert(&spec());
         let shard = world.hub.insert(b"to be or not to be");
         let shards = vec![dataset::Shard { path: "tokens-00000.bin".to_owned(), size: 18, sha256: shard }];
         let manifest = dataset::Manifest::new(Digest::of(b"root"), shards).unwrap();
@@ -178,6 +178,11 @@ impl Agent {
         self.client.put(url).bearer_auth(pod).body(bytes.to_vec()).send().await.unwrap().status()
     }
 
+    /// As every pod does first.
+    async fn reads_spec(&self, pod: &str) {
+        assert_eq!(self.blob(pod, &Digest::of(&spec())).await.status(), StatusCode::OK);
+    }
+
     async fn blob(&self, pod: &str, digest: &Digest) -> Response {
         self.get(pod, &format!("/v1/blobs/sha256/{}", digest.to_hex())).await
     }
@@ -252,6 +257,21 @@ fn joining(port: u16) -> Join {
     seed[..2].copy_from_slice(&port.to_le_bytes());
     let public_key = SigningKey::generate(seed).unwrap().public().clone();
     Join { address: ([10, 0, 0, 1], port).into(), public_key }
+}
+
+/// A resolved spec of a small model.
+fn spec() -> Vec<u8> {
+    let training = serde_json::from_value(json!({
+        "steps": 100, "batch": 2, "shards": 2, "seed": 7, "arithmetic": "f32-chain",
+        "optimizer": {"name": "adamw", "learningRate": "0.001", "beta1": "0.9", "beta2": "0.95", "epsilon": "1e-8",
+                      "weightDecay": "0.1", "clipNorm": "1"},
+        "schedule": {"name": "cosine", "warmupSteps": 2, "finalFraction": "0.1"},
+    }));
+    let shard = dataset::Shard { path: "tokens-00000.bin".to_owned(), size: 5000, sha256: Digest::of(b"s") };
+    let data = dataset::Manifest::new(Digest::of(b"root"), vec![shard]).unwrap();
+    muster_trainer::resolved::resolved_spec(&crate::store::testing::model(), &training.unwrap(), &data)
+        .unwrap()
+        .1
 }
 
 fn key(seed: u8) -> SigningKey {

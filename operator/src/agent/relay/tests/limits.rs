@@ -91,3 +91,46 @@ async fn who_says_nothing_is_hung_up_on() {
     let read = tokio::time::timeout(Duration::from_secs(60), silent.read_u8()).await;
     assert!(read.expect("no handshake within a minute").is_err());
 }
+
+/// Any pod could fill the volume on which the units' state is.
+#[tokio::test]
+async fn a_unit_that_commits_nothing_runs_out_of_room() {
+    let (_world, agent) = World::new().await;
+    let sizes = crate::store::sizes::Sizes::of_spec(&spec()).unwrap();
+    let bytes = |number: u8, more: u64| vec![number; usize::try_from(sizes.file + more).unwrap()];
+    let put = async |pod: &'static str, bytes: Vec<u8>| agent.put(pod, &Digest::of(&bytes), &bytes).await;
+    assert_eq!(put("pod-1", bytes(0, 0)).await, StatusCode::FORBIDDEN, "checkpoints are rank 0's");
+    assert_eq!(put("pod-0", bytes(0, 1)).await, StatusCode::PAYLOAD_TOO_LARGE);
+    agent.make(20).await;
+    let mut answers = Vec::new();
+    for number in 1..=13 {
+        answers.push(put("pod-0", bytes(number, 0)).await);
+    }
+    // What no commit names fills eight checkpoints; what one names does not count.
+    let (made, allowed) =
+        (answers.iter().filter(|answer| **answer == StatusCode::CREATED).count(), 8 * sizes.checkpoint);
+    assert_eq!(made as u64, allowed / sizes.file, "{answers:?}");
+    assert_eq!(answers.last(), Some(&StatusCode::INSUFFICIENT_STORAGE));
+    assert_eq!(put("pod-0", bytes(1, 0)).await, StatusCode::OK, "it is there already");
+    // What is not there any more does not count either.
+    agent.blobs.remove(&Digest::of(&bytes(1, 0))).await.unwrap();
+    assert_eq!(put("pod-0", bytes(14, 0)).await, StatusCode::CREATED);
+}
+
+/// Small blobs fill a volume, too: each is a file.
+#[tokio::test]
+async fn a_unit_puts_only_so_many_blobs_that_no_commit_names() {
+    let (_world, agent) = World::new().await;
+    let mut made = 0;
+    for number in 0..50_u8 {
+        let bytes = [number];
+        match agent.put("pod-0", &Digest::of(&bytes), &bytes).await {
+            StatusCode::CREATED => made += 1,
+            refused => {
+                assert_eq!(refused, StatusCode::INSUFFICIENT_STORAGE);
+                break;
+            }
+        }
+    }
+    assert_eq!(made, 32, "eight checkpoints of three files and a manifest");
+}
