@@ -146,14 +146,14 @@ pub fn ready(
         Pulse::Fresh => {}
     }
     match report {
-        Report::Missing => return no("ReportStale", "the agent has not reported what it lends yet".into()),
+        Report::Missing => return no("ReportMissing", "the agent has not reported what it lends yet".into()),
         Report::Invalid(why) => return no("ReportInvalid", format!("report: {why}")),
         Report::Valid => {}
     }
     match scheduling {
         Scheduling::Cordoned => no("Cordoned", "spec.scheduling is Cordoned: nothing new is placed".into()),
         Scheduling::Drained => no("Draining", "spec.scheduling is Drained: units leave".into()),
-        _ => Some(Verdict::yes("Connected", "lease renewed, report fresh")),
+        _ => Some(Verdict::yes("Connected", "lease renewed, report valid")),
     }
 }
 
@@ -275,7 +275,7 @@ mod tests {
             (Pulse::Fresh, Report::Valid, Drained, Some("Draining")),
             (Pulse::Fresh, Report::Valid, Revoked, Some("Revoked")),
             (Pulse::Fresh, Report::Valid, Deleting, Some("Draining")),
-            (Pulse::Fresh, Report::Missing, Enabled, Some("ReportStale")),
+            (Pulse::Fresh, Report::Missing, Enabled, Some("ReportMissing")),
             (Pulse::Fresh, bad(), Enabled, Some("ReportInvalid")),
             (Pulse::Expired, Report::Valid, Cordoned, Some("LeaseExpired")),
             (Pulse::NeverSeen, Report::Missing, Enabled, Some("NeverSeen")),

@@ -105,10 +105,10 @@ pub async fn examine(args: &DoctorArgs) -> Vec<Check> {
     let target = Target { kubeconfig: args.member.member_kubeconfig.clone(), context: None };
     match target.client().await {
         Ok(client) => {
-            checks.extend(member::examine(&client, &args.member.namespace).await);
+            let policy = policies.as_ref().ok().and_then(Option::as_ref).map(Policies::current);
+            checks.extend(member::examine(&client, &args.member.namespace, policy.as_deref()).await);
             // Why a policy cannot be read is another check's to say.
-            if let (true, Ok(Some(policies))) = (args.try_images, &policies) {
-                let policy = policies.current();
+            if let Some(policy) = policy.filter(|_| args.try_images) {
                 let images = policy.images();
                 checks.extend(image::examine(&client, &args.member.namespace, images).await);
             }

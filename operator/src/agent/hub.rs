@@ -262,8 +262,16 @@ fn pause_of(lease: Option<&Lease>) -> Duration {
     (lasts / RENEWALS).clamp(Duration::from_secs(1), LATEST)
 }
 
-/// Replaces the Lease at the resourceVersion we saw: two agents of one provider would notice each other.
+/// Renews what is there, if it is not what we saw: the hub has changed how long the Lease lasts, and would count a pause.
 async fn renew_once(api: &Api<Lease>, holder: &str, lease: &mut Option<Lease>) -> Result<(), kube::Error> {
+    match replace(api, holder, lease).await {
+        Err(kube::Error::Api(status)) if status.code == 409 => replace(api, holder, lease).await,
+        renewed => renewed,
+    }
+}
+
+/// Replaces the Lease at the resourceVersion we saw: two agents of one provider would notice each other.
+async fn replace(api: &Api<Lease>, holder: &str, lease: &mut Option<Lease>) -> Result<(), kube::Error> {
     let mut next = match lease.take() {
         Some(lease) => lease,
         None => api.get(LEASE).await?,
@@ -340,6 +348,33 @@ mod tests {
         };
         assert_eq!([None, Some(15), Some(45), Some(3600), Some(-7)].map(pause), [5, 5, 15, 20, 1]);
         assert_eq!(pause_of(None), Duration::from_secs(5));
+    }
+
+    /// A Lease that the hub has changed since the agent saw it.
+    #[tokio::test]
+    async fn a_lease_that_the_hub_has_changed_is_renewed_at_once() {
+        use axum::http::{Method, StatusCode};
+        use axum::response::IntoResponse;
+        let lease = |version: &str, seconds: i32| {
+            serde_json::json!({"metadata": {"name": LEASE, "namespace": "muster-p-east", "resourceVersion": version},
+                "spec": {"holderIdentity": "agent-1", "leaseDurationSeconds": seconds}})
+        };
+        let server = move |request: axum::extract::Request| async move {
+            if request.method() == Method::GET {
+                return axum::Json(lease("2", 15)).into_response();
+            }
+            let body = axum::body::to_bytes(request.into_body(), 1 << 16).await.unwrap();
+            let put: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            if put["metadata"]["resourceVersion"] == "2" {
+                return axum::Json(put).into_response();
+            }
+            let status = serde_json::json!({"kind": "Status", "status": "Failure", "code": 409, "reason": "Conflict", "message": ""});
+            (StatusCode::CONFLICT, axum::Json(status)).into_response()
+        };
+        let client = kube::Client::new(axum::Router::new().fallback(server), "muster-p-east");
+        let mut seen = Some(serde_json::from_value(lease("1", 45)).unwrap());
+        renew_once(&Api::default_namespaced(client), "agent-1", &mut seen).await.unwrap();
+        assert_eq!(pause_of(seen.as_ref()), Duration::from_secs(5), "by what it lasts now");
     }
 
     #[test]

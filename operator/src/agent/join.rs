@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use muster_core::hub_keys;
+use muster_core::hub_keys::{self, KeySet};
 use muster_proof::tlog::note::VerifierKey;
 
 use super::fence::{Fence, Floor};
@@ -68,6 +68,9 @@ pub enum JoinError {
     /// The token is for no possible provider or address.
     #[error("join token: {0}; make a new one with `muster provider create-token`")]
     Token(String),
+    /// The hub is another one than before, and what it said could not be written.
+    #[error("{0}; start again with the same token, once the state directory can be written")]
+    Between(#[source] Box<JoinError>),
     /// The state directory.
     #[error("state directory: {0}")]
     Io(#[from] std::io::Error),
@@ -97,7 +100,8 @@ pub enum Patience {
 /// Joins, and records it under `state`. Says so in the log with the fingerprint that the admin needs.
 ///
 /// # Errors
-/// [`JoinError`]. Nothing is recorded then, and the same token may be used again by this identity.
+/// [`JoinError`]. Nothing is recorded then, but for [`JoinError::Between`], and the same token may be used again by this
+/// identity.
 pub async fn join(
     state: &Path,
     identity: &Identity,
@@ -181,17 +185,26 @@ pub async fn join(
             });
         }
         Fence::open(state)?.hear(floor)?;
+        HubKeys::adopt(state, set)?;
+        membership.save(state)?;
     } else {
-        Fence::begin(state, floor)?;
-        Witness::forget(state)?;
+        change_hubs(state, floor, set, &membership).map_err(|error| JoinError::Between(Box::new(error)))?;
     }
-    HubKeys::adopt(state, set)?;
-    membership.save(state)?;
     tracing::info!(
         provider = membership.provider, gateway = membership.url, fingerprint = %identity.fingerprint(),
         accepted = answer.accepted, "joined"
     );
     Ok(membership)
+}
+
+/// Another hub's in the place of what is known of the last one. The old membership goes first: beside the new hub's keys it would
+/// be taken for that hub's own. Who has none joins with the same key and token again, and is given the same answer.
+fn change_hubs(state: &Path, floor: Floor, set: KeySet, membership: &Membership) -> Result<(), JoinError> {
+    Membership::forget(state)?;
+    Fence::begin(state, floor)?;
+    Witness::forget(state)?;
+    HubKeys::adopt(state, set)?;
+    Ok(membership.save(state)?)
 }
 
 fn refused(token: &JoinToken, source: GatewayError) -> JoinError {
@@ -212,4 +225,70 @@ fn refused(token: &JoinToken, source: GatewayError) -> JoinError {
         _ => "the gateway refuses it; see what it says",
     };
     JoinError::Refused { provider, remedy, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_proof::key::SigningKey;
+
+    use super::*;
+    use crate::agent::fake_gateway::{FakeGateway, tlog};
+    use crate::agent::gateway_tests::Agent;
+
+    /// An agent of one hub, the gateway of another, and that one's keys.
+    async fn moving() -> (Agent, FakeGateway, KeySet) {
+        let (first, _) = FakeGateway::simple().await;
+        let agent = Agent::joined(&first).await;
+        let key = SigningKey::generate([9; 32]).unwrap();
+        let set = hub_keys::sign(1, &[key.public()], &key).unwrap();
+        let keys = hub_keys::trust_first(std::slice::from_ref(&set)).unwrap();
+        let second = FakeGateway::start("127.0.0.1", vec![set]).await;
+        second.change(|hub| hub.public.log = Some(tlog::note_key(6).public().to_string()));
+        (agent, second, keys)
+    }
+
+    async fn join_at(agent: &Agent, gateway: &FakeGateway) -> Result<Membership, JoinError> {
+        let token = gateway.token();
+        join(agent.dir.path(), &agent.identity, &token, Patience::Once, &Shutdown::manual()).await
+    }
+
+    /// The new hub's keys beside the old hub's log were another log of the same hub, for good.
+    #[tokio::test]
+    async fn a_move_to_another_hub_that_is_cut_anywhere_is_made_at_the_next_start() {
+        let floor = Floor { incarnation: 1, min_epoch: 0 };
+        for writes in 0..=4 {
+            let (agent, second, keys) = moving().await;
+            let state = agent.dir.path();
+            let steps: [Box<dyn FnOnce()>; 4] = [
+                Box::new(|| Membership::forget(state).unwrap()),
+                Box::new(|| Fence::begin(state, floor).unwrap()),
+                Box::new(|| Witness::forget(state).unwrap()),
+                Box::new(|| drop(HubKeys::adopt(state, keys).unwrap())),
+            ];
+            steps.into_iter().take(writes).for_each(|step| step());
+            let joined = join_at(&agent, &second).await.unwrap();
+            assert_eq!(joined.url, second.url, "after {writes} writes");
+            assert_eq!(Membership::load(state).unwrap(), Some(joined));
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_of_another_hub_is_written_beside_the_old_membership() {
+        let (agent, second, _) = moving().await;
+        let (state, file) = (agent.dir.path(), agent.dir.path().join("membership.json"));
+        let known = HubKeys::open(state).unwrap().current();
+        let kept = std::fs::read(&file).unwrap();
+        // It can neither be removed nor replaced.
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir_all(file.join("in-the-way")).unwrap();
+        let error = join_at(&agent, &second).await.unwrap_err();
+        assert!(
+            matches!(error, JoinError::Between(_)) && error.to_string().contains("same token"),
+            "{error}"
+        );
+        assert_eq!(HubKeys::open(state).unwrap().current(), known);
+        std::fs::remove_dir_all(&file).unwrap();
+        std::fs::write(&file, kept).unwrap();
+        assert_eq!(join_at(&agent, &second).await.unwrap().url, second.url);
+    }
 }

@@ -18,8 +18,8 @@ const TOKEN_VARIABLE: &str = "MUSTER_JOIN_TOKEN";
 /// Where an agent's memory is, and what lets it in.
 #[derive(Debug, Clone, clap::Args)]
 pub struct JoinArgs {
-    /// File with the join token from the hub's admin (`muster provider create-token`); read only until the agent has
-    /// joined. The variable MUSTER_JOIN_TOKEN may hold the token instead
+    /// File with the join token from the hub's admin (`muster provider create-token`). It is read at each start: a
+    /// newer one in its place joins again, with the same key and state. The variable MUSTER_JOIN_TOKEN may hold the token instead
     #[arg(long, value_name = "FILE")]
     pub join_token_file: Option<PathBuf>,
     /// State directory; keep it over restarts
@@ -90,7 +90,7 @@ impl JoinArgs {
         }
         match join::join(&self.state, identity, &token, join::Patience::Once, shutdown).await {
             Ok(membership) => Ok(membership),
-            Err(error @ JoinError::Stopped) => Err(error.into()),
+            Err(error @ (JoinError::Stopped | JoinError::Between(_))) => Err(error.into()),
             Err(error) => {
                 tracing::warn!(%error, "the new join token is of no use; going on as before");
                 Ok(known)

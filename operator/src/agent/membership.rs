@@ -56,6 +56,15 @@ impl Membership {
         files::write_atomic(&state.join(FILE), &serde_json::to_vec_pretty(self)?, Access::Private)
     }
 
+    /// Makes it as if this agent had never joined; durable before anything of another hub is written.
+    ///
+    /// # Errors
+    /// Any error of the file system but absence.
+    pub fn forget(state: &Path) -> io::Result<()> {
+        files::if_there(std::fs::remove_file(state.join(FILE)))?;
+        files::sync_dir(state)
+    }
+
     /// Whether provider, URL and log are ones.
     ///
     /// # Errors

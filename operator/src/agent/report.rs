@@ -1,4 +1,6 @@
-//! The ProviderReport: what this provider lends. Written on change, and not more often than it is worth.
+//! The ProviderReport: what this provider lends. Written on change, and not more often than it is worth (`write`).
+mod write;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,8 +9,6 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::Api;
-use kube::api::{Patch, PatchParams};
-use muster_api::names::REPORT;
 use muster_api::v1alpha1::{
     Accepts, Arithmetic, Containers, Devices, LogHead, ProviderReport, ProviderReportStatus, Replays,
 };
@@ -17,7 +17,6 @@ use muster_core::quota::Amounts;
 use tokio::time::Instant;
 
 use super::DEVICE_CLASS;
-use super::hub::TIMEOUT;
 use super::member::{Member, MemberError};
 use super::nodes::Standing as OnNodes;
 use super::policy::Policies;
@@ -25,18 +24,16 @@ use super::quota;
 use super::units::Units;
 use super::witness::{Standing, Witness};
 use crate::runtime::{Shutdown, sanitise};
+use write::Writer;
 
 /// The condition about the hub's log.
 const LOG_CONSISTENT: &str = "LogConsistent";
+/// The condition about the provider's policy.
+const POLICY_LOADED: &str = "PolicyLoaded";
 /// How often the agent looks.
 const LOOK: Duration = Duration::from_secs(5);
 /// From one look to the next, if units change one after the other.
 const GAP: Duration = Duration::from_secs(1);
-/// Nothing but a change is written before this has passed, and then only if something changed.
-const INTERVAL: Duration = Duration::from_secs(30);
-/// How often the agent looks whether its report still stands: somebody may have removed the object, and the hub made it
-/// anew, or the hub's database was restored.
-const CHECK: Duration = Duration::from_secs(30);
 
 /// Reports until `shutdown`.
 pub async fn run(
@@ -71,8 +68,8 @@ pub async fn run(
             nodes: policies.on_nodes(),
             log: witness.standing(),
         };
-        let status = compose(&offer, version.as_deref(), quotas, writer.written.as_ref());
-        writer.write(status).await;
+        let status = compose(&offer, version.as_deref(), quotas, writer.written());
+        writer.write(status, holding.workers).await;
         let changed = async {
             units.changed.notified().await;
             tokio::time::sleep_until(began + GAP).await;
@@ -91,74 +88,13 @@ pub async fn of_witness(api: Api<ProviderReport>, witness: Arc<Witness>, shutdow
     let mut writer = Writer::new(api);
     loop {
         writer.check().await;
-        let status = compose_witness(&witness.standing(), writer.written.as_ref());
-        writer.write(status).await;
+        let status = compose_witness(&witness.standing(), writer.written());
+        writer.write(status, 0).await;
         tokio::select! {
             biased;
             () = shutdown.wait() => return,
             () = tokio::time::sleep(LOOK) => {}
         }
-    }
-}
-
-/// Writes what has changed.
-struct Writer {
-    api: Api<ProviderReport>,
-    written: Option<ProviderReportStatus>,
-    at: Instant,
-    checked: Instant,
-}
-
-impl Writer {
-    fn new(api: Api<ProviderReport>) -> Self {
-        Self { api, written: None, at: Instant::now(), checked: Instant::now() }
-    }
-
-    /// Now and then: whether what was written still stands.
-    async fn check(&mut self) {
-        if self.checked.elapsed() <= CHECK {
-            return;
-        }
-        self.checked = Instant::now();
-        if let Some(known) = &self.written
-            && !stands(&self.api, known).await
-        {
-            tracing::warn!("the hub's report is not the one that was written; writing it again");
-            self.written = None;
-        }
-    }
-
-    async fn write(&mut self, status: ProviderReportStatus) {
-        let Self { api, written, at, .. } = self;
-        let changed = written.as_ref().is_none_or(|written| !same(written, &status));
-        // The text of a condition may flicker with the member's API; what placement uses is written at once.
-        let urgent = written.as_ref().is_none_or(|w| {
-            w.devices != status.devices || w.accepts != status.accepts || is_alarmed(w) != is_alarmed(&status)
-        });
-        if changed && (urgent || at.elapsed() > INTERVAL) {
-            let patch = serde_json::json!({ "status": status });
-            let request =
-                async { api.patch_status(REPORT, &PatchParams::default(), &Patch::Merge(&patch)).await };
-            match tokio::time::timeout(TIMEOUT, request).await {
-                Ok(Ok(_)) => (*written, *at) = (Some(status), Instant::now()),
-                Ok(Err(error)) => tracing::warn!(%error, "report not written yet"),
-                Err(_) => tracing::warn!("report not written yet: no answer"),
-            }
-        }
-    }
-}
-
-/// Whether the object still has what was written. No answer changes nothing.
-async fn stands(api: &Api<ProviderReport>, written: &ProviderReportStatus) -> bool {
-    match tokio::time::timeout(TIMEOUT, api.get_opt(REPORT)).await {
-        Ok(Ok(Some(report))) => {
-            // What placement uses; a text may come back spelt otherwise.
-            let is_same = |status: ProviderReportStatus| {
-                status.devices == written.devices && status.accepts == written.accepts
-            };
-            report.status.is_some_and(is_same)
-        }
-        _ => true,
     }
 }
 
@@ -177,11 +113,6 @@ struct Offer {
     nodes: Option<OnNodes>,
     /// What was seen of the hub's log.
     log: Standing,
-}
-
-/// Whether it says that the log contradicts itself.
-fn is_alarmed(status: &ProviderReportStatus) -> bool {
-    status.conditions.iter().any(|c| c.type_ == LOG_CONSISTENT && c.status == "False")
 }
 
 /// Status, reason and message of the condition about the log.
@@ -240,9 +171,9 @@ fn compose(
     let now = now();
     let condition = conditions(before, &now);
     let loaded = match (&offer.problem, &offer.closed) {
-        (Some(problem), _) => condition("PolicyLoaded", "False", "Invalid", problem),
-        (None, Some(closed)) => condition("PolicyLoaded", "True", "Loaded", closed),
-        (None, None) => condition("PolicyLoaded", "True", "Loaded", "new units are welcome"),
+        (Some(problem), _) => condition(POLICY_LOADED, "False", "Invalid", problem),
+        (None, Some(closed)) => condition(POLICY_LOADED, "True", "Loaded", closed),
+        (None, None) => condition(POLICY_LOADED, "True", "Loaded", "new units are welcome"),
     };
     let (status, reason_of_log, message_of_log) = consistency(&offer.log);
     let consistent = condition(LOG_CONSISTENT, status, reason_of_log, &message_of_log);
@@ -315,13 +246,6 @@ fn conditions(
 fn log_head(log: &Standing) -> Option<LogHead> {
     let (size, root) = log.head?;
     Some(LogHead { size: i64::try_from(size).ok()?, root: STANDARD.encode(root.as_bytes()) })
-}
-
-/// Equal but for the time of looking.
-fn same(a: &ProviderReportStatus, b: &ProviderReportStatus) -> bool {
-    let mut a = a.clone();
-    a.observed_at.clone_from(&b.observed_at);
-    a == *b
 }
 
 #[cfg(test)]

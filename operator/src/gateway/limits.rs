@@ -1,14 +1,14 @@
 //! How much one caller may ask (section 8): a bucket and a number of requests at once for each provider, each user and the hub,
 //! a smaller bucket for each address that is none of these. Nobody's flood empties another's bucket.
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::access::Refusal;
-use crate::runtime::bucket::{Bucket, Rate};
+use crate::runtime::bucket::{Bucket, ByAddress, Rate};
 
 /// Requests that one caller may have open; answers that stream count until they end.
 pub const AT_ONCE: usize = 64;
@@ -64,8 +64,7 @@ impl Meter {
 /// All callers of one gateway.
 #[derive(Debug)]
 pub struct Limits {
-    start: Instant,
-    addresses: Mutex<HashMap<IpAddr, Bucket>>,
+    strangers: ByAddress,
     meters: Mutex<HashMap<Caller, Arc<Meter>>>,
 }
 
@@ -91,14 +90,14 @@ impl Caller {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { start: Instant::now(), addresses: Mutex::default(), meters: Mutex::default() }
+        Self { strangers: ByAddress::new(STRANGER, MAX_KNOWN), meters: Mutex::default() }
     }
 }
 
 impl Limits {
     /// Now, on the clock of this gateway.
     pub fn now(&self) -> Duration {
-        self.start.elapsed()
+        self.strangers.now()
     }
 
     /// One more request of an address that is nobody yet.
@@ -106,15 +105,7 @@ impl Limits {
     /// # Errors
     /// 429.
     pub fn stranger(&self, address: IpAddr, now: Duration) -> Result<(), Refusal> {
-        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        let network = network(address);
-        if addresses.len() >= MAX_KNOWN && !addresses.contains_key(&network) {
-            addresses.retain(|_, bucket| !bucket.is_full(now));
-            if addresses.len() >= MAX_KNOWN {
-                return Err(Refusal::too_many(1));
-            }
-        }
-        addresses.entry(network).or_default().take(STRANGER, now).map_err(refused)
+        self.strangers.take(address, now).map_err(refused)
     }
 
     /// The meter of a caller.
@@ -137,17 +128,6 @@ impl Limits {
 fn refused(wait: Duration) -> Refusal {
     // Whole seconds, and never "at once".
     Refusal::too_many(wait.as_secs() + 1)
-}
-
-/// An address stands for its network where one caller has many: a /64 of IPv6.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
-            Some(v4) => v4.into(),
-            None => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
-        },
-    }
 }
 
 #[cfg(test)]
@@ -194,26 +174,5 @@ mod tests {
         assert_eq!(meter.enter(ms(0)).unwrap_err().status, 429);
         open.pop();
         assert!(meter.enter(ms(0)).is_ok());
-    }
-
-    #[test]
-    fn many_addresses_fill_no_memory() {
-        let limits = Limits::default();
-        let address = |i: u32| IpAddr::from(i.to_be_bytes());
-        for i in 0..u32::try_from(MAX_KNOWN).unwrap() {
-            limits.stranger(address(i), ms(0)).unwrap();
-        }
-        assert!(limits.stranger(address(1 << 20), ms(0)).is_err());
-        limits.stranger(address(0), ms(0)).unwrap();
-        limits.stranger(address(1 << 20), ms(1000)).unwrap();
-        assert!(limits.addresses.lock().unwrap().len() < 10, "idle ones are forgotten");
-    }
-
-    #[test]
-    fn a_whole_ipv6_network_is_one_caller() {
-        let same = |a: &str, b: &str| network(a.parse().unwrap()) == network(b.parse().unwrap());
-        assert!(same("2001:db8:1:2::1", "2001:db8:1:2:ffff::"));
-        assert!(!same("2001:db8:1:2::1", "2001:db8:1:3::1"));
-        assert!(same("::ffff:10.0.0.1", "10.0.0.1"));
     }
 }

@@ -90,8 +90,8 @@ use crate::log::{Log, LogView};
 use crate::runtime::Shutdown;
 use crate::runtime::client::{Target, client_of};
 use crate::runtime::files::create_private_dir;
-use crate::runtime::probes;
 use crate::runtime::tls::Authority;
+use crate::runtime::{connections, probes};
 use crate::store::{Location, Store};
 use crate::wire::gateway::GatewayPublic;
 
@@ -99,8 +99,6 @@ use crate::wire::gateway::GatewayPublic;
 pub const MANAGER: &str = "muster-gateway";
 /// Subject of its CA.
 const CA_NAME: &str = "muster gateway";
-/// Headers of a request are here within this time.
-const HEADERS_WITHIN: Duration = Duration::from_secs(10);
 /// After a stop was asked for, what is under way may go on for so long.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Bytes of a namespace's data in the store, unless a flag says otherwise: 1 TiB.
@@ -400,13 +398,11 @@ async fn serve(
         shutdown.wait().await;
         stopper.graceful_shutdown(Some(DRAIN));
     });
-    let mut server = axum_server::from_tcp(listener)?
-        .acceptor(tls::Acceptor::new(tls))
-        .first_request_timeout(HEADERS_WITHIN)
-        .handle(handle);
-    let http = server.http_builder();
-    http.http1().header_read_timeout(HEADERS_WITHIN).max_buf_size(64 * 1024);
-    http.http2()
+    let server = axum_server::from_tcp(listener)?.acceptor(tls::Acceptor::new(tls)).handle(handle);
+    let mut server = connections::hurried(server);
+    server
+        .http_builder()
+        .http2()
         .max_concurrent_streams(128)
         .max_header_list_size(32 * 1024)
         .keep_alive_interval(Duration::from_secs(20))

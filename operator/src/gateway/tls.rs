@@ -1,16 +1,12 @@
 //! TLS as section 1 of the specification wants it: any P-256 key may introduce itself, and what a request carries of it is the
 //! key alone. Everything of a certificate but its key is ignored.
-use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::sync::Arc;
 
-use axum::http::Request;
 use axum_server::accept::Accept;
 use muster_proof::Digest;
 use muster_proof::key::PublicKey;
@@ -24,19 +20,12 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, ServerConfig,
     SignatureScheme,
 };
-use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tower::Service;
 
 use crate::runtime::client::install_crypto;
+use crate::runtime::connections::{Connections, PER_ADDRESS, Telling};
 use crate::runtime::tls::{Authority, TlsError, spki};
-
-/// A handshake takes no longer.
-pub const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Connections that one address may have open: what a stranger can take of memory.
-const PER_ADDRESS: usize = 512;
 
 /// A key whose possession the handshake has proved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,7 +134,7 @@ impl ClientCertVerifier for AnyP256Key {
 #[derive(Clone)]
 pub struct Acceptor {
     config: Arc<ServerConfig>,
-    open: Arc<Open>,
+    connections: Arc<Connections>,
 }
 
 impl fmt::Debug for Acceptor {
@@ -158,97 +147,24 @@ impl Acceptor {
     /// With this configuration.
     #[must_use]
     pub fn new(config: Arc<ServerConfig>) -> Self {
-        Self { config, open: Arc::default() }
+        Self { config, connections: Connections::new(usize::MAX, PER_ADDRESS) }
     }
 }
 
 impl<S: Send + 'static> Accept<TcpStream, S> for Acceptor {
     type Stream = TlsStream<TcpStream>;
-    type Service = WithPeer<S>;
+    type Service = Telling<S, Peer>;
     type Future = Pin<Box<dyn Future<Output = io::Result<(Self::Stream, Self::Service)>> + Send>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        let (config, open) = (self.config.clone(), self.open.clone());
+        let Self { config, connections } = self.clone();
         Box::pin(async move {
             let address = stream.peer_addr()?;
-            let held = open.enter(address.ip()).ok_or_else(|| io::Error::other("too many connections"))?;
-            tune(&stream)?;
-            let handshake = TlsAcceptor::from(config).accept(stream);
-            let stream = tokio::time::timeout(HANDSHAKE, handshake).await??;
+            let (stream, held) = connections.accept(config, stream).await?;
             let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
             let key = shown.map(PeerKey::of).transpose().map_err(io::Error::other)?.map(Arc::new);
-            let service = WithPeer { inner: service, peer: Peer { address, key }, _held: Arc::new(held) };
-            Ok((stream, service))
+            Ok((stream, held.telling(service, Peer { address, key })))
         })
-    }
-}
-
-/// An answer of a few bytes does not wait for more; a peer that vanished is noticed within half a minute, or its watches would
-/// hold their places until the kernel gives up, which takes a quarter of an hour.
-fn tune(stream: &TcpStream) -> io::Result<()> {
-    let socket = SockRef::from(stream);
-    socket.set_tcp_nodelay(true)?;
-    let alive = TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
-    socket.set_tcp_keepalive(&alive.with_retries(3))?;
-    socket.set_tcp_user_timeout(Some(Duration::from_secs(30)))
-}
-
-/// Puts the [`Peer`] into each request's extensions.
-#[derive(Debug, Clone)]
-pub struct WithPeer<S> {
-    inner: S,
-    peer: Peer,
-    _held: Arc<Held>,
-}
-
-impl<S: Service<Request<B>>, B> Service<Request<B>> for WithPeer<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        request.extensions_mut().insert(self.peer.clone());
-        self.inner.call(request)
-    }
-}
-
-/// Open connections by address.
-#[derive(Debug, Default)]
-struct Open(Mutex<HashMap<IpAddr, usize>>);
-
-impl Open {
-    fn enter(self: Arc<Self>, address: IpAddr) -> Option<Held> {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(address).or_default();
-        if *count >= PER_ADDRESS {
-            return None;
-        }
-        *count += 1;
-        drop(open);
-        Some(Held { open: self, address })
-    }
-}
-
-/// One open connection.
-#[derive(Debug)]
-struct Held {
-    open: Arc<Open>,
-    address: IpAddr,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let mut open = self.open.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.address);
-            }
-        }
     }
 }
 
@@ -279,18 +195,5 @@ mod tests {
         for bytes in [&b""[..], b"\x30\x00", &[0x30; 300]] {
             assert!(PeerKey::of(&CertificateDer::from(bytes)).is_err());
         }
-    }
-
-    #[test]
-    fn an_address_has_so_many_connections_and_no_more() {
-        let open = Arc::new(Open::default());
-        let address: IpAddr = "10.0.0.1".parse().unwrap();
-        let mut held: Vec<_> = (0..PER_ADDRESS).map(|_| open.clone().enter(address).unwrap()).collect();
-        assert!(open.clone().enter(address).is_none());
-        assert!(open.clone().enter("10.0.0.2".parse().unwrap()).is_some());
-        held.pop();
-        assert!(open.clone().enter(address).is_some());
-        held.clear();
-        assert!(open.0.lock().unwrap().is_empty());
     }
 }

@@ -4,56 +4,28 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::access::Refusal;
+use crate::runtime::slots::{Slot, Slots};
 
 /// Seconds after which a caller without a slot may ask again.
 const RETRY_AFTER: u64 = 2;
 
 /// Slots for uploads.
 #[derive(Debug)]
-pub struct Uploads {
-    all: usize,
-    each: usize,
-    running: Mutex<HashMap<String, usize>>,
-}
-
-/// One upload's; free again when it is dropped.
-#[derive(Debug)]
-pub struct Slot {
-    uploads: Arc<Uploads>,
-    caller: String,
-}
+pub struct Uploads(Arc<Slots>);
 
 impl Uploads {
     /// So many in all, and so many of one caller.
     #[must_use]
     pub fn new(all: usize, each: usize) -> Arc<Self> {
-        Arc::new(Self { all, each, running: Mutex::default() })
+        Arc::new(Self(Slots::new(all, each)))
     }
 
     /// A slot for one more upload of `caller`.
     ///
     /// # Errors
     /// 429.
-    pub fn enter(self: &Arc<Self>, caller: &str) -> Result<Slot, Refusal> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let (all, own) = (running.values().sum::<usize>(), running.get(caller).copied().unwrap_or(0));
-        if all >= self.all || own >= self.each {
-            return Err(Refusal::too_many(RETRY_AFTER));
-        }
-        running.insert(caller.to_owned(), own + 1);
-        Ok(Slot { uploads: self.clone(), caller: caller.to_owned() })
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut running = self.uploads.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = running.get_mut(&self.caller) {
-            *own -= 1;
-            if *own == 0 {
-                running.remove(&self.caller);
-            }
-        }
+    pub fn enter(&self, caller: &str) -> Result<Slot, Refusal> {
+        self.0.enter(caller).ok_or_else(|| Refusal::too_many(RETRY_AFTER))
     }
 }
 
@@ -88,23 +60,5 @@ impl Drop for Room {
                 all.remove(&self.whose);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_caller_takes_only_its_share_and_all_together_only_what_there_is() {
-        let uploads = Uploads::new(3, 2);
-        let first = uploads.enter("east").unwrap();
-        let _second = uploads.enter("east").unwrap();
-        assert_eq!(uploads.enter("east").unwrap_err().status, 429);
-        let _west = uploads.enter("west").unwrap();
-        assert_eq!(uploads.enter("north").unwrap_err().retry_after, Some(RETRY_AFTER), "all are taken");
-        drop(first);
-        let _north = uploads.enter("north").unwrap();
-        assert_eq!(uploads.running.lock().unwrap().len(), 3);
     }
 }

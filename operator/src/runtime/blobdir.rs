@@ -249,6 +249,16 @@ impl BlobDir {
         absent(fs::remove_file(self.path(digest)).await).map(|_| ())
     }
 
+    /// Bytes that are free on its volume, and bytes that the volume has.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub fn space(&self) -> io::Result<(u64, u64)> {
+        let volume = rustix::fs::statvfs(&self.root)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(volume.f_frsize);
+        Ok((bytes(volume.f_bavail), bytes(volume.f_blocks)))
+    }
+
     /// The blobs that were stored longer ago than `age`.
     ///
     /// # Errors
@@ -300,8 +310,11 @@ impl BlobDir {
     }
 
     /// Answers `PUT`: 201 stored, 200 was there, else the error's code.
-    pub async fn answer_put(&self, digest: &Digest, body: Body, max: u64) -> Response {
-        let mut body = body.into_data_stream();
+    pub async fn answer_put<S, E>(&self, digest: &Digest, mut body: S, max: u64) -> Response
+    where
+        S: Stream<Item = Result<Bytes, E>> + Unpin,
+        E: std::fmt::Display,
+    {
         let answer = match self.put(digest, &mut body, max).await {
             Ok(Stored::New) => StatusCode::CREATED.into_response(),
             Ok(Stored::Existing) => StatusCode::OK.into_response(),

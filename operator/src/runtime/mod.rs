@@ -6,6 +6,7 @@ pub mod blobdir;
 pub mod bucket;
 pub mod client;
 pub mod clock;
+pub mod connections;
 pub mod fence;
 pub mod files;
 pub mod joint;
@@ -18,6 +19,7 @@ pub mod persist;
 pub mod probes;
 pub mod sanitise;
 pub mod shutdown;
+pub mod slots;
 pub mod telemetry;
 pub mod tls;
 

@@ -38,6 +38,7 @@ pub mod offers;
 mod puts;
 mod rollbacks;
 pub mod serve;
+pub mod sizes;
 mod staging;
 #[cfg(test)]
 pub mod testing;

@@ -82,7 +82,7 @@ pub struct ComputeProviderSpec {
     /// Most that the hub sends, whatever the provider reports.
     #[serde(default)]
     pub quota: Quota,
-    /// A provider that has not renewed its lease for so long is not Ready.
+    /// A provider that has not renewed its lease for so long is not Ready. A shorter value counts from the first renewal under it.
     #[serde(default = "lease_duration")]
     #[schemars(range(min = 10, max = 600))]
     pub lease_duration_seconds: i32,

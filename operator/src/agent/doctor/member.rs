@@ -5,6 +5,7 @@ use k8s_openapi::api::authorization::v1::{
 use k8s_openapi::api::core::v1::{Namespace, ResourceQuota};
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
+use muster_core::policy::ProviderPolicy;
 
 use super::{Check, Verdict};
 use crate::agent::rbac::{self, Scope};
@@ -17,7 +18,7 @@ const MIN_VERSION: (u32, u32) = (1, 30);
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
 
 /// All checks of the member.
-pub(super) async fn examine(client: &Client, namespace: &str) -> Vec<Check> {
+pub(super) async fn examine(client: &Client, namespace: &str, policy: Option<&ProviderPolicy>) -> Vec<Check> {
     let version = match within("get version", client.apiserver_version()).await {
         Ok(info) => version(&info.git_version),
         Err(error) => {
@@ -25,9 +26,12 @@ pub(super) async fn examine(client: &Client, namespace: &str) -> Vec<Check> {
             return vec![Check::bad("member", Verdict::Failed, error.to_string(), remedy)];
         }
     };
+    // What the report's idle depends on where the policy wants nodes counted.
+    let observes = policy.is_some_and(ProviderPolicy::observes);
+    let observe = if observes { rbac::OBSERVE } else { &[] };
     vec![
         version,
-        rights(client, namespace).await,
+        rights(client, namespace, observe).await,
         security(client, namespace).await,
         quota(client, namespace).await,
     ]
@@ -46,14 +50,20 @@ fn version(text: &str) -> Check {
     Check::good("member", format!("Kubernetes {shown}"))
 }
 
-/// Every right of the agent's role, asked one by one: a role that was cut shows here, not in the middle of a unit.
-async fn rights(client: &Client, namespace: &str) -> Check {
+/// Every right of the agent's role, and those that it needs `besides`, asked one by one: a role that was cut shows here, not in the
+/// middle of a unit.
+async fn rights(client: &Client, namespace: &str, besides: &[rbac::Rule]) -> Check {
+    let observe = if besides.is_empty() {
+        ""
+    } else {
+        "; for offer.observe set `observe: true` in the chart, or apply what `muster rbac observe` prints"
+    };
     let remedy = format!(
-        "apply manifests/member again (`muster rbac member` prints the rules; namespace {namespace})"
+        "apply manifests/member again (`muster rbac member` prints the rules; namespace {namespace}){observe}"
     );
     let mut missing = Vec::new();
     let mut asked = 0;
-    for rule in rbac::MEMBER {
+    for rule in rbac::MEMBER.iter().chain(besides) {
         for resource in rule.resources {
             for verb in rule.verbs {
                 asked += 1;
@@ -175,6 +185,24 @@ mod tests {
             assert_eq!(check.verdict, verdict, "{text}");
             assert!(!check.to_string().contains('\u{1b}'));
         }
+    }
+
+    /// The report says NoNodes then, and idle 0.
+    #[tokio::test]
+    async fn a_policy_that_counts_nodes_needs_the_right_to() {
+        let server = |request: axum::extract::Request| async move {
+            let body = axum::body::to_bytes(request.into_body(), 1 << 16).await.unwrap();
+            let mut review: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            let asked = &review["spec"]["resourceAttributes"];
+            let is_cluster = asked["namespace"].is_null() && asked["group"] == "";
+            review["status"] = serde_json::json!({"allowed": !is_cluster});
+            axum::Json(review)
+        };
+        let client = Client::new(axum::Router::new().fallback(server), "muster-lent");
+        assert_eq!(rights(&client, "muster-lent", &[]).await.verdict, Verdict::Good);
+        let blind = rights(&client, "muster-lent", rbac::OBSERVE).await;
+        assert_eq!(blind.verdict, Verdict::Failed);
+        assert!(blind.found.contains("watch nodes") && blind.remedy.contains("observe: true"), "{blind}");
     }
 
     #[test]

@@ -2,7 +2,6 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use axum::body::Body;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use muster_proof::Digest;
@@ -84,8 +83,10 @@ impl Relay {
         }
         let found = self.hub.get(unit.name(), *digest).await?;
         let blob = found.ok_or(FetchError::Missing(*digest))?;
-        match self.blobs.put(digest, blob, MAX_BLOB).await {
+        let spare = self.spare().map_err(PutError::from)?;
+        match self.blobs.put(digest, blob, spare.min(MAX_BLOB)).await {
             Ok(_) => Ok(()),
+            Err(PutError::TooLarge(_)) if spare < MAX_BLOB => Err(PutError::Full.into()),
             // The hub stopped in the middle: that is the hub's trouble, not the cache's.
             Err(PutError::Source(text)) => Err(HubError::Unreachable(text).into()),
             Err(error) => Err(error.into()),
@@ -108,11 +109,6 @@ impl Relay {
             Ok(()) => self.blobs.answer(digest, body).await,
             Err(error) => error.into_response(),
         }
-    }
-
-    /// Answers PUT.
-    pub(super) async fn take_blob(&self, digest: &Digest, body: Body) -> Response {
-        self.blobs.answer_put(digest, body, MAX_BLOB).await
     }
 
     /// Whether the unit's envelope, or its current start, leads to this blob.

@@ -4,18 +4,22 @@
 //! | module | what |
 //! |---|---|
 //! | [`identity`] | from a token to a worker |
+//! | `asked` | who asks, before anything that it says is read |
 //! | [`rounds`] | rendezvous, start checkpoint, list of peers |
 //! | [`blobs`] | the cache, read through from the hub; what a pod may read |
+//! | `puts` | what a pod may put |
 //! | [`terms`], [`checkpoints`] | what a commit must say, and what a checkpoint must satisfy |
 //! | `failures` | the same of a step that is not finite |
 //! | [`bindings`] | the bound key as a record of the log |
 //! | [`routes`] | HTTP |
 
+mod asked;
 pub mod bindings;
 pub mod blobs;
 pub mod checkpoints;
 mod failures;
 pub mod identity;
+mod puts;
 pub mod rounds;
 mod routes;
 pub mod terms;
@@ -34,7 +38,11 @@ use super::salt::Salts;
 use super::units::Units;
 use crate::runtime::Shutdown;
 use crate::runtime::blobdir::BlobDir;
+use crate::runtime::connections::{self, Acceptor, Connections, PER_ADDRESS};
 use identity::{Kept, Reviewer};
+
+/// Connections of all pods together: what they take of memory stays well below what the agent has.
+const CONNECTIONS: usize = 2048;
 
 /// What the handlers share.
 #[derive(Debug)]
@@ -49,6 +57,8 @@ pub struct Relay {
     answers: Arc<Answers>,
     kept: Kept,
     flights: blobs::Flights,
+    bodies: asked::Bodies,
+    puts: puts::Puts,
 }
 
 /// What the relay signs with, and what it hides with.
@@ -76,7 +86,21 @@ impl Relay {
     ) -> Arc<Self> {
         let Secrets { signer, identity, salts, answers } = secrets;
         let (kept, flights) = (Kept::default(), blobs::Flights::default());
-        Arc::new(Self { units, blobs, hub, reviewer, signer, identity, salts, answers, kept, flights })
+        let (bodies, puts) = (asked::Bodies::default(), puts::Puts::default());
+        Arc::new(Self {
+            units,
+            blobs,
+            hub,
+            reviewer,
+            signer,
+            identity,
+            salts,
+            answers,
+            kept,
+            flights,
+            bodies,
+            puts,
+        })
     }
 
     /// Serves until `shutdown`, then gives open requests a moment.
@@ -95,10 +119,10 @@ impl Relay {
             shutdown.wait().await;
             stop.graceful_shutdown(Some(std::time::Duration::from_secs(1)));
         });
-        let served = axum_server::from_tcp_rustls(listener, tls)?
-            .handle(handle)
-            .serve(routes::router(self).into_make_service())
-            .await;
+        let acceptor = Acceptor::new(tls.get_inner(), Connections::new(CONNECTIONS, PER_ADDRESS));
+        // HTTP/2 would buffer a megabyte for each connection, asked or not.
+        let server = axum_server::from_tcp(listener)?.acceptor(acceptor).handle(handle).http1_only();
+        let served = connections::hurried(server).serve(routes::router(self).into_make_service()).await;
         stopping.abort();
         served
     }

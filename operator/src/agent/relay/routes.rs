@@ -2,49 +2,34 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::IntoResponse;
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use jiff::Timestamp;
 use muster_core::attempt;
 use muster_core::envelope::{OptimizerState, Payload, Recompute};
 use muster_proof::Digest;
-use muster_proof::key::PublicKey;
 use muster_trainer::binding;
 use muster_trainer::peers;
 use muster_trainer::protocol::{
-    Assignment, CheckpointNotice, Conflict, Desired, FailureNotice, Join, Joined, KeyBinding, MAX_BODY,
-    MAX_NOTICE, OtherRound, ProgressAnswer, SelfAnswer, Start,
+    Assignment, CheckpointNotice, Conflict, Desired, FailureNotice, Join, Joined, KeyBinding, OtherRound,
+    ProgressAnswer, SelfAnswer, Start,
 };
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 use super::Relay;
+use super::asked::{Answer, Asked, Notice, Who, bearer, broken, committer, over, refuse, said};
 use super::bindings::{self, BindingError};
-use super::identity::{ReviewError, Worker};
+use super::identity::Worker;
 use super::rounds::{self, Ask, Bound};
 use super::terms::TermsError;
 use crate::agent::state::UnitState;
 use crate::agent::units::{Progress, Unit, is_live};
-use crate::runtime::blobdir::PutError;
 
 /// How long a join waits for the other ranks before it answers "ask again".
 const JOIN_WAIT: Duration = Duration::from_secs(10);
-
-/// A refusal is an answer too; boxed, for it is larger than what it stands in for.
-#[derive(Debug)]
-struct Refusal(Box<Response>);
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        *self.0
-    }
-}
-
-type Answer<T = Response> = Result<T, Refusal>;
 
 pub(super) fn router(relay: Arc<Relay>) -> Router {
     Router::new()
@@ -54,62 +39,21 @@ pub(super) fn router(relay: Arc<Relay>) -> Router {
         .route("/v1/rounds/{round}/join", post(join))
         .route("/v1/blobs/sha256/{hex}", get(get_blob).head(head_blob).put(put_blob))
         .route("/v1/terms", get(terms))
-        .route("/v1/checkpoints", post(checkpoint).layer(DefaultBodyLimit::max(MAX_NOTICE)))
-        .route("/v1/failures", post(failure).layer(DefaultBodyLimit::max(MAX_NOTICE)))
+        .route("/v1/checkpoints", post(checkpoint))
+        .route("/v1/failures", post(failure))
         .route("/v1/progress", post(progress))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(relay)
 }
 
-fn bearer(headers: &HeaderMap) -> Answer<&str> {
-    headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "))
-        .ok_or_else(|| said(StatusCode::UNAUTHORIZED, "no bearer token"))
-}
-
-/// The worker that asks, and its unit. Refuses a pod of an attempt that is over (410) and the second pod of a rank (403).
-async fn worker(relay: &Relay, headers: &HeaderMap) -> Answer<(Worker, Arc<Unit>)> {
-    let worker =
-        relay.kept.review(&*relay.reviewer, bearer(headers)?).await.map_err(|error| match error {
-            ReviewError::Refused(_) => said(StatusCode::UNAUTHORIZED, &error.to_string()),
-            ReviewError::Unavailable(_) => said(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
-        })?;
-    let unit = relay.units.serving(&worker.unit).await;
-    let unit = unit.ok_or_else(|| said(StatusCode::GONE, "the unit is gone"))?;
-    let state = unit.state().await;
-    let workers = state.payload.as_ref().map_or(0, |payload| payload.workers);
-    if !is_live(&state, worker.attempt) {
-        return Err(over());
-    }
-    if !(0..workers).contains(&worker.rank) {
-        return Err(said(StatusCode::FORBIDDEN, "no such rank"));
-    }
-    let admitted = unit
-        .update(|state| {
-            rounds::begin(state, 0);
-            state.rounds.pods.entry(worker.rank).or_insert_with(|| worker.pod.clone()).clone()
-        })
-        .await
-        .map_err(broken)?;
-    if admitted != worker.pod {
-        let text = format!("rank {} of attempt {} is pod {admitted}", worker.rank, worker.attempt);
-        return Err(said(StatusCode::FORBIDDEN, &text));
-    }
-    Ok((worker, unit))
-}
-
-async fn whoami(State(relay): State<Arc<Relay>>, headers: HeaderMap) -> Answer {
-    let (worker, _) = worker(&relay, &headers).await?;
+async fn whoami(Who { worker, .. }: Who) -> Answer {
     let (Ok(attempt), Ok(rank)) = (u64::try_from(worker.attempt), u32::try_from(worker.rank)) else {
         return Err(over());
     };
     Ok(Json(SelfAnswer { unit: worker.unit, attempt, rank }).into_response())
 }
 
-async fn bind_key(State(relay): State<Arc<Relay>>, headers: HeaderMap, body: Bytes) -> Answer {
-    let (worker, unit) = worker(&relay, &headers).await?;
-    let wished = parse::<KeyBinding>(&body)?;
+async fn bind_key(State(relay): State<Arc<Relay>>, headers: HeaderMap, asked: Asked<KeyBinding>) -> Answer {
+    let Asked { who: Who { worker, unit }, said: wished } = asked;
     let bad = |error: &dyn std::fmt::Display| said(StatusCode::BAD_REQUEST, &error.to_string());
     let key = binding::check_binding(&wished, bearer(&headers)?).map_err(|error| bad(&error))?;
     // What is kept is our spelling of the key, for two spellings would be two keys.
@@ -140,8 +84,7 @@ async fn bind_key(State(relay): State<Arc<Relay>>, headers: HeaderMap, body: Byt
     }
 }
 
-async fn assignment(State(relay): State<Arc<Relay>>, Path(round): Path<u32>, headers: HeaderMap) -> Answer {
-    let (worker, unit) = worker(&relay, &headers).await?;
+async fn assignment(Path(round): Path<u32>, Who { worker, unit }: Who) -> Answer {
     let step = last_step(&unit, worker.attempt);
     let (asked, state) =
         unit.update(|state| (rounds::ask(state, round, step), state.clone())).await.map_err(broken)?;
@@ -173,14 +116,8 @@ fn assign(payload: &Payload, state: &UnitState, worker: &Worker) -> Option<Assig
     })
 }
 
-async fn join(
-    State(relay): State<Arc<Relay>>,
-    Path(round): Path<u32>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Answer {
-    let (worker, unit) = worker(&relay, &headers).await?;
-    let peer = parse::<Join>(&body)?.peer();
+async fn join(State(relay): State<Arc<Relay>>, Path(round): Path<u32>, asked: Asked<Join>) -> Answer {
+    let (Who { worker, unit }, peer) = (asked.who, asked.said.peer());
     // A worker speaks for itself only: else one pod could send the others anywhere.
     if worker.address.is_some_and(|known| known != peer.address.ip()) {
         return Err(said(StatusCode::FORBIDDEN, "address: not the address of this pod"));
@@ -214,13 +151,15 @@ async fn join(
     }
 }
 
-async fn get_blob(State(relay): State<Arc<Relay>>, Path(hex): Path<String>, headers: HeaderMap) -> Answer {
-    let (_, unit) = worker(&relay, &headers).await?;
+async fn get_blob(State(relay): State<Arc<Relay>>, Path(hex): Path<String>, Who { unit, .. }: Who) -> Answer {
     Ok(relay.blob_for(&unit, &digest(&hex)?, true).await)
 }
 
-async fn head_blob(State(relay): State<Arc<Relay>>, Path(hex): Path<String>, headers: HeaderMap) -> Answer {
-    let (_, unit) = worker(&relay, &headers).await?;
+async fn head_blob(
+    State(relay): State<Arc<Relay>>,
+    Path(hex): Path<String>,
+    Who { unit, .. }: Who,
+) -> Answer {
     let digest = digest(&hex)?;
     // A pod asks before it puts: what is here need not be sent again, whatever it may read.
     let known = relay.blobs.size(&digest).await.map_err(broken)?;
@@ -230,10 +169,15 @@ async fn head_blob(State(relay): State<Arc<Relay>>, Path(hex): Path<String>, hea
     }
 }
 
-async fn put_blob(State(relay): State<Arc<Relay>>, Path(hex): Path<String>, request: Request) -> Answer {
-    worker(&relay, request.headers()).await?;
+async fn put_blob(
+    State(relay): State<Arc<Relay>>,
+    Path(hex): Path<String>,
+    who: Who,
+    request: Request,
+) -> Answer {
     let digest = digest(&hex)?;
-    Ok(relay.take_blob(&digest, request.into_body()).await)
+    let (parts, body) = request.into_parts();
+    relay.take_blob(&who, digest, &parts.headers, body).await
 }
 
 #[derive(Debug, Deserialize)]
@@ -246,9 +190,8 @@ struct TermsQuery {
 async fn terms(
     State(relay): State<Arc<Relay>>,
     Query(query): Query<TermsQuery>,
-    headers: HeaderMap,
+    Who { worker, unit }: Who,
 ) -> Answer {
-    let (worker, unit) = worker(&relay, &headers).await?;
     let state = unit.state().await;
     committer(&worker, &state)?;
     let (step, terms) = match (query.step, query.failed_step) {
@@ -272,19 +215,9 @@ async fn terms(
     }
 }
 
-/// The key whose signature a commit of this worker needs.
-fn committer(worker: &Worker, state: &UnitState) -> Answer<PublicKey> {
-    if worker.rank != 0 {
-        return Err(said(StatusCode::FORBIDDEN, "checkpoints are rank 0's"));
-    }
-    rounds::bound(&state.rounds, worker.attempt, worker.rank)
-        .ok_or_else(|| said(StatusCode::FORBIDDEN, "no key is bound to rank 0; PUT /v1/key first"))
-}
-
-async fn checkpoint(State(relay): State<Arc<Relay>>, headers: HeaderMap, body: Bytes) -> Answer {
-    let (worker, unit) = worker(&relay, &headers).await?;
-    let notice = parse::<CheckpointNotice>(&body)?;
-    let key = committer(&worker, &unit.state().await)?;
+async fn checkpoint(State(relay): State<Arc<Relay>>, asked: Notice<CheckpointNotice>) -> Answer {
+    // Its place is held to the end.
+    let Notice { who: Who { worker, unit }, key, said: notice, .. } = asked;
     let step = notice.step;
     if let Err(error) = relay.commit(&unit, &worker, &key, notice).await {
         tracing::warn!(unit = unit.name(), step, %error, "checkpoint refused");
@@ -294,10 +227,9 @@ async fn checkpoint(State(relay): State<Arc<Relay>>, headers: HeaderMap, body: B
     Ok(if durable { StatusCode::OK } else { StatusCode::ACCEPTED }.into_response())
 }
 
-async fn failure(State(relay): State<Arc<Relay>>, headers: HeaderMap, body: Bytes) -> Answer {
-    let (worker, unit) = worker(&relay, &headers).await?;
-    let notice = parse::<FailureNotice>(&body)?;
-    let key = committer(&worker, &unit.state().await)?;
+async fn failure(State(relay): State<Arc<Relay>>, asked: Notice<FailureNotice>) -> Answer {
+    // Its place is held to the end.
+    let Notice { who: Who { worker, unit }, key, said: notice, .. } = asked;
     let step = notice.failed_step;
     if let Err(error) = relay.fail(&unit, &worker, &key, notice).await {
         tracing::warn!(unit = unit.name(), step, %error, "failure refused");
@@ -307,9 +239,8 @@ async fn failure(State(relay): State<Arc<Relay>>, headers: HeaderMap, body: Byte
     Ok(if durable { StatusCode::OK } else { StatusCode::ACCEPTED }.into_response())
 }
 
-async fn progress(State(relay): State<Arc<Relay>>, headers: HeaderMap, body: Bytes) -> Answer {
-    let (worker, unit) = worker(&relay, &headers).await?;
-    let report = parse::<muster_trainer::protocol::Progress>(&body)?;
+async fn progress(asked: Asked<muster_trainer::protocol::Progress>) -> Answer {
+    let Asked { who: Who { worker, unit }, said: report } = asked;
     let state = unit.state().await;
     let bound = state.payload.as_ref().map_or(0, Payload::last_step);
     let step = i64::try_from(report.step).ok().filter(|step| (0..=bound).contains(step));
@@ -353,27 +284,6 @@ fn last_step(unit: &Unit, attempt: i64) -> i64 {
     unit.progress().filter(|progress| progress.attempt == attempt).map_or(0, |progress| progress.step)
 }
 
-fn parse<T: DeserializeOwned>(body: &Bytes) -> Answer<T> {
-    serde_json::from_slice(body).map_err(|error| said(StatusCode::BAD_REQUEST, &error.to_string()))
-}
-
 fn digest(hex: &str) -> Answer<Digest> {
     Digest::from_hex(hex).map_err(|error| said(StatusCode::BAD_REQUEST, &error.to_string()))
-}
-
-fn over() -> Refusal {
-    said(StatusCode::GONE, "the attempt is over; exit")
-}
-
-fn said(status: StatusCode, text: &str) -> Refusal {
-    refuse((status, format!("{text}\n")))
-}
-
-fn refuse(answer: impl IntoResponse) -> Refusal {
-    Refusal(Box::new(answer.into_response()))
-}
-
-fn broken(error: std::io::Error) -> Refusal {
-    tracing::error!(%error, "relay cannot use its state directory");
-    refuse(PutError::from(error))
 }

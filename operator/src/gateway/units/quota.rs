@@ -1,51 +1,27 @@
-//! How large a checkpoint of a job can be, and how many bytes a unit may have put that no commit names.
-//!
-//! A checkpoint is three numbers of four bytes for each trained element, two of them in its largest file, and little
-//! more. The number of elements follows from the resolved spec alone, so a unit cannot make its own quota larger.
+//! How many bytes a unit may have put that no commit names: some checkpoints of its job ([`Sizes`]).
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use axum::http::StatusCode;
 use muster_proof::Digest;
-use muster_trainer::resolved::{MAX_SPEC, read_spec};
+use muster_trainer::resolved::MAX_SPEC;
 
 use super::work::Found;
 use crate::gateway::access::Refusal;
 use crate::gateway::blobs::store_refusal;
 use crate::gateway::uploads::{Room, UnderWay};
 use crate::store::Store;
+use crate::store::sizes::{CHECKPOINTS, Sizes};
 
-/// Checkpoints' worth of bytes that a unit may have put and not committed.
-const CHECKPOINTS: u64 = 8;
-/// For manifest, config and lengths of headers.
-const SLACK: u64 = 64 << 10;
-/// Bytes of a tensor's entry in a header: name, shape, offsets.
-const ENTRY: u64 = 512;
 /// Specs whose sizes are remembered; beyond it all are forgotten.
 const REMEMBER: usize = 4096;
 /// When to come again while uploads are under way.
 const RETRY_AFTER: u64 = 5;
 
-/// Bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// The largest file of a checkpoint.
-    pub file: u64,
-    /// All files of a checkpoint.
-    pub checkpoint: u64,
-}
-
-impl Limits {
-    fn of(parameters: u64, tensors: u64) -> Self {
-        let values = |each: u64| parameters.saturating_mul(4 * each).saturating_add(tensors * ENTRY * each);
-        Self { file: values(2) + SLACK, checkpoint: values(3) + SLACK }
-    }
-}
-
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Quota {
-    limits: Mutex<HashMap<Digest, Limits>>,
+    limits: Mutex<HashMap<Digest, Sizes>>,
     under_way: UnderWay,
 }
 
@@ -54,7 +30,7 @@ impl Quota {
     ///
     /// # Errors
     /// 503 if the store cannot be asked or does not have the spec, 409 `BadUnit` if it is none.
-    pub async fn limits(&self, store: &Store, spec: &Digest) -> Result<Limits, Refusal> {
+    pub async fn limits(&self, store: &Store, spec: &Digest) -> Result<Sizes, Refusal> {
         if let Some(known) = locked(&self.limits).get(spec) {
             return Ok(*known);
         }
@@ -65,16 +41,10 @@ impl Quota {
                 "the store does not have the job's resolved spec yet; try again",
             ));
         };
-        let read = tokio::task::spawn_blocking(move || {
-            let (_, graph) = read_spec(&bytes)?;
-            Ok::<_, muster_trainer::resolved::Error>((
-                graph.parameters() as u64,
-                graph.tensors().len() as u64,
-            ))
-        });
+        let read = tokio::task::spawn_blocking(move || Sizes::of_spec(&bytes));
         let read =
             read.await.map_err(|error| Refusal::unavailable(format!("cannot read the spec: {error}")))?;
-        let (parameters, tensors) = read.map_err(|error| {
+        let limits = read.map_err(|error| {
             tracing::error!(%spec, %error, "the resolved spec of a unit is none");
             Refusal::new(
                 StatusCode::CONFLICT,
@@ -82,7 +52,6 @@ impl Quota {
                 "the job's resolved spec cannot be read; tell the hub's admin",
             )
         })?;
-        let limits = Limits::of(parameters, tensors);
         let mut known = locked(&self.limits);
         if known.len() >= REMEMBER {
             known.clear();
@@ -100,7 +69,7 @@ impl Quota {
         store: &Store,
         unit: &Found,
         size: u64,
-        limits: &Limits,
+        limits: &Sizes,
     ) -> Result<Room, Refusal> {
         // Taken first and looked at then: two that come at once see each other.
         let (room, under_way) = self.under_way.add(&unit.payload.name, size);

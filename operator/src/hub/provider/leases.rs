@@ -15,8 +15,50 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// See the module.
 pub struct LeaseBook {
     start: Instant,
-    seen: Mutex<HashMap<String, (LeaseWatch, Pulse)>>,
+    seen: Mutex<HashMap<String, Seen>>,
     hearing: Mutex<Hearing>,
+}
+
+/// What is known of one lease.
+struct Seen {
+    watch: LeaseWatch,
+    pace: Pace,
+    /// The last verdict.
+    said: Pulse,
+}
+
+/// At which pace the agent renews: it goes by the lease as it was at its last renewal. A shorter one that its provider was given
+/// since cannot be known to it yet.
+struct Pace {
+    /// What the lease said at the last look.
+    shown: Duration,
+    /// What it can have said when the agent renewed it last.
+    renewed_under: Duration,
+    /// The longest that the provider was ever given: the agent may write its lease, but not lengthen it so.
+    longest: Duration,
+}
+
+impl Pace {
+    fn new(shown: Duration) -> Self {
+        Self { shown, renewed_under: shown, longest: Duration::ZERO }
+    }
+
+    /// Whether silence counts sooner from now on.
+    fn saw(&mut self, shown: Duration, is_renewed: bool) -> bool {
+        let before = self.renewed_under;
+        if is_renewed {
+            // Two changes may come as one: a renewal, and the shorter duration after it.
+            self.renewed_under = self.shown.max(shown);
+        }
+        self.shown = shown;
+        self.renewed_under < before
+    }
+
+    /// By what a silence is judged, if the provider is given `wanted` now.
+    fn lasts(&mut self, wanted: Duration) -> Duration {
+        self.longest = self.longest.max(wanted);
+        wanted.max(self.renewed_under.min(self.longest))
+    }
 }
 
 impl Default for LeaseBook {
@@ -27,23 +69,28 @@ impl Default for LeaseBook {
 
 impl LeaseBook {
     /// Notes a look at a provider's lease. True if the provider's status may have to change: its last verdict was not
-    /// "fresh".
+    /// "fresh", or holds for a shorter time now.
     pub fn saw(&self, provider: &str, lease: &Lease) -> bool {
         let spec = lease.spec.as_ref();
         // The text only: whether it moved is all that counts, the agent's clock is its own.
         let mark = spec.and_then(|spec| spec.renew_time.as_ref()).map(|time| format!("{:?}", time.0));
-        let lasts = seconds(spec.and_then(|spec| spec.lease_duration_seconds).unwrap_or(0));
+        let shown = seconds(spec.and_then(|spec| spec.lease_duration_seconds).unwrap_or(0));
         let now = self.start.elapsed();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match seen.get_mut(provider) {
-            Some((watch, pulse)) => {
-                if watch.saw(mark, now) {
-                    self.hearing().heard(lasts.min(LONGEST), now);
+            Some(Seen { watch, pace, said }) => {
+                let is_renewed = watch.saw(mark, now);
+                if is_renewed {
+                    self.hearing().heard(shown.min(LONGEST), now);
                 }
-                *pulse != Pulse::Fresh
+                pace.saw(shown, is_renewed) || *said != Pulse::Fresh
             }
             None => {
-                seen.insert(provider.to_owned(), (LeaseWatch::new(mark, now), Pulse::TooEarly));
+                let watch = LeaseWatch::new(mark, now);
+                seen.insert(
+                    provider.to_owned(),
+                    Seen { watch, pace: Pace::new(shown), said: Pulse::TooEarly },
+                );
                 true
             }
         }
@@ -52,13 +99,13 @@ impl LeaseBook {
     /// How alive the provider looks, and how long that holds without news. Before the first look at its lease nothing can
     /// be said.
     pub fn pulse(&self, provider: &str, lease_seconds: i32) -> (Pulse, Option<Duration>) {
-        let duration = seconds(lease_seconds);
+        let wanted = seconds(lease_seconds);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((watch, last)) = seen.get_mut(provider) else {
-            return (Pulse::TooEarly, Some(duration));
+        let Some(Seen { watch, pace, said }) = seen.get_mut(provider) else {
+            return (Pulse::TooEarly, Some(wanted));
         };
-        let (pulse, holds) = watch.pulse(duration, self.start.elapsed());
-        *last = pulse;
+        let (pulse, holds) = watch.pulse(pace.lasts(wanted), self.start.elapsed());
+        *said = pulse;
         (pulse, holds)
     }
 
@@ -75,9 +122,9 @@ impl LeaseBook {
     pub fn blind(&self) {
         let now = self.start.elapsed();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        for (watch, pulse) in seen.values_mut() {
+        for Seen { watch, said, .. } in seen.values_mut() {
             watch.blind_until(now);
-            *pulse = Pulse::TooEarly;
+            *said = Pulse::TooEarly;
         }
     }
 
@@ -87,8 +134,8 @@ impl LeaseBook {
     }
 }
 
-fn seconds(seconds: i32) -> Duration {
-    Duration::from_secs(u64::try_from(seconds).unwrap_or(15))
+fn seconds(number: i32) -> Duration {
+    Duration::from_secs(u64::try_from(number).unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -113,5 +160,55 @@ mod tests {
         assert!(!book.saw("east", &lease(Some(105))));
         assert_eq!(book.pulse("east", 0).0, Pulse::Expired);
         assert!(book.saw("east", &lease(Some(110))), "it came back");
+    }
+
+    fn lasting(second: i64, lasts: i32) -> Lease {
+        let mut lease = lease(Some(second));
+        lease.spec.as_mut().unwrap().lease_duration_seconds = Some(lasts);
+        lease
+    }
+
+    /// 45 s were made 15 s: all its units moved, for the agent still renewed every 15 s.
+    #[tokio::test(start_paused = true)]
+    async fn a_shorter_lease_counts_from_the_first_renewal_under_it() {
+        let book = LeaseBook::default();
+        let pulse = |lasts| book.pulse("east", lasts).0;
+        book.saw("east", &lasting(100, 45));
+        book.saw("east", &lasting(115, 45));
+        assert_eq!(pulse(45), Pulse::Fresh);
+        // The provider's spec first, then its lease by the registrar, which renews nothing.
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(pulse(15), Pulse::Fresh);
+        book.saw("east", &lasting(115, 15));
+        tokio::time::advance(Duration::from_secs(15)).await;
+        assert_eq!(pulse(15), Pulse::Fresh, "the agent is not late by what it knows");
+        assert!(book.saw("east", &lasting(135, 15)), "silence counts sooner");
+        tokio::time::advance(Duration::from_secs(14)).await;
+        assert_eq!(pulse(15), Pulse::Fresh);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(pulse(15), Pulse::Expired, "it knows by now");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_and_a_shorter_lease_may_be_seen_as_one_change() {
+        let book = LeaseBook::default();
+        book.saw("east", &lasting(100, 45));
+        book.pulse("east", 45);
+        book.saw("east", &lasting(115, 15));
+        tokio::time::advance(Duration::from_secs(20)).await;
+        assert_eq!(book.pulse("east", 15).0, Pulse::Fresh);
+        book.saw("east", &lasting(135, 15));
+        tokio::time::advance(Duration::from_secs(15)).await;
+        assert_eq!(book.pulse("east", 15).0, Pulse::Expired);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_cannot_lengthen_its_own_lease() {
+        let book = LeaseBook::default();
+        book.saw("east", &lasting(100, 600));
+        book.saw("east", &lasting(105, 600));
+        assert_eq!(book.pulse("east", 15).0, Pulse::Fresh);
+        tokio::time::advance(Duration::from_secs(15)).await;
+        assert_eq!(book.pulse("east", 15).0, Pulse::Expired);
     }
 }

@@ -102,6 +102,7 @@ async fn what_it_finds_is_sealed_and_nothing_is_uploaded() {
 #[tokio::test]
 async fn a_restart_seals_what_was_found_before() {
     let (world, agent, _) = replaying().await;
+    agent.reads_spec("audit-0").await;
     world.hub.down.store(true, Ordering::SeqCst);
     let (.., said) = agent.replayed().await;
     assert_eq!(said.status(), StatusCode::ACCEPTED);

@@ -22,7 +22,7 @@ async fn a_pod_reads_what_its_unit_leads_to_and_nothing_else() {
     world.hub.down.store(true, Ordering::SeqCst);
     assert_eq!(agent.blob("pod-1", &shard).await.status(), StatusCode::OK);
     let spec = agent.blob("pod-1", &spec).await;
-    assert_eq!(spec.headers()["content-length"], "4");
+    assert_eq!(spec.headers()["content-length"], super::spec().len().to_string());
     assert_eq!(agent.get("pod-1", "/v1/blobs/sha256/abc").await.status(), StatusCode::BAD_REQUEST);
 }
 
@@ -41,6 +41,8 @@ async fn a_spec_leads_to_what_it_reads() {
     for digest in named {
         assert_eq!(agent.blob("pod-0", &digest).await.status(), StatusCode::NOT_FOUND);
     }
+    let training = agent.unit().state().await.payload.unwrap().training_digest;
+    let checkpoint = agent.upload(20, training).await;
     let inputs = Inputs { held_out: Some(held_out), init: Some(model) };
     let spec = world.hub.insert(&crate::store::testing::spec(inputs));
     agent.unit().update(|state| state.payload.as_mut().unwrap().spec = spec).await.unwrap();
@@ -50,8 +52,6 @@ async fn a_spec_leads_to_what_it_reads() {
     assert_eq!(agent.blob("pod-1", &Digest::of(b"x")).await.status(), StatusCode::NOT_FOUND);
 
     // Its records have none.
-    let training = agent.unit().state().await.payload.unwrap().training_digest;
-    let checkpoint = agent.upload(20, training).await;
     let refused = agent.commit("pod-0", 20, &checkpoint).await;
     assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
     let text = refused.text().await.unwrap();

@@ -47,6 +47,7 @@ impl Agent {
 #[tokio::test]
 async fn it_goes_up_after_all_commits_and_nothing_follows() {
     let (world, agent) = World::new().await;
+    agent.reads_spec("pod-0").await;
     world.hub.down.store(true, Ordering::SeqCst);
     let unit = agent.unit();
     agent.uploads(&world, unit.clone());

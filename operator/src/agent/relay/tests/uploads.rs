@@ -8,6 +8,7 @@ use crate::agent::state::Commit;
 async fn the_next_round_starts_from_the_newest_commit_even_if_the_hub_is_down() {
     let (world, agent) = World::new().await;
     let training = agent.unit().state().await.payload.unwrap().training_digest;
+    agent.reads_spec("pod-0").await;
     world.hub.down.store(true, Ordering::SeqCst);
     let uploading = agent.uploads(&world, agent.unit());
     let _: Assignment = json(agent.get("pod-0", "/v1/rounds/1").await).await;
@@ -129,6 +130,7 @@ async fn old_checkpoints_leave_the_cache() {
 #[tokio::test]
 async fn commits_go_up_oldest_first_and_after_their_key() {
     let (world, agent) = World::new().await;
+    agent.reads_spec("pod-0").await;
     world.hub.down.store(true, Ordering::SeqCst);
     agent.uploads(&world, agent.unit());
     let mut manifests = Vec::new();
