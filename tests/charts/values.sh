@@ -86,9 +86,14 @@ values_reach_objects() {
     same '"Recreate"' "$(hub_renders | at Deployment muster-hub spec.strategy.type)"
     same '"RollingUpdate"' "$(hub_renders --set 'hub.state.accessModes={ReadWriteMany}' | at Deployment muster-hub spec.strategy.type)"
     local together=spec.template.spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution
-    same '{"app.kubernetes.io/part-of": "muster", "muster.dev/store": "shared"}' \
-        "$(hub_renders | at Deployment muster-gateway $together.0.labelSelector.matchLabels)"
-    same '["hub", "auditor"]' "$(hub_renders | at Deployment muster-hub $together.0.labelSelector.matchExpressions.0.values)"
+    # Who shares a volume of one node is held together by one term: of two, the scheduler counts only pods that match both.
+    local process shared='[{"labelSelector": {"matchLabels": {"app.kubernetes.io/part-of": "muster", "muster.dev/store": "shared"}}, "topologyKey": "kubernetes.io/hostname"}]'
+    for process in hub gateway auditor; do
+        same "$shared" "$(hub_renders | at Deployment "muster-$process" $together)"
+        same '"shared"' "$(hub_renders | at Deployment "muster-$process" spec.template.metadata.labels | jq '."muster.dev/store"')"
+        [ "$process" = gateway ] ||
+            same "$shared" "$(hub_renders --set 'hub.state.accessModes={ReadWriteMany}' | at Deployment "muster-$process" $together)"
+    done
     # Large numbers of a file are no floats to the processes.
     printf 'hub: {auditPatienceSeconds: 1209600, gcGraceSeconds: 2592000, gcIntervalSeconds: 31536000}\n' >"$work/large.yaml"
     hub_renders --values "$work/large.yaml" | at Deployment muster-hub spec.template.spec.containers.0.args >"$work/args"
@@ -104,6 +109,7 @@ values_reach_objects() {
         grep -qF '"name": "SSL_CERT_FILE"' "$work/container"
     done
     same 'null' "$(hub_renders "${bucket[@]}" | at Deployment muster-gateway spec.template.spec.affinity)"
+    same '["hub", "auditor"]' "$(hub_renders "${bucket[@]}" | at Deployment muster-hub $together.0.labelSelector.matchExpressions.0.values)"
     hub_renders "${bucket[@]}" --set 'hub.state.accessModes={ReadWriteMany}' |
         at Deployment muster-hub spec.template.spec.affinity | grep -q podAntiAffinity
     # What looks like a number or a truth stays a name.

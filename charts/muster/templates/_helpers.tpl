@@ -134,17 +134,17 @@ affinity:
 {{- if or $state $store }}
   podAffinity:
     requiredDuringSchedulingIgnoredDuringExecution:
-    {{- if $state }}
+    # One term only: of several the scheduler counts pods that match them all, and a gateway alone would then hold nobody. Who
+    # shares the state shares the store.
     - topologyKey: kubernetes.io/hostname
+      {{- if $store }}
+      labelSelector: {matchLabels: {app.kubernetes.io/part-of: muster, muster.dev/store: shared}}
+      {{- else }}
       labelSelector:
         matchLabels: {app.kubernetes.io/part-of: muster}
         matchExpressions:
         - {key: app.kubernetes.io/component, operator: In, values: [hub, auditor]}
-    {{- end }}
-    {{- if $store }}
-    - topologyKey: kubernetes.io/hostname
-      labelSelector: {matchLabels: {app.kubernetes.io/part-of: muster, muster.dev/store: shared}}
-    {{- end }}
+      {{- end }}
 {{- else }}
   # Hubs that may be anywhere are not all on one node.
   podAntiAffinity:
