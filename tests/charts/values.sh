@@ -38,6 +38,8 @@ bad_values() {
     refuses 'gatway' hub_renders --set gatway.publicUrl=https://h:1
     refuses /hub/state/accessModes hub_renders --set 'hub.state.accessModes={ReadWriteOncePod}'
     refuses /gateway/tokenSeconds hub_renders --set gateway.tokenSeconds=60
+    refuses /gateway/service/externalTrafficPolicy hub_renders --set gateway.service.externalTrafficPolicy=local
+    refuses 'leave it empty with ClusterIP' hub_renders --set gateway.service.type=ClusterIP,gateway.service.externalTrafficPolicy=Local
     refuses /store/url hub_renders --set store.url=ftp://b/p
     refuses 'store.caConfigMap is needed' hub_renders --set store.url=s3://b/p
     refuses 'muster-system' hub_renders --namespace default
@@ -120,6 +122,16 @@ assert pod["priorityClassName"] == "true" and pod["imagePullSecrets"] == [{"name
 assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "007"}}], pod'
     same '30443' "$(hub_renders --set gateway.service.type=NodePort,gateway.service.nodePort=30443 |
         at Service muster-gateway spec.ports.0.nodePort)"
+    # Callers' addresses reach the gateway where whoever sends to it finds its node.
+    local traffic
+    for traffic in 'LoadBalancer "Local"' 'NodePort null' 'ClusterIP null'; do
+        same "${traffic#* }" "$(hub_renders --set "gateway.service.type=${traffic% *}" |
+            at Service muster-gateway spec.externalTrafficPolicy)"
+    done
+    same '"Local"' "$(hub_renders --set gateway.service.type=NodePort,gateway.service.externalTrafficPolicy=Local |
+        at Service muster-gateway spec.externalTrafficPolicy)"
+    same '"Cluster"' "$(hub_renders --set gateway.service.externalTrafficPolicy=Cluster |
+        at Service muster-gateway spec.externalTrafficPolicy)"
     same 'default-deny gateway' "$(hub_renders | named NetworkPolicy)"
     same 'default-deny gateway metrics' \
         "$(hub_renders --set 'metrics.from[0].matchLabels.team=sre' | named NetworkPolicy)"

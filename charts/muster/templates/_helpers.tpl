@@ -10,6 +10,9 @@
 {{- if not .Values.gateway.publicUrl -}}
 {{- fail "gateway.publicUrl is empty; say at which https://HOST:PORT agents and users reach the gateway" -}}
 {{- end -}}
+{{- if and (eq .Values.gateway.service.type "ClusterIP") .Values.gateway.service.externalTrafficPolicy -}}
+{{- fail "gateway.service.externalTrafficPolicy is for types LoadBalancer and NodePort; leave it empty with ClusterIP" -}}
+{{- end -}}
 {{- if not (and .Values.trainer.repository .Values.trainer.digest) -}}
 {{- fail "trainer.repository and trainer.digest are needed: the image that trains, by digest (sha256:<64 hex>)" -}}
 {{- end -}}
@@ -154,6 +157,12 @@ affinity:
         topologyKey: kubernetes.io/hostname
         labelSelector: {matchLabels: {app.kubernetes.io/part-of: muster, app.kubernetes.io/component: hub}}
 {{- end }}
+{{- end -}}
+
+{{/* Limits of strangers are per address, so the gateway should see whose it is. A load balancer finds the gateway's node by itself; who
+dials a node's port may not. */}}
+{{- define "muster.trafficPolicy" -}}
+{{- .externalTrafficPolicy | default (eq .type "LoadBalancer" | ternary "Local" "") -}}
 {{- end -}}
 
 {{- define "muster.claim" -}}
