@@ -4,7 +4,7 @@
 KUBE_VERSION=1.34.4
 hub_values=(--namespace muster-system --set image.tag=v1 --set gateway.publicUrl=https://h:1
     --set "trainer.repository=r/trainer,trainer.digest=sha256:$(printf '0%.0s' {1..64})")
-agent_values=(--namespace muster-lent --set image.tag=v1 --set "policy.images={r/trainer@sha256:$(printf '0%.0s' {1..64})}")
+agent_values=(--namespace muster-lent --set image.tag=v1 --set policy.offer.workers=1 --set "policy.images={r/trainer@sha256:$(printf '0%.0s' {1..64})}")
 render() { # render CHART ARGS...
     local chart=$1
     shift
@@ -28,6 +28,8 @@ refuses() {
     }
 }
 bad_values() {
+    local image
+    image=r/trainer@sha256:$(printf '0%.0s' {1..64})
     refuses /image/digest hub_renders --set image.digest=sha256:12
     refuses /image/repository hub_renders --set image.repository='Not A Name'
     refuses /hub/replicas hub_renders --set hub.replicas=0
@@ -48,6 +50,24 @@ bad_values() {
     refuses 'image.digest' agent_renders --set image.tag=
     refuses 'offr' agent_renders --set policy.offr.workers=1
     refuses 'wrkers' agent_renders --set policy.offer.wrkers=1
+    # What the agent would not start with.
+    refuses 'policy.offer is empty' render muster-agent --namespace muster-lent --set "image.tag=v1,policy.images={$image}"
+    refuses "'workers'" render muster-agent --namespace muster-lent --set "image.tag=v1,policy.images={$image},policy.offer.observe=false"
+    refuses "'worker'" agent_renders --set policy.offer.observe=true
+    agent_renders --set policy.offer.observe=false >/dev/null
+    agent_renders --set policy.offer.observe=true,policy.offer.worker.cpu=500m,policy.offer.worker.memory=1Gi >/dev/null
+    refuses /policy/offer/worker/memory agent_renders --set policy.offer.worker.cpu=500m,policy.offer.worker.memory=lots
+    refuses /policy/offer/workers agent_renders --set policy.offer.workers=100001
+    refuses /policy/tenants agent_renders --set-json policy.tenants='[]'
+    refuses /policy/tenants/0 agent_renders --set 'policy.tenants={Team_A}'
+    refuses /policy/images/0 agent_renders --set 'policy.images={r/trainer:v1}'
+    refuses /policy/maxRuntimeSeconds agent_renders --set policy.maxRuntimeSeconds=31622401
+    refuses /policy/kueue/queueName agent_renders --set policy.kueue.queueName=a.b
+    refuses /policy/offer/calendar agent_renders --set-json policy.offer.calendar='[]'
+    refuses /policy/offer/calendar/0/days agent_renders --set-json policy.offer.calendar='[{"days": [], "from": "18:00", "to": "08:00"}]'
+    refuses /policy/offer/calendar/0/from agent_renders --set-json policy.offer.calendar='[{"days": ["Mon"], "from": "24:00", "to": "08:00"}]'
+    refuses /policy/offer/calendar/0/timezone agent_renders --set-json policy.offer.calendar='[{"days": ["Mon"], "from": "18:00", "to": "24:00", "timezone": "Europe/Berlin"}]'
+    agent_renders --set-json policy.offer.calendar='[{"days": ["Mon"], "from": "18:00", "to": "24:00", "timezone": "+01:00"}]' >/dev/null
     refuses 'namespaceSelector' hub_renders --set 'metrics.from[0].namespaceSelector.matchLabels.team=sre'
     local section
     for section in crds log metrics hub.state store.volume gateway.service auditor.work; do
@@ -140,7 +160,7 @@ assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "007"}}], pod'
     same 'default-deny workers relay agent' "$(agent_renders | grep -A2 'kind: NetworkPolicy' | sed -n 's/^  name: //p' | paste -sd' ')"
     # To look at nodes is a right of its own.
     same 'muster-lent-agent' "$(agent_renders | named ClusterRole)"
-    same 'muster-lent-agent muster-lent-observe' "$(agent_renders --set policy.offer.workers=1,policy.offer.observe=true | named ClusterRole)"
+    same 'muster-lent-agent muster-lent-observe' "$(agent_renders --set policy.offer.observe=true,policy.offer.worker.cpu=500m,policy.offer.worker.memory=1Gi | named ClusterRole)"
     same 'muster-lent-agent muster-lent-observe' "$(agent_renders --set observe=true | named ClusterRoleBinding)"
     # The agent reads a new policy by itself, and its token once: neither is another pod.
     local one
