@@ -61,6 +61,8 @@ bad_values() {
     refuses /policy/tenants agent_renders --set-json policy.tenants='[]'
     refuses /policy/tenants/0 agent_renders --set 'policy.tenants={Team_A}'
     refuses /policy/images/0 agent_renders --set 'policy.images={r/trainer:v1}'
+    refuses 'caConfigMap is needed' agent_renders --set policy.directStore=true
+    refuses /caConfigMap agent_renders --set caConfigMap=Not_A_Name
     refuses /policy/maxRuntimeSeconds agent_renders --set policy.maxRuntimeSeconds=31622401
     refuses /policy/kueue/queueName agent_renders --set policy.kueue.queueName=a.b
     refuses /policy/offer/calendar agent_renders --set-json policy.offer.calendar='[]'
@@ -162,6 +164,15 @@ assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "007"}}], pod'
     same 'muster-lent-agent' "$(agent_renders | named ClusterRole)"
     same 'muster-lent-agent muster-lent-observe' "$(agent_renders --set policy.offer.observe=true,policy.offer.worker.cpu=500m,policy.offer.worker.memory=1Gi | named ClusterRole)"
     same 'muster-lent-agent muster-lent-observe' "$(agent_renders --set observe=true | named ClusterRoleBinding)"
+    # The bucket's authorities reach the agent, beside what else it is told.
+    agent_renders --set policy.directStore=true,caConfigMap=bucket-ca --set 'env[0].name=RUST_LOG,env[0].value=debug' |
+        at Deployment muster-agent spec.template.spec | python3 -c 'import json,sys
+pod = json.load(sys.stdin)
+[container] = pod["containers"]
+assert container["env"] == [{"name": "SSL_CERT_FILE", "value": "/etc/muster/ca/ca.crt"}, {"name": "RUST_LOG", "value": "debug"}], container
+assert {"name": "ca", "mountPath": "/etc/muster/ca", "readOnly": True} in container["volumeMounts"], container
+assert {"name": "ca", "configMap": {"name": "bucket-ca"}} in pod["volumes"], pod'
+    same 'null' "$(agent_renders | at Deployment muster-agent spec.template.spec.containers.0.env)"
     # The agent reads a new policy by itself, and its token once: neither is another pod.
     local one
     one=$(agent_renders | at Deployment muster-agent spec.template)
