@@ -50,12 +50,6 @@ use super::{rules, schema};
         json_path = ".status.conditions[?(@.type=='Ready')].reason",
         priority = 1
     ),
-    printcolumn(
-        name = "Spent",
-        type_ = "integer",
-        json_path = ".status.cost.spentMicroCredits",
-        priority = 1
-    ),
     printcolumn(name = "Digest", type_ = "string", json_path = ".status.trainingDigest", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
@@ -101,7 +95,7 @@ pub struct TrainingJobSpec {
     /// Which checkpoints are kept.
     #[serde(default)]
     pub checkpoints: Checkpoints,
-    /// Most that the job may spend. Absent: the account of the namespace is the only limit.
+    /// Most that the job may spend. Not in use: a job that says it is not accepted, for there are no accounts yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
     /// Higher goes first.
