@@ -18,7 +18,10 @@ use serde::{Deserialize, Serialize};
 use super::{rules, schema};
 
 /// What to train and how to run it. `model`, `data`, `init`, `training` and `assurance` are the job's identity: they
-/// cannot change, and fix every bit of the result. All else may change and takes effect at the next interval.
+/// cannot change, and fix every bit of the result. The rest may change, but for `managedBy`. A unit that runs ends with
+/// its interval when the job is suspended or no longer allows its number of workers; other changes of `workers`, and
+/// those of `placement`, hold from the next unit on; all else counts as soon as the hub looks at it, and with the next
+/// unit where the agent does.
 #[derive(CustomResource, Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[kube(
     group = "muster.dev",
