@@ -4,7 +4,7 @@
 KUBE_VERSION=1.34.4
 hub_values=(--namespace muster-system --set image.tag=v1 --set gateway.publicUrl=https://h:1
     --set "trainer.repository=r/trainer,trainer.digest=sha256:$(printf '0%.0s' {1..64})")
-agent_values=(--namespace muster-lent --set image.tag=v1 --set "policy.images={r/trainer@sha256:$(printf '0%.0s' {1..64})}")
+agent_values=(--namespace muster-lent --set image.tag=v1 --set policy.offer.workers=1 --set "policy.images={r/trainer@sha256:$(printf '0%.0s' {1..64})}")
 render() { # render CHART ARGS...
     local chart=$1
     shift
@@ -28,6 +28,8 @@ refuses() {
     }
 }
 bad_values() {
+    local image
+    image=r/trainer@sha256:$(printf '0%.0s' {1..64})
     refuses /image/digest hub_renders --set image.digest=sha256:12
     refuses /image/repository hub_renders --set image.repository='Not A Name'
     refuses /hub/replicas hub_renders --set hub.replicas=0
@@ -38,6 +40,8 @@ bad_values() {
     refuses 'gatway' hub_renders --set gatway.publicUrl=https://h:1
     refuses /hub/state/accessModes hub_renders --set 'hub.state.accessModes={ReadWriteOncePod}'
     refuses /gateway/tokenSeconds hub_renders --set gateway.tokenSeconds=60
+    refuses /gateway/service/externalTrafficPolicy hub_renders --set gateway.service.externalTrafficPolicy=local
+    refuses 'leave it empty with ClusterIP' hub_renders --set gateway.service.type=ClusterIP,gateway.service.externalTrafficPolicy=Local
     refuses /store/url hub_renders --set store.url=ftp://b/p
     refuses 'store.caConfigMap is needed' hub_renders --set store.url=s3://b/p
     refuses 'muster-system' hub_renders --namespace default
@@ -46,6 +50,26 @@ bad_values() {
     refuses 'image.digest' agent_renders --set image.tag=
     refuses 'offr' agent_renders --set policy.offr.workers=1
     refuses 'wrkers' agent_renders --set policy.offer.wrkers=1
+    # What the agent would not start with.
+    refuses 'policy.offer is empty' render muster-agent --namespace muster-lent --set "image.tag=v1,policy.images={$image}"
+    refuses "'workers'" render muster-agent --namespace muster-lent --set "image.tag=v1,policy.images={$image},policy.offer.observe=false"
+    refuses "'worker'" agent_renders --set policy.offer.observe=true
+    agent_renders --set policy.offer.observe=false >/dev/null
+    agent_renders --set policy.offer.observe=true,policy.offer.worker.cpu=500m,policy.offer.worker.memory=1Gi >/dev/null
+    refuses /policy/offer/worker/memory agent_renders --set policy.offer.worker.cpu=500m,policy.offer.worker.memory=lots
+    refuses /policy/offer/workers agent_renders --set policy.offer.workers=100001
+    refuses /policy/tenants agent_renders --set-json policy.tenants='[]'
+    refuses /policy/tenants/0 agent_renders --set 'policy.tenants={Team_A}'
+    refuses /policy/images/0 agent_renders --set 'policy.images={r/trainer:v1}'
+    refuses 'caConfigMap is needed' agent_renders --set policy.directStore=true
+    refuses /caConfigMap agent_renders --set caConfigMap=Not_A_Name
+    refuses /policy/maxRuntimeSeconds agent_renders --set policy.maxRuntimeSeconds=31622401
+    refuses /policy/kueue/queueName agent_renders --set policy.kueue.queueName=a.b
+    refuses /policy/offer/calendar agent_renders --set-json policy.offer.calendar='[]'
+    refuses /policy/offer/calendar/0/days agent_renders --set-json policy.offer.calendar='[{"days": [], "from": "18:00", "to": "08:00"}]'
+    refuses /policy/offer/calendar/0/from agent_renders --set-json policy.offer.calendar='[{"days": ["Mon"], "from": "24:00", "to": "08:00"}]'
+    refuses /policy/offer/calendar/0/timezone agent_renders --set-json policy.offer.calendar='[{"days": ["Mon"], "from": "18:00", "to": "24:00", "timezone": "Europe/Berlin"}]'
+    agent_renders --set-json policy.offer.calendar='[{"days": ["Mon"], "from": "18:00", "to": "24:00", "timezone": "+01:00"}]' >/dev/null
     refuses 'namespaceSelector' hub_renders --set 'metrics.from[0].namespaceSelector.matchLabels.team=sre'
     local section
     for section in crds log metrics hub.state store.volume gateway.service auditor.work; do
@@ -86,9 +110,14 @@ values_reach_objects() {
     same '"Recreate"' "$(hub_renders | at Deployment muster-hub spec.strategy.type)"
     same '"RollingUpdate"' "$(hub_renders --set 'hub.state.accessModes={ReadWriteMany}' | at Deployment muster-hub spec.strategy.type)"
     local together=spec.template.spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution
-    same '{"app.kubernetes.io/part-of": "muster", "muster.dev/store": "shared"}' \
-        "$(hub_renders | at Deployment muster-gateway $together.0.labelSelector.matchLabels)"
-    same '["hub", "auditor"]' "$(hub_renders | at Deployment muster-hub $together.0.labelSelector.matchExpressions.0.values)"
+    # Who shares a volume of one node is held together by one term: of two, the scheduler counts only pods that match both.
+    local process shared='[{"labelSelector": {"matchLabels": {"app.kubernetes.io/part-of": "muster", "muster.dev/store": "shared"}}, "topologyKey": "kubernetes.io/hostname"}]'
+    for process in hub gateway auditor; do
+        same "$shared" "$(hub_renders | at Deployment "muster-$process" $together)"
+        same '"shared"' "$(hub_renders | at Deployment "muster-$process" spec.template.metadata.labels | jq '."muster.dev/store"')"
+        [ "$process" = gateway ] ||
+            same "$shared" "$(hub_renders --set 'hub.state.accessModes={ReadWriteMany}' | at Deployment "muster-$process" $together)"
+    done
     # Large numbers of a file are no floats to the processes.
     printf 'hub: {auditPatienceSeconds: 1209600, gcGraceSeconds: 2592000, gcIntervalSeconds: 31536000}\n' >"$work/large.yaml"
     hub_renders --values "$work/large.yaml" | at Deployment muster-hub spec.template.spec.containers.0.args >"$work/args"
@@ -104,6 +133,7 @@ values_reach_objects() {
         grep -qF '"name": "SSL_CERT_FILE"' "$work/container"
     done
     same 'null' "$(hub_renders "${bucket[@]}" | at Deployment muster-gateway spec.template.spec.affinity)"
+    same '["hub", "auditor"]' "$(hub_renders "${bucket[@]}" | at Deployment muster-hub $together.0.labelSelector.matchExpressions.0.values)"
     hub_renders "${bucket[@]}" --set 'hub.state.accessModes={ReadWriteMany}' |
         at Deployment muster-hub spec.template.spec.affinity | grep -q podAntiAffinity
     # What looks like a number or a truth stays a name.
@@ -114,6 +144,16 @@ assert pod["priorityClassName"] == "true" and pod["imagePullSecrets"] == [{"name
 assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "007"}}], pod'
     same '30443' "$(hub_renders --set gateway.service.type=NodePort,gateway.service.nodePort=30443 |
         at Service muster-gateway spec.ports.0.nodePort)"
+    # Callers' addresses reach the gateway where whoever sends to it finds its node.
+    local traffic
+    for traffic in 'LoadBalancer "Local"' 'NodePort null' 'ClusterIP null'; do
+        same "${traffic#* }" "$(hub_renders --set "gateway.service.type=${traffic% *}" |
+            at Service muster-gateway spec.externalTrafficPolicy)"
+    done
+    same '"Local"' "$(hub_renders --set gateway.service.type=NodePort,gateway.service.externalTrafficPolicy=Local |
+        at Service muster-gateway spec.externalTrafficPolicy)"
+    same '"Cluster"' "$(hub_renders --set gateway.service.externalTrafficPolicy=Cluster |
+        at Service muster-gateway spec.externalTrafficPolicy)"
     same 'default-deny gateway' "$(hub_renders | named NetworkPolicy)"
     same 'default-deny gateway metrics' \
         "$(hub_renders --set 'metrics.from[0].matchLabels.team=sre' | named NetworkPolicy)"
@@ -122,8 +162,17 @@ assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "007"}}], pod'
     same 'default-deny workers relay agent' "$(agent_renders | grep -A2 'kind: NetworkPolicy' | sed -n 's/^  name: //p' | paste -sd' ')"
     # To look at nodes is a right of its own.
     same 'muster-lent-agent' "$(agent_renders | named ClusterRole)"
-    same 'muster-lent-agent muster-lent-observe' "$(agent_renders --set policy.offer.workers=1,policy.offer.observe=true | named ClusterRole)"
+    same 'muster-lent-agent muster-lent-observe' "$(agent_renders --set policy.offer.observe=true,policy.offer.worker.cpu=500m,policy.offer.worker.memory=1Gi | named ClusterRole)"
     same 'muster-lent-agent muster-lent-observe' "$(agent_renders --set observe=true | named ClusterRoleBinding)"
+    # The bucket's authorities reach the agent, beside what else it is told.
+    agent_renders --set policy.directStore=true,caConfigMap=bucket-ca --set 'env[0].name=RUST_LOG,env[0].value=debug' |
+        at Deployment muster-agent spec.template.spec | python3 -c 'import json,sys
+pod = json.load(sys.stdin)
+[container] = pod["containers"]
+assert container["env"] == [{"name": "SSL_CERT_FILE", "value": "/etc/muster/ca/ca.crt"}, {"name": "RUST_LOG", "value": "debug"}], container
+assert {"name": "ca", "mountPath": "/etc/muster/ca", "readOnly": True} in container["volumeMounts"], container
+assert {"name": "ca", "configMap": {"name": "bucket-ca"}} in pod["volumes"], pod'
+    same 'null' "$(agent_renders | at Deployment muster-agent spec.template.spec.containers.0.env)"
     # The agent reads a new policy by itself, and its token once: neither is another pod.
     local one
     one=$(agent_renders | at Deployment muster-agent spec.template)

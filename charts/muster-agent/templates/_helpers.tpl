@@ -10,6 +10,12 @@
 {{- if not .Values.policy.images -}}
 {{- fail "policy.images is empty; name the trainers' images that may run here, NAME@sha256:<64 hex> each" -}}
 {{- end -}}
+{{- if not .Values.policy.offer -}}
+{{- fail "policy.offer is empty; say how many workers are lent at most: {workers: N}" -}}
+{{- end -}}
+{{- if and .Values.policy.directStore (not .Values.caConfigMap) -}}
+{{- fail "caConfigMap is needed with policy.directStore: a ConfigMap whose ca.crt says which authorities the bucket's certificate may come from" -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 

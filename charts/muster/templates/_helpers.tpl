@@ -10,6 +10,9 @@
 {{- if not .Values.gateway.publicUrl -}}
 {{- fail "gateway.publicUrl is empty; say at which https://HOST:PORT agents and users reach the gateway" -}}
 {{- end -}}
+{{- if and (eq .Values.gateway.service.type "ClusterIP") .Values.gateway.service.externalTrafficPolicy -}}
+{{- fail "gateway.service.externalTrafficPolicy is for types LoadBalancer and NodePort; leave it empty with ClusterIP" -}}
+{{- end -}}
 {{- if not (and .Values.trainer.repository .Values.trainer.digest) -}}
 {{- fail "trainer.repository and trainer.digest are needed: the image that trains, by digest (sha256:<64 hex>)" -}}
 {{- end -}}
@@ -134,17 +137,17 @@ affinity:
 {{- if or $state $store }}
   podAffinity:
     requiredDuringSchedulingIgnoredDuringExecution:
-    {{- if $state }}
+    # One term only: of several the scheduler counts pods that match them all, and a gateway alone would then hold nobody. Who
+    # shares the state shares the store.
     - topologyKey: kubernetes.io/hostname
+      {{- if $store }}
+      labelSelector: {matchLabels: {app.kubernetes.io/part-of: muster, muster.dev/store: shared}}
+      {{- else }}
       labelSelector:
         matchLabels: {app.kubernetes.io/part-of: muster}
         matchExpressions:
         - {key: app.kubernetes.io/component, operator: In, values: [hub, auditor]}
-    {{- end }}
-    {{- if $store }}
-    - topologyKey: kubernetes.io/hostname
-      labelSelector: {matchLabels: {app.kubernetes.io/part-of: muster, muster.dev/store: shared}}
-    {{- end }}
+      {{- end }}
 {{- else }}
   # Hubs that may be anywhere are not all on one node.
   podAntiAffinity:
@@ -154,6 +157,12 @@ affinity:
         topologyKey: kubernetes.io/hostname
         labelSelector: {matchLabels: {app.kubernetes.io/part-of: muster, app.kubernetes.io/component: hub}}
 {{- end }}
+{{- end -}}
+
+{{/* Limits of strangers are per address, so the gateway should see whose it is. A load balancer finds the gateway's node by itself; who
+dials a node's port may not. */}}
+{{- define "muster.trafficPolicy" -}}
+{{- .externalTrafficPolicy | default (eq .type "LoadBalancer" | ternary "Local" "") -}}
 {{- end -}}
 
 {{- define "muster.claim" -}}

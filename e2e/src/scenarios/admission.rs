@@ -147,6 +147,13 @@ async fn limits(world: &World) -> Result<()> {
         answer,
         &["spec.workers.count is 4", "at most 2", "muster-limits", "ask for fewer"],
     )?;
+    let mut wide = wanted("wide", 2);
+    wide["spec"]["workers"]["max"] = json!(4);
+    denied(
+        "2 workers, and 4 while nobody waits",
+        create(wide).await,
+        &["spec.workers.max is 4", "at most 2"],
+    )?;
     let mut long = wanted("long", 2);
     long["spec"]["training"]["steps"] = json!(60);
     denied(
@@ -172,6 +179,9 @@ async fn limits(world: &World) -> Result<()> {
     patch(json!({"suspend": true})).await.context("suspending a job from before")?;
     patch(json!({"workers": {"count": 1}})).await.context("fewer workers")?;
     denied("and more again", patch(json!({"workers": {"count": 3}})).await, &["spec.workers.count is 3"])?;
+    let idle = patch(json!({"workers": {"max": 3}})).await;
+    denied("and more while nobody waits", idle, &["spec.workers.max is 3", "at most 2"])?;
+    patch(json!({"workers": {"max": 2}})).await.context("as many as are allowed while nobody waits")?;
 
     let many = json!({"data": {"maxWorkers": "many"}});
     world.hub.patch(CONFIG_MAP, Some(LIMITED), "muster-limits", &many).await?;

@@ -28,7 +28,6 @@ const RESOURCES: &[(&str, &str, &[&str])] = &[
     ("muster.dev", "workunits/status", &[]),
     ("muster.dev", "audits", &[]),
     ("muster.dev", "audits/status", &[]),
-    ("muster.dev", "accounts", &["account"]),
     ("coordination.k8s.io", "leases", &["agent", "muster-auditor", "muster-hub"]),
     ("rbac.authorization.k8s.io", "roles", &[]),
     ("rbac.authorization.k8s.io", "rolebindings", &["muster-agent"]),

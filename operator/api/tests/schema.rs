@@ -119,7 +119,7 @@ fn names_and_columns() {
         format!("{} {}", crd.spec.names.short_names.unwrap().join(" "), names.join(" "))
     };
     assert_eq!(columns("TrainingJob", false), "tj Phase Step Loss Tok/s Providers Audited Age");
-    assert_eq!(columns("TrainingJob", true), "tj Reason Spent Digest");
+    assert_eq!(columns("TrainingJob", true), "tj Reason Digest");
     assert_eq!(
         columns("ComputeProvider", false),
         "cp Ready Scheduling Region Trust Idle Units Reliability Faults Age"

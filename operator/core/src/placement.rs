@@ -200,8 +200,10 @@ pub enum Rejection {
     KeyNotLogged,
     /// Has no device of the class.
     NoDeviceClass(String),
-    /// Costs more than the job pays, or names no price.
+    /// Costs more than the job pays.
     Price,
+    /// Names no price, and the job pays only so much.
+    NoPrice,
     /// Does not compute in this arithmetic.
     Arithmetic(String),
     /// Does not have the trainer image on its allow-list.
@@ -226,6 +228,7 @@ impl Rejection {
             Self::OwnerConvicted => "of an owner that was convicted in this job".into(),
             Self::Region => "not in placement.regions".into(),
             Self::Price => "over placement.maxPrice".into(),
+            Self::NoPrice => format!("{} no price for placement.maxPrice", verb("names", "name")),
             Self::TrustTooLow => "below placement.minTrustTier".into(),
             Self::Cordoned => "not taking new work".into(),
             Self::NotReady => "not ready".into(),

@@ -7,7 +7,7 @@
 //!   the agent status.
 //! - [`Audit`]: one replay of one drawn interval; the hub writes all of it.
 //!
-//! Later kinds get their file and their line here and in [`crate::crds`]: Account.
+//! A later kind gets its file and its line here and in [`crate::crds`].
 //!
 //! Defaults in Rust are the defaults in the schema, so a file parsed without an API server means the same.
 //! Integers are `i32` or `i64` within +-(2^53 - 1), decimals are strings, and everything has a bound.

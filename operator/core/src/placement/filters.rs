@@ -43,7 +43,11 @@ fn region(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
 fn price(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {
     let Some(max) = request.max_price else { return Ok(()) };
     let price = candidate.devices.get(&request.device_class).and_then(|device| device.price);
-    price.is_some_and(|price| price <= max).then_some(()).ok_or(Rejection::Price)
+    match price {
+        Some(price) if price <= max => Ok(()),
+        Some(_) => Err(Rejection::Price),
+        None => Err(Rejection::NoPrice),
+    }
 }
 
 fn trusted(request: &Request, candidate: &Candidate) -> Result<(), Rejection> {

@@ -44,6 +44,12 @@ fn all_who_could_and_why_the_others_could_not() {
     assert_eq!(super::eligible(&request(1), &all[..1]).1, "");
 }
 
+fn priced(name: &str, idle: u32, price: Option<i64>) -> Candidate {
+    let mut candidate = candidate(name, idle);
+    candidate.devices.get_mut("cpu").unwrap().price = price;
+    candidate
+}
+
 #[test]
 fn each_filter_says_why() {
     let base = || candidate("east", 8);
@@ -71,6 +77,11 @@ fn each_filter_says_why() {
         (
             Request { max_price: Some(100), ..request(2) },
             base(),
+            "NoneEligible 0/1 providers: 1 names no price for placement.maxPrice",
+        ),
+        (
+            Request { max_price: Some(100), ..request(2) },
+            priced("east", 8, Some(101)),
             "NoneEligible 0/1 providers: 1 over placement.maxPrice",
         ),
         (
@@ -149,11 +160,6 @@ fn a_provider_that_failed_this_job_comes_last_but_not_never() {
 
 #[test]
 fn each_score_counts_where_those_before_it_do_not_differ() {
-    let priced = |name: &str, idle, price| {
-        let mut candidate = candidate(name, idle);
-        candidate.devices.get_mut("cpu").unwrap().price = price;
-        candidate
-    };
     let (mut a, b) = (priced("a", 2, None), priced("b", 8, None));
     let mut request = request(2);
     let chosen = |request: &Request, a: &Candidate, b: &Candidate| {

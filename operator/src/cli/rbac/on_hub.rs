@@ -17,7 +17,6 @@ pub(super) fn agent() -> Role {
             rule("how it goes", muster, "workunits/status", None, &["get", "patch"]),
             rule("its report, made by the hub", muster, "providerreports", Some("report"), &["get"]),
             rule("what it lends", muster, "providerreports/status", Some("report"), &["get", "patch"]),
-            rule("what it earned", muster, "accounts", Some("account"), &["get"]),
             rule("its heartbeat", "coordination.k8s.io", "leases", Some("agent"), &["get", "update"]),
         ],
     }

@@ -16,8 +16,8 @@ pub fn target(method: &Method, uri: &Uri, headers: &HeaderMap, provider: &str) -
     let refuse = || {
         format!(
             "this request is not one that agents may make; allowed are GET workunits, workunits/NAME[/status], \
-             providerreports/report[/status], accounts/account, PATCH workunits/NAME/status and \
-             providerreports/report/status, GET and PUT leases/agent, all in namespace {namespace}"
+             providerreports/report[/status], PATCH workunits/NAME/status and providerreports/report/status, \
+             GET and PUT leases/agent, all in namespace {namespace}"
         )
     };
     if headers.contains_key(header::UPGRADE) {
@@ -46,7 +46,6 @@ pub fn target(method: &Method, uri: &Uri, headers: &HeaderMap, provider: &str) -
         ("muster.dev", "v1alpha1", ["workunits", _, "status"]) => &[Method::GET, Method::PATCH],
         ("muster.dev", "v1alpha1", ["providerreports", REPORT]) => &[Method::GET],
         ("muster.dev", "v1alpha1", ["providerreports", REPORT, "status"]) => &[Method::GET, Method::PATCH],
-        ("muster.dev", "v1alpha1", ["accounts", "account"]) => &[Method::GET],
         ("coordination.k8s.io", "v1", ["leases", "agent"]) => &[Method::GET, Method::PUT],
         _ => &[],
     };
@@ -97,7 +96,6 @@ mod tests {
             ("GET", m("providerreports/report")),
             ("GET", m("providerreports/report/status")),
             ("PATCH", m("providerreports/report/status")),
-            ("GET", m("accounts/account")),
             ("GET", format!("{LEASES}/agent")),
             ("PUT", format!("{LEASES}/agent")),
         ] {
@@ -124,7 +122,6 @@ mod tests {
             ("PUT", m("workunits/u/status")),
             ("PUT", m("providerreports/report/status")),
             ("PATCH", m("providerreports/report")),
-            ("PATCH", m("accounts/account")),
             ("PATCH", l("/agent")),
             ("DELETE", l("/agent")),
             ("POST", l("")),
@@ -133,7 +130,7 @@ mod tests {
             ("GET", m("providerreports")),
             ("GET", m("providerreports/other")),
             ("GET", m("accounts")),
-            ("GET", m("accounts/other")),
+            ("GET", m("accounts/account")),
             ("GET", l("")),
             ("GET", l("/other")),
             ("GET", l("/agent/status")),

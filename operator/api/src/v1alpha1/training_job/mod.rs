@@ -18,7 +18,10 @@ use serde::{Deserialize, Serialize};
 use super::{rules, schema};
 
 /// What to train and how to run it. `model`, `data`, `init`, `training` and `assurance` are the job's identity: they
-/// cannot change, and fix every bit of the result. All else may change and takes effect at the next interval.
+/// cannot change, and fix every bit of the result. The rest may change, but for `managedBy`. A unit that runs ends with
+/// its interval when the job is suspended or no longer allows its number of workers; other changes of `workers`, and
+/// those of `placement`, hold from the next unit on; all else counts as soon as the hub looks at it, and with the next
+/// unit where the agent does.
 #[derive(CustomResource, Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[kube(
     group = "muster.dev",
@@ -48,12 +51,6 @@ use super::{rules, schema};
         name = "Reason",
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Ready')].reason",
-        priority = 1
-    ),
-    printcolumn(
-        name = "Spent",
-        type_ = "integer",
-        json_path = ".status.cost.spentMicroCredits",
         priority = 1
     ),
     printcolumn(name = "Digest", type_ = "string", json_path = ".status.trainingDigest", priority = 1)
@@ -101,7 +98,7 @@ pub struct TrainingJobSpec {
     /// Which checkpoints are kept.
     #[serde(default)]
     pub checkpoints: Checkpoints,
-    /// Most that the job may spend. Absent: the account of the namespace is the only limit.
+    /// Most that the job may spend. Not in use: a job that says it is not accepted, for there are no accounts yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
     /// Higher goes first.

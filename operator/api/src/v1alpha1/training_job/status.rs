@@ -63,9 +63,6 @@ pub struct TrainingJobStatus {
     /// Replays by auditors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audits: Option<Audits>,
-    /// What was reserved and spent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cost: Option<Cost>,
     /// Restarts that count against failurePolicy.maxRestarts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000))]
@@ -96,7 +93,7 @@ pub enum TrainingJobPhase {
     Running,
     /// Back to training after a loss.
     Recovering,
-    /// Stopped on request, or out of budget.
+    /// Stopped on request, or waiting in the hub's Kueue.
     Suspended,
     /// All steps done, audits still open.
     Settling,
@@ -227,18 +224,4 @@ pub struct Audits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 10_000_000))]
     pub open: Option<i64>,
-}
-
-/// What was reserved and spent, in millionths of a credit.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Cost {
-    /// Reserved.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = schema::MAX_INTEGER))]
-    pub held_micro_credits: Option<i64>,
-    /// Paid.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = schema::MAX_INTEGER))]
-    pub spent_micro_credits: Option<i64>,
 }
