@@ -34,11 +34,6 @@ pub enum ResolveError {
     /// A budget, while there are no accounts to draw on.
     #[error("spec.budget: there are no accounts yet, so nothing could be charged; remove the field")]
     Budget,
-    /// A highest price, while no provider names one.
-    #[error(
-        "spec.placement.maxPrice: providers name no prices yet, so none would be at or below it; remove the field"
-    )]
-    MaxPrice,
     /// The name leads to something else than the pinned.
     #[error(
         "spec.{field}.digest: the job pins {pinned}, but {name} is {found}; push what was meant, or remove the pin"
@@ -98,7 +93,7 @@ impl ResolveError {
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::Budget | Self::MaxPrice => "Forbidden",
+            Self::Budget => "Forbidden",
             Self::DigestMismatch { .. } => "DigestMismatch",
             Self::Vocabulary { .. } => "VocabularyMismatch",
             Self::OtherModel { .. } => "ModelMismatch",
@@ -111,13 +106,10 @@ impl ResolveError {
 /// Refuses what this version cannot do, before any data is looked at.
 ///
 /// # Errors
-/// [`ResolveError::Budget`], [`ResolveError::MaxPrice`], [`ResolveError::Invalid`].
+/// [`ResolveError::Budget`], [`ResolveError::Invalid`].
 pub fn check_supported(spec: &api::TrainingJobSpec) -> Result<(), ResolveError> {
     if spec.budget.is_some() {
         return Err(ResolveError::Budget);
-    }
-    if spec.placement.max_price.is_some() {
-        return Err(ResolveError::MaxPrice);
     }
     let asked = &spec.workers.resources;
     muster_core::envelope::Resources::of(&asked.cpu.0, &asked.memory.0)

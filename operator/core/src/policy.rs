@@ -8,6 +8,7 @@
 //! offer:
 //!   workers: 8                      # the most at once; a ResourceQuota may leave room for fewer
 //!   worker: {cpu: "1", memory: 2Gi} # what one is counted as when the quota's room is told to the hub; absent = not counted
+//!   price: 120                      # micro-credits per 10^9 operations of the model, for jobs with a maxPrice; absent = none is named
 //!   observe: true                   # nodes and pods of the whole cluster are counted too: no more than fits now is told as idle
 //!   calendar:                       # absent = always
 //!   - {days: [Mon, Tue, Wed, Thu, Fri], from: "18:00", to: "08:00", timezone: "+01:00"}
@@ -42,6 +43,8 @@ pub const MAX_IMAGES: usize = 64;
 pub const MAX_TENANTS: usize = 1024;
 /// Most workers that can be offered, as in the ProviderReport.
 pub const MAX_WORKERS: u32 = 100_000;
+/// The highest price, as in the ProviderReport: what JSON readers keep exactly (RFC 8259, section 6).
+pub const MAX_PRICE: i64 = (1 << 53) - 1;
 /// The longest limit of a unit's time: a year.
 pub const MAX_RUNTIME_SECONDS: i64 = 366 * 86_400;
 
@@ -85,6 +88,7 @@ pub struct ProviderPolicy {
     tenants: Option<BTreeSet<Digest>>,
     workers: i64,
     worker: Option<Amounts>,
+    price: Option<i64>,
     observe: bool,
     max_runtime_seconds: Option<i64>,
     calendar: Option<Calendar>,
@@ -127,6 +131,8 @@ struct RawOffer {
     #[serde(default)]
     worker: Option<RawWorker>,
     #[serde(default)]
+    price: Option<i64>,
+    #[serde(default)]
     observe: bool,
     #[serde(default)]
     calendar: Option<Vec<calendar::RawWindow>>,
@@ -155,7 +161,7 @@ impl ProviderPolicy {
             images,
             tenants: None,
             max_runtime_seconds: None,
-            offer: RawOffer { workers, worker: None, observe: false, calendar: None },
+            offer: RawOffer { workers, worker: None, price: None, observe: false, calendar: None },
             kueue: None,
             audits: true,
             logs: Logs::default(),
@@ -222,6 +228,10 @@ impl ProviderPolicy {
             let problem = "needs offer.worker beside it: without the size of a worker nothing can be counted";
             return Err(Error::field("offer.observe", problem));
         }
+        if let Some(price) = raw.offer.price.filter(|price| !(0..=MAX_PRICE).contains(price)) {
+            let problem = format!("{price} is not within 0..={MAX_PRICE}; leave it out to name none");
+            return Err(Error::field("offer.price", problem));
+        }
         let calendar = raw.offer.calendar.map(Calendar::check).transpose()?;
         let queue_name = raw.kueue.map(|kueue| kueue.queue_name);
         if let Some(bad) = queue_name.as_ref().filter(|name| !is_label(name)) {
@@ -234,6 +244,7 @@ impl ProviderPolicy {
             tenants,
             workers: i64::from(raw.offer.workers),
             worker,
+            price: raw.offer.price,
             observe: raw.offer.observe,
             max_runtime_seconds: raw.max_runtime_seconds,
             calendar,
@@ -274,6 +285,12 @@ impl ProviderPolicy {
     #[must_use]
     pub fn worker(&self) -> Option<&Amounts> {
         self.worker.as_ref()
+    }
+
+    /// Micro-credits per 10^9 operations of the model, if it names a price.
+    #[must_use]
+    pub fn price(&self) -> Option<i64> {
+        self.price
     }
 
     /// Whether the agent counts what the nodes of its cluster have room for.

@@ -208,7 +208,8 @@ impl Controller {
                 // It cannot be said yet. What it has here is looked at all the same.
                 None => {}
                 Some(Ok((payload, envelope))) => {
-                    if self.take(unit, payload, envelope).await?.is_none() {
+                    let taken = self.take(unit, payload, envelope).await?;
+                    if taken.is_none() {
                         return Ok(Next::Again(recovery::NOT_NOW));
                     }
                 }

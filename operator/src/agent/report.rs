@@ -188,7 +188,7 @@ fn compose(
             // What the member cannot confirm is not offered.
             idle: if known == "True" { idle } else { 0 },
             in_use: Some(i32::try_from(offer.in_use).unwrap_or(i32::MAX).clamp(0, 100_000)),
-            price: None,
+            price: offer.policy.price(),
             price_valid_until: None,
         }],
         accepts: Some(Accepts {
@@ -279,12 +279,16 @@ mod tests {
         };
         assert_eq!(reasons(&open), ["Quota", "Loaded", "NothingSeen"]);
         let image = format!("t@{}", muster_proof::Digest::of(b"image"));
-        let policy =
-            ProviderPolicy::parse(&format!("images: ['{image}']\noffer: {{workers: 8}}\naudits: false"));
+        let policy = ProviderPolicy::parse(&format!(
+            "images: ['{image}']\noffer: {{workers: 8, price: 120}}\naudits: false"
+        ));
         let unwilling = Offer { policy: Arc::new(policy.unwrap()), ..offer(None, None) };
         let replays =
             [&offer(None, None), &unwilling].map(|it| compose(it, None, Ok(1), None).accepts.unwrap().audits);
         assert_eq!(replays, [Replays::Any, Replays::Never]);
+        let device = |offer: &Offer| compose(offer, None, Ok(1), None).devices.remove(0);
+        let said = [&offer(None, None), &unwilling].map(|it| (device(it).in_use, device(it).price));
+        assert_eq!(said, [(Some(3), None), (Some(3), Some(120))]);
         let closed = compose(&offer(None, Some("lends again at night")), Some("v1.34.0"), Ok(1), Some(&open));
         assert_eq!(devices(&closed), (8, 0));
         assert_eq!(closed.conditions[1].message, "lends again at night");

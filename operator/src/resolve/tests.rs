@@ -200,7 +200,6 @@ fn every_refusal_has_field_remedy_and_reason() {
     for (path, value, field, reason) in [
         ("model.architecture", json!("llama"), "spec.model.mlpWidth", "InvalidSpec"),
         ("budget", json!({"maxMicroCredits": 5}), "spec.budget", "Forbidden"),
-        ("placement", json!({"maxPrice": 100}), "spec.placement.maxPrice", "Forbidden"),
         ("data.digest", json!(zeros), "spec.data.digest", "DigestMismatch"),
         ("model.width", json!(17), "spec.model.width", "InvalidSpec"),
         ("model.vocabulary", json!(100), "spec.model.vocabulary", "VocabularyMismatch"),

@@ -20,7 +20,7 @@ use super::{Arithmetic, rules, schema};
     derive = "Default",
     shortname = "pr",
     category = "muster",
-    doc = "What a provider's agent says it has: capacity and policy. The object is the hub's, the \
+    doc = "What a provider's agent says it has: capacity, prices, policy. The object is the hub's, the \
            status the agent's, written when something changed and at most every 30 seconds. The heartbeat \
            is a Lease.",
     validation = rules::name(
@@ -95,7 +95,7 @@ pub struct Devices {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100_000))]
     pub in_use: Option<i32>,
-    /// Micro-credits per 10^9 operations of the model. Agents name none yet.
+    /// Micro-credits per 10^9 operations of the model, as the provider's policy names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = schema::MAX_INTEGER))]
     pub price: Option<i64>,

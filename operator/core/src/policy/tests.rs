@@ -61,6 +61,13 @@ fn stop_and_the_time_limit() {
 }
 
 #[test]
+fn a_price_is_named_or_not() {
+    assert_eq!(with(", price: 120", "").unwrap().price(), Some(120));
+    assert_eq!(with(", price: 0", "").unwrap().price(), Some(0), "for nothing is a price, too");
+    assert_eq!(with("", "").unwrap().price(), None);
+}
+
+#[test]
 fn mistakes_name_the_field() {
     let cases = [
         (with("", "teams: [a]\n"), "teams"),
@@ -84,6 +91,9 @@ fn mistakes_name_the_field() {
         (with("", "kueue: {queueName: Lent}"), "kueue.queueName"),
         (with("", "kueue: {}"), "queueName"),
         (with(", observe: true", ""), "offer.observe"),
+        (with(", price: -1", ""), "offer.price"),
+        (with(", price: 9007199254740992", ""), "offer.price"),
+        (with(", price: cheap", ""), "price"),
         (with("", "tenants: []"), "tenants"),
         (with("", "tenants: [team-a, Team]"), "tenants[1]"),
         (with(", worker: {cpu: lots, memory: 1Gi}", ""), "offer.worker"),

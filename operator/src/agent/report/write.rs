@@ -165,7 +165,8 @@ mod tests {
 
     fn lends(workers: i32, idle: i32) -> ProviderReportStatus {
         let class = "cpu".to_owned();
-        let devices = vec![Devices { class, workers, idle, price: None, price_valid_until: None }];
+        let devices =
+            vec![Devices { class, workers, idle, in_use: None, price: None, price_valid_until: None }];
         ProviderReportStatus { devices, ..ProviderReportStatus::default() }
     }
 

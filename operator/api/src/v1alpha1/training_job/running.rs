@@ -126,8 +126,7 @@ pub struct Placement {
     pub regions: Vec<String>,
     /// Only providers that are trusted at least so far.
     pub min_trust_tier: TrustTier,
-    /// Only providers at this price or below: micro-credits per 10^9 operations of the model. Not in use: a job that says it
-    /// is not accepted, for providers name no prices yet.
+    /// Only providers that name this price or a lower one: micro-credits per 10^9 operations of the model. Nobody is billed yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = schema::MAX_INTEGER))]
     pub max_price: Option<i64>,
