@@ -202,10 +202,10 @@ mod tests {
         write("offer: {workers: 8}");
         let policies = Policies::from_file(&path, switch).unwrap();
         assert!(!policies.reread());
-        write("offer: {workers: 9, price: 1}");
+        write("offer: {workers: 9, wage: 1}");
         assert!(policies.reread() && !policies.reread());
         assert_eq!(policies.current().workers(), 8);
-        assert!(policies.problem().unwrap().contains("price"));
+        assert!(policies.problem().unwrap().contains("wage"));
         std::fs::remove_file(&path).unwrap();
         assert!(policies.reread());
         assert_eq!(policies.current().workers(), 8);
