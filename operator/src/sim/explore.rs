@@ -75,7 +75,7 @@ fn many() {
 }
 
 /// Mistakes, and faults that show them; without any if a story is enough.
-const MISTAKES: [(&str, &[Fault]); 26] = [
+const MISTAKES: [(&str, &[Fault]); 27] = [
     ("no-job-finalizer", &[]),
     ("end-not-logged", &[]),
     ("no-grant-end", &[]),
@@ -93,6 +93,7 @@ const MISTAKES: [(&str, &[Fault]); 26] = [
     ("promises-not-kept", &[]),
     ("nobody-makes-way", &[]),
     ("stuck-for-ever", &[]),
+    ("moves-though-deaf", &[]),
     ("no-retry", &[Fault::Refused(500)]),
     ("conflict-waits", &[Fault::Refused(409)]),
     ("lost-is-logged", &[Fault::Unreached]),

@@ -93,7 +93,7 @@ async fn move_on(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Acte
         None => None,
     };
     let lease = provider.map_or(0, |provider| provider.spec.lease_duration_seconds);
-    if let Some(wait) = ctx.leases.too_early(lease) {
+    if let Some(wait) = ctx.leases.too_early(lease).filter(|_| !planted!("moves-though-deaf")) {
         ctx.queue.withdraw(&look.uid);
         return Ok(Acted::Awaits(wait));
     }
