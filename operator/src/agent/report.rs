@@ -187,7 +187,9 @@ fn compose(
             workers,
             // What the member cannot confirm is not offered.
             idle: if known == "True" { idle } else { 0 },
-            in_use: Some(i32::try_from(offer.in_use).unwrap_or(i32::MAX).clamp(0, 100_000)),
+            // Nodes have room for a unit's workers until their pods are on them, so it is not said what `idle` leaves out.
+            in_use: (on_nodes == i32::MAX)
+                .then(|| i32::try_from(offer.in_use).unwrap_or(i32::MAX).clamp(0, 100_000)),
             price: offer.policy.price(),
             price_valid_until: None,
         }],

@@ -91,7 +91,8 @@ pub struct Devices {
     /// Workers that fit now.
     #[schemars(range(min = 0, max = 100_000))]
     pub idle: i32,
-    /// Workers of the hub's units that `idle` leaves out: begun, and not over yet.
+    /// Workers of the hub's units that `idle` leaves out: begun, and not over yet. Absent where nodes are counted: they have room until the
+    /// pods are there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100_000))]
     pub in_use: Option<i32>,

@@ -63,9 +63,17 @@ impl Rule {
     }
 }
 
-/// Ends a unit although nothing has failed: the provider takes back what it lends, or only lends it for a while.
-fn is_taken_back(failure: &Failure) -> bool {
-    ["ProviderStopped", "MaxRuntime", "Expired"].contains(&failure.reason.as_str())
+/// Ends a unit although nothing has failed: the provider takes back what it lends, lends it to others, or only for a while.
+pub(super) fn is_taken_back(failure: &Failure) -> bool {
+    const REASONS: [&str; 6] = [
+        "ProviderStopped",
+        "MaxRuntime",
+        "Expired",
+        "ImageNotAllowed",
+        "TenantNotAllowed",
+        "AuditsNotOffered",
+    ];
+    REASONS.contains(&failure.reason.as_str())
 }
 
 /// What follows from a failure.

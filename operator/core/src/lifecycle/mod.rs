@@ -114,6 +114,8 @@ pub struct Unit {
     pub workers: u32,
     /// Last step trained.
     pub step: u64,
+    /// A checkpoint of its own is durable.
+    pub delivered: bool,
     /// Last failure of an attempt, or the refusal.
     pub failure: Option<Failure>,
     /// Why pods do not run, while they do not (`ImagePullFailed`, ...).
@@ -327,7 +329,10 @@ fn ruled_out(facts: &Facts, unit: &Unit) -> Option<Failure> {
     let interferes = |failure: &&Failure| {
         facts.rules.iter().find(|rule| rule.matches(failure)).is_some_and(Rule::interferes)
     };
-    [&unit.failure, &unit.waiting].into_iter().flatten().find(interferes).cloned()
+    // Of one that trains the last failure is long over.
+    let trains = matches!(unit.phase, UnitPhase::Running | UnitPhase::Draining);
+    let failure = unit.failure.as_ref().filter(|_| !trains);
+    failure.into_iter().chain(&unit.waiting).find(interferes).cloned()
 }
 
 fn stalled(unit: &Unit, stall: Stall) -> Failure {
@@ -414,7 +419,13 @@ fn after_end(facts: &Facts, unit: &Unit) -> Decision {
         Desired::Stop => unit.member != Member::Gone,
     };
     if asked_to {
-        return Decision { desired: Some(Desired::Stop), next: again(facts, unit.restarts(), None) };
+        // It was asked to for this, and nobody had room then.
+        if let Some(failure) = ruled_out(facts, unit).filter(|_| unit.desired == Desired::Stop) {
+            return retry(facts, unit, failure);
+        }
+        // What was counted when it was asked to stays counted.
+        let restarts = unit.restarts().max(facts.restarts);
+        return Decision { desired: Some(Desired::Stop), next: again(facts, restarts, None) };
     }
     retry(facts, unit, unless_unlogged(facts, why_ended(facts, unit)))
 }
@@ -428,6 +439,10 @@ fn retry(facts: &Facts, unit: &Unit, failure: Failure) -> Decision {
             return and(Next::Finish(Outcome::Failed { reason, message }));
         }
         Verdict::Again => unit.restarts().saturating_add(1),
+        // What is refused, or taken back before anything has come of it, would be begun for ever.
+        Verdict::AgainFree if failure::is_taken_back(&failure) && is_barren(unit) => {
+            unit.restarts().saturating_add(1)
+        }
         Verdict::AgainFree => unit.restarts(),
     };
     if counted > facts.max_restarts {
@@ -441,6 +456,11 @@ fn retry(facts: &Facts, unit: &Unit, failure: Failure) -> Decision {
     }
     // A paused job stays paused, whatever its unit died of.
     and(again(facts, counted, Some(failure)))
+}
+
+/// Whether nothing came of a unit, other than that it waited for its turn.
+fn is_barren(unit: &Unit) -> bool {
+    unit.phase == UnitPhase::Refused || (unit.attempt > 0 && !unit.delivered)
 }
 
 /// That a step is not finite ends an audited job only by a record that can be audited. Who says so and has logged none, as an

@@ -14,6 +14,7 @@ fn unit(phase: UnitPhase) -> Unit {
         free: 0,
         workers: 2,
         step: 120,
+        delivered: true,
         failure: None,
         waiting: None,
         member: Member::Connected,
@@ -238,6 +239,11 @@ fn a_rule_counts_for_a_unit_whose_agent_tries_again() {
     for action in [Action::Restart, Action::RestartFree] {
         assert_eq!(decided(action, &evicted).next, Next::Wait, "that is what its agent does");
     }
+    // It is the same once its unit has ended and nobody had room before.
+    let ended = Unit { desired: Desired::Stop, phase: UnitPhase::Released, ..evicted.clone() };
+    assert_eq!(decided(Action::Move, &ended).next, moved.next);
+    let trains = Unit { phase: UnitPhase::Running, ..evicted.clone() };
+    assert_eq!(decided(Action::FailJob, &trains).next, Next::Wait, "that is long over");
     let pulls = Unit { waiting: died(0, "Evicted"), failure: None, ..evicted.clone() };
     assert_eq!(reason_of(&decided(Action::FailJob, &pulls)), "FailJobRule", "as ImagePullFailed is said");
     let away = Unit { member: Member::Away, ..evicted };
@@ -245,11 +251,34 @@ fn a_rule_counts_for_a_unit_whose_agent_tries_again() {
 }
 
 #[test]
+fn what_was_counted_when_a_unit_was_told_to_stop_stays_counted() {
+    let stalled = Unit { stall: Some(Stall::NoStep), ..unit(UnitPhase::Running) };
+    let told = decide(&facts(Some(stalled.clone()))).next;
+    assert!(matches!(told, Next::Place { restarts: 1, .. }));
+    let ended = Unit { stall: None, desired: Desired::Stop, phase: UnitPhase::Released, ..stalled };
+    let later = decide(&Facts { restarts: 1, ..facts(Some(ended)) }).next;
+    assert_eq!(later, Next::Place { restarts: 1, after: None }, "nobody had room then");
+}
+
+#[test]
 fn what_a_provider_takes_back_is_nobodys_failure() {
-    for reason in ["ProviderStopped", "MaxRuntime", "Expired"] {
+    let unit_of = |reason: &str, attempt| Unit {
+        failure: died(0, reason),
+        attempt,
+        delivered: false,
+        ..unit(UnitPhase::Failed)
+    };
+    for reason in ["ProviderStopped", "MaxRuntime", "Expired", "ImageNotAllowed"] {
         let ended = Unit { failure: died(143, reason), attempt: 2, ..failed(69, reason) };
-        let next = decide(&facts(Some(ended))).next;
+        let next = decide(&facts(Some(ended.clone()))).next;
         assert!(matches!(next, Next::Place { restarts: 1, after: Some(_) }), "{reason}: {next:?}");
+        // But nobody begins for ever what is always ended before anything has come of it.
+        let next = decide(&facts(Some(Unit { delivered: false, ..ended }))).next;
+        assert!(matches!(next, Next::Place { restarts: 2, after: Some(_) }), "{reason}: {next:?}");
+        let refused = Unit { phase: UnitPhase::Refused, ..unit_of(reason, 0) };
+        assert!(matches!(decide(&facts(Some(refused))).next, Next::Place { restarts: 1, .. }), "{reason}");
+        let next = decide(&facts(Some(unit_of(reason, 0)))).next;
+        assert!(matches!(next, Next::Place { restarts: 0, .. }), "{reason}: it waited for its turn");
     }
 }
 

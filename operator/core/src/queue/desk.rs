@@ -387,9 +387,11 @@ impl<'a> Desk<'a> {
     }
 
     /// Whether its provider would have another unit of its job: one that is cordoned keeps what it has, and no more.
-    fn takes_more(&self, held: &Holding) -> bool {
-        let fits = |next| placement::fits(next, &self.candidates).iter().any(|one| one.name == held.provider);
-        held.grows.as_ref().is_some_and(fits)
+    fn takes_more(&mut self, held: &Holding) -> bool {
+        let (Some(next), Some(candidate)) = (&held.grows, self.candidate(&held.provider)) else {
+            return false;
+        };
+        held.workers < held.size.max && !placement::fits(next, std::slice::from_ref(candidate)).is_empty()
     }
 
     /// How many it can have instead of `workers`, if that is of use; taken at once.

@@ -41,7 +41,7 @@ const NOTICES_OF_A_UNIT: usize = 1;
 pub(super) struct Refusal(Box<Response>);
 
 impl Refusal {
-    fn status(&self) -> StatusCode {
+    pub(super) fn status(&self) -> StatusCode {
         self.0.status()
     }
 }

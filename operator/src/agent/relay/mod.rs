@@ -38,7 +38,7 @@ use super::salt::Salts;
 use super::units::Units;
 use crate::runtime::Shutdown;
 use crate::runtime::blobdir::BlobDir;
-use crate::runtime::connections::{self, Acceptor, Connections, PER_ADDRESS};
+use crate::runtime::connections::{self, Acceptor, Connections};
 use identity::{Kept, Reviewer};
 
 /// Connections of all pods together: what they take of memory stays well below what the agent has.
@@ -119,7 +119,8 @@ impl Relay {
             shutdown.wait().await;
             stop.graceful_shutdown(Some(std::time::Duration::from_secs(1)));
         });
-        let acceptor = Acceptor::new(tls.get_inner(), Connections::new(CONNECTIONS, PER_ADDRESS));
+        // Where the cluster rewrites addresses, all pods of a node or more have one.
+        let acceptor = Acceptor::new(tls.get_inner(), Connections::new(CONNECTIONS, CONNECTIONS));
         // HTTP/2 would buffer a megabyte for each connection, asked or not.
         let server = axum_server::from_tcp(listener)?.acceptor(acceptor).handle(handle).http1_only();
         let served = connections::hurried(server).serve(routes::router(self).into_make_service()).await;

@@ -17,8 +17,8 @@ use crate::store::sizes::{CHECKPOINTS, Sizes};
 
 /// Of the volume this much is left to the agent's own state, or a 16th of a small one.
 const KEPT: u64 = 512 << 20;
-/// Of the body of a blob that is refused so much is read, that its sender hears why.
-const PASSED_OVER: u64 = 16 << 20;
+/// Of the body of a blob that is refused so much is read, that its sender hears why: more than a part of a checkpoint has.
+const PASSED_OVER: u64 = 2 << 30;
 /// Blobs that no commit names: a checkpoint of a hundred thousand million parameters has some thousand files. In tests as many as one
 /// can make.
 const BLOBS: usize = if cfg!(test) { 40 } else { 4096 };
@@ -125,6 +125,7 @@ impl Relay {
                 Ok(answer)
             }
             Err(refusal) => {
+                tracing::warn!(unit = who.unit.name(), status = %refusal.status(), "a blob of a pod is refused");
                 drain(&mut body, PASSED_OVER).await;
                 Err(refusal)
             }

@@ -20,23 +20,28 @@ const INTERVAL: Duration = Duration::from_secs(30);
 /// anew, or the hub's database was restored.
 const CHECK: Duration = Duration::from_secs(30);
 
+/// For so long after units of ours have begun or ended what changes on the nodes is theirs: pods that are bound, or go.
+const FOLLOWS: Duration = Duration::from_secs(15);
+
 /// Writes what has changed.
 pub(super) struct Writer {
     api: Api<ProviderReport>,
     written: Option<Written>,
     checked: Instant,
+    /// Workers of our own units.
+    in_use: Option<i64>,
+    /// When they became more or fewer.
+    own: Option<Instant>,
 }
 
 struct Written {
     status: ProviderReportStatus,
-    /// Workers of our own units then.
-    in_use: i64,
     at: Instant,
 }
 
 impl Writer {
     pub(super) fn new(api: Api<ProviderReport>) -> Self {
-        Self { api, written: None, checked: Instant::now() }
+        Self { api, written: None, checked: Instant::now(), in_use: None, own: None }
     }
 
     /// What was written last.
@@ -60,16 +65,22 @@ impl Writer {
 
     /// Writes it if it is worth a write now; `in_use` are the workers of our own units.
     pub(super) async fn write(&mut self, status: ProviderReportStatus, in_use: i64) {
-        if let Some(written) = &self.written
-            && (same(&written.status, &status) || written.at.elapsed() < written.pause(&status, in_use))
-        {
-            return;
+        if self.in_use.replace(in_use).is_some_and(|before| before != in_use) {
+            self.own = Some(Instant::now());
+        }
+        let follows = self.own.is_some_and(|at| at.elapsed() < FOLLOWS);
+        if let Some(written) = &self.written {
+            let is_own = follows || written.is_own(&status);
+            let pause = if is_own { Duration::ZERO } else { written.pause(&status) };
+            if same(&written.status, &status) || written.at.elapsed() < pause {
+                return;
+            }
         }
         let patch = serde_json::json!({ "status": status });
         let request =
             async { self.api.patch_status(REPORT, &PatchParams::default(), &Patch::Merge(&patch)).await };
         match tokio::time::timeout(TIMEOUT, request).await {
-            Ok(Ok(_)) => self.written = Some(Written { status, in_use, at: Instant::now() }),
+            Ok(Ok(_)) => self.written = Some(Written { status, at: Instant::now() }),
             Ok(Err(error)) => tracing::warn!(%error, "report not written yet"),
             Err(_) => tracing::warn!("report not written yet: no answer"),
         }
@@ -77,22 +88,23 @@ impl Writer {
 }
 
 impl Written {
-    /// How long after this write that status is worth another one.
-    fn pause(&self, status: &ProviderReportStatus, in_use: i64) -> Duration {
+    /// Whether that status tells of something that the provider itself did.
+    fn is_own(&self, status: &ProviderReportStatus) -> bool {
         let without_idle = |status: &ProviderReportStatus| {
             let mut devices = status.devices.clone();
             devices.iter_mut().for_each(|devices| devices.idle = 0);
             devices
         };
         let before = &self.status;
-        let is_own = in_use != self.in_use
-            || without_idle(before) != without_idle(status)
+        without_idle(before) != without_idle(status)
             || before.accepts != status.accepts
             || policy(before) != policy(status)
-            || is_alarmed(before) != is_alarmed(status);
-        if is_own {
-            return Duration::ZERO;
-        }
+            || is_alarmed(before) != is_alarmed(status)
+    }
+
+    /// How long after this write what others did, as that status tells of it, is worth another one.
+    fn pause(&self, status: &ProviderReportStatus) -> Duration {
+        let before = &self.status;
         let is_much = before.devices.iter().zip(&status.devices).any(|(before, now)| {
             let moved = before.idle.abs_diff(now.idle);
             let crosses_none = (before.idle == 0) != (now.idle == 0);
@@ -202,5 +214,9 @@ mod tests {
         tokio::time::sleep(BY_OTHERS).await;
         writer.write(lends(9, 3), 0).await;
         assert_eq!(written.lock().unwrap().last(), Some(&3), "and the first that others do, too");
+        writer.write(lends(9, 2), 4).await;
+        second().await;
+        writer.write(lends(9, 6), 4).await;
+        assert_eq!(written.lock().unwrap()[5..], [2, 6], "pods of a unit that has ended go a moment later");
     }
 }

@@ -85,15 +85,17 @@ pub(super) async fn act(look: &Look<'_>, seen: &Gathered, decision: &Decision) -
     }
 }
 
-/// To another provider that has room, unless all of them were silent a moment ago.
+/// To another provider that has room, once others are heard while this one is not.
 async fn move_on(look: &Look<'_>, seen: &Gathered, restarts: u32) -> Result<Acted, Error> {
     let ctx = look.ctx;
     let provider = match &seen.current {
         Some(unit) => gather::provider(ctx, unit).await?,
         None => None,
     };
-    let lease = provider.map_or(0, |provider| provider.spec.lease_duration_seconds);
-    if let Some(wait) = ctx.leases.too_early(lease).filter(|_| !planted!("moves-though-deaf")) {
+    let too_early = provider.and_then(|provider| {
+        ctx.leases.too_early(&provider.name_any(), provider.spec.lease_duration_seconds)
+    });
+    if let Some(wait) = too_early.filter(|_| !planted!("moves-though-deaf")) {
         ctx.queue.withdraw(&look.uid);
         return Ok(Acted::Awaits(wait));
     }

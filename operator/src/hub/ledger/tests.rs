@@ -442,6 +442,7 @@ fn why_a_grant_is_over() {
         free: 0,
         workers: 1,
         step: 0,
+        delivered: false,
         failure: None,
         waiting: None,
         member,

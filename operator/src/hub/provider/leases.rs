@@ -1,6 +1,6 @@
 //! Heartbeats: the moments at which this process saw agents' leases change, on its own monotonic clock.
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
@@ -9,14 +9,10 @@ use tokio::time::Instant;
 
 use super::hearing::Hearing;
 
-/// Whatever an agent writes into its lease, it is heard of more often than this.
-const LONGEST: Duration = Duration::from_secs(60);
-
 /// See the module.
 pub struct LeaseBook {
     start: Instant,
     seen: Mutex<HashMap<String, Seen>>,
-    hearing: Mutex<Hearing>,
 }
 
 /// What is known of one lease.
@@ -25,6 +21,8 @@ struct Seen {
     pace: Pace,
     /// The last verdict.
     said: Pulse,
+    /// Since it is no more than "expired".
+    others: Hearing,
 }
 
 /// At which pace the agent renews: it goes by the lease as it was at its last renewal. A shorter one that its provider was given
@@ -63,7 +61,7 @@ impl Pace {
 
 impl Default for LeaseBook {
     fn default() -> Self {
-        Self { start: Instant::now(), seen: Mutex::default(), hearing: Mutex::default() }
+        Self { start: Instant::now(), seen: Mutex::default() }
     }
 }
 
@@ -78,18 +76,22 @@ impl LeaseBook {
         let now = self.start.elapsed();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match seen.get_mut(provider) {
-            Some(Seen { watch, pace, said }) => {
+            Some(Seen { watch, pace, said, others }) => {
                 let is_renewed = watch.saw(mark, now);
+                let matters = pace.saw(shown, is_renewed) || *said != Pulse::Fresh;
                 if is_renewed {
-                    self.hearing().heard(shown.min(LONGEST), now);
+                    *others = Hearing::default();
+                    let silent =
+                        seen.iter_mut().filter(|(name, it)| *name != provider && it.said == Pulse::Expired);
+                    silent.for_each(|(_, it)| it.others.heard(now));
                 }
-                pace.saw(shown, is_renewed) || *said != Pulse::Fresh
+                matters
             }
             None => {
                 let watch = LeaseWatch::new(mark, now);
                 seen.insert(
                     provider.to_owned(),
-                    Seen { watch, pace: Pace::new(shown), said: Pulse::TooEarly },
+                    Seen { watch, pace: Pace::new(shown), said: Pulse::TooEarly, others: Hearing::default() },
                 );
                 true
             }
@@ -101,7 +103,7 @@ impl LeaseBook {
     pub fn pulse(&self, provider: &str, lease_seconds: i32) -> (Pulse, Option<Duration>) {
         let wanted = seconds(lease_seconds);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Seen { watch, pace, said }) = seen.get_mut(provider) else {
+        let Some(Seen { watch, pace, said, .. }) = seen.get_mut(provider) else {
             return (Pulse::TooEarly, Some(wanted));
         };
         let (pulse, holds) = watch.pulse(pace.lasts(wanted), self.start.elapsed());
@@ -109,22 +111,19 @@ impl LeaseBook {
         (pulse, holds)
     }
 
-    /// How long this hub has still to hear from others before a provider's silence is its own, if its lease lasts for so many seconds.
-    pub fn too_early(&self, lease_seconds: i32) -> Option<Duration> {
-        self.hearing().too_early(seconds(lease_seconds), self.start.elapsed())
-    }
-
-    fn hearing(&self) -> MutexGuard<'_, Hearing> {
-        self.hearing.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How long others have still to be heard before a provider's silence is its own, if its lease lasts for so many seconds.
+    pub fn too_early(&self, provider: &str, lease_seconds: i32) -> Option<Duration> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.get(provider)?.others.too_early(seconds(lease_seconds))
     }
 
     /// The API server did not answer: nobody's silence up to now counts.
     pub fn blind(&self) {
         let now = self.start.elapsed();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        for Seen { watch, said, .. } in seen.values_mut() {
+        for Seen { watch, said, others, .. } in seen.values_mut() {
             watch.blind_until(now);
-            *said = Pulse::TooEarly;
+            (*said, *others) = (Pulse::TooEarly, Hearing::default());
         }
     }
 

@@ -88,6 +88,7 @@ mod tests {
             free: 0,
             workers: 2,
             step,
+            delivered: true,
             failure: None,
             waiting: None,
             member: Member::Connected,

@@ -81,6 +81,7 @@ pub fn unit_facts(
         free,
         workers: small(unit.spec.workers),
         step: status.step.map_or(0, number),
+        delivered: status.checkpoint.is_some(),
         failure,
         waiting,
         member,
